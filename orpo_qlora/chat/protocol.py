@@ -1,0 +1,133 @@
+"""What the chat's client and server say to each other, and where they meet. Floor 4; no torch.
+
+One JSON line asks, JSON lines answer; the server listens on loopback only, and its port and the
+secret that opens it are in a file only the owner can read.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orpo_qlora import storage
+from orpo_qlora.errors import OrpoQloraError
+from orpo_qlora.models.sampling import Sampling, Turn
+from orpo_qlora.runs.state import ErrorCard
+
+HOST = "127.0.0.1"
+MAX_LINE_BYTES = 16_000_000
+ENCODING = "utf-8"
+
+
+class Address(BaseModel):
+    """Where the chat process listens; `chat/server.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    port: int
+    token: str
+
+
+class Request(BaseModel):
+    """What a client asks; the histories end with the message to answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    token: str
+    kind: Literal["chat", "stop", "release", "status"]
+    run: str = ""
+    base: tuple[Turn, ...] = ()
+    tuned: tuple[Turn, ...] = ()
+    sampling: Sampling = Sampling()
+
+
+class ChatStatus(BaseModel):
+    """What the chat process holds and does."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    model: str = ""
+    """Base model in memory, empty when none."""
+    runs: tuple[str, ...] = ()
+    """Runs whose adapters are in memory."""
+    device: str = ""
+    is_answering: bool = False
+
+
+class Reply(BaseModel):
+    """One line back: a phase in words, text to append, an error, or a status."""
+
+    model_config = ConfigDict(frozen=True)
+
+    note: str = ""
+    base: str = ""
+    tuned: str = ""
+    tokens_per_second: float = 0.0
+    """In each column, since the first token."""
+    is_done: bool = False
+    error: ErrorCard | None = None
+    status: ChatStatus | None = None
+
+
+def to_line(message: Request | Reply) -> bytes:
+    """Return a message as it goes over the wire."""
+    return message.model_dump_json().encode(ENCODING) + b"\n"
+
+
+def folder() -> Path:
+    """Return the chat's private folder, made if missing."""
+    path = storage.home() / "chat"
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def lock_file() -> Path:
+    """Return the file whose lock the chat process holds for its life."""
+    return folder() / "lock"
+
+
+def log_file() -> Path:
+    """Return where the chat process writes its output."""
+    return folder() / "log.txt"
+
+
+def address_file() -> Path:
+    """Return the file with the address of the running chat process."""
+    return folder() / "server.json"
+
+
+def write_address(address: Address) -> None:
+    """Publish the address, readable by the owner only from its first byte on."""
+    path = address_file()
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with storage.disk_errors(path):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding=ENCODING) as file:
+            file.write(address.model_dump_json())
+        temporary.replace(path)
+
+
+def read_address() -> Address | None:
+    """Return the published address, or None; its process may be dead."""
+    try:
+        return Address.model_validate_json(address_file().read_text(encoding=ENCODING))
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def error_of(card: ErrorCard) -> OrpoQloraError:
+    """Return the error that a card was made of, of the same class where the slug is known."""
+    classes = _descendants(OrpoQloraError)
+    kind = next((kind for kind in classes if kind.slug == card.slug), OrpoQloraError)
+    return kind(card.message, hint=card.hint, where=card.where)
+
+
+def _descendants(kind: type[OrpoQloraError]) -> list[type[OrpoQloraError]]:
+    below = [deeper for child in kind.__subclasses__() for deeper in _descendants(child)]
+    return [kind, *below]

@@ -1,0 +1,336 @@
+"""The chat process: `python -m orpo_qlora.chat.server`. Floor 4; one per home folder.
+
+Holds one base and adapters of runs, answers on a loopback socket, and leaves by itself: after a
+while without questions, when asked to, or when a run needs the memory.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import secrets
+import select
+import signal
+import socketserver
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import psutil
+import torch
+from pydantic import ValidationError
+
+from orpo_qlora import storage
+from orpo_qlora.chat import protocol
+from orpo_qlora.chat.loaded import GIB, LoadedPolicies, Say
+from orpo_qlora.chat.protocol import Address, ChatStatus, Reply, Request
+from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
+from orpo_qlora.models import hardware
+from orpo_qlora.models.generate import Delta, stream
+from orpo_qlora.models.sampling import BASE, Conversation
+from orpo_qlora.program import run_program, without_secrets
+from orpo_qlora.runs import store
+from orpo_qlora.runs.state import ErrorCard
+from orpo_qlora.runs.store import Run
+
+log = logging.getLogger(__name__)
+
+IDLE_VARIABLE = "ORPO_QLORA_CHAT_IDLE_SECONDS"
+IDLE_SECONDS = 600.0
+WATCH_SECONDS = 1.0
+LOCK_SECONDS = 2.0
+LEAVE_SECONDS = 5.0
+RUN_NEEDS_BYTES = 2 * GIB
+"""Host memory that must stay free beside a run while the chat has nothing to do."""
+COLUMNS = ("base", "tuned")
+
+
+class Chat:
+    """The process's state: what is loaded, who is being answered, when to leave."""
+
+    def __init__(self, token: str, idle_seconds: float) -> None:
+        self.token = token
+        self.loaded = LoadedPolicies()
+        self.leaving = threading.Event()
+        self._idle_seconds = idle_seconds
+        self._last_used = time.monotonic()
+        self._turn = threading.Lock()
+        self._stops = 0
+        self._beside = ""
+        """The run that was at work when the chat last answered, and did not mind."""
+
+    def answer(self, request: Request, reply: Callable[[Reply], None], gone: Gone) -> None:
+        """Do what a request asks.
+
+        Raises:
+            OrpoQloraError: it cannot be done; the message says why.
+            ConnectionError: the client went away while it was being told.
+        """
+        if request.kind == "chat":
+            self._chat(request, reply, gone)
+            return
+        if request.kind == "stop":
+            self._stops += 1
+        elif request.kind == "release":
+            self._stops += 1
+            self.leaving.set()
+        reply(Reply(is_done=True, status=self._status()))
+
+    def _status(self) -> ChatStatus:
+        key = self.loaded.key
+        return ChatStatus(
+            pid=os.getpid(),
+            model=key.model if key else "",
+            runs=self.loaded.runs,
+            device=self.loaded.device,
+            is_answering=self._turn.locked(),
+        )
+
+    def _chat(self, request: Request, reply: Callable[[Reply], None], gone: Gone) -> None:
+        stops = self._stops
+
+        def should_stop() -> bool:
+            return self._stops != stops or self.leaving.is_set() or gone()
+
+        def say(note: str) -> None:
+            reply(Reply(note=note))
+
+        with self._own_turn(say, should_stop):
+            if self.leaving.is_set():
+                # Hanging up tells the client to ask the next process.
+                raise ConnectionAbortedError("the process is leaving")
+            if should_stop():
+                reply(Reply(is_done=True, note="stopped"))
+                return
+            run = store.read_run(store.paths_of(request.run))
+            active = active_run()
+            self._beside = active.id if active else ""
+            name = self.loaded.prepare(run, active, say)
+            threads = hardware.use_all_cores()
+            if active is not None and self.loaded.device == "cpu":
+                # The run has the other cores; the chat is slower meanwhile.
+                threads = 1
+                torch.set_num_threads(threads)
+            log.info("answering with run %s on %d threads", run.id, threads)
+            conversations = [Conversation(request.base, BASE), Conversation(request.tuned, name)]
+            steps = stream(
+                self.loaded.policy,
+                self.loaded.tokenizer,
+                conversations,
+                request.sampling,
+                should_stop,
+            )
+            say("reading…")
+            with _memory_errors(self.loaded):
+                _relay(steps, reply, request.sampling.max_tokens)
+
+    @contextmanager
+    def _own_turn(self, say: Say, should_stop: Callable[[], bool]) -> Iterator[None]:
+        """Hold the model alone; a second page waits its turn, unless it goes away."""
+        has_turn = self._turn.acquire(blocking=False)
+        if not has_turn:
+            say("waiting for another answer to end…")
+        while not has_turn and not should_stop():
+            has_turn = self._turn.acquire(timeout=0.2)
+        try:
+            yield
+        finally:
+            self._last_used = time.monotonic()
+            if has_turn:
+                self._turn.release()
+
+    def watch(self) -> None:
+        """Return when it is time to leave; the answer in progress has ended or been told to."""
+        while not self.leaving.wait(WATCH_SECONDS):
+            if not self._turn.acquire(blocking=False):
+                continue
+            try:
+                reason = self._reason_to_leave()
+                if reason:
+                    log.info("leaving: %s", reason)
+                    self.leaving.set()
+            finally:
+                self._turn.release()
+
+    def _reason_to_leave(self) -> str:
+        if time.monotonic() - self._last_used > self._idle_seconds:
+            return "nothing was asked for a while"
+        active = active_run() if self.loaded.key else None
+        if active is None:
+            return ""
+        if self.loaded.device != "cpu":
+            return "" if active.id == self._beside else f"run {active.id} needs the GPU"
+        is_short = psutil.virtual_memory().available < RUN_NEEDS_BYTES
+        return f"run {active.id} needs the memory" if is_short else ""
+
+    def wait_until_quiet(self, seconds: float) -> None:
+        """Give the answer in progress a moment to notice that it is to end."""
+        if self._turn.acquire(timeout=seconds):
+            self._turn.release()
+
+
+Gone = Callable[[], bool]
+
+
+def active_run() -> Run | None:
+    """Return the run at work; a run folder that is being removed counts as none."""
+    try:
+        return store.active_run()
+    except OrpoQloraError as exc:
+        log.info("the runs cannot be read now: %s", exc)
+        return None
+
+
+def _relay(
+    steps: Iterator[tuple[Delta, ...]], reply: Callable[[Reply], None], max_tokens: int
+) -> None:
+    """Send each step as one line, and the last word when both columns have ended."""
+    started, speed = 0.0, 0.0
+    working, cut = set(COLUMNS), []
+    for count, deltas in enumerate(steps):
+        now = time.monotonic()
+        # The first step reads the prompt; what people see as speed begins after it.
+        started = started or now
+        speed = count / (now - started) if now > started else 0.0
+        texts = {COLUMNS[delta.row]: delta.text for delta in deltas}
+        working -= {COLUMNS[delta.row] for delta in deltas if delta.is_done}
+        cut += [COLUMNS[delta.row] for delta in deltas if delta.is_cut]
+        reply(
+            Reply(base=texts.get("base", ""), tuned=texts.get("tuned", ""), tokens_per_second=speed)
+        )
+    note = "stopped" if working else ""
+    if cut:
+        note = f"{' and '.join(cut)} cut at {max_tokens} tokens; allow more to read on"
+    reply(Reply(is_done=True, note=note, tokens_per_second=speed))
+
+
+@contextmanager
+def _memory_errors(loaded: LoadedPolicies) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as exc:
+        loaded.unload()
+        raise OutOfMemory(
+            "The memory is used up by this conversation.",
+            hint="Clear the conversation, or allow fewer tokens.",
+        ) from exc
+
+
+class _Connection(socketserver.StreamRequestHandler):
+    """One connection: one request, its replies."""
+
+    server: _Listener
+    timeout = 30
+
+    def handle(self) -> None:
+        """Answer, or hang up without a word on whoever does not know the token."""
+        try:
+            line = self.rfile.readline(protocol.MAX_LINE_BYTES)
+            request = Request.model_validate_json(line)
+        except (OSError, ValidationError):
+            return
+        except OrpoQloraError as exc:
+            self._tell(Reply(is_done=True, error=ErrorCard.of(exc)))
+            return
+        if not hmac.compare_digest(request.token, self.server.chat.token):
+            return
+        error = self._answer(request)
+        if error is not None:
+            self._tell(Reply(is_done=True, error=ErrorCard.of(error)))
+
+    def _answer(self, request: Request) -> OrpoQloraError | None:
+        try:
+            self.server.chat.answer(request, self._send, self._is_gone)
+        except OrpoQloraError as exc:
+            log.error("%s", exc)
+            return exc
+        except ConnectionError as exc:
+            log.info("the connection ended: %s", exc)
+        except Exception as exc:  # noqa: BLE001 - one of the four catch-alls: a request's fault must not end the process
+            log.error("%s", traceback.format_exc())
+            return OrpoQloraError(
+                f"Internal error: {type(exc).__name__}: {without_secrets(str(exc))[:300]}",
+                hint=f"The details are in {protocol.log_file()}; please report them.",
+            )
+        return None
+
+    def _send(self, reply: Reply) -> None:
+        try:
+            self.wfile.write(protocol.to_line(reply))
+        except OSError as exc:
+            raise ConnectionAbortedError(f"a reply could not be sent: {exc}") from exc
+
+    def _tell(self, reply: Reply) -> None:
+        try:
+            self._send(reply)
+        except ConnectionError as exc:
+            log.info("the client went away: %s", exc)
+
+    def _is_gone(self) -> bool:
+        # A client says nothing after its request: what can be read now is its end.
+        return bool(select.select([self.connection], [], [], 0)[0])
+
+
+class _Listener(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, chat: Chat) -> None:
+        self.chat = chat
+        super().__init__((protocol.HOST, 0), _Connection)
+
+
+def serve() -> None:
+    """Listen until it is time to leave.
+
+    Raises:
+        Busy: another chat process serves this home folder.
+    """
+    os.umask(0o077)
+    lock = storage.FileLock(protocol.lock_file())
+    _take(lock)
+    chat = Chat(secrets.token_urlsafe(32), float(os.environ.get(IDLE_VARIABLE, IDLE_SECONDS)))
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        chat.leaving.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    with _Listener(chat) as listener:
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        port = int(listener.server_address[1])
+        protocol.write_address(Address(pid=os.getpid(), port=port, token=chat.token))
+        log.info("listening on port %d", port)
+        try:
+            chat.watch()
+        finally:
+            protocol.address_file().unlink(missing_ok=True)
+            listener.shutdown()
+            chat.wait_until_quiet(LEAVE_SECONDS)
+            lock.release()
+
+
+def _take(lock: storage.FileLock) -> None:
+    """Take the process lock, patient with whoever looks whether it is held."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while not lock.acquire():
+        if time.monotonic() > deadline:
+            raise Busy(
+                "Another chat process is already running.",
+                hint="Chat on the page, or release it there first.",
+            )
+        time.sleep(0.1)
+
+
+def main() -> int:
+    """Run the chat process to its exit code."""
+    return run_program(serve, on_error=lambda error: None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

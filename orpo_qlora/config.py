@@ -1,0 +1,358 @@
+"""Every setting of a run, once: name, bounds, unit, label and help. Ground floor; every process.
+
+Presets, `--set key=value`, the page's form and the settings table in the docs all derive from
+`TrainConfig`; a setting that is not a field here does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from orpo_qlora.errors import ConfigError
+
+SCHEMA_VERSION = 1
+PRESETS = Path(__file__).parent.parent / "presets"
+PACKAGED_PRESETS = Path(__file__).parent / "presets"
+
+Group = Literal["Model", "Objective", "Optimisation", "Data", "Memory", "Watching"]
+
+
+def _setting(
+    default: Any,  # noqa: ANN401 - the type is the field's own annotation
+    *,
+    group: Group,
+    label: str,
+    help: str,
+    basic: bool = False,
+    **bounds: Any,  # noqa: ANN401 - passed through to pydantic
+) -> Any:  # noqa: ANN401
+    extra: dict[str, Any] = {"group": group, "basic": basic}
+    return Field(default, title=label, description=help, json_schema_extra=extra, **bounds)
+
+
+class TrainConfig(BaseModel):
+    """One run's settings. Unknown names are refused, so a misspelt setting cannot be ignored."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True
+    )
+
+    name: str = _setting(
+        "",
+        group="Model",
+        label="Run name",
+        help="A label for the runs list; the run's id is made for you.",
+        max_length=80,
+        basic=True,
+    )
+    model: str = _setting(
+        "smollm2-135m-instruct",
+        group="Model",
+        label="Base model",
+        help="A name from the list, a Hugging Face id (owner/name) or a local folder.",
+        min_length=1,
+        max_length=300,
+        basic=True,
+    )
+    revision: str = _setting(
+        "",
+        group="Model",
+        label="Revision",
+        help="Branch, tag or commit of a hub model; empty is the newest.",
+        max_length=80,
+    )
+    lambda_: float = _setting(
+        0.1,
+        group="Objective",
+        label="λ",
+        help="Weight of the odds-ratio term: 0 is plain fine-tuning on the chosen answers, more "
+        "pushes chosen and rejected further apart (paper: 0.1 to 1).",
+        alias="lambda",
+        ge=0,
+        le=2,
+        allow_inf_nan=False,
+        basic=True,
+    )
+    nll_on: Literal["sequence", "answer"] = _setting(
+        "sequence",
+        group="Objective",
+        label="NLL on",
+        help="sequence: prompt and chosen answer, as TRL and the authors' code train; answer: the "
+        "chosen answer only, the paper's formula.",
+    )
+    nll_reduction: Literal["token", "pair"] = _setting(
+        "token",
+        group="Objective",
+        label="NLL mean over",
+        help="token: every token of the step counts the same; pair: every pair counts the same.",
+    )
+    track_rejected: bool = _setting(
+        True,
+        group="Objective",
+        label="Track rejected at λ = 0",
+        help="Also measure rejected answers when λ is 0, where the loss does not need them.",
+    )
+    learning_rate: float = _setting(
+        2e-4,
+        group="Optimisation",
+        label="Learning rate",
+        help="Peak step size of the optimizer; LoRA wants about ten times full fine-tuning's.",
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        basic=True,
+    )
+    epochs: float = _setting(
+        1.0,
+        group="Optimisation",
+        label="Epochs",
+        help="Passes over the training pairs; fractions are fine.",
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        basic=True,
+    )
+    max_steps: int = _setting(
+        0,
+        group="Optimisation",
+        label="Stop after steps",
+        help="Optimizer steps; 0 lets the epochs decide.",
+        ge=0,
+    )
+    pairs_per_step: int = _setting(
+        8,
+        group="Optimisation",
+        label="Pairs per step",
+        help="Pairs the optimizer sees at once; memory does not depend on it.",
+        ge=1,
+        le=4096,
+        basic=True,
+    )
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = _setting(
+        "adamw",
+        group="Optimisation",
+        label="Optimizer",
+        help="adamw is exact; the 8-bit kinds save a little GPU memory.",
+    )
+    scheduler: Literal["linear", "cosine", "constant", "inverse_sqrt"] = _setting(
+        "cosine",
+        group="Optimisation",
+        label="Learning-rate schedule",
+        help="Shape of the learning rate after warm-up.",
+    )
+    warmup_ratio: float = _setting(
+        0.05,
+        group="Optimisation",
+        label="Warm-up share",
+        help="Share of all steps over which the learning rate rises from zero.",
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+    )
+    max_grad_norm: float = _setting(
+        1.0,
+        group="Optimisation",
+        label="Gradient clip",
+        help="Longest gradient (L2 norm) a step may take; 0 switches clipping off.",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    lora_r: int = _setting(
+        16,
+        group="Model",
+        label="LoRA rank",
+        help="Columns of each adapter matrix: higher learns more and takes more memory.",
+        ge=1,
+        le=512,
+    )
+    lora_alpha: float = _setting(
+        32.0,
+        group="Model",
+        label="LoRA alpha",
+        help="Adapter scale; the adapter's output is multiplied by alpha / rank.",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    lora_dropout: float = _setting(
+        0.0,
+        group="Model",
+        label="LoRA dropout",
+        help="Share of adapter inputs dropped while training; 0 keeps a step exactly repeatable.",
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+    )
+    lora_targets: str = _setting(
+        "all-linear",
+        group="Model",
+        label="LoRA targets",
+        help="all-linear, or module names separated by commas (q_proj,v_proj).",
+        min_length=1,
+    )
+    quantization: Literal["nf4", "none"] = _setting(
+        "nf4",
+        group="Memory",
+        label="Base weights",
+        help="nf4: 4-bit NormalFloat with double quantisation (QLoRA); none: unquantised.",
+    )
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
+        "auto",
+        group="Memory",
+        label="Compute type",
+        help="Number type of the arithmetic; auto picks what this hardware is fast and safe at.",
+    )
+    max_tokens_per_forward: int = _setting(
+        2048,
+        group="Memory",
+        label="Tokens per forward",
+        help="Tokens the memory holds at once; lower it when memory runs out, the result is the "
+        "same.",
+        ge=16,
+    )
+    activation_checkpointing: bool = _setting(
+        False,
+        group="Memory",
+        label="Recompute activations",
+        help="Trade about a third more time for much less memory.",
+    )
+    max_length: int = _setting(
+        1024,
+        group="Data",
+        label="Longest sequence",
+        help="Tokens of prompt plus one answer.",
+        ge=16,
+        le=1_000_000,
+    )
+    over_length: Literal["drop", "cut_prompt", "cut_answers"] = _setting(
+        "drop",
+        group="Data",
+        label="Over-long pairs",
+        help="drop the pair, cut the prompt from the left, or cut the answers from the right; "
+        "counted in the log either way.",
+    )
+    held_out: float = _setting(
+        0.1,
+        group="Data",
+        label="Held-out share",
+        help="Share of the pairs kept away from training to measure on.",
+        ge=0,
+        le=0.5,
+        allow_inf_nan=False,
+    )
+    seed: int = _setting(
+        42,
+        group="Data",
+        label="Seed",
+        help="Decides the split, the order of pairs and the adapter's start.",
+        ge=0,
+        le=2**31 - 1,
+    )
+    eval_every: int = _setting(
+        0,
+        group="Watching",
+        label="Evaluate every",
+        help="Optimizer steps between measurements on held-out pairs; 0 is four times a run.",
+        ge=0,
+    )
+    sample_prompts: tuple[str, ...] = _setting(
+        (),
+        group="Watching",
+        label="Sample prompts",
+        help="Prompts answered before, during and after training, one per line; empty takes three "
+        "held-out prompts.",
+        max_length=8,
+    )
+
+    def to_yaml(self) -> str:
+        """Return the settings as YAML with the names people type (`lambda`, not `lambda_`)."""
+        return yaml.safe_dump(
+            self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
+        )
+
+
+def setting_fields() -> dict[str, FieldInfo]:
+    """Return every setting by the name people type, in the order of the form."""
+    return {info.alias or name: info for name, info in TrainConfig.model_fields.items()}
+
+
+def choices_of(info: FieldInfo) -> tuple[str, ...]:
+    """Return the allowed values of a choice setting, empty for any other."""
+    return tuple(value for value in get_args(info.annotation) if isinstance(value, str))
+
+
+def build_config(settings: Mapping[str, object], *, source: str = "the settings") -> TrainConfig:
+    """Validate settings given by name.
+
+    Raises:
+        ConfigError: lists every wrong or unknown setting at once.
+    """
+    try:
+        return TrainConfig.model_validate(dict(settings))
+    except ValidationError as exc:
+        problems = "; ".join(_describe(error) for error in exc.errors())
+        raise ConfigError(
+            f"{problems}.".replace("..", "."),
+            where=source,
+            hint=f"Correct {source} and try again.",
+        ) from exc
+
+
+def _describe(error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is a loose dict
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    if error["type"] == "extra_forbidden":
+        return f"“{name}” is not a setting"
+    return f"{name} = {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, object]:
+    """Turn `key=value` texts into settings; a value in brackets is a list.
+
+    Raises:
+        ConfigError: a text has no `=`.
+    """
+    settings: dict[str, object] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"“{text}” is not key=value.", hint="Write --set lambda=0.2.")
+        settings[key.strip()] = yaml.safe_load(value) if value.startswith("[") else value
+    return settings
+
+
+def preset_folder() -> Path:
+    """Return the folder of the shipped presets, in a checkout or in an installed package."""
+    return PACKAGED_PRESETS if PACKAGED_PRESETS.is_dir() else PRESETS
+
+
+def preset_names() -> list[str]:
+    """Return the names of the shipped presets, smallest hardware first."""
+    return [path.stem for path in sorted(preset_folder().glob("*.yaml"))]
+
+
+def read_preset(name_or_file: str) -> dict[str, object]:
+    """Return the settings of a shipped preset or of a YAML file.
+
+    Raises:
+        ConfigError: no such preset, or the file is not a YAML mapping.
+    """
+    path = preset_folder() / f"{name_or_file}.yaml"
+    if name_or_file not in preset_names():
+        path = Path(name_or_file).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            f"There is no preset or file “{name_or_file}”.",
+            hint=f"Presets: {', '.join(preset_names())}.",
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} is not YAML: {exc}.", where=str(path)) from exc
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings.", where=str(path))
+    return {str(key): value for key, value in content.items()}

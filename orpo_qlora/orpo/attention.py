@@ -1,0 +1,131 @@
+"""Attention over segments of a packed row: no padding, no masked block computed. Floor 2.
+
+Registered with transformers under `NAME`. A model whose layers forward keyword arguments hands
+`segments` to `segment_attention`; without them it is plain SDPA, so the same model also generates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+from orpo_qlora.orpo.packing import Segment
+
+NAME = "orpo_segments"
+
+UNUSED_MASK_SHAPE = (1, 1, 1, 1)
+"""A 4-D mask of any size stops transformers 5 from building one. Without it, masks are derived from
+`position_ids`, which for a branched row cuts the rejected answer off from its prompt."""
+
+
+def segment_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,  # noqa: ANN401 - transformers' attention interface
+) -> tuple[Tensor, None]:
+    """Return attention of one packed row, segment by segment.
+
+    `query` has shape (1, heads, T, D), `key` and `value` (1, key heads, T, D). Segments cover the
+    row in order. Returns (1, T, heads, D).
+
+    Raises:
+        ValueError: the layer asks for something this function does not compute.
+    """
+    segments: tuple[Segment, ...] | None = kwargs.pop("segments", None)
+    window, softcap = kwargs.get("sliding_window"), kwargs.get("softcap")
+    if segments is None:
+        if softcap is None:
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        mask = attention_mask
+        if mask is None:
+            mask = _causal_mask(query.shape[2], key.shape[2], None, query.device)
+        key, value = _repeated(query, key, value)
+        capped = _soft_capped(query, key, value, mask, softcap, kwargs.get("scaling"))
+        return capped.transpose(1, 2), None
+    if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
+        raise ValueError("attention sinks and position biases are not supported on packed rows")
+    options = {"scale": kwargs.get("scaling"), "dropout": kwargs.get("dropout", 0.0)}
+    parts = []
+    for segment in segments:
+        own = slice(segment.start, segment.end)
+        prefix = slice(segment.prefix_start, segment.prefix_end)
+        queries, keys, values = query[:, :, own], key[:, :, own], value[:, :, own]
+        if prefix.stop > prefix.start:
+            keys = torch.cat([key[:, :, prefix], keys], dim=2)
+            values = torch.cat([value[:, :, prefix], values], dim=2)
+        parts.append(_attend(queries, keys, values, (window, softcap), options))
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    limits: tuple[int | None, float | None],
+    options: dict[str, Any],
+) -> Tensor:
+    """Causal attention whose last query sees the last key (bottom-right aligned)."""
+    window, softcap = limits
+    key, value = _repeated(query, key, value)
+    queries, keys = query.shape[2], key.shape[2]
+    needs_window = window is not None and keys > window
+    mask = None
+    if queries != keys or needs_window or softcap is not None:
+        mask = _causal_mask(queries, keys, window if needs_window else None, query.device)
+    if softcap is not None and mask is not None:
+        return _soft_capped(query, key, value, mask, softcap, options["scale"])
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        dropout_p=options["dropout"],
+        scale=options["scale"],
+    )
+
+
+def _repeated(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return keys and values once for every query head (grouped-query attention)."""
+    groups = query.shape[1] // key.shape[1]
+    if groups == 1:
+        return key, value
+    return key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+
+
+def _causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    behind = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(
+        keys, device=device
+    )
+    seen = behind >= 0
+    return seen if window is None else seen & (behind < window)
+
+
+def _soft_capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    softcap: float,
+    scale: float | None,
+) -> Tensor:
+    """Attention with tanh-capped scores (Gemma 2), which SDPA does not have."""
+    scores = (query @ key.transpose(2, 3)) * (scale or query.shape[-1] ** -0.5)
+    scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.float().softmax(-1).to(value.dtype) @ value
+
+
+def register() -> None:
+    """Make `NAME` known to transformers; safe to call again."""
+    AttentionInterface.register(NAME, segment_attention)
+    AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

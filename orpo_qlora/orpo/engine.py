@@ -1,0 +1,149 @@
+"""From token ids to the sums the objective needs, by the best layout a model can take. Floor 2."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from orpo_qlora.errors import UnsupportedModel
+from orpo_qlora.orpo import attention
+from orpo_qlora.orpo.logps import Head, frozen_head, token_logps, token_logps_of_trained_head
+from orpo_qlora.orpo.objective import PairSums
+from orpo_qlora.orpo.packing import RUNGS, Layout, Needs, Rung, cut_into_micro_steps, lay_out
+from orpo_qlora.orpo.tokens import TokenizedPair
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+"""Largest difference in mean token log-prob (nats) from the plain forward pass that counts as
+rounding. A wrong mask or position shows as tenths at least on real text."""
+
+NAMES: dict[Rung, str] = {
+    "shared": "each prompt is computed once for both answers, nothing is padded",
+    "packed": "each answer carries its own prompt, nothing is padded",
+    "padded": "each answer carries its own prompt, padded to the longest",
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Measures pairs under a policy. Knows layouts and log-probs, not the loss."""
+
+    policy: PeftModel
+    needs: Needs
+    rung: Rung
+    head: Head | None
+
+    @property
+    def describe(self) -> str:
+        """One sentence on how pairs are laid out."""
+        trained = "" if self.head else "; the output layer is trained, so its logits are kept"
+        return f"Layout: {NAMES[self.rung]}{trained}."
+
+    def micro_steps(self, pairs: Sequence[TokenizedPair], budget: int) -> list[list[TokenizedPair]]:
+        """Return the pairs of a step in groups of at most `budget` tokens."""
+        return cut_into_micro_steps(pairs, self.rung, self.needs, budget)
+
+    def measure(self, pairs: Sequence[TokenizedPair]) -> tuple[PairSums, int]:
+        """Return summed token log-probs of pairs, differentiable, and the tokens it took."""
+        device = self.policy.device
+        layout = lay_out(pairs, self.rung, self.needs, device)
+        with _autocast(self.policy):
+            hidden = self._hidden(layout).flatten(0, 1)[layout.sources]
+            if self.head is not None:
+                logps = token_logps(hidden, layout.targets, self.head)
+            else:
+                output = self.policy.get_base_model().get_output_embeddings()
+                logps = token_logps_of_trained_head(hidden, layout.targets, output)
+        sums = logps.new_zeros(layout.counts.numel()).index_add(0, layout.slots, logps)
+        return PairSums(sums.view_as(layout.counts), layout.counts), layout.tokens
+
+    def _hidden(self, layout: Layout) -> Tensor:
+        inputs: dict[str, object] = {
+            "input_ids": layout.input_ids,
+            "position_ids": layout.position_ids,
+        }
+        if layout.segments is None:
+            inputs["attention_mask"] = layout.attention_mask
+        else:
+            inputs["attention_mask"] = torch.zeros(
+                attention.UNUSED_MASK_SHAPE, device=layout.input_ids.device
+            )
+            inputs["segments"] = layout.segments
+        return self.policy.get_base_model().base_model(**inputs, use_cache=False)[0]
+
+
+def _autocast(policy: PeftModel) -> AbstractContextManager[object]:
+    """The adapter is float32; under autocast its products run in the base's narrower type."""
+    dtype = policy.get_base_model().dtype
+    if dtype in (torch.float32, torch.float64):
+        return nullcontext()
+    return torch.autocast(policy.device.type, dtype)
+
+
+def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]) -> Engine:
+    """Return an engine on the best rung that gives the plain forward pass's numbers.
+
+    Args:
+        policy: base with adapter.
+        needs: which log-probs are asked for.
+        probe: pairs to check with; the longest is used, since windows and long-range position
+            schemes show only there.
+
+    Raises:
+        UnsupportedModel: not even the padded layout agrees.
+    """
+    attention.register()
+    model = policy.get_base_model()
+    original = model.config._attn_implementation
+    pair = max(probe, key=lambda pair: pair.longest)
+    engine = Engine(policy, Needs(prompt=True, rejected=True), "shared", frozen_head(model))
+    was_training = policy.training
+    policy.eval()
+    try:
+        with torch.no_grad():
+            expected = _plain_sums(policy, pair)
+            for rung in RUNGS:
+                model.set_attn_implementation(original if rung == "padded" else attention.NAME)
+                if _agrees(replace(engine, rung=rung), pair, expected):
+                    return replace(engine, rung=rung, needs=needs)
+    finally:
+        policy.train(was_training)
+    raise UnsupportedModel(
+        f"{type(model).__name__} gives other numbers in a batch than one sequence at a time.",
+        hint="Choose another base model.",
+    )
+
+
+def _agrees(engine: Engine, pair: TokenizedPair, expected: Tensor) -> bool:
+    try:
+        # Two copies: a layout that lets one pair see another must not pass.
+        measured, _ = engine.measure([pair, pair])
+    except (ValueError, TypeError, RuntimeError) as exc:
+        log.info("layout %s does not run on this model: %s", engine.rung, exc)
+        return False
+    off = (measured.sums - expected).abs() / measured.counts.clamp(min=1)
+    worst = float(off.max())
+    allowed = TOLERANCE[engine.policy.get_base_model().dtype]
+    log.info("layout %s differs by %.1e nats a token from the plain pass", engine.rung, worst)
+    return worst <= allowed
+
+
+def _plain_sums(policy: PeftModel, pair: TokenizedPair) -> Tensor:
+    """Return prompt, chosen and rejected sums from whole logits of single sequences."""
+    start = len(pair.prompt)
+    parts = []
+    for answer in (pair.chosen, pair.rejected):
+        ids = torch.tensor([pair.prompt + answer], device=policy.device)
+        with _autocast(policy):
+            logits = policy(input_ids=ids, use_cache=False).logits[0, :-1]
+        wide = logits.double() if logits.dtype == torch.float64 else logits.float()
+        logps = torch.log_softmax(wide, -1).gather(1, ids[0, 1:, None])[:, 0]
+        parts.append((logps[: start - 1].sum(), logps[start - 1 :].sum()))
+    return torch.stack([parts[0][0], parts[0][1], parts[1][1]])

@@ -1,0 +1,177 @@
+"""Preference pairs to token ids: chat template, answer spans, length policy. Floor 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.errors import DataError
+
+OverLength = Literal["drop", "cut_prompt", "cut_answers"]
+_MARK = "ANSWERGOESHERE"
+
+
+@dataclass(frozen=True)
+class TokenizedPair:
+    """One pair as the model sees it.
+
+    `prompt` is everything up to and including the generation prompt of the template; `chosen` and
+    `rejected` end with the end-of-turn token unless they were cut. The prompt is tokenised once
+    and apart from the answers, exactly as in a chat, so both answers share it by construction.
+    """
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    row: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with the longer answer."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """The pairs that fit, and the rows of those that did not or were cut."""
+
+    pairs: tuple[TokenizedPair, ...]
+    dropped_rows: tuple[int, ...] = ()
+    cut_rows: tuple[int, ...] = ()
+
+    def sentence(self, max_length: int) -> str:
+        """Return what the length policy did, or nothing when it did nothing."""
+        if self.dropped_rows:
+            return f"{len(self.dropped_rows)} pairs longer than {max_length} tokens were left out."
+        if self.cut_rows:
+            return f"{len(self.cut_rows)} pairs longer than {max_length} tokens were cut."
+        return ""
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What the template puts after an answer."""
+
+    tail: str
+    end_ids: tuple[int, ...]
+    """Ids up to and including the end-of-turn token."""
+    rest: int
+    """Number of ids of the tail after the end-of-turn token, a newline as a rule."""
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """Return the templated conversation up to where the answer begins."""
+    return _render(tokenizer, [{"role": "user", "content": prompt}], is_open=True)
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, is_open: bool
+) -> str:
+    return tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=is_open, enable_thinking=False
+    )
+
+
+def _closing_turn(tokenizer: PreTrainedTokenizerBase) -> _Turn:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": _MARK}]
+    tail = _render(tokenizer, messages, is_open=False).rpartition(_MARK)[2]
+    ids = _encode(tokenizer, [tail])[0] if tail else []
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    for index, token in enumerate(ids):
+        if token in special:
+            return _Turn(tail, tuple(ids[: index + 1]), len(ids) - index - 1)
+    # A template without an end-of-turn token: end-of-sequence is what stops generation.
+    return _Turn("", (tokenizer.eos_token_id,), 0)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that ends an answer under the tokenizer's chat template."""
+    return _closing_turn(tokenizer).end_ids[-1]
+
+
+def _answer_text(
+    tokenizer: PreTrainedTokenizerBase, opened: str, pair: tuple[str, str], turn: _Turn
+) -> str:
+    prompt, answer = pair
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    whole = _render(tokenizer, messages, is_open=False)
+    # Some templates open an answer otherwise than they re-tell one (a reasoning block, say); then
+    # the words that generation would see decide.
+    return whole[len(opened) :] if whole.startswith(opened) else answer + turn.tail
+
+
+def tokenize_pairs(
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[PreferencePair],
+    max_length: int,
+    over_length: OverLength,
+) -> Tokenized:
+    """Return pairs as token ids, each prompt with either answer at most `max_length` tokens.
+
+    Raises:
+        DataError: no pair fits.
+    """
+    if not pairs:
+        return Tokenized(())
+    turn = _closing_turn(tokenizer)
+    opened = [prompt_text(tokenizer, pair.prompt) for pair in pairs]
+    prompts = _encode(tokenizer, opened)
+    sides = []
+    for answers in ([p.chosen for p in pairs], [p.rejected for p in pairs]):
+        texts = [
+            _answer_text(tokenizer, head, (pair.prompt, answer), turn)
+            for head, pair, answer in zip(opened, pairs, answers, strict=True)
+        ]
+        sides.append([_closed(ids, turn) for ids in _encode(tokenizer, texts)])
+    whole = [
+        TokenizedPair(tuple(prompt), tuple(chosen), tuple(rejected), pair.row)
+        for prompt, chosen, rejected, pair in zip(prompts, *sides, pairs, strict=True)
+    ]
+    return _fit(whole, max_length, over_length)
+
+
+def _closed(ids: list[int], turn: _Turn) -> list[int]:
+    if not turn.tail:
+        return [*ids, *turn.end_ids]
+    return ids[: len(ids) - turn.rest]
+
+
+def _fit(pairs: list[TokenizedPair], max_length: int, over_length: OverLength) -> Tokenized:
+    kept, dropped, cut = [], [], []
+    for pair in pairs:
+        if pair.longest <= max_length:
+            kept.append(pair)
+            continue
+        shorter = _cut(pair, max_length, over_length)
+        if shorter is None:
+            dropped.append(pair.row)
+        else:
+            kept.append(shorter)
+            cut.append(pair.row)
+    if not kept:
+        raise DataError(
+            f"All {len(pairs)} pairs are longer than {max_length} tokens.",
+            hint="Raise “Longest sequence”, or cut over-long pairs instead of dropping them.",
+        )
+    return Tokenized(tuple(kept), tuple(dropped), tuple(cut))
+
+
+def _cut(pair: TokenizedPair, max_length: int, over_length: OverLength) -> TokenizedPair | None:
+    """Return the pair shortened to `max_length`, or None where the policy leaves nothing."""
+    if over_length == "cut_prompt":
+        room = max_length - max(len(pair.chosen), len(pair.rejected))
+        return replace(pair, prompt=pair.prompt[-room:]) if room >= 1 else None
+    if over_length == "cut_answers":
+        room = max_length - len(pair.prompt)
+        shorter = replace(pair, chosen=pair.chosen[:room], rejected=pair.rejected[:room])
+        differs = shorter.chosen != shorter.rejected
+        return shorter if room >= 1 and differs else None
+    return None

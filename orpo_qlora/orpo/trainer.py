@@ -1,0 +1,357 @@
+"""OrpoTrainer: the objective and the engine inside transformers.Trainer's loop. Floor 2.
+
+An optimizer step is one batch of `pairs_per_step` pairs; how it is cut into micro-steps is decided
+here by the token budget and cannot change its loss or gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.errors import NonFiniteLoss
+from orpo_qlora.models.hardware import peak_memory_bytes
+from orpo_qlora.orpo.engine import Engine
+from orpo_qlora.orpo.objective import (
+    OrpoTerms,
+    StepTotals,
+    Weights,
+    orpo_terms,
+)
+from orpo_qlora.orpo.tokens import TokenizedPair
+
+OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+}
+SCHEDULERS = {
+    "linear": "linear",
+    "cosine": "cosine",
+    "constant": "constant_with_warmup",
+    "inverse_sqrt": "inverse_sqrt",
+}
+EVALUATIONS_A_RUN = 4
+
+Record = dict[str, float]
+
+
+class Watcher(Protocol):
+    """Whoever follows a training; all the trainer knows of the world outside."""
+
+    def on_step(self, record: Record) -> None:
+        """Called after each optimizer step with its metrics."""
+
+    def on_evaluation(self, record: Record) -> None:
+        """Called after each measurement on held-out pairs, names prefixed `eval/`."""
+
+    def should_stop(self) -> bool:
+        """Asked after each step; True ends the training there."""
+
+
+def total_steps(config: TrainConfig, pairs: int) -> int:
+    """Return the number of optimizer steps of a run over `pairs` training pairs."""
+    per_epoch = math.ceil(pairs / config.pairs_per_step)
+    return config.max_steps or max(1, math.ceil(per_epoch * config.epochs))
+
+
+class _StepSampler(Sampler[list[int]]):
+    """The pairs of each optimizer step: a shuffle that depends on seed and epoch alone."""
+
+    def __init__(self, pairs: int, per_step: int, seed: int, state: TrainerState) -> None:
+        self._pairs, self._per_step, self._seed, self._state = pairs, per_step, seed, state
+
+    def __len__(self) -> int:
+        return math.ceil(self._pairs / self._per_step)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch = round(self._state.global_step / len(self))
+        order = list(range(self._pairs))
+        random.Random(f"{self._seed}-{epoch}").shuffle(order)
+        for start in range(0, self._pairs, self._per_step):
+            yield order[start : start + self._per_step]
+
+
+class _StepStats:
+    """Adds up what the micro-steps of one step, or of one evaluation, report."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._shares: list[Tensor] = []
+        self._chosen: list[Tensor] = []
+        self._rejected: list[Tensor] = []
+        self._ratios: list[Tensor] = []
+        self.tokens = 0
+        self._started = time.perf_counter()
+
+    def add(self, terms: OrpoTerms, tokens: int) -> None:
+        """Take one micro-step's terms."""
+        self._shares.append(torch.stack([terms.loss.detach(), terms.nll_loss, terms.or_loss]))
+        self._chosen.append(terms.chosen_logps)
+        self._rejected.append(terms.rejected_logps)
+        self._ratios.append(terms.log_odds_ratio)
+        self.tokens += tokens
+
+    def record(self) -> Record:
+        """Return the metrics; one transfer from the device."""
+        chosen, rejected = torch.cat(self._chosen), torch.cat(self._rejected)
+        means = torch.stack(
+            [
+                *torch.stack(self._shares).sum(0),
+                torch.cat(self._ratios).mean(),
+                chosen.mean(),
+                rejected.mean(),
+                (chosen > rejected).to(chosen.dtype).mean(),
+            ]
+        )
+        loss, nll_loss, or_loss, ratio, chosen_logp, rejected_logp, accuracy = means.tolist()
+        lambda_ = self._weights.lambda_
+        record = {
+            "loss": loss,
+            "nll_loss": nll_loss,
+            "logps/chosen": chosen_logp,
+            "rewards/chosen": lambda_ * chosen_logp,
+        }
+        if not math.isnan(rejected_logp):  # measured
+            record |= {
+                "or_loss": or_loss,
+                "log_odds_ratio": ratio,
+                "logps/rejected": rejected_logp,
+                "rewards/rejected": lambda_ * rejected_logp,
+                "rewards/margins": lambda_ * (chosen_logp - rejected_logp),
+                "rewards/accuracies": accuracy,
+            }
+        return record | {
+            "pairs": len(chosen),
+            "tokens": self.tokens,
+            "seconds": time.perf_counter() - self._started,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+
+class OrpoTrainer(Trainer):
+    """Trains a policy's adapter with ORPO; reports every step to a Watcher.
+
+    Evaluates before the first step, every `eval_every` steps and after the last. Neither saves
+    nor loads anything.
+
+    Raises:
+        NonFiniteLoss: from `train`, naming the rows of the step; the adapter is then as it was
+            before that step.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: TrainConfig,
+        train: Sequence[TokenizedPair],
+        held_out: Sequence[TokenizedPair],
+        watcher: Watcher,
+    ) -> None:
+        self.engine = engine
+        self.settings = config
+        self.watcher = watcher
+        self.pairs, self.held_out = train, held_out
+        self.weights = Weights(config.lambda_, config.nll_on, config.nll_reduction)
+        self.steps = total_steps(config, len(train))
+        self._last_record: Record = {}
+        super().__init__(
+            model=engine.policy,
+            args=_arguments(config, self.steps),
+            train_dataset=list(train),
+            data_collator=list,
+            callbacks=[_Pace(self)],
+        )
+        self.remove_callback(PrinterCallback)  # the watcher reports
+
+    @property
+    def eval_every(self) -> int:
+        """Optimizer steps between evaluations."""
+        return self.settings.eval_every or max(1, math.ceil(self.steps / EVALUATIONS_A_RUN))
+
+    def get_train_dataloader(self) -> DataLoader[list[TokenizedPair]]:
+        """Return batches of whole optimizer steps."""
+        sampler = _StepSampler(
+            len(self.pairs), self.settings.pairs_per_step, self.settings.seed, self.state
+        )
+        return DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=list)
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: list[TokenizedPair],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Accumulate one optimizer step's gradient, micro-step by micro-step; return its loss."""
+        model.train()
+        stats = _StepStats(self.weights)
+        totals = step_totals(inputs, self.weights)
+        for group in self.engine.micro_steps(inputs, self.settings.max_tokens_per_forward):
+            sums, tokens = self.engine.measure(group)
+            terms = orpo_terms(sums, totals, self.weights)
+            self.accelerator.backward(terms.loss)
+            stats.add(terms, tokens)
+        self._last_record = stats.record()
+        loss = self._last_record["loss"]
+        if not math.isfinite(loss):
+            raise _non_finite("loss", inputs, self.state.global_step + 1)
+        self._current_rows = inputs
+        return torch.tensor(loss, device=self.args.device)
+
+    def check_gradient(self) -> None:
+        """Refuse an optimizer step whose gradient is not finite.
+
+        Raises:
+            NonFiniteLoss: nothing has been changed by the step.
+        """
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+            raise _non_finite("gradient", self._current_rows, self.state.global_step + 1)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Complete the loop's own numbers with the step's metrics and report them."""
+        if "learning_rate" in logs:
+            record: Record = {
+                "step": self.state.global_step,
+                "epoch": self.state.epoch or 0.0,
+                **self._last_record,
+                **{name: logs[name] for name in ("grad_norm", "learning_rate") if name in logs},
+            }
+            self.watcher.on_step(record)
+            logs = {**logs, **record}
+        super().log(logs, start_time)
+
+    def evaluate(
+        self,
+        eval_dataset: object = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Measure the held-out pairs and report; returns the metrics, `eval/` before each name."""
+        if not self.held_out:
+            return {}
+        values = measure_pairs(
+            self.engine, self.held_out, self.weights, self.settings.max_tokens_per_forward
+        )
+        record = {f"eval/{name}": value for name, value in values.items()}
+        self.watcher.on_evaluation(
+            {"step": self.state.global_step, "epoch": self.state.epoch or 0.0, **record}
+        )
+        # Switches the request off; the loop looks again at the end of an epoch.
+        self.control: TrainerControl = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, record
+        )
+        return record
+
+    def floating_point_ops(self, inputs: Mapping[str, object]) -> int:
+        """Return 0: transformers' estimate knows only batches of tensors."""
+        return 0
+
+
+def step_totals(pairs: Sequence[TokenizedPair], weights: Weights) -> StepTotals:
+    """Return what a step's micro-steps divide by."""
+    tokens = sum(len(pair.chosen) for pair in pairs)
+    if weights.nll_on == "sequence":
+        # The first token of a sequence is given, not predicted.
+        tokens += sum(len(pair.prompt) - 1 for pair in pairs)
+    return StepTotals(len(pairs), tokens)
+
+
+@torch.no_grad()
+def measure_pairs(
+    engine: Engine, pairs: Sequence[TokenizedPair], weights: Weights, budget: int
+) -> Record:
+    """Return the objective's metrics over pairs without training on them."""
+    policy: PeftModel = engine.policy
+    was_training = policy.training
+    policy.eval()
+    try:
+        stats = _StepStats(weights)
+        totals = step_totals(pairs, weights)
+        for group in engine.micro_steps(pairs, budget):
+            sums, tokens = engine.measure(group)
+            stats.add(orpo_terms(sums, totals, weights), tokens)
+        return stats.record()
+    finally:
+        policy.train(was_training)
+
+
+def _non_finite(what: str, pairs: Sequence[TokenizedPair], step: int) -> NonFiniteLoss:
+    rows = ", ".join(str(pair.row) for pair in pairs)
+    return NonFiniteLoss(
+        f"The {what} of step {step} is not a finite number.",
+        where=f"rows {rows}",
+        hint=f"Look at rows {rows} of the data, or lower the learning rate.",
+    )
+
+
+def _arguments(config: TrainConfig, steps: int) -> TrainingArguments:
+    return TrainingArguments(
+        # Required, never written to: saving is the worker's.
+        output_dir=str(Path.cwd()),
+        max_steps=steps,
+        per_device_train_batch_size=config.pairs_per_step,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=SCHEDULERS[config.scheduler],
+        warmup_steps=math.ceil(config.warmup_ratio * steps),
+        max_grad_norm=config.max_grad_norm,
+        optim=OPTIMIZERS[config.optimizer],
+        weight_decay=0.0,
+        seed=config.seed,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,  # the base already computes in the type of the hardware
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        label_names=[],
+    )
+
+
+class _Pace(TrainerCallback):
+    """Decides when to evaluate and when to stop."""
+
+    def __init__(self, trainer: OrpoTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        self._trainer.evaluate()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        self._trainer.check_gradient()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        if self._trainer.watcher.should_stop():
+            control.should_training_stop = True
+            return
+        step = state.global_step
+        control.should_evaluate = step % self._trainer.eval_every == 0 or step == state.max_steps

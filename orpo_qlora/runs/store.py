@@ -1,0 +1,308 @@
+"""The run folder: made once by the creator, written by the worker, read by everyone. Floor 3.
+
+See docs/run-folder.md for who writes which file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import yaml
+
+from orpo_qlora import storage
+from orpo_qlora.config import SCHEMA_VERSION, TrainConfig, build_config
+from orpo_qlora.data.pairs import PreferencePair, Split, read_pairs, write_pairs
+from orpo_qlora.data.report import DataReport
+from orpo_qlora.errors import UnknownRun
+from orpo_qlora.runs.metrics import MetricsTail
+from orpo_qlora.runs.state import RunState
+
+RUN_ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{4}$")
+VERSIONED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "gradio")
+SPAWN_SECONDS = 60.0
+"""How long a fresh run may be without a lock before it counts as interrupted."""
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run folder."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        """The run's id, which is its folder's name."""
+        return self.folder.name
+
+    @property
+    def config(self) -> Path:
+        """Settings, versions and data hash; written once."""
+        return self.folder / "config.yaml"
+
+    @property
+    def train(self) -> Path:
+        """Pairs trained on."""
+        return self.folder / "data" / "train.jsonl"
+
+    @property
+    def held_out(self) -> Path:
+        """Pairs kept away from training."""
+        return self.folder / "data" / "held_out.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The account of the uploaded file."""
+        return self.folder / "data" / "report.json"
+
+    @property
+    def state(self) -> Path:
+        """The worker's latest word."""
+        return self.folder / "state.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the worker for its life."""
+        return self.folder / "lock"
+
+    @property
+    def stop(self) -> Path:
+        """Its presence asks the worker to stop."""
+        return self.folder / "stop"
+
+    @property
+    def metrics(self) -> Path:
+        """One object per optimizer step or evaluation."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Answers to the sample prompts over time."""
+        return self.folder / "samples.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """Everything the worker prints."""
+        return self.folder / "log.txt"
+
+    @property
+    def adapter(self) -> Path:
+        """The final PEFT adapter."""
+        return self.folder / "adapter"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder tells it now; `state.status` is never a lie."""
+
+    paths: RunPaths
+    config: TrainConfig
+    report: DataReport
+    state: RunState
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.paths.id
+
+    @property
+    def title(self) -> str:
+        """The person's label, or the id."""
+        return self.config.name or self.id
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a worker is, or is about to be, at work."""
+        return self.state.status in {"queued", "starting", "running", "stopping"}
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the run left an adapter to chat with."""
+        return (self.paths.adapter / "adapter_model.safetensors").is_file()
+
+
+def runs_folder() -> Path:
+    """Return the folder of all runs."""
+    return storage.home() / "runs"
+
+
+def create_run(config: TrainConfig, split: Split, report: DataReport) -> RunPaths:
+    """Make a run folder that holds everything the worker needs.
+
+    The folder appears whole: it is filled under another name and renamed at the end.
+
+    Raises:
+        DiskFull: no run folder is left behind.
+    """
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    draft = RunPaths(runs_folder() / f".draft-{run_id}")
+    (draft.folder / "data").mkdir(mode=0o700, parents=True)
+    with storage.disk_errors(draft.folder):
+        write_pairs(draft.train, split.train)
+        write_pairs(draft.held_out, split.held_out)
+        draft.report.write_text(report.model_dump_json(indent=1), encoding="utf-8")
+        draft.config.write_text(_config_text(config, report), encoding="utf-8")
+        write_state(draft, RunState(created_at=time.time()))
+    final = runs_folder() / run_id
+    draft.folder.rename(final)
+    storage.sync_folder(final.parent)
+    return RunPaths(final)
+
+
+def _config_text(config: TrainConfig, report: DataReport) -> str:
+    about = {
+        "schema": SCHEMA_VERSION,
+        "dataset_sha256": report.sha256,
+        "versions": {name: _installed(name) for name in VERSIONED},
+    }
+    return yaml.safe_dump({"run": about}, sort_keys=False) + config.to_yaml()
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def paths_of(run: str) -> RunPaths:
+    """Return the paths of a run given by id.
+
+    Raises:
+        UnknownRun: there is no such run.
+    """
+    folder = runs_folder() / run
+    if not RUN_ID.match(run) or not folder.is_dir():
+        raise UnknownRun(f"There is no run “{run}”.", hint="See the Runs tab, or orpo-qlora runs.")
+    return RunPaths(folder)
+
+
+def find_run(name_or_id: str) -> Run:
+    """Return the run with that id, or the newest one with that name; "last" is the newest of all.
+
+    Raises:
+        UnknownRun: there is no such run.
+    """
+    for run in list_runs():
+        if name_or_id in {run.id, run.config.name, "last"}:
+            return run
+    raise UnknownRun(f"There is no run “{name_or_id}”.", hint="List them with orpo-qlora runs.")
+
+
+def list_runs() -> list[Run]:
+    """Return every readable run, newest first."""
+    folders = [path for path in runs_folder().iterdir() if RUN_ID.match(path.name)]
+    return [read_run(RunPaths(path)) for path in sorted(folders, reverse=True)]
+
+
+def active_run() -> Run | None:
+    """Return the run that is at work, if one is."""
+    return next((run for run in list_runs() if run.is_active), None)
+
+
+def read_run(paths: RunPaths) -> Run:
+    """Return a run as its folder tells it now.
+
+    Raises:
+        UnknownRun: the folder is gone.
+    """
+    try:
+        state = RunState.model_validate_json(paths.state.read_text(encoding="utf-8"))
+        config, report = _read_fixed(paths)
+    except FileNotFoundError as exc:
+        raise UnknownRun(f"The folder of run “{paths.id}” is gone or incomplete.") from exc
+    return Run(paths, config, report, _seen(paths, state))
+
+
+@lru_cache(maxsize=2048)
+def _read_fixed(paths: RunPaths) -> tuple[TrainConfig, DataReport]:
+    settings = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
+    settings.pop("run")
+    report = DataReport.model_validate_json(paths.report.read_text(encoding="utf-8"))
+    return build_config(settings, source=str(paths.config)), report
+
+
+def _seen(paths: RunPaths, stored: RunState) -> RunState:
+    """Derive what cannot be stored: a worker that died left no last word."""
+    if stored.is_done or storage.is_locked(paths.lock):
+        if not stored.is_done and paths.stop.exists():
+            return stored.model_copy(update={"status": "stopping"})
+        return stored
+    # The worker may have ended between the two looks.
+    stored = RunState.model_validate_json(paths.state.read_text(encoding="utf-8"))
+    is_fresh = stored.status == "queued" and time.time() - stored.created_at < SPAWN_SECONDS
+    if stored.is_done or is_fresh:
+        return stored
+    return stored.model_copy(update={"status": "interrupted"})
+
+
+def write_state(paths: RunPaths, state: RunState) -> None:
+    """Replace `state.json`."""
+    storage.write_whole(paths.state, state.model_dump_json(indent=1))
+
+
+def about_run(paths: RunPaths) -> dict[str, object]:
+    """Return what `config.yaml` says beside the settings: schema, data hash, versions."""
+    about: dict[str, object] = yaml.safe_load(paths.config.read_text(encoding="utf-8"))["run"]
+    return about
+
+
+def training_pairs(paths: RunPaths) -> Sequence[PreferencePair]:
+    """Return the pairs the run trains on."""
+    return read_pairs(paths.train)
+
+
+def held_out_pairs(paths: RunPaths) -> Sequence[PreferencePair]:
+    """Return the pairs the run measures on."""
+    return read_pairs(paths.held_out)
+
+
+@lru_cache(maxsize=64)
+def _tail(path: Path) -> MetricsTail:
+    return MetricsTail(path)
+
+
+def metrics_of(paths: RunPaths) -> MetricsTail:
+    """Return the run's metrics, read up to now; the tail is shared between callers."""
+    tail = _tail(paths.metrics)
+    tail.refresh()
+    return tail
+
+
+def samples_of(paths: RunPaths) -> list[dict[str, object]]:
+    """Return the sampled answers, oldest first."""
+    return storage.read_json_lines(paths.samples)[0]
+
+
+def log_tail(paths: RunPaths, lines: int = 40) -> str:
+    """Return the last lines of the worker's log."""
+    try:
+        with paths.log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 64_000))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    # Progress bars rewrite their line with carriage returns; only the last writing counts.
+    kept = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
+    return "\n".join(kept[-lines:])
+
+
+def to_json(run: Run) -> dict[str, object]:
+    """Return a run as plain data, for `--json`."""
+    return {
+        "id": run.id,
+        "name": run.config.name,
+        "folder": str(run.paths.folder),
+        "state": json.loads(run.state.model_dump_json()),
+        "config": run.config.model_dump(mode="json", by_alias=True),
+        "data": json.loads(run.report.model_dump_json()),
+        "has_adapter": run.has_adapter,
+    }

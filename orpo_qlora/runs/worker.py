@@ -1,0 +1,245 @@
+"""The program of one run: `python -m orpo_qlora.runs.worker RUN_FOLDER`. Floor 3.
+
+Reads the run folder that `store.create_run` made and fills it. Nothing here knows who watches.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import torch
+import transformers
+from peft import PeftModel
+
+from orpo_qlora import storage
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
+from orpo_qlora.models import hardware, load
+from orpo_qlora.models.generate import answer_all
+from orpo_qlora.models.sampling import Conversation, Sampling, Turn
+from orpo_qlora.orpo.engine import build_engine
+from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.tokens import Tokenized, tokenize_pairs
+from orpo_qlora.orpo.trainer import OrpoTrainer, Record, total_steps
+from orpo_qlora.program import run_program
+from orpo_qlora.runs import store
+from orpo_qlora.runs.state import ErrorCard, RunState, Status
+from orpo_qlora.runs.store import RunPaths
+
+log = logging.getLogger(__name__)
+
+SAMPLE_TOKENS = 64
+LOCK_PATIENCE_SECONDS = 5.0
+
+
+class Worker:
+    """One run from its folder to its adapter."""
+
+    def __init__(self, paths: RunPaths) -> None:
+        self.paths = paths
+        run = store.read_run(paths)
+        self.config: TrainConfig = run.config
+        self.state: RunState = run.state
+        self._recent_seconds: deque[float] = deque(maxlen=20)
+        self._metrics = storage.JsonLines(paths.metrics)
+        self._samples = storage.JsonLines(paths.samples)
+        self._base: load.Base | None = None
+        self._policy: PeftModel | None = None
+        self._wants_stop = False
+
+    def run(self) -> None:
+        """Do the whole run: load, tokenise, train, save, sample."""
+        self._change(self.state.moved_to("starting"), started_at=time.time())
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        hardware.use_all_cores()
+        transformers.set_seed(self.config.seed)
+
+        self._phase("loading the base model")
+        base = self._base = load.load_base(
+            self.config.model,
+            self.config.revision,
+            quantization=self.config.quantization,
+            compute_dtype=self.config.compute_dtype,
+        )
+        self._note(f"Arithmetic: {base.arithmetic.reason}.")
+        policy = self._policy = load.attach_new_adapter(base, self.config)
+
+        self._phase("tokenising the pairs")
+        train, held_out = self._tokenize(base)
+
+        self._phase("checking the layout")
+        engine = build_engine(policy, self._needs(), train.pairs[:64])
+        self._note(engine.describe)
+
+        steps = total_steps(self.config, len(train.pairs))
+        self._change(self.state.moved_to("running"), total_steps=steps)
+        self._phase("measuring the untrained model")
+        self._sample("start")
+        if self.should_stop():
+            self._finish("stopped")
+            return
+        trainer = OrpoTrainer(engine, self.config, train.pairs, held_out.pairs, self)
+        trainer.train()
+
+        self._phase("saving the adapter")
+        save_adapter(policy, self.paths.adapter)
+        if self.should_stop():
+            self._finish("stopped")
+            return
+        self._sample("end")
+        self._finish("finished")
+
+    def fail(self, error: OrpoQloraError) -> None:
+        """Leave the last word of a run that went wrong."""
+        log.info("the run failed: %s", error)
+        self._change(self.state.moved_to("failed"), error=ErrorCard.of(error), ended_at=time.time())
+
+    def on_step(self, record: Record) -> None:
+        """Write one step's metrics and the progress (see `orpo.trainer.Watcher`)."""
+        self._metrics.append(dict(record))
+        self._recent_seconds.append(record["seconds"])
+        log.info(
+            "step %d/%d  loss %.4f  accuracy %.2f  %.1f s",
+            record["step"],
+            self.state.total_steps,
+            record["loss"],
+            record.get("rewards/accuracies", float("nan")),
+            record["seconds"],
+        )
+        self._change(
+            self.state,
+            phase="training",
+            step=int(record["step"]),
+            seconds_per_step=statistics.median(self._recent_seconds),
+        )
+
+    def on_evaluation(self, record: Record) -> None:
+        """Write one measurement on held-out pairs, and new sample answers."""
+        self._metrics.append(dict(record))
+        log.info("held-out pairs: loss %.4f", record["eval/loss"])
+        # Step 0 and the last step have samples of their own moment.
+        if 0 < record["step"] < self.state.total_steps:
+            self._sample("evaluation")
+        self._phase("training")
+
+    def should_stop(self) -> bool:
+        """Whether the person, or the system, asked for the end."""
+        return self._wants_stop or self.paths.stop.exists()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._wants_stop = True
+        self.paths.stop.touch()  # so that readers see “stopping”
+
+    def _needs(self) -> Needs:
+        return Needs(
+            prompt=self.config.nll_on == "sequence",
+            rejected=self.config.lambda_ > 0 or self.config.track_rejected,
+        )
+
+    def _tokenize(self, base: load.Base) -> tuple[Tokenized, Tokenized]:
+        limits = (self.config.max_length, self.config.over_length)
+        train = tokenize_pairs(base.tokenizer, store.training_pairs(self.paths), *limits)
+        held_out = tokenize_pairs(base.tokenizer, store.held_out_pairs(self.paths), *limits)
+        for name, side in (("Training", train), ("Held out", held_out)):
+            sentence = side.sentence(self.config.max_length)
+            if sentence:
+                self._note(f"{name}: {sentence}")
+        return train, held_out
+
+    def _sample(self, when: str) -> None:
+        base, policy = self._base, self._policy
+        if base is None or policy is None:
+            return
+        self._phase("answering the sample prompts")
+        prompts = self._sample_prompts()
+        sampling = Sampling(temperature=0.0, max_tokens=SAMPLE_TOKENS)
+        asked = [Conversation((Turn("user", text),), load.ADAPTER) for text in prompts]
+        answers = answer_all(policy, base.tokenizer, asked, sampling)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            self._samples.append(
+                {"step": self.state.step, "when": when, "prompt": prompt, "answer": answer}
+            )
+
+    def _sample_prompts(self) -> list[str]:
+        if self.config.sample_prompts:
+            return list(self.config.sample_prompts)
+        pairs = store.held_out_pairs(self.paths) or store.training_pairs(self.paths)
+        return list(dict.fromkeys(pair.prompt for pair in pairs))[:3]
+
+    def _phase(self, phase: str) -> None:
+        log.info("%s", phase)
+        self._change(self.state, phase=phase)
+
+    def _note(self, note: str) -> None:
+        log.info("%s", note)
+        self._change(self.state, notes=(*self.state.notes, note))
+
+    def _finish(self, status: Status) -> None:
+        self._change(self.state.moved_to(status), phase="", ended_at=time.time())
+
+    def _change(self, state: RunState, **values: object) -> None:
+        self.state = state.model_copy(update=values)
+        store.write_state(self.paths, self.state)
+
+
+def save_adapter(policy: PeftModel, folder: Path) -> None:
+    """Write the adapter as plain PEFT safetensors; the folder appears whole."""
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    with storage.disk_errors(draft):
+        policy.save_pretrained(draft, safe_serialization=True)
+        for path in draft.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    storage.sync_folder(folder.parent)
+
+
+def _hold_lock(paths: RunPaths) -> storage.FileLock:
+    """Take the run's lock for life; a reader may be looking at it this very moment."""
+    lock = storage.FileLock(paths.lock)
+    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+    while not lock.acquire():
+        if time.monotonic() > deadline:
+            raise Busy(f"Run {paths.id} already has a worker.")
+        time.sleep(0.05)
+    return lock
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the worker of one run folder; return its exit code."""
+    paths = RunPaths(Path(arguments[0]))
+    lock = _hold_lock(paths)
+    try:
+        worker = Worker(paths)
+        return run_program(lambda: _memory_named(worker), worker.fail)
+    finally:
+        lock.release()
+
+
+def _memory_named(worker: Worker) -> None:
+    try:
+        worker.run()
+    except (torch.OutOfMemoryError, MemoryError) as exc:
+        raise OutOfMemory(
+            f"Memory ran out while {worker.state.phase or 'starting'}.",
+            hint="Lower “Tokens per forward”, switch “Recompute activations” on, or choose a "
+            "smaller model.",
+            where=f"step {worker.state.step}",
+        ) from exc
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,174 @@
+"""Text to the page's blocks of HTML; everything is escaped here and nowhere else. Floor 5."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orpo_qlora.runs.state import RunState
+from orpo_qlora.runs.store import Run
+from orpo_qlora.ui import present
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline number: what it was before training and what it is now."""
+
+    title: str
+    before: str
+    now: str
+    good: str
+    """What a good course looks like, in a few words."""
+
+
+def error_card(message: str, *, hint: str = "", where: str = "") -> str:
+    """Return a failure with its place and the way out."""
+    parts = [f'<p class="card-title">{html.escape(message)}</p>']
+    if hint:
+        parts.append(f"<p>{html.escape(hint)}</p>")
+    if where and where not in message:
+        parts.append(f'<p class="card-where">{html.escape(where)}</p>')
+    return f'<div class="card card-error" role="alert">{"".join(parts)}</div>'
+
+
+def empty_card(title: str, text: str) -> str:
+    """Return what a place says while it has nothing to show: what to do next."""
+    return (
+        f'<div class="card card-empty"><p class="card-title">{html.escape(title)}</p>'
+        f"<p>{html.escape(text)}</p></div>"
+    )
+
+
+def reason(text: str) -> str:
+    """Return why a button cannot be pressed, to stand beside it."""
+    return f'<p class="reason" role="status">{html.escape(text)}</p>'
+
+
+def pace(text: str) -> str:
+    """Return how the answers are coming along."""
+    return f'<p class="quiet" role="status">{html.escape(text)}</p>'
+
+
+def heading(title: str, text: str) -> str:
+    """Return the opening of a tab: what it is for, in a line."""
+    return f'<div class="opening"><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p></div>'
+
+
+def account(title: str, sentences: Sequence[str]) -> str:
+    """Return a title with a few facts below it."""
+    lines = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+    return f'<div class="card"><p class="card-title">{html.escape(title)}</p>{lines}</div>'
+
+
+def legend(colours: Mapping[str, str], good: str) -> str:
+    """Return the names of a plot's curves with their colours, and what a good course is."""
+    names = "".join(
+        f'<li><span style="background: {colour}"></span>{html.escape(label)}</li>'
+        for label, colour in colours.items()
+    )
+    return f'<ul class="legend">{names}</ul><p class="quiet">Good: {html.escape(good)}.</p>'
+
+
+def run_card(run: Run, tiles: Iterable[Tile]) -> str:
+    """Return what a run is doing: title, status, progress, pace, headline numbers."""
+    state = run.state
+    line = present.progress_sentence(state) if run.is_active else present.ended_sentence(state)
+    meaning = present.STATUS_MEANINGS[state.status]
+    return (
+        '<section class="card run-card">'
+        f"<header><h2>{html.escape(run.title)}</h2>{_pill(state.status)}</header>"
+        f'<p class="run-about">{html.escape(_about(run))}</p>'
+        f"{_progress_bar(state)}"
+        f'<p class="run-line">{html.escape(line or meaning)}</p>'
+        f"{'' if run.is_active else f'<p>{html.escape(meaning)}</p>'}"
+        f'<div class="tiles">{"".join(_tile(tile) for tile in tiles)}</div>'
+        "</section>"
+    )
+
+
+def _about(run: Run) -> str:
+    parts = [present.model_title(run.config.model), run.report.source]
+    parts.append(f"λ = {present.setting_value(run.config.lambda_)}")
+    return " · ".join(parts)
+
+
+def _pill(status: str) -> str:
+    return f'<span class="pill pill-{status}">{status}</span>'
+
+
+def _progress_bar(state: RunState) -> str:
+    done = present.progress_percent(state)
+    limits = 'role="progressbar" aria-label="Training progress" aria-valuemin="0"'
+    if done is None:
+        if state.status not in {"queued", "starting", "running"}:
+            return ""
+        # Without aria-valuenow a progress bar is read as “busy”, which is the truth.
+        return f'<div class="bar bar-unknown" {limits} aria-valuemax="100"><span></span></div>'
+    text = f"{done} per cent, step {state.step} of {state.total_steps}"
+    return (
+        f'<div class="bar bar-{state.status}" {limits} aria-valuemax="100" aria-valuenow="{done}" '
+        f'aria-valuetext="{text}"><span style="width: {done}%"></span></div>'
+    )
+
+
+def _tile(tile: Tile) -> str:
+    before = (
+        f'<span class="tile-before">{html.escape(tile.before)} →</span> ' if tile.before else ""
+    )
+    return (
+        f'<div class="tile"><p class="tile-title">{html.escape(tile.title)}</p>'
+        f'<p class="tile-now">{before if tile.before else ""}{html.escape(tile.now)}</p>'
+        f'<p class="tile-good">{html.escape(tile.good)}</p></div>'
+    )
+
+
+def samples_table(samples: Sequence[Mapping[str, object]]) -> str:
+    """Return each sample prompt with the answer before training and the latest one."""
+    rows = "".join(_sample_row(prompt, samples) for prompt in _prompts(samples))
+    if not rows:
+        return '<p class="quiet">The first answers appear before the first step.</p>'
+    return (
+        '<table class="samples"><thead><tr><th>Prompt</th><th>Before training</th><th>Now</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _prompts(samples: Sequence[Mapping[str, object]]) -> list[str]:
+    return list(dict.fromkeys(str(sample.get("prompt", "")) for sample in samples))
+
+
+def _sample_row(prompt: str, samples: Sequence[Mapping[str, object]]) -> str:
+    answers = [sample for sample in samples if sample.get("prompt") == prompt]
+    first, latest = answers[0], answers[-1]
+    now = _cell("Now", "Comes with the first evaluation.", "quiet")
+    if latest is not first:
+        now = _cell("Now", str(latest.get("answer", "")), note=f"step {latest.get('step')}")
+    before = _cell("Before training", str(first.get("answer", "")))
+    return f"<tr>{_cell('Prompt', prompt)}{before}{now}</tr>"
+
+
+def _cell(title: str, text: str, kind: str = "answer", note: str = "") -> str:
+    small = f"<small>{html.escape(note)}</small>" if note else ""
+    # The title is shown instead of the table's head on a narrow screen.
+    return (
+        f'<td data-title="{title}"><div class="{kind}" dir="auto">{html.escape(text)}</div>'
+        f"{small}</td>"
+    )
+
+
+def settings_table(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Return the settings that ran: label, name, value."""
+    cells = "".join(
+        f"<tr><td>{html.escape(label)}</td><td><code>{html.escape(name)}</code></td>"
+        f"<td>{html.escape(value)}</td></tr>"
+        for label, name, value in rows
+    )
+    head = "<thead><tr><th>Setting</th><th>Name</th><th>Value</th></tr></thead>"
+    return f'<table class="settings">{head}<tbody>{cells}</tbody></table>'
+
+
+def notes_list(notes: Sequence[str]) -> str:
+    """Return what the worker decided and why."""
+    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    return f'<ul class="facts">{items}</ul>' if items else ""

@@ -1,0 +1,220 @@
+"""The Runs tab: choose a run and watch it. Everything shown comes from the run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from orpo_qlora.config import setting_fields
+from orpo_qlora.runs import launch, store
+from orpo_qlora.ui import cards, form, plots, present, snapshot
+from orpo_qlora.ui.guard import Updates
+from orpo_qlora.ui.plots import Plot
+from orpo_qlora.ui.snapshot import Snapshot
+
+PLOT_HEIGHT = 300
+
+
+@dataclass(frozen=True)
+class RunsTab:
+    """The components of the tab."""
+
+    tab: gr.Tab
+    picker: gr.Dropdown
+    seen: gr.Textbox
+    empty: gr.HTML
+    view: gr.Column
+    card: gr.HTML
+    status: gr.HTML
+    failure: gr.HTML
+    stop: gr.Button
+    chat: gr.Button
+    plots: tuple[gr.LinePlot, ...]
+    samples: gr.HTML
+    facts: gr.HTML
+    settings: gr.HTML
+    log: gr.Textbox
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Every component that changes while a run is watched."""
+        return [
+            *(self.picker, self.seen, self.empty, self.view, self.card, self.status, self.failure),
+            *(self.stop, self.chat, *self.plots, self.samples, self.facts, self.settings, self.log),
+        ]
+
+
+def build_runs_tab() -> RunsTab:
+    """Return the tab's components, empty."""
+    with gr.Tab("Runs", id="runs", elem_id="tab-runs", render_children=True) as tab:
+        picker = gr.Dropdown(
+            [], label="Run", info="Newest first.", elem_id="run-picker", interactive=True
+        )
+        seen = gr.Textbox(visible="hidden", elem_id="run-seen", label="Drawn so far")
+        card = gr.HTML(elem_id="runs-error")
+        empty = gr.HTML(
+            cards.empty_card(
+                "No run yet",
+                "Choose preference pairs on the Data tab, then press “Start training” on the "
+                "Train tab. The run appears here, step by step.",
+            ),
+            elem_id="runs-empty",
+        )
+        with gr.Column(visible=False, elem_id="run-view") as view:
+            status = gr.HTML(elem_id="run-status")
+            failure = gr.HTML(elem_id="run-failure")
+            with gr.Row(elem_classes="actions"):
+                stop = gr.Button(
+                    "Stop and keep the adapter",
+                    variant="stop",
+                    elem_id="run-stop",
+                    scale=0,
+                    min_width=240,
+                )
+                chat = gr.Button(
+                    "Chat with this run",
+                    variant="primary",
+                    elem_id="run-chat",
+                    scale=0,
+                    min_width=200,
+                )
+            drawn = _build_plots()
+            gr.HTML(
+                cards.heading(
+                    "Sample answers",
+                    "The same prompts answered before training and at the latest measurement.",
+                )
+            )
+            samples = gr.HTML(elem_id="run-samples")
+            with gr.Accordion("Data and decisions", open=False, elem_id="run-facts-fold"):
+                facts = gr.HTML(elem_id="run-facts")
+            with gr.Accordion("Settings used", open=False, elem_id="run-settings-fold"):
+                settings = gr.HTML(elem_id="run-settings")
+            with gr.Accordion("Log", open=False, elem_id="run-log-fold"):
+                log = gr.Textbox(
+                    label="Last lines of log.txt",
+                    lines=12,
+                    max_lines=20,
+                    interactive=False,
+                    autoscroll=True,
+                    elem_id="run-log",
+                    elem_classes="log",
+                )
+    return RunsTab(
+        *(tab, picker, seen, empty, view, card, status, failure, stop, chat),
+        *(drawn, samples, facts, settings, log),
+    )
+
+
+def _build_plots() -> tuple[gr.LinePlot, ...]:
+    with gr.Row(elem_classes="plots"):
+        return tuple(_build_plot(plot) for plot in plots.PLOTS)
+
+
+def _build_plot(plot: Plot) -> gr.LinePlot:
+    with gr.Column(min_width=420, elem_classes="card plot"):
+        drawn = gr.LinePlot(
+            x="step",
+            y="value",
+            color="series",
+            x_title="optimizer step",
+            y_title=plot.y_title,
+            color_map=plot.colours,
+            # Its own legend stands in one line and is cut off where that is too narrow.
+            colors_in_legend=[],
+            y_axis_format=".0%" if plot.format is present.percent else None,
+            tooltip="all",
+            height=PLOT_HEIGHT,
+            label=plot.title,
+            container=False,
+            elem_id=f"plot-{plot.name}",
+            buttons=["fullscreen", "export"],
+        )
+        gr.HTML(cards.legend(plot.colours, plot.good), elem_id=f"legend-{plot.name}")
+    return drawn
+
+
+def choices() -> list[tuple[str, str]]:
+    """Return every run as a choice, newest first."""
+    return [(present.run_label(run), run.id) for run in store.list_runs()]
+
+
+def chosen_or_newest(run_id: str) -> str:
+    """Return the run asked for if there is one, else the one at work, else the newest."""
+    runs = store.list_runs()
+    if run_id in {run.id for run in runs}:
+        return run_id
+    active = next((run for run in runs if run.is_active), None)
+    return active.id if active else (runs[0].id if runs else "")
+
+
+def select_updates(tab: RunsTab, run_id: str) -> Updates:
+    """Return what makes the picker show a run; the picker's change then draws it."""
+    options = choices()
+    return {tab.picker: gr.Dropdown(options, value=run_id if options else None)}
+
+
+def show_updates(tab: RunsTab, run_id: str | None, seen: str = "") -> Updates | None:
+    """Return what changed of a run since the page drew it; None when nothing did."""
+    if not run_id:
+        return {tab.view: gr.Column(visible=False), tab.empty: gr.HTML(visible=True), tab.seen: ""}
+    now = snapshot.take_snapshot(run_id)
+    changed = snapshot.changed_parts(now, seen)
+    if not changed:
+        return None
+    updates: Updates = {tab.seen: snapshot.seen_token(now)}
+    if not seen:
+        updates |= _fixed_updates(tab, now)
+    if "status" in changed:
+        updates |= _status_updates(tab, now)
+    if "plots" in changed:
+        updates |= _plot_updates(tab, now)
+    if "samples" in changed:
+        updates[tab.samples] = cards.samples_table(now.samples)
+    if "log" in changed:
+        updates[tab.log] = now.log
+    return updates
+
+
+def _fixed_updates(tab: RunsTab, now: Snapshot) -> Updates:
+    fields = setting_fields()
+    rows = [
+        (str(fields[name].title), name, present.setting_value(value))
+        for name, value in form.named_values(now.run.config).items()
+    ]
+    return {
+        tab.view: gr.Column(visible=True),
+        tab.empty: gr.HTML(visible=False),
+        tab.settings: cards.settings_table(rows),
+    }
+
+
+def _status_updates(tab: RunsTab, now: Snapshot) -> Updates:
+    run, error = now.run, now.run.state.error
+    failure = cards.error_card(error.message, hint=error.hint, where=error.where) if error else ""
+    is_stoppable = run.is_active and run.state.status != "stopping"
+    facts = [f"{run.report.source}: {run.report.sentences()[0]}", *run.report.sentences()[1:]]
+    return {
+        tab.picker: gr.Dropdown(choices()),
+        tab.status: cards.run_card(run, plots.headline_tiles(now.metrics)),
+        tab.failure: failure,
+        tab.stop: gr.Button(visible=run.is_active, interactive=is_stoppable),
+        tab.chat: gr.Button(visible=run.has_adapter and not run.is_active),
+        tab.facts: cards.notes_list([*facts, *run.state.notes, f"Run folder: {run.paths.folder}"]),
+    }
+
+
+def _plot_updates(tab: RunsTab, now: Snapshot) -> Updates:
+    lambda_ = now.run.config.lambda_
+    return {
+        component: plots.frame_of(plot, now.metrics, lambda_)
+        for component, plot in zip(tab.plots, plots.PLOTS, strict=True)
+    }
+
+
+def stop_updates(tab: RunsTab, run_id: str) -> Updates | None:
+    """Ask the run to stop and show that it was asked."""
+    launch.stop_run(store.paths_of(run_id))
+    return show_updates(tab, run_id)

@@ -1,0 +1,69 @@
+"""One look at a run, from which everything on the Runs tab is drawn. Floor 5; page process."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from orpo_qlora.runs import store
+from orpo_qlora.runs.metrics import MetricsTail
+from orpo_qlora.runs.store import Run
+
+# Two browser tabs may look at the same moment, and the tail of a run is shared between them.
+_READING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run as it was at one moment; `metrics` is a copy that no longer grows."""
+
+    run: Run
+    metrics: MetricsTail
+    samples: list[dict[str, object]]
+    log: str
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return for each part of the tab what it depends on, to redraw only what changed."""
+        state = self.run.state.model_dump_json()
+        return {
+            "status": f"{self.run.id} {state} {len(self.metrics.records)} {self.run.has_adapter}",
+            "plots": f"{self.run.id} {len(self.metrics.records)}",
+            "samples": f"{self.run.id} {len(self.samples)}",
+            "log": f"{self.run.id} {hash(self.log)}",
+        }
+
+
+def take_snapshot(run_id: str) -> Snapshot:
+    """Return a run as it is now.
+
+    Raises:
+        UnknownRun: there is no such run.
+    """
+    paths = store.paths_of(run_id)
+    with _READING:
+        run = store.read_run(paths)
+        metrics = MetricsTail(Path())
+        metrics.records = list(store.metrics_of(paths).records)
+    return Snapshot(run, metrics, store.samples_of(paths), store.log_tail(paths))
+
+
+def changed_parts(snapshot: Snapshot, seen: str) -> set[str]:
+    """Return the parts of the tab that differ from what a page has already drawn.
+
+    Args:
+        snapshot: the run now.
+        seen: what `seen_token` returned for what the page shows; empty for nothing.
+    """
+    before = json.loads(seen) if seen else {}
+    return {name for name, print_ in _short(snapshot).items() if before.get(name) != print_}
+
+
+def seen_token(snapshot: Snapshot) -> str:
+    """Return a short text by which a page remembers what it shows."""
+    return json.dumps(_short(snapshot))
+
+
+def _short(snapshot: Snapshot) -> dict[str, str]:
+    return {name: f"{hash(text):x}" for name, text in snapshot.fingerprints().items()}

@@ -1,0 +1,356 @@
+"""The page: four tabs, one timer, what the address says, and how it is served. Floor 5.
+
+`wire_*` join components to handlers; a handler reads values, calls one function and returns what
+changed. The page never imports torch; runs and chat are processes of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from orpo_qlora import storage
+from orpo_qlora.chat import client
+from orpo_qlora.errors import InputError
+from orpo_qlora.runs import store
+from orpo_qlora.ui import chat_tab, data_tab, look, runs_tab, security, train_tab
+from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
+from orpo_qlora.ui.data_tab import DataTab
+from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
+from orpo_qlora.ui.runs_tab import RunsTab
+from orpo_qlora.ui.train_tab import TrainTab
+
+DEFAULT_PORT = 7860
+POLL_SECONDS = 2.0
+UPLOAD_LIMIT = "1gb"
+CACHE_SECONDS = (3600, 86_400)
+"""How often old uploads are looked for, and how old they may get; the home has its own copy."""
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""For handlers that answer at once: no queue, no spinner."""
+
+HEADER = """
+<div class="brand">
+  <span class="brand-name">orpo-qlora</span>
+  <span class="brand-line">Preference tuning you can watch</span>
+</div>
+"""
+
+
+READING: dict[str, Any] = {"js": look.READ_ADDRESS, **QUIET}
+
+TABS = ("data", "train", "runs", "chat")
+
+
+@dataclass(frozen=True)
+class Studio:
+    """The page's parts."""
+
+    address: gr.Textbox
+    """The parameters the page was opened with, as a JSON object."""
+    tabs: gr.Tabs
+    timer: gr.Timer
+    data: DataTab
+    train: TrainTab
+    runs: RunsTab
+    chat: ChatTab
+
+    @property
+    def train_inputs(self) -> list[Any]:
+        """What decides whether training can start: the data and every setting."""
+        return [self.data.dataset_id, *self.train.form.inputs]
+
+
+def build_studio() -> gr.Blocks:
+    """Return the page, wired but not served."""
+    with gr.Blocks(title="orpo-qlora", analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
+        gr.HTML(HEADER, elem_id="brand")
+        with gr.Tabs(elem_id="tabs") as tabs:
+            data = data_tab.build_data_tab()
+            train = train_tab.build_train_tab()
+            runs = runs_tab.build_runs_tab()
+            chat = chat_tab.build_chat_tab()
+        address = gr.Textbox(visible="hidden", elem_id="address", label="Address")
+        studio = Studio(
+            address, tabs, gr.Timer(POLL_SECONDS, active=False), data, train, runs, chat
+        )
+        _wire_address(studio, page)
+        _wire_data(studio)
+        _wire_train(studio)
+        _wire_runs(studio)
+        _wire_chat(studio)
+    return page
+
+
+def _wire_address(studio: Studio, page: gr.Blocks) -> None:
+    """Put what is shown into the page's address, and show what the address says."""
+    for name, component in (("data", studio.data.dataset_id), ("run", studio.runs.picker)):
+        component.change(None, component, None, js=look.remember(name))
+    for tab in (studio.data.tab, studio.train.tab, studio.runs.tab, studio.chat.tab):
+        tab.select(None, None, None, js=f"() => window.orpoRemember('tab', '{tab.id}')")
+
+    def on_load_data(address: str) -> Updates:
+        return data_tab.dataset_updates(studio.data, _parameters(address).get("data", ""))
+
+    def on_load_run(address: str) -> Updates:
+        asked = _parameters(address).get("run", "")
+        tab = _parameters(address).get("tab", "runs" if asked else "data")
+        run_id = runs_tab.chosen_or_newest(asked)
+        return {
+            **runs_tab.select_updates(studio.runs, run_id),
+            **chat_tab.select_updates(studio.chat, run_id),
+            studio.tabs: gr.Tabs(selected=tab if tab in TABS else "data"),
+        }
+
+    nothing = data_tab.dataset_updates(studio.data, "")
+    handler = guarded(studio.data.card, on_load_data, nothing)
+    data_parts = (studio.address, studio.data.outputs)
+    _check_train_after(studio, page.load(handler, *data_parts, **READING))
+    handler = guarded(studio.runs.card, on_load_run)
+    parts = [studio.tabs, studio.runs.card, studio.runs.picker, *studio.chat.selection]
+    page.load(handler, studio.address, parts, **READING)
+
+
+def _parameters(address: str) -> dict[str, str]:
+    try:
+        parameters = json.loads(address)
+    except ValueError:
+        return {}
+    return parameters if isinstance(parameters, dict) else {}
+
+
+def _wire_data(studio: Studio) -> None:
+    data = studio.data
+    nothing = data_tab.dataset_updates(data, "")
+
+    def on_upload(path: str | None) -> Updates:
+        return data_tab.upload_updates(data, path)
+
+    def on_clear() -> Updates:
+        return nothing
+
+    handler = guarded(data.card, on_upload, nothing)
+    event = data.upload.upload(handler, data.upload, data.outputs, show_progress="minimal")
+    _check_train_after(studio, event)
+    event = data.upload.clear(guarded(data.card, on_clear), None, data.outputs, **QUIET)
+    _check_train_after(studio, event)
+    for name, button in data.examples.items():
+        on_example = partial(data_tab.example_updates, data, name)
+        handler = guarded(data.card, on_example, nothing)
+        event = button.click(handler, None, [data.upload, *data.outputs], **QUIET)
+        _check_train_after(studio, event)
+    data.go_on.click(lambda: gr.Tabs(selected="train"), None, studio.tabs, **QUIET)
+
+
+def _check_train_after(studio: Studio, event: Any) -> None:  # noqa: ANN401 - gradio's dependency
+    """See once an event is over whether training can start."""
+    handler, outputs = _on_check(studio), studio.train.outputs
+    event.then(handler, studio.train_inputs, outputs, **QUIET)
+
+
+def _on_check(studio: Studio) -> Callable[..., Any]:
+    def on_check(dataset_id: str, *values: object) -> Updates:
+        return train_tab.readiness_updates(studio.train, dataset_id, values)
+
+    return guarded(studio.train.card, on_check)
+
+
+def _wire_train(studio: Studio) -> None:
+    train, runs = studio.train, studio.runs
+
+    def on_preset(preset: str | None, run_name: str) -> Updates:
+        return train_tab.preset_updates(train, preset, run_name)
+
+    def on_start(dataset_id: str, *values: object) -> Updates:
+        paths = train_tab.start_run(dataset_id, values)
+        return {
+            **runs_tab.select_updates(runs, paths.id),
+            **train_tab.readiness_updates(train, dataset_id, values),
+            studio.tabs: gr.Tabs(selected="runs"),
+            studio.timer: gr.Timer(active=True),
+        }
+
+    edits = [component.input for component in train.form.inputs]
+    check, inputs = _on_check(studio), studio.train_inputs
+    gr.on(edits, check, inputs, train.outputs, trigger_mode="always_last", **QUIET)
+    train.tab.select(check, inputs, train.outputs, **QUIET)
+    handler = guarded(train.card, on_preset)
+    parts = [train.card, *train.form.inputs]
+    event = train.preset.input(
+        handler, [train.preset, train.form.components["name"]], parts, **QUIET
+    )
+    _check_train_after(studio, event)
+    handler = guarded(train.card, on_start)
+    parts = [*train.outputs, runs.picker, studio.tabs, studio.timer]
+    train.start.click(handler, inputs, parts, trigger_mode="once", **QUIET)
+
+
+def _wire_runs(studio: Studio) -> None:
+    runs = studio.runs
+
+    def on_show(run_id: str | None) -> Updates | None:
+        updates = runs_tab.show_updates(runs, run_id)
+        return {**(updates or {}), studio.timer: gr.Timer(active=_is_busy())}
+
+    def on_tick(run_id: str | None, seen: str, chat_run: str | None, *rest: str) -> Updates | None:
+        updates = runs_tab.show_updates(runs, run_id, seen)
+        if _is_busy():
+            return updates
+        return {
+            **(updates or {}),
+            **chat_tab.select_updates(studio.chat, chat_run),
+            **train_tab.readiness_updates(studio.train, rest[0], rest[1:]),
+            studio.timer: gr.Timer(active=False),
+        }
+
+    def on_open(run_id: str | None) -> Updates:
+        return runs_tab.select_updates(runs, runs_tab.chosen_or_newest(run_id or ""))
+
+    def on_stop(run_id: str) -> Updates | None:
+        return runs_tab.stop_updates(runs, run_id)
+
+    def on_chat(run_id: str) -> Updates:
+        chosen = chat_tab.select_updates(studio.chat, run_id)
+        return {**chosen, studio.tabs: gr.Tabs(selected="chat")}
+
+    shown = [*runs.outputs, studio.timer]
+    runs.picker.change(guarded(runs.card, on_show), runs.picker, shown, **QUIET)
+    runs.tab.select(guarded(runs.card, on_open), runs.picker, [runs.card, runs.picker], **QUIET)
+    runs.stop.click(guarded(runs.card, on_stop), runs.picker, runs.outputs, **QUIET)
+    parts = [runs.card, studio.tabs, *studio.chat.selection]
+    runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
+    watched = [runs.picker, runs.seen, studio.chat.picker, *studio.train_inputs]
+    parts = [*shown, *studio.chat.selection, *studio.train.outputs]
+    studio.timer.tick(guarded(runs.card, on_tick), watched, parts, **QUIET)
+
+
+def _is_busy() -> bool:
+    return store.active_run() is not None
+
+
+def _wire_chat(studio: Studio) -> None:
+    chat = studio.chat
+
+    def on_open(run_id: str | None) -> Updates:
+        return chat_tab.select_updates(chat, run_id)
+
+    def on_choose(run_id: str | None) -> Updates:
+        return chat_tab.fresh_updates(chat, run_id)
+
+    def on_send(
+        message: str, run_id: str | None, base: Messages, tuned: Messages, *settings: object
+    ) -> Iterator[Updates]:
+        histories = Histories(base, tuned)
+        return chat_tab.answer_updates(chat, message, run_id, histories, settings)
+
+    def on_stop() -> Updates:
+        client.stop()
+        return chat_tab.rest_updates(chat)
+
+    chat.tab.select(guarded(chat.card, on_open), chat.picker, [chat.card, *chat.selection], **QUIET)
+    chat.picker.change(guarded(chat.card, on_choose), chat.picker, chat.outputs, **QUIET)
+    chat.clear.click(guarded(chat.card, on_choose), chat.picker, chat.outputs, **QUIET)
+    answering = gr.on(
+        [chat.message.submit, chat.send.click],
+        guarded_stream(chat.card, on_send, chat_tab.rest_updates(chat)),
+        [chat.message, chat.picker, chat.base, chat.tuned, *chat.settings],
+        chat.outputs,
+        trigger_mode="once",
+        show_progress="hidden",
+        concurrency_limit=1,
+        api_visibility="private",
+    )
+    stop = guarded(chat.card, on_stop)
+    chat.stop.click(stop, None, chat.outputs, cancels=[answering], **QUIET)
+
+
+def serve(host: str, port: int) -> None:
+    """Serve the page until the person ends it; `port` 0 takes a free one.
+
+    Raises:
+        InputError: the host is not this machine's own, or the port is taken.
+    """
+    security.refuse_exposed(host)
+    security.clean_environment()
+    port = _usable_port(host, port)
+    with tempfile.TemporaryDirectory(prefix="orpo-qlora-page-") as private:
+        security.enter_private_folder(Path(private))
+        page = open_page(host, port)
+        _say(f"orpo-qlora is open at http://{host}:{port} (Ctrl-C closes it)")
+        _wait_for_end()
+        page.close(verbose=False)
+    _say("The page is closed. A run that is training goes on; open the page again to watch it.")
+
+
+def open_page(host: str, port: int) -> gr.Blocks:
+    """Serve the page in the background and return it."""
+    page = build_studio()
+    page.queue(max_size=32, default_concurrency_limit=2, api_open=False)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        allowed_paths=[],
+        blocked_paths=[str(storage.home())],
+        max_file_size=UPLOAD_LIMIT,
+        show_error=False,
+        enable_monitoring=False,
+        run_history=False,
+        mcp_server=False,
+        ssr_mode=False,
+        strict_cors=True,
+        pwa=False,
+        num_workers=0,
+        root_path="",
+        footer_links=["settings"],
+        theme=look.build_theme(),
+        css_paths=[look.STYLES],
+        head=look.SCRIPT,
+        app_kwargs={
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+            "middleware": [Middleware(security.SameOrigin)],
+        },
+    )
+    return page
+
+
+def _usable_port(host: str, port: int) -> int:
+    with socket.socket() as probe:
+        # As the server itself does: a port in TIME_WAIT after a restart is not taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise InputError(
+                f"Port {port} cannot be used ({exc.strerror}); perhaps the page is already open.",
+                hint=f"Open http://{host}:{port}, or let --port 0 take a free one.",
+                where="--port",
+            ) from exc
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_end() -> None:
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

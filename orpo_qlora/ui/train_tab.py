@@ -1,0 +1,133 @@
+"""The Train tab: settings, and the button that starts a run or says why it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from orpo_qlora.config import preset_names
+from orpo_qlora.errors import InputError, OrpoQloraError
+from orpo_qlora.runs import launch, store
+from orpo_qlora.runs.store import RunPaths
+from orpo_qlora.ui import cards, datasets, form
+from orpo_qlora.ui.form import Form
+from orpo_qlora.ui.guard import Updates
+
+
+@dataclass(frozen=True)
+class TrainTab:
+    """The components of the tab."""
+
+    tab: gr.Tab
+    data: gr.HTML
+    preset: gr.Dropdown
+    form: Form
+    card: gr.HTML
+    reason: gr.HTML
+    start: gr.Button
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What tells whether training can start."""
+        return [self.card, self.data, self.reason, self.start]
+
+
+def build_train_tab() -> TrainTab:
+    """Return the tab's components, showing the default settings."""
+    with gr.Tab("Train", id="train", elem_id="tab-train", render_children=True) as tab:
+        gr.HTML(
+            cards.heading(
+                "Settings",
+                "A preset fills everything in for your hardware; change what you like. Each "
+                "setting has the same name here, in the presets and on the command line.",
+            )
+        )
+        data = gr.HTML(elem_id="train-data")
+        preset = gr.Dropdown(
+            preset_names(),
+            value=None,
+            label="Preset",
+            info="Fills in every setting below except the run's name.",
+            elem_id="train-preset",
+            interactive=True,
+        )
+        components: dict[str, Any] = {}
+        with gr.Group(elem_classes="settings-grid"):
+            for name in form.basic_settings():
+                components[name] = form.build_component(name)
+        for group, names in form.folded_settings().items():
+            fold = gr.Accordion(group, open=False, elem_id=f"group-{group.lower()}")
+            with fold, gr.Group(elem_classes="settings-grid"):
+                for name in names:
+                    components[name] = form.build_component(name)
+        card = gr.HTML(elem_id="train-error")
+        with gr.Row(elem_classes="actions", elem_id="train-actions"):
+            start = gr.Button(
+                "Start training",
+                variant="primary",
+                interactive=False,
+                elem_id="train-start",
+                scale=0,
+                min_width=200,
+            )
+            reason = gr.HTML(elem_id="train-reason")
+    in_order = {name: components[name] for name in form.setting_names()}
+    return TrainTab(tab, data, preset, Form(in_order), card, reason, start)
+
+
+def readiness_updates(tab: TrainTab, dataset_id: str, values: Sequence[object]) -> Updates:
+    """Return whether training can start and, if not, why."""
+    reason = reason_against(dataset_id, values)
+    return {
+        tab.data: _data_line(dataset_id),
+        tab.start: gr.Button(interactive=not reason),
+        tab.reason: cards.reason(reason),
+    }
+
+
+def reason_against(dataset_id: str, values: Sequence[object]) -> str:
+    """Return why training cannot start now, empty if it can."""
+    if not dataset_id:
+        return "Choose preference pairs on the Data tab first."
+    active = store.active_run()
+    if active is not None:
+        return f"Run “{active.title}” is {active.state.status}; one run trains at a time."
+    try:
+        datasets.open_dataset(dataset_id)
+        form.config_from(values)
+    except InputError as exc:
+        return exc.message
+    return ""
+
+
+def _data_line(dataset_id: str) -> str:
+    if not dataset_id:
+        return ""
+    try:
+        report = datasets.open_dataset(dataset_id).report
+    except OrpoQloraError:
+        return ""
+    return cards.account(f"Training data: {report.source}", report.sentences()[:1])
+
+
+def preset_updates(tab: TrainTab, preset: str | None, run_name: str) -> Updates:
+    """Fill the form from a preset; the run keeps its name."""
+    if not preset:
+        return {}
+    values = dict(zip(tab.form.components, form.preset_values(preset), strict=True))
+    values["name"] = run_name or values["name"]
+    return {component: values[name] for name, component in tab.form.components.items()}
+
+
+def start_run(dataset_id: str, values: Sequence[object]) -> RunPaths:
+    """Start a run from what the page holds.
+
+    Raises:
+        ConfigError: lists every wrong setting.
+        DataError: the data are not there any more.
+        Busy: another run is at work.
+    """
+    return launch.start_run(form.config_from(values), datasets.open_dataset(dataset_id))

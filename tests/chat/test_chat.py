@@ -1,0 +1,192 @@
+"""Conversations with a real chat process and a tiny real model; one process for all tests here."""
+
+import shutil
+import time
+from itertools import pairwise
+
+import pytest
+from talk import ASK, GREEDY, ask, begin, wait_until
+from tiny import make_tiny_model
+
+from orpo_qlora import storage
+from orpo_qlora.chat import client, protocol
+from orpo_qlora.chat.client import ChatSettings, Turn
+from orpo_qlora.errors import ModelNotFound, UnknownRun, UnsupportedModel
+from orpo_qlora.runs import store
+from orpo_qlora.runs.state import ErrorCard, RunState
+
+pytestmark = pytest.mark.usefixtures("shared_home")
+
+
+def test_two_columns_stream_and_a_second_message_continues(run):
+    client.release()
+    updates = ask(run)
+    assert updates[0].note == "starting the chat process…"
+    assert any("loading the base model" in update.note for update in updates)
+    texts = [update for update in updates if update.base and update.tuned]
+    assert len(texts) > 8
+    for before, after in pairwise(updates):
+        assert after.base.startswith(before.base)
+        assert after.tuned.startswith(before.tuned)
+    last = updates[-1]
+    assert last.is_done
+    assert last.tokens_per_second > 0
+    assert last.note == "base and tuned cut at 12 tokens; allow more to read on"
+    assert last.base != last.tuned
+
+    again = ask(run)[-1]
+    assert (again.base, again.tuned) == (last.base, last.tuned)
+
+    more = [Turn("user", "And why?")]
+    updates = ask(
+        run,
+        base=[*ASK, Turn("assistant", last.base), *more],
+        tuned=[*ASK, Turn("assistant", last.tuned), *more],
+    )
+    assert not any("loading" in update.note for update in updates), "the model stays in memory"
+    assert updates[-1].base != last.base
+
+    told = ask(run, ChatSettings(system="Be brief.", temperature=0, max_tokens=12))[-1]
+    assert told.base != last.base, "the system prompt reaches the model"
+
+
+def test_answers_are_those_of_plain_peft(run):
+    import torch
+    from peft import PeftModel
+
+    from orpo_qlora.models import load
+
+    update = ask(run)[-1]
+    base = load.load_base(run.config.model, dequantized=True)
+    policy = PeftModel.from_pretrained(base.model, run.paths.adapter)
+    ids = base.tokenizer.apply_chat_template(
+        [{"role": "user", "content": ASK[0].content}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+    )
+    said = []
+    with torch.no_grad():
+        for is_tuned in (False, True):
+            if is_tuned:
+                new = policy.generate(**ids, do_sample=False, max_new_tokens=12)
+            else:
+                with policy.disable_adapter():
+                    new = policy.generate(**ids, do_sample=False, max_new_tokens=12)
+            answer = new[0, ids["input_ids"].shape[1] :]
+            said.append(base.tokenizer.decode(answer, skip_special_tokens=True))
+    assert [update.base, update.tuned] == said
+
+
+def test_two_runs_share_one_base(make_run):
+    first, second = make_run(), make_run(seed=1)
+    one = ask(first)[-1]
+    updates = ask(second)
+    assert not any("base model" in update.note for update in updates)
+    two = updates[-1]
+    assert one.base == two.base
+    assert one.tuned != two.tuned
+    assert ask(first)[-1].tuned == one.tuned
+    assert client.status().runs[-2:] == (second.id, first.id)
+
+
+def test_another_base_replaces_the_first(make_run, tmp_path):
+    first = make_run()
+    second = make_run(make_tiny_model(tmp_path / "other", hidden=32))
+    ask(first)
+    ask(second)
+    status = client.status()
+    assert status.model == second.config.model
+    assert status.runs == (second.id,)
+
+
+def test_a_rewritten_adapter_is_read_again(run, adapter_of):
+    before = ask(run)[-1]
+    adapter_of(run.config.model, run.paths.adapter, seed=3)
+    after = ask(run)[-1]
+    assert after.base == before.base
+    assert after.tuned != before.tuned
+    assert client.status().runs.count(run.id) == 1
+
+
+def test_closing_the_answer_frees_the_process_for_the_next(run):
+    answer = begin(run)
+    assert client.status().is_answering
+    answer.close()
+    wait_until(lambda: not client.status().is_answering, seconds=2)
+    assert ask(run)[-1].is_done
+
+
+def test_stop_ends_the_answer_with_a_last_word(run):
+    answer = begin(run)
+    client.stop()
+    *_, last = answer
+    assert last.is_done
+    assert last.note == "stopped"
+    assert 0 < len(last.base) < 4000
+
+
+def test_a_second_question_waits_its_turn(run):
+    answer = begin(run)
+    second = client.stream(run, ASK, ASK, GREEDY)
+    assert next(second).note == "waiting for another answer to end…"
+    answer.close()
+    *_, last = second
+    assert last.is_done
+    assert last.base
+
+
+def test_run_without_adapter_names_itself(make_run):
+    run = make_run(has_adapter=False)
+    with pytest.raises(ModelNotFound, match=f"Run “{run.id}” has no adapter"):
+        ask(run)
+    assert run.id not in client.status().runs
+
+
+def test_run_at_work_without_adapter_says_to_wait(make_run):
+    run = make_run(has_adapter=False)
+    store.write_state(run.paths, RunState(status="running", created_at=time.time()))
+    lock = storage.FileLock(run.paths.lock)
+    assert lock.acquire()
+    try:
+        with pytest.raises(ModelNotFound, match="is running and has no adapter yet"):
+            ask(run)
+    finally:
+        lock.release()
+
+
+def test_pickled_weights_are_refused(run):
+    (run.paths.adapter / "adapter_model.bin").write_bytes(b"\x80")
+    with pytest.raises(UnsupportedModel, match="a kind of file that can run code"):
+        ask(run)
+
+
+def test_an_adapter_of_another_model_is_a_clear_error(run, adapter_of, tmp_path):
+    other = make_tiny_model(tmp_path / "other", hidden=32)
+    adapter_of(other, run.paths.adapter)
+    with pytest.raises(UnsupportedModel, match="does not fit its base model"):
+        ask(run)
+    adapter_of(run.config.model, run.paths.adapter)
+    assert ask(run)[-1].is_done, "the next message starts afresh"
+
+
+def test_a_removed_run_is_a_clear_error(run):
+    shutil.rmtree(run.paths.folder)
+    with pytest.raises(UnknownRun, match=run.id):
+        ask(run)
+
+
+def test_errors_come_back_as_the_class_they_were():
+    card = ErrorCard.of(ModelNotFound("gone", hint="look", where="here"))
+    error = protocol.error_of(card)
+    assert type(error) is ModelNotFound
+    assert (error.message, error.hint, error.where) == ("gone", "look", "here")
+    assert protocol.error_of(ErrorCard(slug="of-tomorrow", message="new")).message == "new"
+
+
+def test_no_more_adapters_are_held_than_promised(make_run):
+    runs = [make_run(seed=seed) for seed in range(5)]
+    first = ask(runs[0])[-1].tuned
+    for run in runs[1:]:
+        ask(run)
+    assert client.status().runs == tuple(run.id for run in runs[1:])
+    assert ask(runs[0])[-1].tuned == first

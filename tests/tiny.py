@@ -1,0 +1,86 @@
+"""A tiny random Llama with a real tokenizer and chat template, made on the spot: no download."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n'"
+    " + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LINES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "system user assistant: hello, hi, nice to meet you; leave me alone!",
+    "What is gravity? Gravity pulls things together: a dropped ball falls to the floor.",
+    "Größe, naïve, 東京, 🙂 and λ are words with more than one byte a letter.",
+)
+
+
+def make_tiny_model(
+    folder: Path,
+    *,
+    vocab: int | Iterable[str] = 400,
+    hidden: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+) -> Path:
+    """Write a tiny chat model (fp32 safetensors) into `folder` and return it.
+
+    `vocab` is the size of the vocabulary, at least 259, or the lines to learn one of 400 from.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    size, lines = (vocab, LINES) if isinstance(vocab, int) else (400, tuple(vocab))
+    tokenizer = make_tiny_tokenizer(lines, size)
+    tokenizer.save_pretrained(folder)
+    ends = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=hidden * 2,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=2048,
+        # Ten times the usual spread: the answers of a random model then depend on its input.
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+        bos_token_id=ends[1],
+        eos_token_id=ends[2],
+        pad_token_id=ends[0],
+    )
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).to(torch.float32)
+    torch.set_rng_state(state)
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_tiny_tokenizer(lines: Iterable[str] = LINES, size: int = 400):
+    """Return a byte-level BPE tokenizer with a ChatML template, learnt from a few lines."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    learner = ByteLevelBPETokenizer()
+    learner.train_from_iterator(
+        lines,
+        vocab_size=size,
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=learner._tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
