@@ -7,6 +7,7 @@ Presets, `--set key=value`, the page's form and the settings table in the docs a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -306,7 +307,8 @@ def build_config(settings: Mapping[str, object], *, source: str = "the settings"
 def _describe(error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is a loose dict
     name = str(error["loc"][0]) if error["loc"] else "settings"
     if error["type"] == "extra_forbidden":
-        return f"“{name}” is not a setting"
+        close = get_close_matches(name, setting_fields(), n=1)
+        return f"“{name}” is not a setting" + (f" (did you mean {close[0]}?)" if close else "")
     return f"{name} = {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 

@@ -7,6 +7,8 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: a second thread costs more than it computes
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # importing its ORPO trainer warns that it may move
 
 
@@ -27,3 +29,32 @@ def whole_float64(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(torch, "float32", torch.float64)
+
+
+@pytest.fixture(scope="session")
+def demo_models(tmp_path_factory):
+    """The folder of base models with the real demo model in it, converted once a session."""
+    from orpo_qlora.models import convert
+
+    shared = tmp_path_factory.mktemp("demo-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORPO_QLORA_HOME", str(shared))
+        convert.prepare_demo_model()
+    return shared / "models"
+
+
+@pytest.fixture
+def demo_home(own_home, demo_models, monkeypatch):
+    """A home of the test's own that already has the demo model; programs use every core."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    own_home.mkdir(mode=0o700)
+    (own_home / "models").symlink_to(demo_models)
+    return own_home
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A folder with a tiny random chat model and a real tokenizer."""
+    from tiny import make_tiny_model
+
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-llama")

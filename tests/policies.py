@@ -66,14 +66,14 @@ def make_policy(name: str, dtype: torch.dtype = torch.float64) -> PeftModel:
     return policy
 
 
-def randomize_adapter(policy: PeftModel) -> None:
+def randomize_adapter(policy: PeftModel, size: float = 0.1) -> None:
     """Give both halves of every adapter matrix random values."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(0.1 * noise.to(parameter.dtype))
+                parameter.copy_(size * noise.to(parameter.dtype))
 
 
 def random_pairs(count: int, seed: int = 0, longest: int = 12) -> list[TokenizedPair]:

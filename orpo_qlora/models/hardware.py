@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import psutil
@@ -57,11 +58,12 @@ def _on_cpu(requested: str) -> Arithmetic:
 def use_all_cores() -> int:
     """Give torch one thread per physical core and return the count.
 
-    Two threads on one core fight for its vector unit.
+    Two threads on one core fight for its vector unit. `OMP_NUM_THREADS` has the last word.
     """
-    threads = min(psutil.cpu_count(logical=False) or 1, len(psutil.Process().cpu_affinity()))
-    torch.set_num_threads(threads)
-    return threads
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = psutil.cpu_count(logical=False) or 1
+        torch.set_num_threads(min(cores, len(psutil.Process().cpu_affinity())))
+    return torch.get_num_threads()
 
 
 def peak_memory_bytes() -> int:

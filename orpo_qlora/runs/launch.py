@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,13 @@ from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run, RunPaths
 
 WORKER = "orpo_qlora.runs.worker"
+PROGRAM_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Threads that wait must sleep: spinning, they keep the very thread they wait for off the core
+    # when page, browser and worker share two of them.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 def start_run(config: TrainConfig, dataset: Dataset) -> RunPaths:
@@ -48,15 +56,18 @@ def start_program(module: str, arguments: Sequence[str], log: Path) -> subproces
     The program outlives this process and its terminal.
     """
     with log.open("ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             close_fds=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env={**PROGRAM_ENVIRONMENT, **os.environ},
         )
+    # Somebody must collect the exit, or an ended program stays behind as a zombie.
+    threading.Thread(target=process.wait, daemon=True).start()
+    return process
 
 
 def run_foreground(module: str, arguments: Sequence[str] = ()) -> int:

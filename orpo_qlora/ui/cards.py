@@ -61,15 +61,6 @@ def account(title: str, sentences: Sequence[str]) -> str:
     return f'<div class="card"><p class="card-title">{html.escape(title)}</p>{lines}</div>'
 
 
-def legend(colours: Mapping[str, str], good: str) -> str:
-    """Return the names of a plot's curves with their colours, and what a good course is."""
-    names = "".join(
-        f'<li><span style="background: {colour}"></span>{html.escape(label)}</li>'
-        for label, colour in colours.items()
-    )
-    return f'<ul class="legend">{names}</ul><p class="quiet">Good: {html.escape(good)}.</p>'
-
-
 def run_card(run: Run, tiles: Iterable[Tile]) -> str:
     """Return what a run is doing: title, status, progress, pace, headline numbers."""
     state = run.state
@@ -127,7 +118,7 @@ def samples_table(samples: Sequence[Mapping[str, object]]) -> str:
     """Return each sample prompt with the answer before training and the latest one."""
     rows = "".join(_sample_row(prompt, samples) for prompt in _prompts(samples))
     if not rows:
-        return '<p class="quiet">The first answers appear before the first step.</p>'
+        return '<p class="quiet">No answers yet.</p>'
     return (
         '<table class="samples"><thead><tr><th>Prompt</th><th>Before training</th><th>Now</th></tr>'
         f"</thead><tbody>{rows}</tbody></table>"

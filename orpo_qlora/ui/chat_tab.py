@@ -85,14 +85,20 @@ def build_chat_tab() -> ChatTab:
                 elem_id="chat-message",
             )
             with gr.Row(elem_classes="actions"):
-                send = gr.Button("Send", variant="primary", elem_id="chat-send", scale=0)
-                stop = gr.Button(
-                    "Stop", variant="stop", elem_id="chat-stop", scale=0, interactive=False
-                )
-                clear = gr.Button("Clear both", elem_id="chat-clear", scale=0)
+                send = _button("Send", "chat-send", variant="primary")
+                stop = _button("Stop", "chat-stop", variant="stop", interactive=False)
+                clear = _button("Clear both", "chat-clear")
             settings = _build_settings()
     return ChatTab(
         *(tab, picker, empty, view, card, base, tuned, pace, message, send, stop, clear, settings)
+    )
+
+
+def _button(
+    text: str, elem_id: str, *, variant: str = "secondary", interactive: bool = True
+) -> gr.Button:
+    return gr.Button(
+        text, variant=variant, interactive=interactive, elem_id=elem_id, scale=0, min_width=110
     )
 
 

@@ -77,7 +77,7 @@ def build_data_tab() -> DataTab:
             wrap=True,
             visible=False,
             max_height=520,
-            column_widths=["7%", "25%", "34%", "34%"],
+            column_widths=["64px", "280px", "380px", "380px"],
             label="Preview",
             elem_id="data-preview",
             buttons=["fullscreen"],

@@ -8,19 +8,7 @@ import gradio as gr
 
 STYLES = Path(__file__).with_name("look.css")
 
-SCRIPT = """
-<script>
-// Read before the first tab opens itself and changes the address.
-window.orpoAddress = JSON.stringify(Object.fromEntries(new URLSearchParams(location.search)));
-window.orpoRemember = (name, value) => {
-  const url = new URL(window.location.href);
-  if (value) { url.searchParams.set(name, value); } else { url.searchParams.delete(name); }
-  window.history.replaceState(null, "", url);
-};
-</script>
-"""
-"""What the page shows is in its address, so a reload or a bookmark shows the same."""
-
+SCRIPT = Path(__file__).with_name("look.js")
 
 READ_ADDRESS = "() => [window.orpoAddress]"
 """Script that gives a handler the parameters the page was opened with, as a JSON object."""

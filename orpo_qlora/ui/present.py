@@ -88,7 +88,8 @@ def ended_sentence(state: RunState) -> str:
         parts.append(f"took {duration(state.ended_at - state.started_at)}")
     if state.ended_at:
         parts.append(f"ended {moment(state.ended_at)}")
-    return " · ".join(parts)
+    line = " · ".join(parts)
+    return line[:1].upper() + line[1:]
 
 
 def run_label(run: Run) -> str:

@@ -9,12 +9,9 @@ import gradio as gr
 
 from orpo_qlora.config import setting_fields
 from orpo_qlora.runs import launch, store
-from orpo_qlora.ui import cards, form, plots, present, snapshot
+from orpo_qlora.ui import cards, charts, form, plots, present, snapshot
 from orpo_qlora.ui.guard import Updates
-from orpo_qlora.ui.plots import Plot
 from orpo_qlora.ui.snapshot import Snapshot
-
-PLOT_HEIGHT = 300
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class RunsTab:
     failure: gr.HTML
     stop: gr.Button
     chat: gr.Button
-    plots: tuple[gr.LinePlot, ...]
+    plots: tuple[gr.HTML, ...]
     samples: gr.HTML
     facts: gr.HTML
     settings: gr.HTML
@@ -108,32 +105,9 @@ def build_runs_tab() -> RunsTab:
     )
 
 
-def _build_plots() -> tuple[gr.LinePlot, ...]:
+def _build_plots() -> tuple[gr.HTML, ...]:
     with gr.Row(elem_classes="plots"):
-        return tuple(_build_plot(plot) for plot in plots.PLOTS)
-
-
-def _build_plot(plot: Plot) -> gr.LinePlot:
-    with gr.Column(min_width=420, elem_classes="card plot"):
-        drawn = gr.LinePlot(
-            x="step",
-            y="value",
-            color="series",
-            x_title="optimizer step",
-            y_title=plot.y_title,
-            color_map=plot.colours,
-            # Its own legend stands in one line and is cut off where that is too narrow.
-            colors_in_legend=[],
-            y_axis_format=".0%" if plot.format is present.percent else None,
-            tooltip="all",
-            height=PLOT_HEIGHT,
-            label=plot.title,
-            container=False,
-            elem_id=f"plot-{plot.name}",
-            buttons=["fullscreen", "export"],
-        )
-        gr.HTML(cards.legend(plot.colours, plot.good), elem_id=f"legend-{plot.name}")
-    return drawn
+        return tuple(gr.HTML(elem_id=f"plot-{plot.name}", min_width=420) for plot in plots.PLOTS)
 
 
 def choices() -> list[tuple[str, str]]:
@@ -207,9 +181,9 @@ def _status_updates(tab: RunsTab, now: Snapshot) -> Updates:
 
 
 def _plot_updates(tab: RunsTab, now: Snapshot) -> Updates:
-    lambda_ = now.run.config.lambda_
+    lambda_, last_step = now.run.config.lambda_, now.run.state.total_steps
     return {
-        component: plots.frame_of(plot, now.metrics, lambda_)
+        component: charts.draw_chart(plot, plots.curves_of(plot, now.metrics, lambda_), last_step)
         for component, plot in zip(tab.plots, plots.PLOTS, strict=True)
     }
 

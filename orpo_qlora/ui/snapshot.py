@@ -29,7 +29,7 @@ class Snapshot:
         state = self.run.state.model_dump_json()
         return {
             "status": f"{self.run.id} {state} {len(self.metrics.records)} {self.run.has_adapter}",
-            "plots": f"{self.run.id} {len(self.metrics.records)}",
+            "plots": f"{self.run.id} {len(self.metrics.records)} {self.run.state.total_steps}",
             "samples": f"{self.run.id} {len(self.samples)}",
             "log": f"{self.run.id} {hash(self.log)}",
         }

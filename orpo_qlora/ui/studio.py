@@ -6,6 +6,7 @@ changed. The page never imports torch; runs and chat are processes of their own.
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import socket
@@ -23,7 +24,7 @@ from starlette.middleware import Middleware
 
 from orpo_qlora import storage
 from orpo_qlora.chat import client
-from orpo_qlora.errors import InputError
+from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.runs import store
 from orpo_qlora.ui import chat_tab, data_tab, look, runs_tab, security, train_tab
 from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
@@ -33,6 +34,7 @@ from orpo_qlora.ui.runs_tab import RunsTab
 from orpo_qlora.ui.train_tab import TrainTab
 
 DEFAULT_PORT = 7860
+EXIT_BAD_INPUT = 2
 POLL_SECONDS = 2.0
 UPLOAD_LIMIT = "1gb"
 CACHE_SECONDS = (3600, 86_400)
@@ -275,6 +277,18 @@ def _wire_chat(studio: Studio) -> None:
     chat.stop.click(stop, None, chat.outputs, cancels=[answering], **QUIET)
 
 
+def main() -> None:
+    """Serve the page as the command line asks: `python app.py --host HOST --port PORT`."""
+    parser = argparse.ArgumentParser(prog="app.py", description="Open the orpo-qlora page.")
+    parser.add_argument("--host", default="127.0.0.1", help="this machine's own address")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free port")
+    arguments = parser.parse_args()
+    try:
+        serve(arguments.host, arguments.port)
+    except OrpoQloraError as error:
+        parser.exit(EXIT_BAD_INPUT, f"{error}\n")
+
+
 def serve(host: str, port: int) -> None:
     """Serve the page until the person ends it; `port` 0 takes a free one.
 
@@ -318,7 +332,7 @@ def open_page(host: str, port: int) -> gr.Blocks:
         footer_links=["settings"],
         theme=look.build_theme(),
         css_paths=[look.STYLES],
-        head=look.SCRIPT,
+        head=f"<script>{look.SCRIPT.read_text(encoding='utf-8')}</script>",
         app_kwargs={
             "docs_url": None,
             "redoc_url": None,
@@ -354,3 +368,7 @@ def _wait_for_end() -> None:
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

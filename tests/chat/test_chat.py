@@ -190,3 +190,17 @@ def test_no_more_adapters_are_held_than_promised(make_run):
         ask(run)
     assert client.status().runs == tuple(run.id for run in runs[1:])
     assert ask(runs[0])[-1].tuned == first
+
+
+def test_beside_a_run_the_chat_takes_one_core(make_run):
+    run, busy = make_run(), make_run(has_adapter=False)
+    ask(run)
+    store.write_state(busy.paths, RunState(status="running", created_at=time.time()))
+    lock = storage.FileLock(busy.paths.lock)
+    assert lock.acquire()
+    try:
+        assert ask(run)[-1].is_done
+    finally:
+        lock.release()
+    *_, last = (line for line in protocol.log_file().read_text().splitlines() if run.id in line)
+    assert last.endswith("on 1 threads")

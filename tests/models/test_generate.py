@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny import make_tiny_model, make_tiny_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from orpo_qlora.errors import ConfigError, InputError
 from orpo_qlora.models import generate
@@ -78,6 +78,19 @@ def test_greedy_columns_say_what_hf_generate_says_alone(policy, tokenizer, turns
         hf_answer(policy, tokenizer, turns[1], "tuned"),
     ]
     assert answers[0] != answers[1]
+
+
+def test_a_padded_row_counts_its_positions_from_its_own_first_token(tokenizer):
+    """GPT-2 has absolute positions; a rotary model would not notice a shift."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=400, n_embd=32, n_layer=2, n_head=2, n_positions=256, initializer_range=0.5
+    )
+    model = GPT2LMHeadModel(config).eval()
+    asked = [Conversation(SHORT), Conversation(LONG)]
+    together = generate.answer_all(model, tokenizer, asked, GREEDY)
+    alone = [generate.answer_all(model, tokenizer, [one], GREEDY)[0] for one in asked]
+    assert together == alone
 
 
 def test_three_adapters_share_one_batch(policy, tokenizer):

@@ -1,0 +1,131 @@
+import math
+
+import pytest
+import torch
+from policies import VOCABULARY, make_policy, random_pairs
+
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.errors import NonFiniteLoss
+from orpo_qlora.orpo.engine import build_engine
+from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.trainer import OrpoTrainer, total_steps
+
+
+class Notebook:
+    """A watcher that writes everything down."""
+
+    def __init__(self, stop_after=None):
+        self.steps, self.evaluations = [], []
+        self._stop_after, self._asked = stop_after, 0
+
+    def on_step(self, record):
+        self.steps.append(record)
+
+    def on_evaluation(self, record):
+        self.evaluations.append(record)
+
+    def should_stop(self):
+        self._asked += 1
+        return self._asked == self._stop_after
+
+
+def train(pairs, held_out=(), *, policy=None, stop_after=None, **settings):
+    policy = policy or make_policy("llama-untied", torch.float32)
+    config = TrainConfig(**({"pairs_per_step": 4, "learning_rate": 1e-3} | settings))
+    built = build_engine(policy, Needs(prompt=True, rejected=True), pairs)
+    notebook = Notebook(stop_after)
+    trainer = OrpoTrainer(built, config, pairs, held_out, notebook)
+    trainer.train()
+    return notebook, policy
+
+
+def adapter(policy):
+    return {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "settings", "steps"),
+    [
+        (10, {}, 3),
+        (10, {"epochs": 2.0}, 6),
+        (10, {"epochs": 0.5}, 2),
+        (10, {"max_steps": 7}, 7),
+        (1, {"epochs": 0.1}, 1),
+    ],
+)
+def test_steps_follow_from_pairs_and_epochs(pairs, settings, steps):
+    config = TrainConfig(pairs_per_step=4, **settings)
+    assert total_steps(config, pairs) == steps
+    notebook, _ = train(random_pairs(pairs), **settings)
+    assert [record["step"] for record in notebook.steps] == list(range(1, steps + 1))
+
+
+def test_every_pair_is_seen_once_an_epoch():
+    notebook, _ = train(random_pairs(10), epochs=3)
+    assert [record["pairs"] for record in notebook.steps] == [4, 4, 2] * 3
+    assert notebook.steps[-1]["epoch"] == pytest.approx(3)
+
+
+def test_token_budget_changes_neither_metrics_nor_adapter():
+    runs = [
+        train(random_pairs(12), epochs=2, max_tokens_per_forward=budget) for budget in (4096, 16)
+    ]
+    (first, one), (second, other) = runs
+    losses = [[record["loss"] for record in book.steps] for book in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    left, right = adapter(one), adapter(other)
+    assert all(torch.allclose(left[name], right[name], atol=1e-4) for name in left)
+
+
+def test_same_seed_same_run_and_another_seed_another():
+    losses = [
+        [record["loss"] for record in train(random_pairs(12), seed=seed)[0].steps]
+        for seed in (1, 1, 2)
+    ]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+def test_held_out_pairs_are_measured_before_during_and_after():
+    notebook, _ = train(random_pairs(16), random_pairs(5, seed=8), eval_every=2)
+    assert [record["step"] for record in notebook.evaluations] == [0, 2, 4]
+    assert all(record["eval/pairs"] == 5 for record in notebook.evaluations)
+
+
+def test_no_held_out_pairs_no_evaluation():
+    assert train(random_pairs(4))[0].evaluations == []
+
+
+def test_stop_ends_after_the_current_step_without_another_evaluation():
+    notebook, _ = train(random_pairs(16), random_pairs(5, seed=8), eval_every=1, stop_after=2)
+    assert len(notebook.steps) == 2
+    assert [record["step"] for record in notebook.evaluations] == [0, 1]
+
+
+def test_training_learns_the_preference():
+    pairs = random_pairs(6, seed=21)
+    notebook, _ = train(pairs, pairs, max_steps=60, learning_rate=1e-2, lambda_=1.0)
+    first, last = notebook.evaluations[0], notebook.evaluations[-1]
+    assert first["eval/rewards/accuracies"] < 0.9
+    assert last["eval/rewards/accuracies"] == 1.0
+    assert last["eval/log_odds_ratio"] > first["eval/log_odds_ratio"] + 1
+    assert last["eval/logps/chosen"] > first["eval/logps/chosen"]
+
+
+def test_a_loss_that_is_not_a_number_stops_before_the_step_and_names_the_rows():
+    poison = VOCABULARY - 1
+    policy = make_policy("llama-untied", torch.float32)
+    with torch.no_grad():
+        policy.get_base_model().get_input_embeddings().weight[poison] = math.nan
+    clean = [p for p in random_pairs(20) if poison not in p.prompt + p.chosen + p.rejected][:8]
+    clean = [TokenizedPair(p.prompt, p.chosen, p.rejected, i) for i, p in enumerate(clean, 1)]
+    bad = TokenizedPair((poison, 5), (6, 7), (8, 9), row=99)
+    before = adapter(policy)
+    built = build_engine(policy, Needs(prompt=True, rejected=True), clean)
+    config = TrainConfig(pairs_per_step=9, learning_rate=1e-3)
+    trainer = OrpoTrainer(built, config, [*clean, bad], (), Notebook())
+    with pytest.raises(NonFiniteLoss, match="step 1") as caught:
+        trainer.train()
+    assert "99" in caught.value.where
+    assert all(torch.equal(value, before[name]) for name, value in adapter(policy).items())

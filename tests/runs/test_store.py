@@ -1,0 +1,158 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from orpo_qlora import storage
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.pairs import PreferencePair, Split
+from orpo_qlora.data.report import DataReport
+from orpo_qlora.errors import InputError, UnknownRun
+from orpo_qlora.runs import store
+from orpo_qlora.runs.state import RunState
+
+REPORT = DataReport(source="pairs.csv", sha256="ab" * 32, rows_read=3, pairs=3)
+PAIRS = tuple(PreferencePair(f"q{i}", f"good {i}", f"bad {i}", i) for i in (1, 2, 3))
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from orpo_qlora.storage import FileLock
+lock = FileLock(Path(sys.argv[1]))
+lock.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def paths():
+    config = TrainConfig(name="mine", lambda_=0.25)
+    return store.create_run(config, Split(PAIRS[:2], PAIRS[2:]), REPORT)
+
+
+@pytest.fixture
+def hold_lock():
+    """Start a process that holds a lock as a worker does."""
+    processes = []
+
+    def hold(path):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield hold
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_new_run_holds_settings_data_and_account(paths):
+    run = store.read_run(paths)
+    assert run.config.lambda_ == 0.25
+    assert run.report == REPORT
+    assert run.state.status == "queued"
+    assert [pair.prompt for pair in store.training_pairs(paths)] == ["q1", "q2"]
+    assert [pair.row for pair in store.held_out_pairs(paths)] == [3]
+    about = store.about_run(paths)
+    assert about["dataset_sha256"] == REPORT.sha256
+    assert set(about["versions"]) >= {"torch", "transformers", "peft"}
+    assert "lambda: 0.25" in paths.config.read_text()
+
+
+def test_runs_are_listed_newest_first_and_found_by_name_or_id(paths, monkeypatch):
+    monkeypatch.setattr(store.time, "strftime", lambda _: "29990101-000000")
+    newer = store.create_run(TrainConfig(), Split(PAIRS, ()), REPORT)
+    assert [run.id for run in store.list_runs()] == [newer.id, paths.id]
+    assert store.find_run("mine").id == paths.id
+    assert store.find_run(newer.id).id == newer.id
+    assert store.find_run("last").id == newer.id
+    with pytest.raises(UnknownRun, match="no run “yours”"):
+        store.find_run("yours")
+
+
+@pytest.mark.parametrize("name", ["../../etc", "..", "20260101-000000-zzzz", ""])
+def test_only_a_run_id_names_a_folder(name):
+    with pytest.raises(UnknownRun):
+        store.paths_of(name)
+
+
+def test_a_run_whose_worker_died_is_interrupted_not_running(paths, hold_lock):
+    holder = hold_lock(paths.lock)
+    store.write_state(paths, RunState(status="running", step=3, total_steps=9))
+    assert store.read_run(paths).state.status == "running"
+    holder.kill()
+    holder.wait()
+    state = store.read_run(paths).state
+    assert state.status == "interrupted"
+    assert state.step == 3
+
+
+def test_a_stop_request_shows_at_once(paths, hold_lock):
+    hold_lock(paths.lock)
+    store.write_state(paths, RunState(status="running"))
+    paths.stop.touch()
+    assert store.read_run(paths).state.status == "stopping"
+
+
+def test_the_last_word_stands_after_the_worker_is_gone(paths):
+    store.write_state(paths, RunState(status="finished"))
+    paths.stop.touch()
+    assert store.read_run(paths).state.status == "finished"
+
+
+def test_a_run_that_never_got_a_worker_is_interrupted_after_a_while(paths):
+    store.write_state(paths, RunState(created_at=time.time() - store.SPAWN_SECONDS - 1))
+    assert store.read_run(paths).state.status == "interrupted"
+
+
+def test_metrics_are_read_as_they_grow_without_half_lines(paths):
+    with paths.metrics.open("w") as file:
+        file.write('{"step": 1, "loss": 3.0}\n{"step": 2, "lo')
+    assert store.metrics_of(paths).series("loss") == [(1, 3.0)]
+    with paths.metrics.open("a") as file:
+        file.write('ss": 2.5}\nnot json\n{"step": 2, "eval/loss": 2.75}\n')
+    tail = store.metrics_of(paths)
+    assert tail.series("loss") == [(1, 3.0), (2, 2.5)]
+    assert tail.series("loss", held_out=True) == [(2, 2.75)]
+
+
+def test_log_tail_shows_the_last_state_of_progress_bars(paths):
+    paths.log.write_text("one\nloading 1%\rloading 50%\rloading 100%\nthree\n")
+    assert store.log_tail(paths, lines=3) == "loading 100%\nthree\n"
+
+
+def test_a_full_folder_leaves_no_half_made_run(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "write_pairs", full)
+    with pytest.raises(storage.DiskFull, match="disk is full"):
+        store.create_run(TrainConfig(), Split(PAIRS, ()), REPORT)
+    assert store.list_runs() == []
+
+
+def test_state_is_replaced_whole_and_private(paths):
+    store.write_state(paths, RunState(status="failed"))
+    assert json.loads(paths.state.read_text())["status"] == "failed"
+    assert [p.name for p in paths.folder.iterdir() if p.name.startswith(".")] == []
+    assert store.runs_folder().stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", ".", "a/../../b"])
+def test_names_that_lead_out_of_a_folder_are_refused(tmp_path, name):
+    with pytest.raises(InputError):
+        storage.confined(tmp_path, name)
+
+
+def test_illegal_changes_of_state_are_our_fault():
+    with pytest.raises(ValueError, match="finished to running"):
+        RunState(status="finished").moved_to("running")

@@ -1,0 +1,202 @@
+"""The real worker process on a tiny real model."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from orpo_qlora.config import build_config
+from orpo_qlora.data.pairs import Dataset, PreferencePair
+from orpo_qlora.data.report import DataReport
+from orpo_qlora.errors import Busy
+from orpo_qlora.runs import launch, metrics, store
+
+WAIT_SECONDS = 240.0
+LESSON = "gravity pulls things together and hello is a word that people say when they meet"
+WORDS = LESSON.split()
+
+
+def dataset(pairs=24, words=6):
+    made = tuple(
+        PreferencePair(
+            f"question {i} about {WORDS[i % len(WORDS)]}",
+            " ".join(WORDS[(i + k) % len(WORDS)] for k in range(words)),
+            " ".join(WORDS[(3 * i + 2 * k + 1) % len(WORDS)] for k in range(words + 1)),
+            i + 1,
+        )
+        for i in range(pairs)
+    )
+    report = DataReport(source="made.csv", sha256="cd" * 32, rows_read=pairs, pairs=pairs)
+    return Dataset(made, report)
+
+
+def start(tiny_model, data=None, **settings):
+    base = {"model": str(tiny_model), "pairs_per_step": 4, "held_out": 0.25, "max_steps": 6}
+    return launch.start_run(build_config(base | settings), data or dataset())
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def records(paths):
+    return [json.loads(line) for line in paths.metrics.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model, tmp_path_factory):
+    """One whole run that several tests look at."""
+    home = tmp_path_factory.mktemp("home-of-a-finished-run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORPO_QLORA_HOME", str(home))
+        paths = start(tiny_model, lambda_=0.5, eval_every=3, name="whole")
+        run = launch.wait_for(paths, WAIT_SECONDS)
+    assert run.state.status == "finished", store.log_tail(paths)
+    return run
+
+
+def test_a_run_logs_each_step_once_with_the_documented_names(finished):
+    found = records(finished.paths)
+    steps = [r["step"] for r in found if "loss" in r]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in found if "eval/loss" in r] == [0, 3, 6]
+    names = {name.removeprefix("eval/") for r in found for name in r}
+    assert names == set(metrics.NAMES)
+    for record in found:
+        prefix = "" if "loss" in record else "eval/"
+        loss = record[prefix + "nll_loss"] + 0.5 * record[prefix + "or_loss"]
+        assert record[prefix + "loss"] == pytest.approx(loss, rel=1e-6)
+        margin = record[prefix + "rewards/chosen"] - record[prefix + "rewards/rejected"]
+        assert record[prefix + "rewards/margins"] == pytest.approx(margin, abs=1e-6)
+
+
+def test_a_run_says_how_it_went(finished):
+    state = finished.state
+    assert (state.step, state.total_steps) == (6, 6)
+    assert state.ended_at > state.started_at > 0
+    assert any("Arithmetic: float32" in note for note in state.notes)
+    assert any("computed once for both answers" in note for note in state.notes)
+    whens = [record["when"] for record in store.samples_of(finished.paths)]
+    assert whens.count("start") == whens.count("evaluation") == whens.count("end") == 3
+    settings = yaml.safe_load(finished.paths.config.read_text())
+    assert settings["lambda"] == 0.5
+
+
+def test_the_adapter_loads_with_plain_peft_and_gives_the_final_numbers(finished, tiny_model):
+    """The NF4 base is loaded as a user would; the last held-out measurement must come out."""
+    from transformers import BitsAndBytesConfig
+
+    from orpo_qlora.models.load import load_tokenizer
+    from orpo_qlora.orpo.engine import _plain_sums
+    from orpo_qlora.orpo.tokens import tokenize_pairs
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    base = AutoModelForCausalLM.from_pretrained(
+        tiny_model, dtype=torch.float32, quantization_config=nf4
+    )
+    for module in base.modules():
+        module.support_avx512bf16_for_cpu = False  # its kernel computes in bfloat16
+    policy = PeftModel.from_pretrained(base, finished.paths.adapter)
+    pairs = store.held_out_pairs(finished.paths)
+    tokenized = tokenize_pairs(load_tokenizer(tiny_model), pairs, 1024, "drop").pairs
+    with torch.no_grad():
+        chosen = [float(_plain_sums(policy, pair)[1]) / len(pair.chosen) for pair in tokenized]
+    last = records(finished.paths)[-1]
+    assert last["eval/logps/chosen"] == pytest.approx(sum(chosen) / len(chosen), rel=1e-4)
+
+
+def test_stop_keeps_a_usable_adapter(tiny_model):
+    paths = start(tiny_model, max_steps=5000)
+    wait_until(lambda: store.read_run(paths).state.step >= 2)
+    launch.stop_run(paths)
+    assert store.read_run(paths).state.status == "stopping"
+    run = launch.wait_for(paths, WAIT_SECONDS)
+    assert run.state.status == "stopped"
+    assert run.state.step < 5000
+    assert run.has_adapter
+
+
+def test_sigterm_means_stop(tiny_model):
+    paths = start(tiny_model, max_steps=5000)
+    wait_until(lambda: store.read_run(paths).state.step >= 1)
+    os.kill(worker_pid(paths), signal.SIGTERM)
+    assert launch.wait_for(paths, WAIT_SECONDS).state.status == "stopped"
+
+
+def worker_pid(paths):
+    import psutil
+
+    for process in psutil.process_iter(["cmdline"]):
+        if str(paths.folder) in (process.info["cmdline"] or []):
+            return process.pid
+    raise AssertionError("no worker")
+
+
+def test_a_killed_worker_reads_as_interrupted_and_loses_no_line(tiny_model):
+    paths = start(tiny_model, max_steps=5000)
+    wait_until(lambda: store.read_run(paths).state.step >= 3)
+    os.kill(worker_pid(paths), signal.SIGKILL)
+    wait_until(lambda: store.read_run(paths).state.status == "interrupted")
+    steps = [point[0] for point in store.metrics_of(paths).series("loss")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) >= 3
+
+
+def test_only_one_run_at_a_time(tiny_model):
+    paths = start(tiny_model, max_steps=5000)
+    with pytest.raises(Busy, match="Wait until it ends"):
+        start(tiny_model)
+    assert len(store.list_runs()) == 1
+    launch.stop_run(paths)
+    launch.wait_for(paths, WAIT_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "slug", "words"),
+    [
+        ({"model": "nobody/nothing"}, "model-not-found", "hub cannot be reached"),
+        ({"model": "/no/such/folder"}, "model-not-found", "neither a folder"),
+        ({"max_length": 16}, "data", "longer than 16 tokens"),
+        ({"lora_targets": "nonsense"}, "unsupported-model", "LoRA cannot be put"),
+    ],
+)
+def test_a_failure_is_a_card_with_a_way_out(tiny_model, settings, slug, words):
+    paths = start(tiny_model, **settings)
+    run = launch.wait_for(paths, WAIT_SECONDS)
+    assert run.state.status == "failed"
+    assert run.state.error.slug == slug
+    assert words in f"{run.state.error.message} {run.state.error.where} {run.state.error.hint}"
+    assert run.state.error.hint
+
+
+def test_lambda_zero_without_tracking_measures_chosen_only(tiny_model):
+    paths = start(tiny_model, max_steps=2, **{"lambda": 0, "track_rejected": False})
+    run = launch.wait_for(paths, WAIT_SECONDS)
+    assert run.state.status == "finished", store.log_tail(paths)
+    record = records(paths)[-1]
+    assert "eval/logps/chosen" in record
+    assert "eval/logps/rejected" not in record
+
+
+def test_recomputed_activations_change_nothing_but_memory(tiny_model):
+    losses = []
+    for recompute in (False, True):
+        paths = start(tiny_model, max_steps=3, activation_checkpointing=recompute)
+        run = launch.wait_for(paths, WAIT_SECONDS)
+        assert run.state.status == "finished", store.log_tail(paths)
+        losses.append([value for _, value in store.metrics_of(paths).series("loss")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
