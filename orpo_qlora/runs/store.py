@@ -214,7 +214,7 @@ def read_run(paths: RunPaths) -> Run:
         UnknownRun: the folder is gone.
     """
     try:
-        state = RunState.model_validate_json(paths.state.read_text(encoding="utf-8"))
+        state = stored_state(paths)
         config, report = _read_fixed(paths)
     except FileNotFoundError as exc:
         raise UnknownRun(f"The folder of run “{paths.id}” is gone or incomplete.") from exc
@@ -236,11 +236,16 @@ def _seen(paths: RunPaths, stored: RunState) -> RunState:
             return stored.model_copy(update={"status": "stopping"})
         return stored
     # The worker may have ended between the two looks.
-    stored = RunState.model_validate_json(paths.state.read_text(encoding="utf-8"))
+    stored = stored_state(paths)
     is_fresh = stored.status == "queued" and time.time() - stored.created_at < SPAWN_SECONDS
     if stored.is_done or is_fresh:
         return stored
     return stored.model_copy(update={"status": "interrupted"})
+
+
+def stored_state(paths: RunPaths) -> RunState:
+    """Return what `state.json` says; the worker goes on from it, readers want `read_run`."""
+    return RunState.model_validate_json(paths.state.read_text(encoding="utf-8"))
 
 
 def write_state(paths: RunPaths, state: RunState) -> None:

@@ -47,9 +47,8 @@ class Worker:
 
     def __init__(self, paths: RunPaths) -> None:
         self.paths = paths
-        run = store.read_run(paths)
-        self.config: TrainConfig = run.config
-        self.state: RunState = run.state
+        self.config: TrainConfig = store.read_run(paths).config
+        self.state: RunState = store.stored_state(paths)
         self._recent_seconds: deque[float] = deque(maxlen=20)
         self._metrics = storage.JsonLines(paths.metrics)
         self._samples = storage.JsonLines(paths.samples)

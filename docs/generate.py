@@ -1,0 +1,76 @@
+"""Write the generated parts of the docs: `python -m docs.generate`."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from orpo_qlora.config import choices_of, setting_fields
+from orpo_qlora.runs.metrics import METRICS
+
+DOCS = Path(__file__).parent
+COMMANDS = ("check", "train", "runs", "stop", "chat", "ui", "prepare-demo-model")
+
+
+def metrics_table() -> str:
+    """Return every metric with unit, meaning and TRL's name."""
+    rows = ["| name | unit | meaning | TRL's name |", "| --- | --- | --- | --- |"]
+    rows += [f"| `{m.name}` | {m.unit} | {m.meaning} | {m.trl_name} |" for m in METRICS]
+    return "\n".join(rows)
+
+
+def settings_table() -> str:
+    """Return every setting with default, range and help."""
+    rows = ["| name | default | range | what it does |", "| --- | --- | --- | --- |"]
+    for name, info in setting_fields().items():
+        bounds = []
+        for bound in info.metadata:
+            for sign, key in ((">", "gt"), ("≥", "ge"), ("<", "lt"), ("≤", "le")):
+                if getattr(bound, key, None) is not None:
+                    bounds.append(f"{sign} {getattr(bound, key):g}")
+        allowed = ", ".join(choices_of(info)) or " and ".join(bounds)
+        default = "" if info.default in ("", ()) else f"`{info.default}`"
+        rows.append(f"| `{name}` | {default} | {allowed} | {info.description} |")
+    return "\n".join(rows)
+
+
+def cli_help() -> str:
+    """Return `--help` of every command, as plain text."""
+    parts = []
+    for command in COMMANDS:
+        call = [sys.executable, "-m", "orpo_qlora.cli", command, "--help"]
+        plain = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "90", "TERMINAL_WIDTH": "90"}
+        text = subprocess.run(
+            call, capture_output=True, text=True, check=True, env={**os.environ, **plain}
+        ).stdout
+        text = text.replace("python -m orpo_qlora.cli", "orpo-qlora")
+        lines = [line.rstrip() for line in text.splitlines()]
+        parts.append(f"## {command}\n\n```text\n" + "\n".join(lines).strip("\n") + "\n```")
+    return "\n\n".join(parts)
+
+
+PARTS: dict[str, tuple[str, Callable[[], str]]] = {
+    "run-folder.md": ("metrics", metrics_table),
+    "settings.md": ("settings", settings_table),
+    "cli.md": ("cli", cli_help),
+}
+
+
+def filled(name: str) -> str:
+    """Return a page with its generated part made anew."""
+    mark, make = PARTS[name]
+    page = (DOCS / name).read_text(encoding="utf-8")
+    before, _, rest = page.partition(f"<!-- {mark} -->")
+    _, _, after = rest.partition(f"<!-- /{mark} -->")
+    return f"{before}<!-- {mark} -->\n\n{make()}\n\n<!-- /{mark} -->{after}"
+
+
+def main() -> None:
+    """Write every page that has a generated part."""
+    for name in PARTS:
+        (DOCS / name).write_text(filled(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

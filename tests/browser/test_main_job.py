@@ -1,0 +1,134 @@
+"""The main job as a person does it: CSV in, train, watch, reload, chat."""
+
+import csv
+import json
+import re
+
+import pytest
+from pages import chromium, served_page, watch_errors
+from playwright.sync_api import expect
+
+from orpo_qlora.data.examples import example_path
+from orpo_qlora.runs import store
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+MINUTE = 60_000
+RUN_MINUTES = 10
+
+
+@pytest.fixture
+def ugly_csv(tmp_path):
+    """Real pairs with another column order, a byte-order mark, an empty side and a twin."""
+    path = tmp_path / "my pairs.csv"
+    with example_path("short_answers").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))[:40]
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Rejected", "note", "CHOSEN", "prompt"])
+        for row in rows:
+            writer.writerow([row["rejected"], "a\nb", row["chosen"], row["prompt"]])
+        writer.writerow(["", "", "an answer", "an empty side?"])
+        writer.writerow(["twin", "", "twin", "the same twice?"])
+    return path
+
+
+def points(page, plot):
+    """Count the measurements that a plot shows, all curves together."""
+    drawn = page.locator(f"#plot-{plot} [data-curves]")
+    if not drawn.count():
+        return 0
+    curves = json.loads(drawn.get_attribute("data-curves"))
+    return sum(len(curve["points"]) for curve in curves)
+
+
+def wait_for_points(page, plot, more_than):
+    for _ in range(RUN_MINUTES * 60):
+        if points(page, plot) > more_than:
+            return points(page, plot)
+        page.wait_for_timeout(1000)
+    raise AssertionError(f"plot {plot} stays at {points(page, plot)} points")
+
+
+def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
+    with served_page() as address, chromium() as browser:
+        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        errors = watch_errors(page)
+        page.goto(address)
+
+        # Train cannot start yet, and says why.
+        page.get_by_role("tab", name="Train").click()
+        expect(page.locator("#train-start")).to_be_disabled()
+        expect(page.locator("#train-reason")).to_contain_text(re.compile("data", re.IGNORECASE))
+
+        page.get_by_role("tab", name="Data").click()
+        page.locator("#data-upload input[type=file]").set_input_files(str(ugly_csv))
+        account = page.locator("#data-account")
+        expect(account).to_contain_text("42 rows read, 40 pairs usable", timeout=MINUTE)
+        expect(account).to_contain_text("row 41")
+        expect(account).to_contain_text("row 42")
+        page.locator("#data-continue").click()
+
+        page.locator("#train-preset input").click()
+        page.get_by_role("option", name="demo-cpu").click()
+        expect(page.locator("#setting-lambda input[type=number]")).to_have_value("0.5")
+        page.locator("#setting-name input, #setting-name textarea").first.fill("browser <b>run</b>")
+        page.locator("#group-optimisation button").first.click()
+        page.locator("#setting-max_steps input").fill("4")
+        page.locator("#group-watching button").first.click()
+        page.locator("#setting-eval_every input").fill("2")
+        page.locator("#setting-eval_every input").blur()
+        expect(page.locator("#train-start")).to_be_enabled(timeout=MINUTE)
+        page.locator("#train-start").dblclick()
+
+        expect(page.locator("#run-status")).to_contain_text("browser <b>run</b>", timeout=MINUTE)
+        assert len(store.list_runs()) == 1
+        first = wait_for_points(page, "loss", 0)
+        wait_for_points(page, "loss", first)
+
+        # The page is disposable: a reload shows the same run, from disk.
+        page.reload()
+        expect(page.locator("#run-status")).to_contain_text("browser <b>run</b>", timeout=MINUTE)
+        bar = page.get_by_role("progressbar")
+        expect(bar.first).to_be_visible(timeout=MINUTE)
+        status = page.locator("#run-status")
+        expect(status).to_contain_text("finished", timeout=RUN_MINUTES * MINUTE)
+        run = store.find_run("last")
+        assert run.state.status == "finished"
+        assert run.has_adapter
+        # Four steps and three measurements of loss, NLL and λ·OR.
+        assert points(page, "loss") == 3 * (4 + 3)
+        assert points(page, "accuracy") == 4 + 3
+        expect(page.locator("#run-samples")).to_contain_text("?")
+
+        page.locator("#run-chat").click()
+        page.locator("#chat-settings-fold button").first.click()
+        page.locator("#chat-max-tokens input[type=number]").fill("24")
+        page.locator("#chat-message textarea").fill("Why do cats purr?")
+        page.locator("#chat-send").click()
+        for column in ("#chat-base", "#chat-tuned"):
+            expect(page.locator(f"{column} .bot").first).to_contain_text(
+                re.compile(r"\w+ \w+ \w+"), timeout=3 * MINUTE
+            )
+        expect(page.locator("#chat-pace")).to_contain_text("tokens", timeout=3 * MINUTE)
+        assert errors == []
+
+
+def test_a_broken_file_is_a_card_that_names_the_remedy(own_home, tmp_path):
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("question,<img src=x onerror=alert(1)>,bad\na,b,c\n")
+    with served_page() as address, chromium() as browser:
+        page = browser.new_page()
+        errors = watch_errors(page)
+        dialogs = []
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        page.goto(address)
+        page.locator("#data-upload input[type=file]").set_input_files(str(wrong))
+        card = page.locator("#data-error [role=alert]")
+        expect(card).to_contain_text("question", timeout=MINUTE)
+        expect(card).to_contain_text("chosen")
+        expect(card).to_contain_text("<img src=x")
+        page.locator("#example-hello").click()
+        expect(page.locator("#data-account")).to_contain_text("7 pairs usable", timeout=MINUTE)
+        expect(card).to_have_count(0)
+        assert dialogs == errors == []

@@ -1,0 +1,61 @@
+import re
+from pathlib import Path
+
+import pytest
+
+import orpo_qlora
+from docs import generate
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("name", generate.PARTS)
+def test_generated_parts_are_fresh(name):
+    """If this fails: make docs."""
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == generate.filled(name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_tree_in_architecture_equals_the_disk():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = re.search(r"```text\n(orpo_qlora/.*?)```", text, re.DOTALL).group(1)
+    folder, told = "", set()
+    for line in tree.splitlines()[1:]:
+        name = line.split()[0]
+        if name.endswith("/"):
+            folder = name
+        else:
+            told.add((folder if line.startswith("    ") else "") + name)
+    package = ROOT / "orpo_qlora"
+    there = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert told == there
+
+
+def test_changelog_tops_with_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## \[(.+?)\]", text, re.MULTILINE).group(1) == orpo_qlora.__version__
+
+
+def test_readme_names_every_example_and_preset_it_relies_on():
+    from orpo_qlora.config import preset_names
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in re.findall(r"--preset (\S+)", text):
+        assert name in preset_names()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("orpo_qlora/**/*.py")), ids=lambda p: p.name)
+def test_files_stay_readable(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert path.stem not in {"utils", "helpers", "common", "misc"}

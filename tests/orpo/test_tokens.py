@@ -1,0 +1,99 @@
+import pytest
+from tiny import make_tiny_tokenizer
+
+from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.errors import DataError
+from orpo_qlora.orpo.tokens import end_of_turn_id, tokenize_pairs
+
+PAIR = PreferencePair("hello there", "hi, nice to meet you", "leave me alone", 7)
+GEMMA = (
+    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ 'model' if m.role == 'assistant' else"
+    " m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
+)
+LLAMA2 = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }} <|im_end|>{% endif %}{% endfor %}"
+)
+NO_END = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think></think>{% endif %}"
+)
+
+
+@pytest.fixture
+def tokenizer():
+    return make_tiny_tokenizer()
+
+
+def tokenize(tokenizer, pair=PAIR, max_length=512, over_length="drop"):
+    return tokenize_pairs(tokenizer, [pair], max_length, over_length)
+
+
+def test_ids_are_the_template_cut_at_the_end_of_turn(tokenizer):
+    pair = tokenize(tokenizer).pairs[0]
+    for answer, text in ((pair.chosen, PAIR.chosen), (pair.rejected, PAIR.rejected)):
+        messages = [
+            {"role": "user", "content": PAIR.prompt},
+            {"role": "assistant", "content": text},
+        ]
+        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        assert tokenizer.decode(pair.prompt + answer) == whole.removesuffix("\n")
+        assert answer[-1] == tokenizer.eos_token_id
+    assert pair.row == 7
+
+
+@pytest.mark.parametrize("template", [GEMMA, LLAMA2, NO_END, THINKING])
+def test_answers_end_with_the_end_of_turn_under_any_template(tokenizer, template):
+    tokenizer.chat_template = template
+    pair = tokenize(tokenizer).pairs[0]
+    opened = tokenizer.apply_chat_template(
+        [{"role": "user", "content": PAIR.prompt}], tokenize=False, add_generation_prompt=True
+    )
+    assert tokenizer.decode(pair.prompt) == opened
+    assert PAIR.chosen in tokenizer.decode(pair.chosen)
+    assert pair.chosen[-1] == pair.rejected[-1] == end_of_turn_id(tokenizer)
+    assert pair.chosen.count(end_of_turn_id(tokenizer)) == 1
+
+
+def test_pairs_that_fit_exactly_are_kept_and_longer_ones_dropped(tokenizer):
+    longest = tokenize(tokenizer).pairs[0].longest
+    assert tokenize(tokenizer, max_length=longest).dropped_rows == ()
+    other = PreferencePair("a", "b", "c", 8)
+    kept = tokenize_pairs(tokenizer, [PAIR, other], longest - 1, "drop")
+    assert [pair.row for pair in kept.pairs] == [8]
+    assert kept.dropped_rows == (7,)
+    assert "1 pairs longer" in kept.sentence(longest - 1)
+
+
+def test_cutting_the_prompt_keeps_both_answers_whole(tokenizer):
+    whole = tokenize(tokenizer).pairs[0]
+    cut = tokenize(tokenizer, max_length=whole.longest - 3, over_length="cut_prompt")
+    assert cut.cut_rows == (7,)
+    assert cut.pairs[0].prompt == whole.prompt[3:]
+    assert cut.pairs[0].chosen == whole.chosen
+
+
+def test_cutting_the_answers_keeps_the_prompt_whole(tokenizer):
+    whole = tokenize(tokenizer).pairs[0]
+    room = len(whole.prompt) + 4
+    cut = tokenize(tokenizer, max_length=room, over_length="cut_answers").pairs[0]
+    assert cut.prompt == whole.prompt
+    assert (cut.chosen, cut.rejected) == (whole.chosen[:4], whole.rejected[:4])
+
+
+@pytest.mark.parametrize("over_length", ["drop", "cut_prompt", "cut_answers"])
+def test_nothing_left_is_an_error_with_a_way_out(tokenizer, over_length):
+    with pytest.raises(DataError, match="longer than 5 tokens"):
+        tokenize(tokenizer, max_length=5, over_length=over_length)
+
+
+def test_answers_that_become_identical_by_cutting_are_dropped(tokenizer):
+    same = PreferencePair("hi", "hello hello hello one", "hello hello hello two", 3)
+    whole = tokenize(tokenizer, same).pairs[0]
+    with pytest.raises(DataError):
+        tokenize(tokenizer, same, len(whole.prompt) + 2, "cut_answers")
