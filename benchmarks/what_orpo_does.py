@@ -50,7 +50,7 @@ def study_config(lambda_: float) -> TrainConfig:
         "lambda": lambda_,
         "name": f"study λ = {lambda_:g}",
         "epochs": 1,
-        "eval_every": 3,
+        "eval_every": 7,
         "sample_prompts": ["Why do cats purr?"],
     }
     return build_config(settings)

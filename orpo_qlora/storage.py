@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,16 +157,24 @@ class FileLock:
         self.path = path
         self._descriptor: int | None = None
 
-    def acquire(self) -> bool:
-        """Take the lock without waiting; False when somebody else holds it."""
+    def acquire(self, patience_seconds: float = 0.0) -> bool:
+        """Take the lock; False when somebody else still holds it after `patience_seconds`.
+
+        A little patience is always in place: `is_locked` holds a lock while it looks.
+        """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._descriptor = descriptor
-        return True
+        deadline = time.monotonic() + patience_seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    os.close(descriptor)
+                    return False
+                time.sleep(0.05)
+            else:
+                self._descriptor = descriptor
+                return True
 
     def release(self) -> None:
         """Give the lock back; safe to call twice."""

@@ -20,7 +20,6 @@ from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora.errors import Busy, ModelNotFound, OutOfMemory, UnsupportedModel
 from orpo_qlora.models import hardware, load
-from orpo_qlora.models.decode import speed_up_few_rows
 from orpo_qlora.runs.store import Run
 
 log = logging.getLogger(__name__)
@@ -136,16 +135,13 @@ class LoadedPolicies:
         arithmetic = hardware.choose_arithmetic(key.compute_dtype)
         _refuse_when_short(_weight_bytes(folder, key, arithmetic), arithmetic.device, active)
         say("loading the base model…")
-        is_cpu = arithmetic.device == "cpu"
         self._base = load.load_base(
             key.model,
             key.revision,
             quantization="nf4" if key.quantization == "nf4" else "none",
             compute_dtype=key.compute_dtype,
-            dequantized=is_cpu,
+            dequantized=arithmetic.device == "cpu",
         )
-        if is_cpu:
-            speed_up_few_rows(self._base.model)
         self.key = key
 
     def _attach(self, run: Run) -> str:

@@ -293,7 +293,11 @@ def serve() -> None:
     """
     os.umask(0o077)
     lock = storage.FileLock(protocol.lock_file())
-    _take(lock)
+    if not lock.acquire(LOCK_SECONDS):
+        raise Busy(
+            "Another chat process is already running.",
+            hint="Chat on the page, or release it there first.",
+        )
     chat = Chat(secrets.token_urlsafe(32), float(os.environ.get(IDLE_VARIABLE, IDLE_SECONDS)))
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -313,18 +317,6 @@ def serve() -> None:
             listener.shutdown()
             chat.wait_until_quiet(LEAVE_SECONDS)
             lock.release()
-
-
-def _take(lock: storage.FileLock) -> None:
-    """Take the process lock, patient with whoever looks whether it is held."""
-    deadline = time.monotonic() + LOCK_SECONDS
-    while not lock.acquire():
-        if time.monotonic() > deadline:
-            raise Busy(
-                "Another chat process is already running.",
-                hint="Chat on the page, or release it there first.",
-            )
-        time.sleep(0.1)
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Making one token cheap: products with few rows, adapters of a mixed batch. Floor 1.
 
-Everything here changes the time of a forward pass and not its result; tests/models/test_decode.py
-compares with plain PEFT.
+Everything here changes the time of a forward pass and not its result: tests/models/test_generate.py
+compares with plain PEFT. It is undone when the context ends.
 """
 
 from __future__ import annotations
@@ -10,52 +10,89 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
 
+import psutil
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orpo_qlora.models.sampling import BASE
 
 FEW_ROWS = 8
+UNPACKED_SHARE = 0.5
+"""Share of the free host memory that unpacked 4-bit weights may take for one generation."""
 
+Forward = Callable[[Tensor], Tensor]
 Span = tuple[int, int, str]
 """First row, row after the last, adapter name."""
 
 
-class FewRowsLinear(nn.Linear):
-    """An `nn.Linear` that multiplies the other way round when it has few rows.
+def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return `x @ weight.T + bias`, multiplied the other way round when x has few rows.
 
     MKL's kernel for a tall input is slow with two rows: on two Zen 4 cores all products of one
     token of a 135M model take 75 ms as `x @ W.T` and 26 ms as `(W @ x.T).T`.
     """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return `input @ weight.T + bias`."""
-        rows = input.numel() // self.in_features
-        if rows > FEW_ROWS:
-            return F.linear(input, self.weight, self.bias)
-        product = torch.mm(self.weight, input.reshape(rows, self.in_features).t()).t()
-        if self.bias is not None:
-            product = product + self.bias
-        return product.view(*input.shape[:-1], self.out_features)
+    width, height = weight.shape[1], weight.shape[0]
+    rows = x.numel() // width
+    if rows > FEW_ROWS:
+        return F.linear(x, weight, bias)
+    product = torch.mm(weight, x.reshape(rows, width).t()).t()
+    if bias is not None:
+        product = product + bias
+    return product.view(*x.shape[:-1], height)
 
 
-def speed_up_few_rows(model: nn.Module) -> int:
-    """Make the plain float32 CPU linears of a frozen model `FewRowsLinear`; return how many.
+@contextmanager
+def fast_products(model: nn.Module) -> Iterator[None]:
+    """Let a model's float32 linears on the CPU multiply fast with few rows, for a while.
 
-    The weights stay where they are, tied ones stay tied, and PEFT still sees `nn.Linear`.
+    4-bit ones are unpacked once instead of once per token, where the memory allows it.
     """
-    count = 0
-    for module in model.modules():
-        if type(module) is not nn.Linear:
-            continue
-        if module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
-            module.__class__ = FewRowsLinear
-            count += 1
-    return count
+    linears = [module for module in model.modules() if _is_float32_on_cpu(module)]
+    packed = [module for module in linears if isinstance(module, Linear4bit)]
+    needed_bytes = sum(module.in_features * module.out_features for module in packed) * 4
+    if needed_bytes > UNPACKED_SHARE * psutil.virtual_memory().available:
+        linears = [module for module in linears if not isinstance(module, Linear4bit)]
+    with ExitStack() as stack:
+        for linear in linears:
+            stack.enter_context(_forward_of(linear, _fast_forward(linear)))
+        yield
+
+
+def _is_float32_on_cpu(module: nn.Module) -> bool:
+    if type(module) not in (nn.Linear, Linear4bit) or module.weight.device.type != "cpu":
+        return False
+    return _computes_in(module) == torch.float32
+
+
+def _computes_in(linear: nn.Linear) -> torch.dtype | None:
+    return linear.compute_dtype if isinstance(linear, Linear4bit) else linear.weight.dtype
+
+
+def _fast_forward(linear: nn.Linear) -> Forward:
+    weight, bias = linear.weight, linear.bias
+    if isinstance(linear, Linear4bit):
+        weight = dequantize_4bit(weight.data, weight.quant_state).float()
+    return lambda x: few_rows_linear(x, weight, bias)
+
+
+@contextmanager
+def _forward_of(module: nn.Module, forward: Forward) -> Iterator[None]:
+    """Give one module another forward; an attribute of the instance wins over the class's."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
 
 
 @contextmanager
@@ -64,8 +101,8 @@ def adapters_by_row(policy: nn.Module, adapters: Sequence[str]) -> Iterator[nn.M
 
     PEFT offers this per call (`adapter_names=`), which registers and removes one hook per LoRA
     layer and builds index lists in each of them: 30 ms per token on 210 layers. Here the adapters
-    are put in place once for as long as the batch keeps its rows. Layers of a kind that the short
-    path does not cover (4-bit, DoRA, another number type) go through PEFT's own code.
+    are put in place once for as long as the batch keeps its rows. Where a layer is of a kind that
+    the short path does not cover (DoRA, another number type), PEFT's own code runs.
     """
     if not isinstance(policy, PeftModel):
         yield policy
@@ -76,7 +113,7 @@ def adapters_by_row(policy: nn.Module, adapters: Sequence[str]) -> Iterator[nn.M
     with ExitStack() as stack:
         if all(_is_plain(layer, names) for layer in layers):
             for layer in layers:
-                stack.enter_context(_short_path(layer, spans))
+                stack.enter_context(_forward_of(layer, _short_forward(layer, spans)))
         else:
             # What PeftModel.forward does around every call (PEFT 0.18 to 0.21).
             stack.enter_context(policy._enable_peft_forward_hooks(adapter_names=list(adapters)))
@@ -93,51 +130,37 @@ def _spans_of(adapters: Sequence[str]) -> list[Span]:
 
 
 def _is_plain(layer: LoraLayer, names: Sequence[str]) -> bool:
-    if type(layer) is not LoraLinear or layer.merged or layer.disable_adapters:
+    if type(layer) not in (LoraLinear, LoraLinear4bit) or layer.merged or layer.disable_adapters:
         return False
     base = layer.get_base_layer()
-    if not isinstance(base, nn.Linear) or type(base) not in (nn.Linear, FewRowsLinear):
+    if type(base) not in (nn.Linear, Linear4bit):
         return False
     return all(
-        name not in layer.lora_variant and layer.lora_A[name].weight.dtype == base.weight.dtype
+        name not in layer.lora_variant and layer.lora_A[name].weight.dtype == _computes_in(base)
         for name in names
         if name in layer.lora_A
     )
 
 
-@contextmanager
-def _short_path(layer: LoraLayer, spans: Sequence[Span]) -> Iterator[None]:
-    """Let a LoRA layer add its spans' deltas in place, without PEFT's bookkeeping."""
-    present = [
-        (first, end, layer.lora_A[name], layer.lora_B[name], layer.scaling[name])
+def _short_forward(layer: LoraLayer, spans: Sequence[Span]) -> Forward:
+    """Return a LoRA layer's forward without PEFT's bookkeeping: deltas are added in place."""
+    base = layer.get_base_layer()
+    deltas = [
+        (first, end, layer.lora_A[name].weight, layer.lora_B[name], layer.scaling[name])
         for first, end, name in spans
         if name in layer.lora_A
     ]
-    # An attribute of the instance wins over the class's method; deleting it restores the method.
-    layer.forward = _short_forward(layer.get_base_layer(), present)
-    try:
-        yield
-    finally:
-        del layer.forward
-
-
-def _short_forward(
-    base: nn.Linear, deltas: Sequence[tuple[int, int, nn.Linear, nn.Linear, float]]
-) -> Callable[[Tensor], Tensor]:
-    weights = [
-        (first, end, a.weight, b.weight, b.bias, scale) for first, end, a, b, scale in deltas
-    ]
 
     def forward(x: Tensor) -> Tensor:
-        # x is (R, T, in_features). No dropout: `adapters_by_row` is for evaluation only.
+        # x is (R, T, in_features). No dropout: a generation is in evaluation mode.
         result = base(x)
-        for first, end, a, b, bias, scale in weights:
+        for first, end, a, b, scale in deltas:
             rows = x[first:end].reshape(-1, base.in_features)
             # The rows of `result` may lie transposed in memory; a view of them is still one.
             target = result[first:end].view(-1, base.out_features)
-            target.t().addmm_(b, torch.mm(a, rows.t()), alpha=scale)
-            if bias is not None:
-                target.add_(bias, alpha=scale)
+            target.t().addmm_(b.weight, torch.mm(a, rows.t()), alpha=scale)
+            if b.bias is not None:
+                target.add_(b.bias, alpha=scale)
         return result
 
     return forward

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from orpo_qlora.errors import InputError
-from orpo_qlora.models.decode import adapters_by_row
+from orpo_qlora.models.decode import adapters_by_row, fast_products
 from orpo_qlora.models.sampling import Conversation, Sampling, Turn
 
 Policy: TypeAlias = PreTrainedModel | PeftModel
@@ -138,7 +138,7 @@ def stream(
     # One generator for all rows: step k of every row sees the k-th draw, whoever else is there.
     draws = torch.Generator(batch.ids.device).manual_seed(sampling.seed)
     limit = min(sampling.max_tokens, room)
-    with _evaluating(policy):
+    with _evaluating(policy), fast_products(policy):
         while batch.rows:
             adapters = [row.conversation.adapter for row in batch.rows]
             with adapters_by_row(policy, adapters) as model:

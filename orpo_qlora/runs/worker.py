@@ -206,21 +206,13 @@ def save_adapter(policy: PeftModel, folder: Path) -> None:
     storage.sync_folder(folder.parent)
 
 
-def _hold_lock(paths: RunPaths) -> storage.FileLock:
-    """Take the run's lock for life; a reader may be looking at it this very moment."""
-    lock = storage.FileLock(paths.lock)
-    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
-    while not lock.acquire():
-        if time.monotonic() > deadline:
-            raise Busy(f"Run {paths.id} already has a worker.")
-        time.sleep(0.05)
-    return lock
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the worker of one run folder; return its exit code."""
     paths = RunPaths(Path(arguments[0]))
-    lock = _hold_lock(paths)
+    lock = storage.FileLock(paths.lock)
+    if not lock.acquire(LOCK_PATIENCE_SECONDS):
+        log.error("run %s already has a worker", paths.id)
+        return Busy.exit_code
     try:
         worker = Worker(paths)
         return run_program(lambda: _memory_named(worker), worker.fail)

@@ -47,7 +47,7 @@ def reason(text: str) -> str:
 
 def pace(text: str) -> str:
     """Return how the answers are coming along."""
-    return f'<p class="quiet" role="status">{html.escape(text)}</p>'
+    return f'<p class="quiet" role="status">{html.escape(text[:1].upper() + text[1:])}</p>'
 
 
 def heading(title: str, text: str) -> str:

@@ -17,7 +17,7 @@ from orpo_qlora.ui.plots import Curve, Plot, Points
 
 SIZE = 1000
 """Width and height of the drawing in its own units; the page stretches it."""
-TICKS = 5
+TICKS = 6
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from orpo_qlora.ui.guard import Updates
 DEFAULTS = ChatSettings()
 MESSAGE_CHARACTERS = 20_000
 COLUMN_HEIGHT = 440
+WAITING = "Waiting for the first words …"
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -79,7 +81,7 @@ def build_chat_tab() -> ChatTab:
             message = gr.Textbox(
                 label="Message",
                 placeholder="Ask both the same thing. Enter sends, Shift+Enter starts a new line.",
-                lines=2,
+                lines=1,  # with more, gradio wants Shift+Enter to send
                 max_lines=8,
                 max_length=MESSAGE_CHARACTERS,
                 elem_id="chat-message",
@@ -103,7 +105,7 @@ def _button(
 
 
 def _column(label: str, elem_id: str, placeholder: str) -> gr.Chatbot:
-    # What a model writes is text, never markup: an image in it would call a foreign host.
+    # What a model writes is text: see `messages_of`.
     return gr.Chatbot(
         label=label,
         elem_id=elem_id,
@@ -115,7 +117,7 @@ def _column(label: str, elem_id: str, placeholder: str) -> gr.Chatbot:
         allow_tags=False,
         feedback_options=None,
         allow_file_downloads=False,
-        buttons=["copy", "copy_all"],
+        buttons=[],  # they would copy the escaped text
         layout="bubble",
     )
 
@@ -207,6 +209,11 @@ def fresh_updates(tab: ChatTab, run_id: str | None) -> Updates:
     return {tab.base: [], tab.tuned: gr.Chatbot([], label=label), tab.pace: "", **rest_updates(tab)}
 
 
+def failure_updates(tab: ChatTab) -> Updates:
+    """Return what changes when an answer could not be given."""
+    return {tab.pace: "", **rest_updates(tab)}
+
+
 def rest_updates(tab: ChatTab) -> Updates:
     """Return the buttons as they are while nothing is being answered."""
     # Not gr.Button: this also runs while the page is built, where a component is put on the page.
@@ -223,8 +230,8 @@ class Histories:
     def asked(self, message: str) -> tuple[list[Turn], list[Turn]]:
         """Return both conversations with the new message at the end."""
         return (
-            [*turns_of(self.base), Turn("user", message)],
-            [*turns_of(self.tuned), Turn("user", message)],
+            [*answered(turns_of(self.base)), Turn("user", message)],
+            [*answered(turns_of(self.tuned)), Turn("user", message)],
         )
 
 
@@ -242,7 +249,7 @@ def answer_updates(
         tab.base: messages_of(base),
         tab.tuned: messages_of(tuned),
         tab.message: "",
-        tab.pace: cards.pace("Waiting for the first words …"),
+        tab.pace: cards.pace(WAITING),
         tab.send: gr.Button(interactive=False),
         tab.stop: gr.Button(interactive=True),
     }
@@ -251,14 +258,16 @@ def answer_updates(
         yield {
             tab.base: messages_of([*base, Turn("assistant", update.base)]),
             tab.tuned: messages_of([*tuned, Turn("assistant", update.tuned)]),
-            tab.pace: cards.pace(update.note or (rate if update.tokens_per_second else "")),
+            tab.pace: cards.pace(update.note or (rate if update.tokens_per_second else WAITING)),
         }
     yield rest_updates(tab)
 
 
 def turns_of(messages: Messages) -> list[Turn]:
     """Return a column's messages as turns."""
-    return [Turn(message["role"], _text_of(message["content"])) for message in messages]
+    return [
+        Turn(message["role"], html.unescape(_text_of(message["content"]))) for message in messages
+    ]
 
 
 def _text_of(content: object) -> str:
@@ -269,5 +278,17 @@ def _text_of(content: object) -> str:
 
 
 def messages_of(turns: Sequence[Turn]) -> list[dict[str, str]]:
-    """Return turns as a column shows them."""
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
+    """Return turns as a column shows them, without answers that have not begun.
+
+    Escaped, because gradio renders HTML in messages even with `render_markdown` off.
+    """
+    return [
+        {"role": turn.role, "content": html.escape(turn.content, quote=False)}
+        for turn in turns
+        if turn.content
+    ]
+
+
+def answered(turns: Sequence[Turn]) -> list[Turn]:
+    """Return a conversation without a last message that was never answered."""
+    return list(turns[:-1]) if turns and turns[-1].role == "user" else list(turns)

@@ -39,7 +39,10 @@ POLL_SECONDS = 2.0
 UPLOAD_LIMIT = "1gb"
 CACHE_SECONDS = (3600, 86_400)
 """How often old uploads are looked for, and how old they may get; the home has its own copy."""
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+UNCHECKED: dict[str, Any] = {"preprocess": False, "api_visibility": "private"}
+"""Handlers take values as they come and check them: gradio would compare a picked run with choices
+it forgets when the page's process is started anew."""
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", **UNCHECKED}
 """For handlers that answer at once: no queue, no spinner."""
 
 HEADER = """
@@ -112,7 +115,8 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> None:
         return {
             **runs_tab.select_updates(studio.runs, run_id),
             **chat_tab.select_updates(studio.chat, run_id),
-            studio.tabs: gr.Tabs(selected=tab if tab in TABS else "data"),
+            # The first tab is open already, and the person may have opened another by now.
+            **({studio.tabs: gr.Tabs(selected=tab)} if tab in TABS[1:] else {}),
         }
 
     nothing = data_tab.dataset_updates(studio.data, "")
@@ -143,7 +147,7 @@ def _wire_data(studio: Studio) -> None:
         return nothing
 
     handler = guarded(data.card, on_upload, nothing)
-    event = data.upload.upload(handler, data.upload, data.outputs, show_progress="minimal")
+    event = data.upload.upload(handler, data.upload, data.outputs, api_visibility="private")
     _check_train_after(studio, event)
     event = data.upload.clear(guarded(data.card, on_clear), None, data.outputs, **QUIET)
     _check_train_after(studio, event)
@@ -265,13 +269,13 @@ def _wire_chat(studio: Studio) -> None:
     chat.clear.click(guarded(chat.card, on_choose), chat.picker, chat.outputs, **QUIET)
     answering = gr.on(
         [chat.message.submit, chat.send.click],
-        guarded_stream(chat.card, on_send, chat_tab.rest_updates(chat)),
+        guarded_stream(chat.card, on_send, chat_tab.failure_updates(chat)),
         [chat.message, chat.picker, chat.base, chat.tuned, *chat.settings],
         chat.outputs,
         trigger_mode="once",
         show_progress="hidden",
         concurrency_limit=1,
-        api_visibility="private",
+        **UNCHECKED,
     )
     stop = guarded(chat.card, on_stop)
     chat.stop.click(stop, None, chat.outputs, cancels=[answering], **QUIET)

@@ -6,9 +6,10 @@ from peft import LoraConfig, get_peft_model
 from tiny import make_tiny_model, make_tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import ConfigError, InputError
-from orpo_qlora.models import generate
-from orpo_qlora.models.decode import FewRowsLinear, adapters_by_row, speed_up_few_rows
+from orpo_qlora.models import decode, generate, load
+from orpo_qlora.models.decode import adapters_by_row, fast_products, few_rows_linear
 from orpo_qlora.models.sampling import BASE, Conversation, Sampling, Turn
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
@@ -60,17 +61,15 @@ def hf_answer(policy, tokenizer, turns, adapter, tokens=24):
             with policy.disable_adapter():
                 new = policy.generate(input_ids=ids, **options)
         else:
+            before = policy.active_adapter
             policy.set_adapter(adapter)
             new = policy.generate(input_ids=ids, **options)
-            policy.set_adapter("tuned")
+            policy.set_adapter(before)
     return tokenizer.decode(new[0, ids.shape[1] :], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("is_fast", [False, True])
 @pytest.mark.parametrize("turns", [(SHORT, SHORT), (SHORT, LONG), (LONG, SHORT)])
-def test_greedy_columns_say_what_hf_generate_says_alone(policy, tokenizer, turns, is_fast):
-    if is_fast:
-        speed_up_few_rows(policy)
+def test_greedy_columns_say_what_hf_generate_says_alone(policy, tokenizer, turns):
     asked = [Conversation(turns[0], BASE), Conversation(turns[1], "tuned")]
     answers = generate.answer_all(policy, tokenizer, asked, GREEDY)
     assert answers == [
@@ -122,8 +121,7 @@ def test_logits_equal_plain_peft(policy, tokenizer, length):
     names = [BASE, "tuned", "other"]
     with torch.no_grad():
         plain = policy(input_ids=ids, adapter_names=names).logits
-        speed_up_few_rows(policy)
-        with adapters_by_row(policy, names) as model:
+        with fast_products(policy), adapters_by_row(policy, names) as model:
             ours = model(input_ids=ids).logits
         after = policy(input_ids=ids, adapter_names=names).logits
     torch.testing.assert_close(ours, plain, atol=1e-4, rtol=0)
@@ -145,16 +143,37 @@ def test_layers_of_another_kind_go_through_peft_itself(policy, tokenizer, monkey
     assert answers == expected
 
 
-def test_few_rows_linear_keeps_bias_and_shape():
+def test_few_rows_are_multiplied_to_the_same_result():
     torch.manual_seed(0)
     plain = torch.nn.Linear(5, 7)
-    x = torch.randn(2, 3, 5)
-    expected = plain(x)
-    assert speed_up_few_rows(torch.nn.Sequential(plain)) == 1
-    assert isinstance(plain, FewRowsLinear)
-    torch.testing.assert_close(plain(x), expected)
-    many = torch.randn(4, 5, 5)
-    torch.testing.assert_close(plain(many), many @ plain.weight.T + plain.bias)
+    for shape in ((2, 5), (2, 3, 5), (4, 5, 5), (1, 1, 5)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(few_rows_linear(x, plain.weight, plain.bias), plain(x))
+        torch.testing.assert_close(few_rows_linear(x, plain.weight), plain(x) - plain.bias)
+
+
+@pytest.mark.parametrize("has_memory", [True, False])
+def test_four_bit_policy_in_training_answers_like_plain_peft(
+    tiny_folder, tokenizer, monkeypatch, has_memory
+):
+    if not has_memory:
+        monkeypatch.setattr(decode, "UNPACKED_SHARE", 0)
+    config = TrainConfig(model=str(tiny_folder), lora_r=4)
+    policy = load.attach_new_adapter(load.load_base(config.model), config)
+    torch.manual_seed(2)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    policy.train()
+    asked = [Conversation(SHORT, load.ADAPTER), Conversation(LONG, BASE)]
+    answers = generate.answer_all(policy, tokenizer, asked, GREEDY)
+    assert policy.training
+    assert not any("forward" in vars(module) for module in policy.modules())
+    policy.eval()
+    assert answers == [
+        hf_answer(policy, tokenizer, SHORT, load.ADAPTER),
+        hf_answer(policy, tokenizer, LONG, BASE),
+    ]
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.9, 0.8, 24, 5), Sampling(1.5, 1, 24, 5)])

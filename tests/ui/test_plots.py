@@ -131,7 +131,11 @@ def test_any_values_can_be_drawn(tmp_path, values):
 
 @pytest.mark.parametrize(
     ("low", "high", "ticks"),
-    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (-2.6, -1.1, [-2.5, -2, -1.5]), (0, 60, [0, 20, 40, 60])],
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (-2.6, -1.1, [-2.5, -2, -1.5]),
+        (0, 60, [0, 10, 20, 30, 40, 50, 60]),
+    ],
 )
 def test_ticks_are_round_numbers_inside_the_axis(low, high, ticks):
     assert Scale(low, high).ticks() == ticks
