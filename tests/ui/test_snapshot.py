@@ -1,0 +1,78 @@
+import time
+
+import pytest
+
+from orpo_qlora import storage
+from orpo_qlora.config import build_config
+from orpo_qlora.data.examples import example_path
+from orpo_qlora.data.pairs import load_dataset, split_pairs
+from orpo_qlora.errors import UnknownRun
+from orpo_qlora.runs import store
+from orpo_qlora.runs.state import RunState
+from orpo_qlora.ui import runs_tab
+from orpo_qlora.ui.snapshot import changed_parts, seen_token, take_snapshot
+
+
+@pytest.fixture
+def run():
+    dataset = load_dataset(example_path("hello"))
+    config = build_config({"name": "Mine", "lambda": 0.5})
+    return store.create_run(config, split_pairs(dataset.pairs, 0, 1), dataset.report)
+
+
+def append(path, record):
+    lines = storage.JsonLines(path)
+    lines.append(record)
+    lines.close()
+
+
+def test_fresh_page_draws_everything(run):
+    assert changed_parts(take_snapshot(run.id), "") == {"status", "plots", "samples", "log"}
+
+
+def test_nothing_is_drawn_again_while_nothing_changes(run):
+    seen = seen_token(take_snapshot(run.id))
+    assert changed_parts(take_snapshot(run.id), seen) == set()
+
+
+def test_new_step_redraws_status_and_plots_only(run):
+    seen = seen_token(take_snapshot(run.id))
+    append(run.metrics, {"step": 1, "loss": 2.0})
+    assert changed_parts(take_snapshot(run.id), seen) == {"status", "plots"}
+
+
+def test_new_answers_redraw_the_samples_only(run):
+    seen = seen_token(take_snapshot(run.id))
+    append(run.samples, {"step": 0, "prompt": "a", "answer": "b", "when": "start"})
+    assert changed_parts(take_snapshot(run.id), seen) == {"samples"}
+
+
+def test_worker_that_died_changes_the_status(run, monkeypatch):
+    seen = seen_token(take_snapshot(run.id))
+    monkeypatch.setattr(store, "SPAWN_SECONDS", -1.0)
+    now = take_snapshot(run.id)
+    assert now.run.state.status == "interrupted"
+    assert "status" in changed_parts(now, seen)
+
+
+def test_snapshot_does_not_grow_afterwards(run):
+    before = take_snapshot(run.id)
+    append(run.metrics, {"step": 1, "loss": 2.0})
+    take_snapshot(run.id)
+    assert before.metrics.records == []
+
+
+@pytest.mark.parametrize("run_id", ["../../etc", "20260101-000000-beef", ""])
+def test_unknown_run_is_an_error(run_id):
+    with pytest.raises(UnknownRun):
+        take_snapshot(run_id)
+
+
+def test_page_opens_on_the_run_asked_for_or_the_one_at_work(run):
+    store.write_state(run, RunState(status="finished", created_at=time.time()))
+    assert runs_tab.chosen_or_newest(run.id) == run.id
+    assert runs_tab.chosen_or_newest("../../etc") == run.id
+
+
+def test_page_without_runs_opens_on_none():
+    assert runs_tab.chosen_or_newest("20260101-000000-beef") == ""
