@@ -13,6 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from orpo_qlora.config import TrainConfig, build_config, read_preset
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_dataset
@@ -112,10 +114,9 @@ def main() -> None:
     before, _, rest = text.partition("<!-- numbers -->")
     after = rest.partition("<!-- /numbers -->")[2]
     versions = store.about_run(runs[0].paths)["versions"]
-    text = (
-        f"{before}<!-- numbers -->\n\n{table(runs)}\n\n"
-        f"Measured on a CPU with {versions}.\n\n<!-- /numbers -->{after}"
-    )
+    used = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft"))
+    place = f"Measured on {psutil.cpu_count(logical=False)} CPU cores with {used}."
+    text = f"{before}<!-- numbers -->\n\n{table(runs)}\n\n{place}\n\n<!-- /numbers -->{after}"
     PAGE.write_text(text, encoding="utf-8")
     print(table(runs))
 

@@ -44,6 +44,7 @@ IDLE_VARIABLE = "ORPO_QLORA_CHAT_IDLE_SECONDS"
 IDLE_SECONDS = 600.0
 WATCH_SECONDS = 1.0
 LOCK_SECONDS = 2.0
+WORTH_A_WORD_SECONDS = 0.3
 LEAVE_SECONDS = 5.0
 RUN_NEEDS_BYTES = 2 * GIB
 """Host memory that must stay free beside a run while the chat has nothing to do."""
@@ -60,6 +61,7 @@ class Chat:
         self._idle_seconds = idle_seconds
         self._last_used = time.monotonic()
         self._turn = threading.Lock()
+        self._is_answering = False
         self._stops = 0
         self._beside = ""
         """The run that was at work when the chat last answered, and did not mind."""
@@ -88,7 +90,7 @@ class Chat:
             model=key.model if key else "",
             runs=self.loaded.runs,
             device=self.loaded.device,
-            is_answering=self._turn.locked(),
+            is_answering=self._is_answering,
         )
 
     def _chat(self, request: Request, reply: Callable[[Reply], None], gone: Gone) -> None:
@@ -132,16 +134,19 @@ class Chat:
     @contextmanager
     def _own_turn(self, say: Say, should_stop: Callable[[], bool]) -> Iterator[None]:
         """Hold the model alone; a second page waits its turn, unless it goes away."""
-        has_turn = self._turn.acquire(blocking=False)
+        # The watch holds the turn for a moment now and then; that is not worth a word.
+        has_turn = self._turn.acquire(timeout=WORTH_A_WORD_SECONDS)
         if not has_turn:
             say("waiting for another answer to end…")
         while not has_turn and not should_stop():
             has_turn = self._turn.acquire(timeout=0.2)
         try:
+            self._is_answering = has_turn or self._is_answering
             yield
         finally:
             self._last_used = time.monotonic()
             if has_turn:
+                self._is_answering = False
                 self._turn.release()
 
     def watch(self) -> None:
