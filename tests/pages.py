@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 120
@@ -68,5 +68,11 @@ def watch_errors(page: Page) -> list[str]:
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-    page.on("requestfailed", lambda request: errors.append(f"failed: {request.url}"))
+    page.on("requestfailed", lambda request: _note_failure(errors, request))
     return errors
+
+
+def _note_failure(errors: list[str], request: Request) -> None:
+    # Gradio closes the stream of an event itself once the event has ended.
+    if not (request.failure == "net::ERR_ABORTED" and "/queue/data" in request.url):
+        errors.append(f"{request.failure}: {request.url}")
