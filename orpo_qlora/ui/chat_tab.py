@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from orpo_qlora.chat import client
-from orpo_qlora.chat.client import ChatSettings, Turn
+from orpo_qlora.chat.client import ChatSettings, ChatUpdate, Turn
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
@@ -254,13 +254,17 @@ def answer_updates(
         tab.stop: gr.Button(interactive=True),
     }
     for update in client.stream(store.find_run(run_id), base, tuned, settings_from(settings)):
-        rate = present.tokens_per_second(update.tokens_per_second)
         yield {
             tab.base: messages_of([*base, Turn("assistant", update.base)]),
             tab.tuned: messages_of([*tuned, Turn("assistant", update.tuned)]),
-            tab.pace: cards.pace(update.note or (rate if update.tokens_per_second else WAITING)),
+            tab.pace: cards.pace(_pace_of(update)),
         }
     yield rest_updates(tab)
+
+
+def _pace_of(update: ChatUpdate) -> str:
+    rate = present.tokens_per_second(update.tokens_per_second) if update.tokens_per_second else ""
+    return " · ".join(text for text in (rate, update.note) if text) or WAITING
 
 
 def turns_of(messages: Messages) -> list[Turn]:

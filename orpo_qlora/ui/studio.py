@@ -175,8 +175,8 @@ def _on_check(studio: Studio) -> Callable[..., Any]:
 def _wire_train(studio: Studio) -> None:
     train, runs = studio.train, studio.runs
 
-    def on_preset(preset: str | None, run_name: str) -> Updates:
-        return train_tab.preset_updates(train, preset, run_name)
+    def on_preset(preset: str | None) -> Updates:
+        return train_tab.preset_updates(train, preset)
 
     def on_start(dataset_id: str, *values: object) -> Updates:
         paths = train_tab.start_run(dataset_id, values)
@@ -193,9 +193,7 @@ def _wire_train(studio: Studio) -> None:
     train.tab.select(check, inputs, train.outputs, **QUIET)
     handler = guarded(train.card, on_preset)
     parts = [train.card, *train.form.inputs]
-    event = train.preset.input(
-        handler, [train.preset, train.form.components["name"]], parts, **QUIET
-    )
+    event = train.preset.input(handler, train.preset, parts, **QUIET)
     _check_train_after(studio, event)
     handler = guarded(train.card, on_start)
     parts = [*train.outputs, runs.picker, studio.tabs, studio.timer]

@@ -113,13 +113,14 @@ def _data_line(dataset_id: str) -> str:
     return cards.account(f"Training data: {report.source}", report.sentences()[:1])
 
 
-def preset_updates(tab: TrainTab, preset: str | None, run_name: str) -> Updates:
-    """Fill the form from a preset; the run keeps its name."""
+def preset_updates(tab: TrainTab, preset: str | None) -> Updates:
+    """Fill the form from a preset; the name stays, somebody may be typing it this moment."""
     if not preset:
         return {}
     values = dict(zip(tab.form.components, form.preset_values(preset), strict=True))
-    values["name"] = run_name or values["name"]
-    return {component: values[name] for name, component in tab.form.components.items()}
+    return {
+        component: values[name] for name, component in tab.form.components.items() if name != "name"
+    }
 
 
 def start_run(dataset_id: str, values: Sequence[object]) -> RunPaths:
