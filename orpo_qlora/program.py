@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import logging
-import os
 import re
 import sys
 import traceback
@@ -53,14 +53,9 @@ def run_program(main: Callable[[], None], on_error: Callable[[OrpoQloraError], N
 
 
 def _translate(exc: Exception) -> OrpoQloraError:
-    if isinstance(exc, OSError) and exc.errno == 28:
+    if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
         return DiskFull("The disk is full.", hint="Free some space and start again.")
     return OrpoQloraError(
         f"Internal error: {type(exc).__name__}: {without_secrets(str(exc))[:300]}",
         hint="The details are in log.txt; please report them.",
     )
-
-
-def offline_if_asked() -> bool:
-    """Tell whether the person switched the hub off (`HF_HUB_OFFLINE`)."""
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}

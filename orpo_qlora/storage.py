@@ -44,18 +44,6 @@ def home() -> Path:
     return root.resolve()
 
 
-def confined(root: Path, name: str) -> Path:
-    """Return `root / name` after checking that it stays inside `root`, links followed.
-
-    Raises:
-        InputError: the name leads out of the folder.
-    """
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()) or path == root.resolve():
-        raise InputError(f"“{name}” is not the name of something stored here.")
-    return path
-
-
 def sha256_of(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
