@@ -13,10 +13,9 @@ OrpoQloraError                 exit code
 │  ├─ OutOfMemory        21
 │  ├─ DiskFull           22
 │  └─ Busy               1     another run or chat holds the machine
-├─ TrainingError         1
-│  ├─ NonFiniteLoss      23
-│  └─ WorkerLost         1
-└─ Stopped               10    the person asked for it
+└─ TrainingError         1
+   ├─ NonFiniteLoss      23
+   └─ WorkerLost         1
 
 The exit codes above are the worker's. The command line maps every InputError to 2 and every other
 failure to 1, so that scripts can tell "fix your input" from "something broke".
@@ -141,10 +140,3 @@ class WorkerLost(TrainingError):
     """A background program ended without leaving word."""
 
     slug = "worker-lost"
-
-
-class Stopped(OrpoQloraError):
-    """The person asked for the run to stop before it had anything to keep."""
-
-    exit_code = 10
-    slug = "stopped"
