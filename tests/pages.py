@@ -31,6 +31,7 @@ def served_page() -> Iterator[str]:
     watchdog = threading.Timer(READY_SECONDS, process.kill)
     watchdog.start()
     said = []
+    drain = threading.Thread(target=process.stdout.read, daemon=True)
     try:
         for line in process.stdout:
             said.append(line)
@@ -40,12 +41,15 @@ def served_page() -> Iterator[str]:
             raise AssertionError("the page did not open:\n" + "".join(said))
         watchdog.cancel()
         # Drained, so that the page can never block on a full pipe.
-        threading.Thread(target=process.stdout.read, daemon=True).start()
+        drain.start()
         yield line[line.index("http://") :].split()[0]
     finally:
         watchdog.cancel()
         process.terminate()
         process.wait(30)
+        if drain.ident is not None:
+            drain.join()
+        process.stdout.close()
 
 
 @contextmanager
