@@ -311,7 +311,9 @@ def _arguments(config: TrainConfig, steps: int) -> TrainingArguments:
         per_device_train_batch_size=config.pairs_per_step,
         learning_rate=config.learning_rate,
         lr_scheduler_type=SCHEDULERS[config.scheduler],
-        warmup_steps=math.ceil(config.warmup_ratio * steps),
+        # Rounded down: the first step of a warm-up has a learning rate of 0, and a run of one step
+        # would learn nothing.
+        warmup_steps=int(config.warmup_ratio * steps),
         max_grad_norm=config.max_grad_norm,
         optim=OPTIMIZERS[config.optimizer],
         weight_decay=0.0,

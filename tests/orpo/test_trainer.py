@@ -103,6 +103,13 @@ def test_stop_ends_after_the_current_step_without_another_evaluation():
     assert [record["step"] for record in notebook.evaluations] == [0, 1]
 
 
+def test_a_run_of_one_step_moves_the_adapter():
+    policy = make_policy("llama-untied", torch.float32)
+    before = adapter(policy)
+    train(random_pairs(4), policy=policy, max_steps=1)
+    assert any(not torch.equal(value, before[name]) for name, value in adapter(policy).items())
+
+
 def test_training_learns_the_preference():
     pairs = random_pairs(6, seed=21)
     notebook, _ = train(pairs, pairs, max_steps=60, learning_rate=1e-2, lambda_=1.0)
