@@ -16,7 +16,15 @@ from orpo_qlora.orpo import attention
 from orpo_qlora.orpo.logps import Head, frozen_head, token_logps, token_logps_of_trained_head
 from orpo_qlora.orpo.lora_linear import FusedLinears, fuse_lora_linears, restore_lora_linears
 from orpo_qlora.orpo.objective import PairSums
-from orpo_qlora.orpo.packing import RUNGS, Layout, Needs, Rung, cut_into_micro_steps, lay_out
+from orpo_qlora.orpo.packing import (
+    RUNGS,
+    Layout,
+    Needs,
+    Rung,
+    cost_in_tokens,
+    cut_into_micro_steps,
+    lay_out,
+)
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 log = logging.getLogger(__name__)
@@ -51,6 +59,10 @@ class Engine:
         if self.linears.left_to_peft:
             longer += f"; {self.linears.left_to_peft} adapter layers compute PEFT's way"
         return f"Layout: {NAMES[self.rung]}{longer}."
+
+    def longest_row(self, pairs: Sequence[TokenizedPair]) -> int:
+        """Return the most tokens that one pair takes; a forward cannot hold fewer."""
+        return max(cost_in_tokens(pair, self.rung, self.needs) for pair in pairs)
 
     def micro_steps(self, pairs: Sequence[TokenizedPair], budget: int) -> list[list[TokenizedPair]]:
         """Return the pairs of a step in groups of at most `budget` tokens."""

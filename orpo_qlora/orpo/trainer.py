@@ -29,6 +29,7 @@ from transformers import (
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.models.hardware import peak_memory_bytes
+from orpo_qlora.orpo.budget import Budget, settle_memory
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.objective import (
     OrpoTerms,
@@ -62,6 +63,9 @@ class Watcher(Protocol):
 
     def on_evaluation(self, record: Record) -> None:
         """Called after each measurement on held-out pairs, names prefixed `eval/`."""
+
+    def on_note(self, note: str) -> None:
+        """Called with a sentence for the person when the training goes on differently."""
 
     def should_stop(self) -> bool:
         """Asked after each step; True ends the training there."""
@@ -172,7 +176,9 @@ class OrpoTrainer(Trainer):
         self.pairs, self.held_out = train, held_out
         self.weights = Weights(config.lambda_, config.nll_on, config.nll_reduction)
         self.steps = total_steps(config, len(train))
-        self._last_record: Record = {}
+        self.last_record: Record = {}
+        self.memory = settle_memory(engine, config, [*train, *held_out])
+        self.budget = Budget(engine.policy, self.memory, watcher.on_note)
         super().__init__(
             model=engine.policy,
             args=_arguments(config, self.steps),
@@ -200,17 +206,26 @@ class OrpoTrainer(Trainer):
         inputs: list[TokenizedPair],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Accumulate one optimizer step's gradient, micro-step by micro-step; return its loss."""
+        """Accumulate one optimizer step's gradient, micro-step by micro-step; return its loss.
+
+        Raises:
+            NonFiniteLoss: names the rows of the step.
+            OutOfMemory: see `budget.Budget.spend`.
+        """
         model.train()
-        stats = _StepStats(self.weights)
-        totals = step_totals(inputs, self.weights)
-        for group in self.engine.micro_steps(inputs, self.settings.max_tokens_per_forward):
-            sums, tokens = self.engine.measure(group)
-            terms = orpo_terms(sums, totals, self.weights)
-            self.accelerator.backward(terms.loss)
-            stats.add(terms, tokens)
-        self._last_record = stats.record()
-        loss = self._last_record["loss"]
+
+        def accumulate(tokens_per_forward: int) -> Record:
+            stats = _StepStats(self.weights)
+            totals = step_totals(inputs, self.weights)
+            for group in self.engine.micro_steps(inputs, tokens_per_forward):
+                sums, tokens = self.engine.measure(group)
+                terms = orpo_terms(sums, totals, self.weights)
+                self.accelerator.backward(terms.loss)
+                stats.add(terms, tokens)
+            return stats.record()
+
+        self.last_record = self.budget.spend(accumulate)
+        loss = self.last_record["loss"]
         if not math.isfinite(loss):
             raise _non_finite("loss", inputs, self.state.global_step + 1)
         self._current_rows = inputs
@@ -232,7 +247,7 @@ class OrpoTrainer(Trainer):
             record: Record = {
                 "step": self.state.global_step,
                 "epoch": self.state.epoch or 0.0,
-                **self._last_record,
+                **self.last_record,
                 **{name: logs[name] for name in ("grad_norm", "learning_rate") if name in logs},
             }
             self.watcher.on_step(record)
@@ -248,8 +263,8 @@ class OrpoTrainer(Trainer):
         """Measure the held-out pairs and report; returns the metrics, `eval/` before each name."""
         if not self.held_out:
             return {}
-        values = measure_pairs(
-            self.engine, self.held_out, self.weights, self.settings.max_tokens_per_forward
+        values = self.budget.spend(
+            lambda tokens: measure_pairs(self.engine, self.held_out, self.weights, tokens)
         )
         record = {f"eval/{name}": value for name, value in values.items()}
         self.watcher.on_evaluation(

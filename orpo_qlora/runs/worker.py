@@ -71,7 +71,7 @@ class Worker:
             quantization=self.config.quantization,
             compute_dtype=self.config.compute_dtype,
         )
-        self._note(f"Arithmetic: {base.arithmetic.reason}.")
+        self.on_note(f"Arithmetic: {base.arithmetic.reason}.")
         policy = self._policy = load.attach_new_adapter(base, self.config)
 
         self._phase("tokenising the pairs")
@@ -79,7 +79,7 @@ class Worker:
 
         self._phase("checking the layout")
         engine = build_engine(policy, self._needs(), train.pairs[:64])
-        self._note(engine.describe)
+        self.on_note(engine.describe)
 
         steps = total_steps(self.config, len(train.pairs))
         self._change(self.state.moved_to("running"), total_steps=steps)
@@ -89,6 +89,7 @@ class Worker:
             self._finish("stopped")
             return
         trainer = OrpoTrainer(engine, self.config, train.pairs, held_out.pairs, self)
+        self.on_note(trainer.memory.sentence())
         trainer.train()
 
         self._phase("saving the adapter")
@@ -153,7 +154,7 @@ class Worker:
         for name, side in (("Training", train), ("Held out", held_out)):
             sentence = side.sentence(self.config.max_length)
             if sentence:
-                self._note(f"{name}: {sentence}")
+                self.on_note(f"{name}: {sentence}")
         return train, held_out
 
     def _sample(self, when: str) -> None:
@@ -180,7 +181,8 @@ class Worker:
         log.info("%s", phase)
         self._change(self.state, phase=phase)
 
-    def _note(self, note: str) -> None:
+    def on_note(self, note: str) -> None:
+        """Say something about the run that a person should know (see `orpo.trainer.Watcher`)."""
         log.info("%s", note)
         self._change(self.state, notes=(*self.state.notes, note))
 

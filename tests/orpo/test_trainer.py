@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from notebook import Notebook, adapter
 from policies import VOCABULARY, make_policy, random_pairs
 
 from orpo_qlora.config import TrainConfig
@@ -12,24 +13,6 @@ from orpo_qlora.orpo.tokens import TokenizedPair
 from orpo_qlora.orpo.trainer import OrpoTrainer, total_steps
 
 
-class Notebook:
-    """A watcher that writes everything down."""
-
-    def __init__(self, stop_after=None):
-        self.steps, self.evaluations = [], []
-        self._stop_after, self._asked = stop_after, 0
-
-    def on_step(self, record):
-        self.steps.append(record)
-
-    def on_evaluation(self, record):
-        self.evaluations.append(record)
-
-    def should_stop(self):
-        self._asked += 1
-        return self._asked == self._stop_after
-
-
 def train(pairs, held_out=(), *, policy=None, stop_after=None, **settings):
     policy = policy or make_policy("llama-untied", torch.float32)
     config = TrainConfig(**({"pairs_per_step": 4, "learning_rate": 1e-3} | settings))
@@ -38,10 +21,6 @@ def train(pairs, held_out=(), *, policy=None, stop_after=None, **settings):
     trainer = OrpoTrainer(built, config, pairs, held_out, notebook)
     trainer.train()
     return notebook, policy
-
-
-def adapter(policy):
-    return {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize(
