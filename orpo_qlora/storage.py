@@ -92,22 +92,53 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_files(folder: Path) -> None:
+    """Make the files of a folder, and their names, survive a power cut."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
+
+
 class JsonLines:
     """An append-only file of one JSON object per line, each written by a single system call."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._drop_fragment()
 
     def append(self, record: dict[str, object]) -> None:
-        """Append one record; numbers must be finite.
+        """Append one record whole or not at all; numbers must be finite.
 
         Raises:
-            DiskFull: nothing or an unterminated fragment was written, which readers skip.
+            DiskFull: the file is as it was before.
         """
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
         with disk_errors(self.path):
-            os.write(self._descriptor, line.encode())
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                # The last free bytes of a disk take a part without an error.
+                self._drop_fragment()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def sync(self) -> None:
+        """Make what was appended survive a power cut."""
+        with disk_errors(self.path):
+            os.fsync(self._descriptor)
+
+    def _drop_fragment(self) -> None:
+        """Cut off what a writer that died left behind the last whole line."""
+        size = os.fstat(self._descriptor).st_size
+        end = size
+        while end:
+            start = max(0, end - 65_536)
+            found = os.pread(self._descriptor, end - start, start).rfind(b"\n")
+            end = start + found + 1
+            if found >= 0:
+                break
+        if end < size:
+            os.ftruncate(self._descriptor, end)
 
     def close(self) -> None:
         """Close the file."""
@@ -163,6 +194,24 @@ class FileLock:
             else:
                 self._descriptor = descriptor
                 return True
+
+    @classmethod
+    def adopt(cls, path: Path, descriptor: int) -> FileLock:
+        """Return the lock that another process took and left to this one."""
+        os.set_inheritable(descriptor, False)
+        lock = cls(path)
+        lock._descriptor = descriptor
+        return lock
+
+    def fileno(self) -> int:
+        """Return the descriptor that holds the lock; whoever has a copy of it holds it too.
+
+        Raises:
+            ValueError: the lock is not held; a fault of ours.
+        """
+        if self._descriptor is None:
+            raise ValueError(f"{self.path.name} is not held")
+        return self._descriptor
 
     def release(self) -> None:
         """Give the lock back; safe to call twice."""

@@ -23,12 +23,10 @@ from orpo_qlora.data.pairs import PreferencePair, Split, read_pairs, write_pairs
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import UnknownRun
 from orpo_qlora.runs.metrics import MetricsTail
-from orpo_qlora.runs.state import RunState
+from orpo_qlora.runs.state import RunState, Status
 
 RUN_ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{4}$")
 VERSIONED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "gradio")
-SPAWN_SECONDS = 60.0
-"""How long a fresh run may be without a lock before it counts as interrupted."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,11 @@ class RunPaths:
         return self.folder / "log.txt"
 
     @property
+    def checkpoints(self) -> Path:
+        """Holds one folder for each checkpoint."""
+        return self.folder / "checkpoints"
+
+    @property
     def adapter(self) -> Path:
         """The final PEFT adapter."""
         return self.folder / "adapter"
@@ -119,8 +122,13 @@ class Run:
 
     @property
     def is_active(self) -> bool:
-        """Whether a worker is, or is about to be, at work."""
-        return self.state.status in {"queued", "starting", "running", "stopping"}
+        """Whether the run is at work or waits for its turn."""
+        return self.state.status == "queued" or self.is_at_work
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the run has a living worker."""
+        return self.state.status in {"starting", "running", "stopping"}
 
     @property
     def has_adapter(self) -> bool:
@@ -133,10 +141,19 @@ def runs_folder() -> Path:
     return storage.home() / "runs"
 
 
-def create_run(config: TrainConfig, split: Split, report: DataReport) -> RunPaths:
-    """Make a run folder that holds everything the worker needs.
+def create_run(
+    config: TrainConfig, split: Split, report: DataReport, *, place: int = 0, ticket: str = ""
+) -> RunPaths:
+    """Make a run folder that holds everything the worker needs; its run is queued.
 
     The folder appears whole: it is filled under another name and renamed at the end.
+
+    Args:
+        config: every setting.
+        split: pairs to train on and to measure on.
+        report: the account of the file they came from.
+        place: where in the queue.
+        ticket: what the order carried.
 
     Raises:
         DiskFull: no run folder is left behind.
@@ -149,7 +166,7 @@ def create_run(config: TrainConfig, split: Split, report: DataReport) -> RunPath
         write_pairs(draft.held_out, split.held_out)
         draft.report.write_text(report.model_dump_json(indent=1), encoding="utf-8")
         draft.config.write_text(_config_text(config, report), encoding="utf-8")
-        write_state(draft, RunState(created_at=time.time()))
+        write_state(draft, RunState(created_at=time.time(), place=place, ticket=ticket))
     final = runs_folder() / run_id
     draft.folder.rename(final)
     storage.sync_folder(final.parent)
@@ -198,13 +215,33 @@ def find_run(name_or_id: str) -> Run:
 
 def list_runs() -> list[Run]:
     """Return every readable run, newest first."""
+    return [read_run(paths) for paths in _all_paths()]
+
+
+def _all_paths() -> list[RunPaths]:
+    """Return every run's paths, newest first."""
     folders = [path for path in runs_folder().iterdir() if RUN_ID.match(path.name)]
-    return [read_run(RunPaths(path)) for path in sorted(folders, reverse=True)]
+    return [RunPaths(path) for path in sorted(folders, reverse=True)]
 
 
 def active_run() -> Run | None:
     """Return the run that is at work, if one is."""
-    return next((run for run in list_runs() if run.is_active), None)
+    locked = (paths for paths in _all_paths() if storage.is_locked(paths.lock))
+    return next((run for run in map(read_run, locked) if run.is_at_work), None)
+
+
+def queued_runs() -> list[Run]:
+    """Return the runs that wait for their turn, next one first."""
+    runs = [read_run(paths) for paths in _all_paths() if stored_state(paths).status == "queued"]
+    waiting = [run for run in runs if run.state.status == "queued"]
+    return sorted(waiting, key=lambda run: (run.state.place, run.id))
+
+
+def run_of_ticket(ticket: str) -> RunPaths | None:
+    """Return the run that an order has started, if it has."""
+    if not ticket:
+        return None
+    return next((paths for paths in _all_paths() if stored_state(paths).ticket == ticket), None)
 
 
 def read_run(paths: RunPaths) -> Run:
@@ -230,15 +267,19 @@ def _read_fixed(paths: RunPaths) -> tuple[TrainConfig, DataReport]:
 
 
 def _seen(paths: RunPaths, stored: RunState) -> RunState:
-    """Derive what cannot be stored: a worker that died left no last word."""
-    if stored.is_done or storage.is_locked(paths.lock):
-        if not stored.is_done and paths.stop.exists():
-            return stored.model_copy(update={"status": "stopping"})
+    """Derive what cannot be stored: a worker that died left no last word.
+
+    Whoever starts a worker holds the run's lock before `queued` becomes `starting`, and the worker
+    keeps that very lock until it has said its last word.
+    """
+    if stored.is_done:
         return stored
+    if storage.is_locked(paths.lock):
+        status: Status = "stopping" if paths.stop.exists() else stored.status
+        return stored.model_copy(update={"status": "starting" if status == "queued" else status})
     # The worker may have ended between the two looks.
     stored = stored_state(paths)
-    is_fresh = stored.status == "queued" and time.time() - stored.created_at < SPAWN_SECONDS
-    if stored.is_done or is_fresh:
+    if stored.is_done or stored.status == "queued":
         return stored
     return stored.model_copy(update={"status": "interrupted"})
 

@@ -16,6 +16,9 @@ from orpo_qlora.ui import cards, datasets, form
 from orpo_qlora.ui.form import Form
 from orpo_qlora.ui.guard import Updates
 
+START = "Start training"
+QUEUE = "Add to the queue"
+
 
 @dataclass(frozen=True)
 class TrainTab:
@@ -66,7 +69,7 @@ def build_train_tab() -> TrainTab:
         card = gr.HTML(elem_id="train-error")
         with gr.Row(elem_classes="actions", elem_id="train-actions"):
             start = gr.Button(
-                "Start training",
+                START,
                 variant="primary",
                 interactive=False,
                 elem_id="train-start",
@@ -80,11 +83,14 @@ def build_train_tab() -> TrainTab:
 
 def readiness_updates(tab: TrainTab, dataset_id: str, values: Sequence[object]) -> Updates:
     """Return whether training can start and, if not, why."""
-    reason = reason_against(dataset_id, values)
+    reason, active = reason_against(dataset_id, values), store.active_run()
+    waits = ""
+    if active is not None:
+        waits = f"Run “{active.title}” is {active.state.status}; this one starts after it."
     return {
         tab.data: _data_line(dataset_id),
-        tab.start: gr.Button(interactive=not reason),
-        tab.reason: cards.reason(reason),
+        tab.start: gr.Button(QUEUE if active else START, interactive=not reason),
+        tab.reason: cards.reason(reason or waits),
     }
 
 
@@ -92,9 +98,6 @@ def reason_against(dataset_id: str, values: Sequence[object]) -> str:
     """Return why training cannot start now, empty if it can."""
     if not dataset_id:
         return "Choose preference pairs on the Data tab first."
-    active = store.active_run()
-    if active is not None:
-        return f"Run “{active.title}” is {active.state.status}; one run trains at a time."
     try:
         datasets.open_dataset(dataset_id)
         form.config_from(values)
@@ -129,6 +132,5 @@ def start_run(dataset_id: str, values: Sequence[object]) -> RunPaths:
     Raises:
         ConfigError: lists every wrong setting.
         DataError: the data are not there any more.
-        Busy: another run is at work.
     """
     return launch.start_run(form.config_from(values), datasets.open_dataset(dataset_id))
