@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 import platformdirs
+from safetensors import SafetensorError
 
 from orpo_qlora.errors import DiskFull, InputError
 
@@ -55,13 +57,21 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk into a DiskFull that names the folder."""
     try:
         yield
-    except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (OSError, SafetensorError) as exc:
+        if _error_number(exc) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(
                 f"The disk is full: writing {path.name} in {path.parent} failed.",
-                hint="Free some space and start again; everything written before is kept.",
+                hint="Free some space and go on; everything written before is kept.",
             ) from exc
         raise
+
+
+def _error_number(error: OSError | SafetensorError) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    # safetensors 0.6 writes in Rust and says only in words what the system said.
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -80,7 +90,7 @@ def write_whole(path: Path, text: str) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -93,10 +103,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Make the files of a folder, and their names, survive a power cut."""
+    """Make the files directly in a folder, and their names, survive a power cut."""
     for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
     sync_folder(folder)
 
 

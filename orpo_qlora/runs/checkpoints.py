@@ -82,11 +82,11 @@ def save_checkpoint(
     Raises:
         DiskFull: earlier checkpoints are as they were.
     """
-    folder.mkdir(mode=0o700, exist_ok=True)
     final = folder / f"step-{step}"
     draft = folder / f"{_LEFTOVER}{uuid.uuid4().hex[:8]}"
-    try:
-        with storage.disk_errors(final):
+    with storage.disk_errors(final):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
             draft.mkdir(mode=0o700)
             write(draft)
             storage.sync_files(draft)
@@ -95,11 +95,10 @@ def save_checkpoint(
             if final.exists():
                 _discard(final)  # damaged, or this step would not have been trained again
             draft.rename(final)
-            storage.sync_folder(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    _rotate(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        storage.sync_folder(folder)
+        _rotate(folder)
     return Checkpoint(final, manifest)
 
 

@@ -13,7 +13,8 @@ from orpo_qlora.runs.store import RunPaths
 
 log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 0.5
+"""Outlasts a reader's look; a lock held for longer belongs to the next worker of the run."""
 FORCED = "Ended by force after the request to stop; it goes on from its latest checkpoint."
 
 _CAUSES = {

@@ -25,7 +25,6 @@ from orpo_qlora.errors import InputError, WorkerLost
 from orpo_qlora.runs import checkpoints, store
 from orpo_qlora.runs.ending import record_end
 from orpo_qlora.runs.identity import identity_of
-from orpo_qlora.runs.state import Status
 from orpo_qlora.runs.store import Run, RunPaths
 
 WORKER = "orpo_qlora.runs.worker"
@@ -33,7 +32,6 @@ KEEPER = "orpo_qlora.runs.keeper"
 GRACE_SECONDS = 30.0
 """How long a worker may take to write its checkpoint before a stop can be forced."""
 PATIENCE_SECONDS = 5.0
-RESUMABLE: frozenset[Status] = frozenset({"stopped", "failed", "interrupted"})
 PROGRAM_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -60,6 +58,7 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         known = store.run_of_ticket(ticket)
         if known is not None:
             return known
+        store.sweep_drafts()
         split = split_pairs(dataset.pairs, config.held_out, config.seed)
         place = _last_place()
         paths = store.create_run(config, split, dataset.report, place=place, ticket=ticket)
@@ -78,7 +77,7 @@ def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
     """
     with _launching():
         run = store.read_run(paths)
-        if run.state.status not in RESUMABLE:
+        if not run.is_resumable:
             raise InputError(f"Run “{run.title}” is {run.state.status}, so it cannot be resumed.")
         if from_start:
             checkpoints.discard_all(paths.checkpoints)
@@ -126,15 +125,18 @@ def _now() -> float:
     return time.monotonic()
 
 
-def move_run(paths: RunPaths, by: int) -> None:
-    """Move a waiting run `by` places towards the end of the queue, or the front if negative."""
+def move_run(paths: RunPaths, to: int) -> None:
+    """Give a waiting run a place in the queue; 1 is next.
+
+    Raises:
+        InputError: it does not wait, or not any more.
+    """
     with _launching():
         line = store.queued_runs()
         ids = [run.id for run in line]
         if paths.id not in ids:
-            return  # its turn has come meanwhile
-        at = ids.index(paths.id)
-        line.insert(max(0, at + by), line.pop(at))
+            raise InputError(f"Run {paths.id} does not wait in the queue.")
+        line.insert(max(0, to - 1), line.pop(ids.index(paths.id)))
         for place, run in enumerate(line, start=1):
             if run.state.place != place:
                 state = run.state.model_copy(update={"place": place})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from orpo_qlora.config import SCHEMA_VERSION, TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split, read_pairs, write_pairs
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import UnknownRun
+from orpo_qlora.runs.checkpoints import find_checkpoint
 from orpo_qlora.runs.metrics import MetricsTail
 from orpo_qlora.runs.state import RunState, Status
 
+_DRAFT = ".draft-"
 RUN_ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{4}$")
 VERSIONED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "gradio")
 
@@ -91,6 +94,11 @@ class RunPaths:
         return self.folder / "log.txt"
 
     @property
+    def reserve(self) -> Path:
+        """Space kept for the last word of a worker whose disk is full."""
+        return self.folder / ".reserve"
+
+    @property
     def checkpoints(self) -> Path:
         """Holds one folder for each checkpoint."""
         return self.folder / "checkpoints"
@@ -131,6 +139,17 @@ class Run:
         return self.state.status in {"starting", "running", "stopping"}
 
     @property
+    def is_resumable(self) -> bool:
+        """Whether the run ended early."""
+        return self.state.status in {"stopped", "failed", "interrupted"}
+
+    @property
+    def checkpoint_step(self) -> int:
+        """The step of the newest checkpoint that looks good, 0 without one."""
+        newest = find_checkpoint(self.paths.checkpoints, read_everything=False).newest
+        return newest.step if newest else 0
+
+    @property
     def has_adapter(self) -> bool:
         """Whether the run left an adapter to chat with."""
         return (self.paths.adapter / "adapter_model.safetensors").is_file()
@@ -159,18 +178,30 @@ def create_run(
         DiskFull: no run folder is left behind.
     """
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    draft = RunPaths(runs_folder() / f".draft-{run_id}")
-    (draft.folder / "data").mkdir(mode=0o700, parents=True)
-    with storage.disk_errors(draft.folder):
-        write_pairs(draft.train, split.train)
-        write_pairs(draft.held_out, split.held_out)
-        draft.report.write_text(report.model_dump_json(indent=1), encoding="utf-8")
-        draft.config.write_text(_config_text(config, report), encoding="utf-8")
-        write_state(draft, RunState(created_at=time.time(), place=place, ticket=ticket))
+    draft = RunPaths(runs_folder() / f"{_DRAFT}{run_id}")
     final = runs_folder() / run_id
-    draft.folder.rename(final)
-    storage.sync_folder(final.parent)
+    with storage.disk_errors(draft.folder):
+        try:
+            draft.folder.mkdir(mode=0o700)
+            draft.train.parent.mkdir(mode=0o700)
+            write_pairs(draft.train, split.train)
+            write_pairs(draft.held_out, split.held_out)
+            draft.report.write_text(report.model_dump_json(indent=1), encoding="utf-8")
+            draft.config.write_text(_config_text(config, report), encoding="utf-8")
+            write_state(draft, RunState(created_at=time.time(), place=place, ticket=ticket))
+            storage.sync_files(draft.train.parent)
+            storage.sync_files(draft.folder)
+            draft.folder.rename(final)
+        finally:
+            shutil.rmtree(draft.folder, ignore_errors=True)
+        storage.sync_folder(final.parent)
     return RunPaths(final)
+
+
+def sweep_drafts() -> None:
+    """Remove what creators that died left behind; only while no other creator can be at work."""
+    for path in runs_folder().glob(f"{_DRAFT}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _config_text(config: TrainConfig, report: DataReport) -> str:
@@ -351,4 +382,5 @@ def to_json(run: Run) -> dict[str, object]:
         "config": run.config.model_dump(mode="json", by_alias=True),
         "data": json.loads(run.report.model_dump_json()),
         "has_adapter": run.has_adapter,
+        "checkpoint_step": run.checkpoint_step,
     }

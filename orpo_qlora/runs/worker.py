@@ -42,6 +42,7 @@ from orpo_qlora.runs.store import RunPaths
 log = logging.getLogger(__name__)
 
 SAMPLE_TOKENS = 64
+RESERVE_BYTES = 65_536
 
 
 class Worker:
@@ -62,6 +63,8 @@ class Worker:
     def run(self) -> None:
         """Do the whole run: load, tokenise, train, save, sample."""
         self._change(self.state.moved_to("starting"), started_at=time.time(), error=None)
+        with storage.disk_errors(self.paths.reserve):
+            self.paths.reserve.write_bytes(bytes(RESERVE_BYTES))
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         hardware.use_all_cores()
@@ -105,6 +108,7 @@ class Worker:
     def fail(self, error: OrpoQloraError) -> None:
         """Leave the last word of a run that went wrong."""
         log.info("the run failed: %s", error)
+        self.paths.reserve.unlink(missing_ok=True)
         self._change(self.state.moved_to("failed"), error=ErrorCard.of(error), ended_at=time.time())
 
     def _checkpoint(self) -> Found:
@@ -236,9 +240,11 @@ class Worker:
             self._change(self.state, notes=(*self.state.notes, note))
 
     def _finish(self, status: Status) -> None:
+        self.paths.reserve.unlink(missing_ok=True)
         self._change(self.state.moved_to(status), phase="", ended_at=time.time())
 
     def _change(self, state: RunState, **values: object) -> None:
+        values["progressed_at"] = time.monotonic()
         self.state = state.model_copy(update=values)
         store.write_state(self.paths, self.state)
 
