@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from orpo_qlora.errors import ConfigError
@@ -35,6 +35,15 @@ def _setting(
 ) -> Any:  # noqa: ANN401
     extra: dict[str, Any] = {"group": group, "basic": basic}
     return Field(default, title=label, description=help, json_schema_extra=extra, **bounds)
+
+
+def _switch_name(value: object) -> object:
+    # YAML reads a bare on and off as true and false.
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _zero_if_auto(value: object) -> object:
+    return 0 if value == "auto" else value
 
 
 class TrainConfig(BaseModel):
@@ -208,19 +217,29 @@ class TrainConfig(BaseModel):
         label="Compute type",
         help="Number type of the arithmetic; auto picks what this hardware is fast and safe at.",
     )
-    max_tokens_per_forward: int = _setting(
-        2048,
+    max_tokens_per_forward: Annotated[int, BeforeValidator(_zero_if_auto)] = _setting(
+        0,
         group="Memory",
         label="Tokens per forward",
-        help="Tokens the memory holds at once; lower it when memory runs out, the result is the "
-        "same.",
-        ge=16,
+        help="Tokens the memory holds at once; 0 is as many as fit. The result is the same.",
+        ge=0,
     )
-    activation_checkpointing: bool = _setting(
-        False,
+    activation_checkpointing: Annotated[
+        Literal["auto", "on", "off"], BeforeValidator(_switch_name)
+    ] = _setting(
+        "auto",
         group="Memory",
         label="Recompute activations",
-        help="Trade about a third more time for much less memory.",
+        help="Trades about a third more time for much less memory; auto does so only when needed.",
+    )
+    dequant_cache: Annotated[Literal["auto", "off", "all"], BeforeValidator(_switch_name)] = (
+        _setting(
+            "auto",
+            group="Memory",
+            label="Keep weights unpacked",
+            help="all holds the 4-bit weights unpacked too: the same numbers, more memory, less "
+            "time on a GPU; auto does so where memory is plentiful.",
+        )
     )
     max_length: int = _setting(
         1024,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -64,6 +66,25 @@ def use_all_cores() -> int:
         cores = psutil.cpu_count(logical=False) or 1
         torch.set_num_threads(min(cores, len(psutil.Process().cpu_affinity())))
     return torch.get_num_threads()
+
+
+def free_memory_bytes() -> int:
+    """Return the memory still to be had: of the GPU, else of the host or its container."""
+    if torch.cuda.is_available():
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + unused
+    return min(psutil.virtual_memory().available, _free_in_container())
+
+
+def _free_in_container() -> int:
+    """Return what the control group of this process has left; very much where there is none."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return sys.maxsize
+    return max(0, int(limit) - used) if limit.isdigit() else sys.maxsize
 
 
 def peak_memory_bytes() -> int:

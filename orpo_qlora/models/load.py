@@ -230,12 +230,11 @@ def attach_new_adapter(base: Base, config: TrainConfig) -> PeftModel:
             hint="Set the LoRA targets to all-linear.",
         ) from exc
     _keep_adapter_exact(policy)
-    if config.activation_checkpointing:
-        _recompute_activations(base.model)
     return policy
 
 
-def _recompute_activations(model: PreTrainedModel) -> None:
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Let a base compute its activations again in the backward pass instead of keeping them."""
     # Renamed in transformers 5.17; the old name warns from then on.
     options = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):

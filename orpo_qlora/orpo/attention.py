@@ -62,8 +62,9 @@ def segment_attention(
         if prefix.stop > prefix.start:
             keys = torch.cat([key[:, :, prefix], keys], dim=2)
             values = torch.cat([value[:, :, prefix], values], dim=2)
-        parts.append(_attend(queries, keys, values, (window, softcap), options))
-    return torch.cat(parts, dim=2).transpose(1, 2), None
+        part = _attend(queries, keys, values, (window, softcap), options)
+        parts.append(part.transpose(1, 2))  # as SDPA lays it out in memory
+    return torch.cat(parts, dim=1), None
 
 
 def _attend(
@@ -75,14 +76,18 @@ def _attend(
 ) -> Tensor:
     """Causal attention whose last query sees the last key (bottom-right aligned)."""
     window, softcap = limits
-    key, value = _repeated(query, key, value)
     queries, keys = query.shape[2], key.shape[2]
     needs_window = window is not None and keys > window
     mask = None
     if queries != keys or needs_window or softcap is not None:
         mask = _causal_mask(queries, keys, window if needs_window else None, query.device)
     if softcap is not None and mask is not None:
+        key, value = _repeated(query, key, value)
         return _soft_capped(query, key, value, mask, softcap, options["scale"])
+    # On CUDA a mask and shared keys together fall back to a kernel that holds all scores.
+    is_grouped = query.device.type == "cpu" or mask is None
+    if not is_grouped:
+        key, value = _repeated(query, key, value)
     return F.scaled_dot_product_attention(
         query,
         key,
@@ -91,6 +96,7 @@ def _attend(
         is_causal=mask is None,
         dropout_p=options["dropout"],
         scale=options["scale"],
+        enable_gqa=is_grouped,
     )
 
 

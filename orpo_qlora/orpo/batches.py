@@ -9,12 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 
 def steps_an_epoch(pairs: int, per_step: int) -> int:
     """Return the optimizer steps of one pass; the last one may see fewer pairs."""
     return math.ceil(pairs / per_step)
+
+
+def total_steps(config: TrainConfig, pairs: int) -> int:
+    """Return the number of optimizer steps of a run over `pairs` training pairs."""
+    per_epoch = steps_an_epoch(pairs, config.pairs_per_step)
+    return config.max_steps or max(1, math.ceil(per_epoch * config.epochs))
 
 
 class _StepSampler(Sampler[list[int]]):

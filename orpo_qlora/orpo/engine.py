@@ -14,8 +14,17 @@ from torch import Tensor
 from orpo_qlora.errors import UnsupportedModel
 from orpo_qlora.orpo import attention
 from orpo_qlora.orpo.logps import Head, frozen_head, token_logps, token_logps_of_trained_head
+from orpo_qlora.orpo.lora_linear import FusedLinears, fuse_lora_linears, restore_lora_linears
 from orpo_qlora.orpo.objective import PairSums
-from orpo_qlora.orpo.packing import RUNGS, Layout, Needs, Rung, cut_into_micro_steps, lay_out
+from orpo_qlora.orpo.packing import (
+    RUNGS,
+    Layout,
+    Needs,
+    Rung,
+    cost_in_tokens,
+    cut_into_micro_steps,
+    lay_out,
+)
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 log = logging.getLogger(__name__)
@@ -39,12 +48,21 @@ class Engine:
     needs: Needs
     rung: Rung
     head: Head | None
+    linears: FusedLinears
 
     @property
     def describe(self) -> str:
-        """One sentence on how pairs are laid out."""
-        trained = "" if self.head else "; the output layer is trained, so its logits are kept"
-        return f"Layout: {NAMES[self.rung]}{trained}."
+        """One sentence on how pairs are laid out, and what of the model goes a longer way."""
+        longer = ""
+        if self.head is None:
+            longer += "; the output layer is trained, so its logits are kept"
+        if self.linears.left_to_peft:
+            longer += f"; {self.linears.left_to_peft} adapter layers compute PEFT's way"
+        return f"Layout: {NAMES[self.rung]}{longer}."
+
+    def longest_row(self, pairs: Sequence[TokenizedPair]) -> int:
+        """Return the most tokens that one pair takes; a forward cannot hold fewer."""
+        return max(cost_in_tokens(pair, self.rung, self.needs) for pair in pairs)
 
     def micro_steps(self, pairs: Sequence[TokenizedPair], budget: int) -> list[list[TokenizedPair]]:
         """Return the pairs of a step in groups of at most `budget` tokens."""
@@ -103,12 +121,15 @@ def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]
     model = policy.get_base_model()
     original = model.config._attn_implementation
     pair = max(probe, key=lambda pair: pair.longest)
-    engine = Engine(policy, Needs(prompt=True, rejected=True), "shared", frozen_head(model))
     was_training = policy.training
     policy.eval()
     try:
         with torch.no_grad():
+            restore_lora_linears(policy)
             expected = _plain_sums(policy, pair)
+            linears = fuse_lora_linears(policy)
+            everything = Needs(prompt=True, rejected=True)
+            engine = Engine(policy, everything, "shared", frozen_head(model), linears)
             for rung in RUNGS:
                 model.set_attn_implementation(original if rung == "padded" else attention.NAME)
                 if _agrees(replace(engine, rung=rung), pair, expected):

@@ -1,8 +1,9 @@
 """The state of a training to files and back, exactly; safetensors and JSON only. Floor 2.
 
 What the next step depends on: the trained weights, the optimizer's moments, the learning-rate
-schedule, the random number generators and the number of steps taken. The order of the pairs follows
-from seed and step (see `orpo.trainer`). Base weights are not part of it: they do not change.
+schedule, the random number generators, the number of steps taken and the cut into forwards. The
+order of the pairs follows from seed and step (see `orpo.batches`). Base weights are not part of it:
+they do not change.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +60,22 @@ class Savepoints:
         return step > self._step and (is_last or is_late or step % self._every == 0)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come, and how it cuts a step into forwards."""
+
+    step: int
+    tokens_per_forward: int
+
+
 def capture(
-    folder: Path, step: int, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler
+    folder: Path,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
 ) -> None:
-    """Write the state after `step` optimizer steps into a folder."""
+    """Write the state of a training into a folder."""
     save_file(_plain(_trained(model)), folder / WEIGHTS)
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
@@ -72,30 +86,32 @@ def capture(
         else:
             numbers[name] = value
     save_file(_plain(tensors), folder / OPTIMIZER)
-    generators, words = _random_state()
+    generators, drawn = _random_state()
     save_file(_plain(generators), folder / RANDOM)
-    progress = {
-        "step": step,
+    words = {
+        **asdict(progress),
         "optimizer": {"groups": state["param_groups"], "numbers": numbers},
         "scheduler": scheduler.state_dict(),
-        "random": words,
+        "random": drawn,
     }
-    (folder / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+    (folder / PROGRESS).write_text(json.dumps(words), encoding="utf-8")
 
 
-def restore(folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> int:
-    """Put the state in a folder back and return the steps taken by then.
+def restore(
+    folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler
+) -> Progress:
+    """Put the state in a folder back and return how far the training had come.
 
     Raises:
         CheckpointError: the folder does not hold the state of this training.
     """
     try:
         restore_weights(folder, model)
-        progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        _restore_optimizer(optimizer, progress["optimizer"], load_file(folder / OPTIMIZER))
-        scheduler.load_state_dict(progress["scheduler"])
-        _restore_random_state(progress["random"], load_file(folder / RANDOM))
-        return int(progress["step"])
+        words = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        _restore_optimizer(optimizer, words["optimizer"], load_file(folder / OPTIMIZER))
+        scheduler.load_state_dict(words["scheduler"])
+        _restore_random_state(words["random"], load_file(folder / RANDOM))
+        return Progress(int(words["step"]), int(words["tokens_per_forward"]))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as exc:
         raise CheckpointError(
             f"{folder.name} does not hold the state of this training ({exc}).", where=str(folder)

@@ -29,7 +29,8 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.models.hardware import peak_memory_bytes
 from orpo_qlora.orpo import resume
-from orpo_qlora.orpo.batches import steps_an_epoch, training_batches
+from orpo_qlora.orpo.batches import steps_an_epoch, total_steps, training_batches
+from orpo_qlora.orpo.budget import Budget, settle_memory
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.objective import (
     OrpoTerms,
@@ -64,17 +65,14 @@ class Watcher(Protocol):
     def on_evaluation(self, record: Record) -> None:
         """Called after each measurement on held-out pairs, names prefixed `eval/`."""
 
+    def on_note(self, note: str) -> None:
+        """Called with a sentence for the person when the training goes on differently."""
+
     def should_stop(self) -> bool:
         """Asked after each step; True ends the training there."""
 
     def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Called when a checkpoint is due; `write` puts the state after `step` into a folder."""
-
-
-def total_steps(config: TrainConfig, pairs: int) -> int:
-    """Return the number of optimizer steps of a run over `pairs` training pairs."""
-    per_epoch = steps_an_epoch(pairs, config.pairs_per_step)
-    return config.max_steps or max(1, math.ceil(per_epoch * config.epochs))
 
 
 class _StepStats:
@@ -161,8 +159,10 @@ class OrpoTrainer(Trainer):
         self.weights = Weights(config.lambda_, config.nll_on, config.nll_reduction)
         self.steps = total_steps(config, len(train))
         self.resume_from: Path | None = None
-        self._last_record: Record = {}
         self._savepoints = resume.Savepoints(config.checkpoint_every, self.steps)
+        self.last_record: Record = {}
+        self.memory = settle_memory(engine, config, [*train, *held_out])
+        self.budget = Budget(engine.policy, self.memory, watcher.on_note)
         super().__init__(
             model=engine.policy,
             args=_arguments(config, self.steps),
@@ -188,10 +188,10 @@ class OrpoTrainer(Trainer):
         if self.resume_from is None:
             self.evaluate()
             return
-        self.state.global_step = resume.restore(
-            self.resume_from, self.model, self.optimizer, self.lr_scheduler
-        )
-        self._savepoints.saved(self.state.global_step)
+        progress = resume.restore(self.resume_from, self.model, self.optimizer, self.lr_scheduler)
+        # Another cut into forwards would round differently.
+        self.state.global_step, self.budget.tokens = progress.step, progress.tokens_per_forward
+        self._savepoints.saved(progress.step)
 
     def offer_checkpoint(self, *, is_last: bool = False) -> None:
         """Let the watcher save the state after the latest step, if that is due."""
@@ -201,8 +201,8 @@ class OrpoTrainer(Trainer):
             self._savepoints.saved(step)
 
     def _capture(self, folder: Path) -> None:
-        step = self.state.global_step
-        resume.capture(folder, step, self.model, self.optimizer, self.lr_scheduler)
+        progress = resume.Progress(self.state.global_step, self.budget.tokens)
+        resume.capture(folder, progress, self.model, self.optimizer, self.lr_scheduler)
 
     def get_train_dataloader(self) -> DataLoader[list[TokenizedPair]]:
         """Return batches of whole optimizer steps, from the next one on."""
@@ -216,17 +216,26 @@ class OrpoTrainer(Trainer):
         inputs: list[TokenizedPair],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Accumulate one optimizer step's gradient, micro-step by micro-step; return its loss."""
+        """Accumulate one optimizer step's gradient, micro-step by micro-step; return its loss.
+
+        Raises:
+            NonFiniteLoss: names the rows of the step.
+            OutOfMemory: see `budget.Budget.spend`.
+        """
         model.train()
-        stats = _StepStats(self.weights)
-        totals = step_totals(inputs, self.weights)
-        for group in self.engine.micro_steps(inputs, self.settings.max_tokens_per_forward):
-            sums, tokens = self.engine.measure(group)
-            terms = orpo_terms(sums, totals, self.weights)
-            self.accelerator.backward(terms.loss)
-            stats.add(terms, tokens)
-        self._last_record = stats.record()
-        loss = self._last_record["loss"]
+
+        def accumulate(tokens_per_forward: int) -> Record:
+            stats = _StepStats(self.weights)
+            totals = step_totals(inputs, self.weights)
+            for group in self.engine.micro_steps(inputs, tokens_per_forward):
+                sums, tokens = self.engine.measure(group)
+                terms = orpo_terms(sums, totals, self.weights)
+                self.accelerator.backward(terms.loss)
+                stats.add(terms, tokens)
+            return stats.record()
+
+        self.last_record = self.budget.spend(accumulate)
+        loss = self.last_record["loss"]
         if not math.isfinite(loss):
             raise _non_finite("loss", inputs, self.state.global_step + 1)
         self._current_rows = inputs
@@ -248,7 +257,7 @@ class OrpoTrainer(Trainer):
             record: Record = {
                 "step": self.state.global_step,
                 "epoch": self.epochs_done,
-                **self._last_record,
+                **self.last_record,
                 **{name: logs[name] for name in ("grad_norm", "learning_rate") if name in logs},
             }
             self.watcher.on_step(record)
@@ -264,8 +273,8 @@ class OrpoTrainer(Trainer):
         """Measure the held-out pairs and report; returns the metrics, `eval/` before each name."""
         if not self.held_out:
             return {}
-        values = measure_pairs(
-            self.engine, self.held_out, self.weights, self.settings.max_tokens_per_forward
+        values = self.budget.spend(
+            lambda tokens: measure_pairs(self.engine, self.held_out, self.weights, tokens)
         )
         record = {f"eval/{name}": value for name, value in values.items()}
         self.watcher.on_evaluation(

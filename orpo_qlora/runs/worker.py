@@ -28,10 +28,11 @@ from orpo_qlora.models import hardware, load
 from orpo_qlora.models.generate import answer_all
 from orpo_qlora.models.sampling import Conversation, Sampling, Turn
 from orpo_qlora.orpo import resume
+from orpo_qlora.orpo.batches import total_steps
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.tokens import Tokenized, tokenize_pairs
-from orpo_qlora.orpo.trainer import OrpoTrainer, Record, total_steps
+from orpo_qlora.orpo.trainer import OrpoTrainer, Record
 from orpo_qlora.program import run_program
 from orpo_qlora.runs import checkpoints, metrics, store
 from orpo_qlora.runs.checkpoints import Checkpoint, Found
@@ -77,7 +78,7 @@ class Worker:
             quantization=self.config.quantization,
             compute_dtype=self.config.compute_dtype,
         )
-        self._note(f"Arithmetic: {base.arithmetic.reason}.")
+        self.on_note(f"Arithmetic: {base.arithmetic.reason}.")
         self._identity = identity_of(self.config, self.paths.train.parent, base.folder)
         found = self._checkpoint()
         policy = self._policy = load.attach_new_adapter(base, self.config)
@@ -87,11 +88,12 @@ class Worker:
 
         self._phase("checking the layout")
         engine = build_engine(policy, self._needs(), train.pairs[:64])
-        self._note(engine.describe)
+        self.on_note(engine.describe)
 
         steps = total_steps(self.config, len(train.pairs))
         self._change(self.state.moved_to("running"), total_steps=steps)
         trainer = OrpoTrainer(engine, self.config, train.pairs, held_out.pairs, self)
+        self.on_note(trainer.memory.sentence())
         self._train_from(trainer, found.newest)
         if self.state.step == 0:  # stopped before there was anything to keep
             self._finish("stopped")
@@ -121,7 +123,7 @@ class Worker:
         checkpoints.sweep(self.paths.checkpoints)
         found = checkpoints.find_checkpoint(self.paths.checkpoints)
         for reason in found.damaged:
-            self._note(f"Checkpoint passed over: {reason}")
+            self.on_note(f"Checkpoint passed over: {reason}")
         checkpoints.refuse_foreign(found, self._identity)
         return found
 
@@ -140,7 +142,7 @@ class Worker:
             self._phase("measuring the untrained model")
             self._sample("start")
         else:
-            self._note(f"Resumed after step {start.step}.")
+            self.on_note(f"Resumed after step {start.step}.")
             self._change(self.state, step=start.step)
         if start is not None and start.step >= trainer.steps:
             resume.restore_weights(start.folder, trainer.model)
@@ -207,7 +209,7 @@ class Worker:
         for name, side in (("Training", train), ("Held out", held_out)):
             sentence = side.sentence(self.config.max_length)
             if sentence:
-                self._note(f"{name}: {sentence}")
+                self.on_note(f"{name}: {sentence}")
         return train, held_out
 
     def _sample(self, when: str) -> None:
@@ -234,7 +236,8 @@ class Worker:
         log.info("%s", phase)
         self._change(self.state, phase=phase)
 
-    def _note(self, note: str) -> None:
+    def on_note(self, note: str) -> None:
+        """Say something about the run that a person should know (see `orpo.trainer.Watcher`)."""
         log.info("%s", note)
         if note not in self.state.notes:  # a resumed run decides the same again
             self._change(self.state, notes=(*self.state.notes, note))

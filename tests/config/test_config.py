@@ -26,6 +26,13 @@ def test_settings_survive_yaml():
     assert build_config(yaml.safe_load(config.to_yaml())) == config
 
 
+def test_words_and_yamls_switches_mean_the_same():
+    config = build_config(yaml.safe_load("activation_checkpointing: off\ndequant_cache: off"))
+    assert config == build_config({"activation_checkpointing": "off", "dequant_cache": "off"})
+    assert build_config({"activation_checkpointing": True}).activation_checkpointing == "on"
+    assert build_config({"max_tokens_per_forward": "auto"}).max_tokens_per_forward == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

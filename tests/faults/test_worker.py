@@ -139,7 +139,7 @@ def test_a_worker_that_hangs_is_noticed_and_can_be_ended_by_force(
 
 def test_a_step_without_a_number_keeps_the_checkpoint_before_it(tiny_model, start, wait_for):
     """The first step is finite because half of a fresh adapter is zero; the second is not."""
-    wild = {"lora_alpha": 1e15, "learning_rate": 1.0, "checkpoint_every": 1, "eval_every": 40}
+    wild = {"lora_alpha": 1e20, "learning_rate": 1.0, "checkpoint_every": 1, "eval_every": 40}
     paths = start(model=str(tiny_model), max_steps=4, **wild)
     wait_for(lambda: not store.read_run(paths).is_active)
     run = store.read_run(paths)

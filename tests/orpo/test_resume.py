@@ -43,6 +43,9 @@ class Keeper:
 
     on_evaluation = on_step
 
+    def on_note(self, note):
+        self.notes = note
+
     def should_stop(self):
         return bool(self.records) and self.records[-1]["step"] == self.stop_at
 
@@ -111,6 +114,15 @@ def test_the_moments_and_the_generators_matter(tmp_path):
         shutil.copy(tmp_path / "whole" / "step-2" / name, changed / name)
         _, resumed, _ = train(tmp_path / f"from-{name}", resume_from=changed)
         assert not all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_the_cut_into_forwards_goes_on_too(tmp_path):
+    """Less memory than at the beginning must not round differently."""
+    _, whole, _ = train(tmp_path / "whole", max_tokens_per_forward=16)
+    start = tmp_path / "whole" / "step-3"
+    _, resumed, trainer = train(tmp_path / "more", resume_from=start, max_tokens_per_forward=4096)
+    assert trainer.budget.tokens == 16
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_other_weights_are_refused(tmp_path):

@@ -2,36 +2,17 @@ import math
 
 import pytest
 import torch
+from notebook import Notebook, adapter
 from policies import VOCABULARY, make_policy, random_pairs
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.orpo import resume
+from orpo_qlora.orpo.batches import total_steps
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.tokens import TokenizedPair
-from orpo_qlora.orpo.trainer import OrpoTrainer, total_steps
-
-
-class Notebook:
-    """A watcher that writes everything down."""
-
-    def __init__(self, stop_after=None):
-        self.steps, self.evaluations, self.checkpoints = [], [], []
-        self._stop_after, self._asked = stop_after, 0
-
-    def on_step(self, record):
-        self.steps.append(record)
-
-    def on_evaluation(self, record):
-        self.evaluations.append(record)
-
-    def should_stop(self):
-        self._asked += 1
-        return self._asked == self._stop_after
-
-    def on_checkpoint(self, step, write):
-        self.checkpoints.append(step)
+from orpo_qlora.orpo.trainer import OrpoTrainer
 
 
 def train(pairs, held_out=(), *, policy=None, stop_after=None, **settings):
@@ -42,10 +23,6 @@ def train(pairs, held_out=(), *, policy=None, stop_after=None, **settings):
     trainer = OrpoTrainer(built, config, pairs, held_out, notebook)
     trainer.train()
     return notebook, policy
-
-
-def adapter(policy):
-    return {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize(

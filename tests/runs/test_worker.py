@@ -154,7 +154,7 @@ def test_lambda_zero_without_tracking_measures_chosen_only(tiny_model):
 
 def test_recomputed_activations_change_nothing_but_memory(tiny_model):
     losses = []
-    for recompute in (False, True):
+    for recompute in ("off", "on"):
         paths = start(tiny_model, max_steps=3, activation_checkpointing=recompute)
         run = launch.wait_for(paths, WAIT_SECONDS)
         assert run.state.status == "finished", store.log_tail(paths)

@@ -1,0 +1,1 @@
+"""One program per trainer under measurement; they speak `turns.Turns` with the driver."""

@@ -1,0 +1,134 @@
+"""This project's trainer, its own loop, one technique left out on demand. See `turns`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+
+from benchmarks.peers.turns import Spec, Turns
+from orpo_qlora.config import TrainConfig, build_config
+from orpo_qlora.models import hardware
+from orpo_qlora.models.load import load_base, recompute_activations
+from orpo_qlora.orpo.engine import Engine, build_engine
+from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.trainer import OrpoTrainer, Record
+
+EVERYTHING = Needs(prompt=True, rejected=True)
+SHORT_BUDGET = 256
+
+
+class _Silent:
+    """A watcher that wants nothing."""
+
+    def on_step(self, record: Record) -> None:
+        """Ignore."""
+
+    def on_evaluation(self, record: Record) -> None:
+        """Ignore."""
+
+    def on_note(self, note: str) -> None:
+        """Ignore."""
+
+    def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """Ignore."""
+
+    def should_stop(self) -> bool:
+        """Never."""
+        return False
+
+
+class _InFileOrder(OrpoTrainer):
+    """Takes the pairs as they come, as the other trainers are told to."""
+
+    def get_train_dataloader(self) -> DataLoader[list[TokenizedPair]]:
+        """Return the steps in file order."""
+        return DataLoader(
+            self.train_dataset, batch_size=self.settings.pairs_per_step, collate_fn=list
+        )
+
+
+class _Pace(TrainerCallback):
+    def __init__(self, turns: Turns, trainer: OrpoTrainer) -> None:
+        self._turns, self._trainer = turns, trainer
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._turns.wait()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        record = self._trainer.last_record
+        self._turns.done(
+            **{name: record[name] for name in ("loss", "logps/chosen", "logps/rejected", "tokens")}
+        )
+
+
+def settings_of(spec: Spec) -> TrainConfig:
+    """Return the settings every trainer of a comparison shares, in this project's words."""
+    return build_config(
+        {
+            "model": spec.model,
+            "lambda": spec.lambda_,
+            "learning_rate": spec.learning_rate,
+            "scheduler": "constant",
+            "warmup_ratio": 0,
+            "pairs_per_step": spec.pairs_per_step,
+            "max_steps": 10_000,
+            "activation_checkpointing": "off",
+            "dequant_cache": "all" if spec.without == "unpacking" else "auto",
+        }
+        | ({"max_tokens_per_forward": SHORT_BUDGET} if spec.without == "long-forwards" else {})
+    )
+
+
+def ablated(engine: Engine, policy: PeftModel, technique: str) -> Engine:
+    """Return the engine without one of its techniques.
+
+    Raises:
+        ValueError: there is no technique of that name.
+    """
+    if technique == "sharing":
+        return replace(engine, rung="packed")
+    if technique == "tiled-head":
+        return replace(engine, head=None)
+    if technique == "fused-linears":
+        for module in policy.modules():
+            if isinstance(module, LoraLayer):
+                module.__dict__.pop("forward", None)
+        return engine
+    if technique == "kept-activations":
+        recompute_activations(policy.get_base_model())
+        return engine
+    if technique in ("", "unpacking", "long-forwards"):  # a setting, see `settings_of`
+        return engine
+    raise ValueError(f"no technique “{technique}”")
+
+
+def main() -> None:
+    """Load, say so, and step when told to."""
+    spec, turns = Spec.of_arguments(), Turns()
+    config = settings_of(spec)
+    hardware.use_all_cores()
+    base = load_base(config.model)
+    policy = PeftModel.from_pretrained(base.model, spec.adapter, is_trainable=True)
+    turns.ready()
+    rows = json.loads(Path(spec.pairs).read_text(encoding="utf-8"))
+    pairs = [
+        TokenizedPair(tuple(row["prompt"]), tuple(row["chosen"]), tuple(row["rejected"]), number)
+        for number, row in enumerate(rows, 1)
+    ]
+    engine = build_engine(policy, EVERYTHING, pairs[:64])
+    trainer = _InFileOrder(ablated(engine, policy, spec.without), config, pairs, [], _Silent())
+    trainer.add_callback(_Pace(turns, trainer))
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""TRL's ORPOTrainer, its own loop, on the same token ids, weights and adapter. See `turns`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch.utils.data import SequentialSampler
+from transformers import TrainerCallback
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+from benchmarks.peers.turns import Spec, Turns
+from orpo_qlora.models import hardware
+from orpo_qlora.models.load import load_base
+
+IGNORED = -100
+
+
+class _Paced(ORPOTrainer):
+    """Notes each micro-batch's loss and takes the pairs as they come."""
+
+    losses: list[float]
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        """Keep the loss for the report."""
+        loss = super().training_step(*arguments, **options)
+        self.losses.append(float(loss))
+        return loss
+
+
+class _Pace(TrainerCallback):
+    def __init__(self, turns: Turns, trainer: _Paced) -> None:
+        self._turns, self._trainer = turns, trainer
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._trainer.losses = []
+        self._trainer._stored_metrics.clear()
+        self._turns.wait()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        metrics = self._trainer._stored_metrics["train"]
+        means = {
+            name: sum(metrics[name]) / len(metrics[name])
+            for name in ("logps/chosen", "logps/rejected")
+        }
+        # Scaled by the loop for accumulation: the micro-batches of a step add up to its loss.
+        self._turns.done(loss=sum(self._trainer.losses), **means)
+
+
+def _features(row: dict[str, list[int]]) -> dict[str, list[int]]:
+    features = {}
+    for side in ("chosen", "rejected"):
+        ids = row["prompt"] + row[side]
+        features[f"{side}_input_ids"] = ids
+        features[f"{side}_attention_mask"] = [1] * len(ids)
+        features[f"{side}_labels"] = [IGNORED] * len(row["prompt"]) + row[side]
+    features["prompt_input_ids"] = row["prompt"]
+    features["prompt_attention_mask"] = [1] * len(row["prompt"])
+    return features
+
+
+def main() -> None:
+    """Load, say so, and step when told to."""
+    spec, turns = Spec.of_arguments(), Turns()
+    hardware.use_all_cores()
+    base = load_base(spec.model)
+    policy = PeftModel.from_pretrained(base.model, spec.adapter, is_trainable=True)
+    turns.ready()
+    settings = ORPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        beta=spec.lambda_,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=spec.batch,
+        gradient_accumulation_steps=spec.pairs_per_step // spec.batch,
+        max_steps=10_000,
+        max_length=100_000,
+        bf16=base.arithmetic.dtype == torch.bfloat16,
+        activation_checkpointing=False,
+        use_cpu=base.arithmetic.device == "cpu",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    rows = json.loads(Path(spec.pairs).read_text(encoding="utf-8"))
+    unused = Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
+    trainer = _Paced(
+        model=policy, args=settings, train_dataset=unused, processing_class=base.tokenizer
+    )
+    trainer.train_dataset = Dataset.from_list([_features(row) for row in rows])
+    trainer.add_callback(_Pace(turns, trainer))
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()
