@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -132,15 +132,30 @@ def move_run(paths: RunPaths, to: int) -> None:
         InputError: it does not wait, or not any more.
     """
     with _launching():
-        line = store.queued_runs()
-        ids = [run.id for run in line]
-        if paths.id not in ids:
-            raise InputError(f"Run {paths.id} does not wait in the queue.")
-        line.insert(max(0, to - 1), line.pop(ids.index(paths.id)))
-        for place, run in enumerate(line, start=1):
-            if run.state.place != place:
-                state = run.state.model_copy(update={"place": place})
-                store.write_state(run.paths, state)
+        _rearrange(paths, lambda _: to - 1)
+
+
+def shift_run(paths: RunPaths, by: int) -> None:
+    """Move a waiting run towards the end of the queue, or its front if `by` is negative.
+
+    Raises:
+        InputError: it does not wait, or not any more.
+    """
+    with _launching():
+        _rearrange(paths, lambda at: at + by)
+
+
+def _rearrange(paths: RunPaths, where: Callable[[int], int]) -> None:
+    line = store.queued_runs()
+    ids = [run.id for run in line]
+    if paths.id not in ids:
+        raise InputError(f"Run {paths.id} does not wait in the queue.")
+    at = ids.index(paths.id)
+    line.insert(max(0, where(at)), line.pop(at))
+    for place, run in enumerate(line, start=1):
+        if run.state.place != place:
+            state = run.state.model_copy(update={"place": place})
+            store.write_state(run.paths, state)
 
 
 def start_program(
@@ -192,7 +207,7 @@ def stop_run(paths: RunPaths) -> None:
             end = {"ended_at": time.time(), "notes": (*run.state.notes, note)}
             store.write_state(paths, run.state.moved_to("stopped").model_copy(update=end))
         elif run.is_at_work:
-            paths.stop.touch()
+            store.ask_to_stop(paths)
 
 
 def end_run(paths: RunPaths, grace_seconds: float = GRACE_SECONDS) -> Run:

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -323,6 +324,21 @@ def stored_state(paths: RunPaths) -> RunState:
 def write_state(paths: RunPaths, state: RunState) -> None:
     """Replace `state.json`."""
     storage.write_whole(paths.state, state.model_dump_json(indent=1))
+
+
+def ask_to_stop(paths: RunPaths) -> None:
+    """Leave the request to stop, with the time of the machine's monotonic clock."""
+    with suppress(FileExistsError), paths.stop.open("x", encoding="utf-8") as file:
+        file.write(str(time.monotonic()))
+
+
+def seconds_since_stop(paths: RunPaths) -> float | None:
+    """Return how long ago the run was asked to stop, None if it was not."""
+    try:
+        asked_at = paths.stop.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return time.monotonic() - float(asked_at or 0)
 
 
 def about_run(paths: RunPaths) -> dict[str, object]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 
+from orpo_qlora.runs import store
+from orpo_qlora.runs.launch import GRACE_SECONDS
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
 
@@ -38,3 +40,9 @@ def stalled(run: Run) -> ErrorCard | None:
         hint="It may still come back. If not: stop it, by force if need be, and resume it; the "
         "latest checkpoint is kept.",
     )
+
+
+def can_be_forced(run: Run) -> bool:
+    """Tell whether the run was asked to stop and has used up the time for its checkpoint."""
+    asked = store.seconds_since_stop(run.paths)
+    return run.state.status == "stopping" and asked is not None and asked >= GRACE_SECONDS

@@ -194,7 +194,7 @@ class Worker:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._wants_stop = True
-        self.paths.stop.touch()  # so that readers see “stopping”
+        store.ask_to_stop(self.paths)  # so that readers see “stopping”
 
     def _needs(self) -> Needs:
         return Needs(

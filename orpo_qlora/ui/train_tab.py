@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ class TrainTab:
     card: gr.HTML
     reason: gr.HTML
     start: gr.Button
+    ticket: gr.Textbox
+    """Marks the next order, so that pressing twice is one run."""
 
     @property
     def outputs(self) -> list[Any]:
@@ -77,8 +80,9 @@ def build_train_tab() -> TrainTab:
                 min_width=200,
             )
             reason = gr.HTML(elem_id="train-reason")
+        ticket = gr.Textbox(visible="hidden", elem_id="train-ticket", label="Order")
     in_order = {name: components[name] for name in form.setting_names()}
-    return TrainTab(tab, data, preset, Form(in_order), card, reason, start)
+    return TrainTab(tab, data, preset, Form(in_order), card, reason, start, ticket)
 
 
 def readiness_updates(tab: TrainTab, dataset_id: str, values: Sequence[object]) -> Updates:
@@ -126,11 +130,16 @@ def preset_updates(tab: TrainTab, preset: str | None) -> Updates:
     }
 
 
-def start_run(dataset_id: str, values: Sequence[object]) -> RunPaths:
-    """Start a run from what the page holds.
+def new_ticket() -> str:
+    """Return a mark for the next order."""
+    return secrets.token_hex(8)
+
+
+def start_run(dataset_id: str, values: Sequence[object], ticket: str = "") -> RunPaths:
+    """Start or queue a run from what the page holds; the same order twice is one run.
 
     Raises:
         ConfigError: lists every wrong setting.
         DataError: the data are not there any more.
     """
-    return launch.start_run(form.config_from(values), datasets.open_dataset(dataset_id))
+    return launch.start_run(form.config_from(values), datasets.open_dataset(dataset_id), ticket)
