@@ -17,6 +17,10 @@ PATIENCE_SECONDS = 0.5
 """Outlasts a reader's look; a lock held for longer belongs to the next worker of the run."""
 FORCED = "Ended by force after the request to stop; it goes on from its latest checkpoint."
 
+EARLY = "Stopped before it came to train."
+_ASKING = {-signal.SIGTERM, -signal.SIGINT}
+"""A worker that has begun answers these itself, with a checkpoint."""
+
 _CAUSES = {
     "SIGKILL": "Something ended it from outside, most often the system when memory ran out.",
     "SIGSEGV": "Native code touched memory it does not own, often a driver or library fault.",
@@ -47,9 +51,10 @@ def record_end(paths: RunPaths, exit_code: int) -> None:
 
 def _ended(paths: RunPaths, state: RunState, exit_code: int) -> RunState:
     now = {"ended_at": time.time()}
-    if exit_code < 0 and paths.stop.exists():
-        log.info("%s", FORCED)
-        update = {**now, "phase": "", "notes": (*state.notes, FORCED)}
+    if exit_code in _ASKING or (exit_code < 0 and paths.stop.exists()):
+        note = EARLY if exit_code in _ASKING else FORCED
+        log.info("%s", note)
+        update = {**now, "phase": "", "notes": (*state.notes, note)}
         return state.moved_to("stopped").model_copy(update=update)
     card = _card(state, exit_code)
     log.error("%s", card.message)

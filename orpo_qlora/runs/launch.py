@@ -22,7 +22,7 @@ from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import Dataset, split_pairs
 from orpo_qlora.errors import InputError, WorkerLost
-from orpo_qlora.runs import checkpoints, store
+from orpo_qlora.runs import checkpoints, preflight, store
 from orpo_qlora.runs.ending import record_end
 from orpo_qlora.runs.identity import identity_of
 from orpo_qlora.runs.store import Run, RunPaths
@@ -51,6 +51,7 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         ticket: marks one order: given twice, it is still one run.
 
     Raises:
+        InputError: the home cannot keep a run.
         DiskFull: nothing was started.
     """
     # Two clicks, two pages or a page and a terminal: the look and the new folder are one act.
@@ -58,6 +59,7 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         known = store.run_of_ticket(ticket)
         if known is not None:
             return known
+        preflight.check_home()
         store.sweep_drafts()
         split = split_pairs(dataset.pairs, config.held_out, config.seed)
         place = _last_place()
@@ -79,6 +81,7 @@ def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
         run = store.read_run(paths)
         if not run.is_resumable:
             raise InputError(f"Run “{run.title}” is {run.state.status}, so it cannot be resumed.")
+        preflight.check_home()
         if from_start:
             checkpoints.discard_all(paths.checkpoints)
         found = checkpoints.find_checkpoint(paths.checkpoints)

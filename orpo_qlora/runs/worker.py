@@ -34,7 +34,7 @@ from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.tokens import Tokenized, tokenize_pairs
 from orpo_qlora.orpo.trainer import OrpoTrainer, Record
 from orpo_qlora.program import run_program
-from orpo_qlora.runs import checkpoints, metrics, store
+from orpo_qlora.runs import checkpoints, metrics, preflight, store
 from orpo_qlora.runs.checkpoints import Checkpoint, Found
 from orpo_qlora.runs.identity import Identity, identity_of
 from orpo_qlora.runs.state import ErrorCard, RunState, Status
@@ -71,6 +71,9 @@ class Worker:
         hardware.use_all_cores()
         transformers.set_seed(self.config.seed)
 
+        if self.should_stop():
+            self._finish("stopped")
+            return
         self._phase("loading the base model")
         base = self._base = load.load_base(
             self.config.model,
@@ -82,6 +85,7 @@ class Worker:
         self._identity = identity_of(self.config, self.paths.train.parent, base.folder)
         found = self._checkpoint()
         policy = self._policy = load.attach_new_adapter(base, self.config)
+        self._check_room(policy, found)
 
         self._phase("tokenising the pairs")
         train, held_out = self._tokenize(base)
@@ -94,8 +98,7 @@ class Worker:
         self._change(self.state.moved_to("running"), total_steps=steps)
         trainer = OrpoTrainer(engine, self.config, train.pairs, held_out.pairs, self)
         self.on_note(trainer.memory.sentence())
-        self._train_from(trainer, found.newest)
-        if self.state.step == 0:  # stopped before there was anything to keep
+        if not self._train_from(trainer, found.newest):
             self._finish("stopped")
             return
 
@@ -127,8 +130,22 @@ class Worker:
         checkpoints.refuse_foreign(found, self._identity)
         return found
 
-    def _train_from(self, trainer: OrpoTrainer, start: Checkpoint | None) -> None:
-        """Train to the end, from the untrained policy or from a checkpoint."""
+    def _check_room(self, policy: PeftModel, found: Found) -> None:
+        """Refuse to train what the disk cannot hold.
+
+        Raises:
+            DiskFull: before the first step.
+        """
+        trained_bytes = sum(p.nbytes for p in policy.parameters() if p.requires_grad)
+        to_come = 0 if found.newest else checkpoints.KEPT  # a resumed run has its checkpoints
+        room = preflight.checkpoints_bytes(trained_bytes, to_come)
+        preflight.check_room(self.paths.folder, room)
+
+    def _train_from(self, trainer: OrpoTrainer, start: Checkpoint | None) -> bool:
+        """Train to the end, from the untrained policy or from a checkpoint.
+
+        False when the run was stopped before the policy came to hold anything learnt.
+        """
         last_step = start.step if start else -1
         metrics.rewind(self.paths.metrics, lambda record: metrics.is_of_step(record, last_step))
         metrics.rewind(
@@ -146,10 +163,13 @@ class Worker:
             self._change(self.state, step=start.step)
         if start is not None and start.step >= trainer.steps:
             resume.restore_weights(start.folder, trainer.model)
-        elif not self.should_stop():
-            trainer.resume_from = start.folder if start else None
-            self._phase("training")
-            trainer.train()
+            return True
+        if self.should_stop():
+            return False
+        trainer.resume_from = start.folder if start else None
+        self._phase("training")
+        trainer.train()
+        return True
 
     def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Save what a later worker needs to go on after this step."""

@@ -163,3 +163,12 @@ def test_two_sigterms_are_one_stop(tiny_model, start, wait_for):
     run = store.read_run(paths)
     assert run.checkpoint_step == run.state.step
     assert run.has_adapter
+
+    # Resumed and stopped again before the first step, it keeps what it had.
+    before = adapter(paths)
+    launch.resume_run(paths)
+    wait_for(lambda: store.read_run(paths).state.phase == "loading the base model")
+    launch.stop_run(paths)
+    wait_for(paths, "stopped")
+    assert is_same(adapter(paths), before)
+    assert store.read_run(paths).checkpoint_step == run.checkpoint_step
