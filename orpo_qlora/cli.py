@@ -29,7 +29,7 @@ from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.pairs import Dataset, load_dataset
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import launch, orders, store
 from orpo_qlora.runs.follow import follow
 from orpo_qlora.runs.store import Run, RunPaths
 
@@ -240,7 +240,7 @@ def queue(
     launch.start_next()  # in case whoever should have done so is gone
     if run is not None:
         launch.move_run(store.find_run(run).paths, to=place)
-    waiting = store.queued_runs()
+    waiting = orders.queued_runs()
     if as_json:
         out.print_json(json.dumps([store.to_json(queued) for queued in waiting]))
         return

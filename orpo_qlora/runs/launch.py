@@ -22,7 +22,7 @@ from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import Dataset, split_pairs
 from orpo_qlora.errors import InputError, WorkerLost
-from orpo_qlora.runs import checkpoints, preflight, store
+from orpo_qlora.runs import checkpoints, orders, preflight, store
 from orpo_qlora.runs.ending import record_end
 from orpo_qlora.runs.identity import identity_of
 from orpo_qlora.runs.store import Run, RunPaths
@@ -56,7 +56,7 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
     """
     # Two clicks, two pages or a page and a terminal: the look and the new folder are one act.
     with _launching():
-        known = store.run_of_ticket(ticket)
+        known = orders.run_of_ticket(ticket)
         if known is not None:
             return known
         preflight.check_home()
@@ -105,13 +105,13 @@ def _launching() -> storage.FileLock:
 
 
 def _last_place() -> int:
-    return max((run.state.place for run in store.queued_runs()), default=0) + 1
+    return max((run.state.place for run in orders.queued_runs()), default=0) + 1
 
 
 def _start_next() -> None:
     if store.active_run() is not None:
         return
-    for run in store.queued_runs()[:1]:
+    for run in orders.queued_runs()[:1]:
         lock = storage.FileLock(run.paths.lock)
         if not lock.acquire(PATIENCE_SECONDS):
             return  # somebody has just started it by hand
@@ -149,7 +149,7 @@ def shift_run(paths: RunPaths, by: int) -> None:
 
 
 def _rearrange(paths: RunPaths, where: Callable[[int], int]) -> None:
-    line = store.queued_runs()
+    line = orders.queued_runs()
     ids = [run.id for run in line]
     if paths.id not in ids:
         raise InputError(f"Run {paths.id} does not wait in the queue.")
@@ -210,7 +210,7 @@ def stop_run(paths: RunPaths) -> None:
             end = {"ended_at": time.time(), "notes": (*run.state.notes, note)}
             store.write_state(paths, run.state.moved_to("stopped").model_copy(update=end))
         elif run.is_at_work:
-            store.ask_to_stop(paths)
+            orders.ask_to_stop(paths)
 
 
 def end_run(paths: RunPaths, grace_seconds: float = GRACE_SECONDS) -> Run:

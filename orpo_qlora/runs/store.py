@@ -11,7 +11,6 @@ import secrets
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -247,10 +246,10 @@ def find_run(name_or_id: str) -> Run:
 
 def list_runs() -> list[Run]:
     """Return every readable run, newest first."""
-    return [read_run(paths) for paths in _all_paths()]
+    return [read_run(paths) for paths in all_paths()]
 
 
-def _all_paths() -> list[RunPaths]:
+def all_paths() -> list[RunPaths]:
     """Return every run's paths, newest first."""
     folders = [path for path in runs_folder().iterdir() if RUN_ID.match(path.name)]
     return [RunPaths(path) for path in sorted(folders, reverse=True)]
@@ -258,22 +257,8 @@ def _all_paths() -> list[RunPaths]:
 
 def active_run() -> Run | None:
     """Return the run that is at work, if one is."""
-    locked = (paths for paths in _all_paths() if storage.is_locked(paths.lock))
+    locked = (paths for paths in all_paths() if storage.is_locked(paths.lock))
     return next((run for run in map(read_run, locked) if run.is_at_work), None)
-
-
-def queued_runs() -> list[Run]:
-    """Return the runs that wait for their turn, next one first."""
-    runs = [read_run(paths) for paths in _all_paths() if stored_state(paths).status == "queued"]
-    waiting = [run for run in runs if run.state.status == "queued"]
-    return sorted(waiting, key=lambda run: (run.state.place, run.id))
-
-
-def run_of_ticket(ticket: str) -> RunPaths | None:
-    """Return the run that an order has started, if it has."""
-    if not ticket:
-        return None
-    return next((paths for paths in _all_paths() if stored_state(paths).ticket == ticket), None)
 
 
 def read_run(paths: RunPaths) -> Run:
@@ -324,21 +309,6 @@ def stored_state(paths: RunPaths) -> RunState:
 def write_state(paths: RunPaths, state: RunState) -> None:
     """Replace `state.json`."""
     storage.write_whole(paths.state, state.model_dump_json(indent=1))
-
-
-def ask_to_stop(paths: RunPaths) -> None:
-    """Leave the request to stop, with the time of the machine's monotonic clock."""
-    with suppress(FileExistsError), paths.stop.open("x", encoding="utf-8") as file:
-        file.write(str(time.monotonic()))
-
-
-def seconds_since_stop(paths: RunPaths) -> float | None:
-    """Return how long ago the run was asked to stop, None if it was not."""
-    try:
-        asked_at = paths.stop.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    return time.monotonic() - float(asked_at or 0)
 
 
 def about_run(paths: RunPaths) -> dict[str, object]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from orpo_qlora.runs import store
+from orpo_qlora.runs import orders
 from orpo_qlora.runs.launch import GRACE_SECONDS
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
@@ -44,5 +44,5 @@ def stalled(run: Run) -> ErrorCard | None:
 
 def can_be_forced(run: Run) -> bool:
     """Tell whether the run was asked to stop and has used up the time for its checkpoint."""
-    asked = store.seconds_since_stop(run.paths)
+    asked = orders.seconds_since_stop(run.paths)
     return run.state.status == "stopping" and asked is not None and asked >= GRACE_SECONDS

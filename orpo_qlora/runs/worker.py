@@ -34,7 +34,7 @@ from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.tokens import Tokenized, tokenize_pairs
 from orpo_qlora.orpo.trainer import OrpoTrainer, Record
 from orpo_qlora.program import run_program
-from orpo_qlora.runs import checkpoints, metrics, preflight, store
+from orpo_qlora.runs import checkpoints, metrics, orders, preflight, store
 from orpo_qlora.runs.checkpoints import Checkpoint, Found
 from orpo_qlora.runs.identity import Identity, identity_of
 from orpo_qlora.runs.state import ErrorCard, RunState, Status
@@ -214,7 +214,7 @@ class Worker:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._wants_stop = True
-        store.ask_to_stop(self.paths)  # so that readers see “stopping”
+        orders.ask_to_stop(self.paths)  # so that readers see “stopping”
 
     def _needs(self) -> Needs:
         return Needs(

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from orpo_qlora.runs import store, watch
+from orpo_qlora.runs import orders, store, watch
 from orpo_qlora.runs.metrics import MetricsTail
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
@@ -60,7 +60,7 @@ def take_snapshot(run_id: str) -> Snapshot:
         metrics,
         store.samples_of(paths),
         store.log_tail(paths),
-        waiting=tuple(waiting.id for waiting in store.queued_runs()),
+        waiting=tuple(waiting.id for waiting in orders.queued_runs()),
         checkpoint_step=run.checkpoint_step,
         stalled=watch.stalled(run),
         can_be_forced=watch.can_be_forced(run),

@@ -25,7 +25,7 @@ from starlette.middleware import Middleware
 from orpo_qlora import storage
 from orpo_qlora.chat import client
 from orpo_qlora.errors import InputError, OrpoQloraError
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import launch, orders, store
 from orpo_qlora.ui import chat_tab, data_tab, look, runs_tab, security, train_tab
 from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
 from orpo_qlora.ui.data_tab import DataTab
@@ -237,7 +237,7 @@ def _wire_runs(studio: Studio) -> None:
 
 def _is_busy() -> bool:
     launch.start_next()  # in case whoever should have done so is gone
-    return store.active_run() is not None or bool(store.queued_runs())
+    return store.active_run() is not None or bool(orders.queued_runs())
 
 
 def _wire_chat(studio: Studio) -> None:

@@ -10,7 +10,7 @@ import pytest
 from orpo_qlora.config import build_config
 from orpo_qlora.data.pairs import Dataset, PreferencePair
 from orpo_qlora.data.report import DataReport
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import launch, orders, store
 
 SHIM = Path(__file__).parent / "shim"
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ def start():
         return launch.start_run(build_config(base | settings), dataset(), ticket)
 
     yield begin
-    for run in [*store.queued_runs(), store.active_run()]:
+    for run in [*orders.queued_runs(), store.active_run()]:
         if run is not None:
             launch.end_run(run.paths, 0.0)
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from orpo_qlora.errors import InputError
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import launch, orders, store
 
 pytestmark = pytest.mark.usefixtures("fake_worker")
 
@@ -85,7 +85,7 @@ def test_waiting_runs_change_places_and_leave(start, wait_for):
     a, b, c = (start(max_steps=2, name=name) for name in "abc")
     launch.move_run(c, to=1)
     launch.move_run(a, to=99)
-    assert [run.title for run in store.queued_runs()] == ["c", "b", "a"]
+    assert [run.title for run in orders.queued_runs()] == ["c", "b", "a"]
     launch.stop_run(b)
     assert status(b) == "stopped"
     assert not b.stop.exists()

@@ -6,7 +6,7 @@ from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import PreferencePair, Split
 from orpo_qlora.data.report import DataReport
-from orpo_qlora.runs import store
+from orpo_qlora.runs import orders, store
 from orpo_qlora.runs.ending import record_end
 from orpo_qlora.runs.state import RunState
 
@@ -34,7 +34,7 @@ def paths():
 )
 def test_an_end_without_a_word_is_put_into_words(paths, exit_code, asked, status, words):
     if asked:
-        store.ask_to_stop(paths)
+        orders.ask_to_stop(paths)
     record_end(paths, exit_code)
     state = store.read_run(paths).state
     assert state.status == status

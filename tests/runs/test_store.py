@@ -10,7 +10,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import PreferencePair, Split
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import UnknownRun
-from orpo_qlora.runs import metrics, store
+from orpo_qlora.runs import metrics, orders, store
 from orpo_qlora.runs.metrics import MetricsTail
 from orpo_qlora.runs.state import RunState
 
@@ -126,15 +126,15 @@ def test_the_queue_is_in_order_of_place_and_holds_only_who_waits(hold_lock):
         for name, place in (("late", 9), ("first", 1), ("second", 2), ("at work", 0))
     ]
     hold_lock(made[3].lock)
-    assert [run.title for run in store.queued_runs()] == ["first", "second", "late"]
+    assert [run.title for run in orders.queued_runs()] == ["first", "second", "late"]
     assert store.active_run().title == "at work"
 
 
 def test_an_order_is_known_by_its_ticket(paths):
     ordered = store.create_run(TrainConfig(), Split(PAIRS, ()), REPORT, ticket="t1")
-    assert store.run_of_ticket("t1") == ordered
-    assert store.run_of_ticket("t2") is None
-    assert store.run_of_ticket("") is None
+    assert orders.run_of_ticket("t1") == ordered
+    assert orders.run_of_ticket("t2") is None
+    assert orders.run_of_ticket("") is None
 
 
 def test_metrics_of_a_resumed_run_are_read_from_the_beginning(paths):
