@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -11,6 +12,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GPTNeoXConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     PhiConfig,
@@ -49,18 +51,24 @@ CONFIGS = {
     "gpt-neox": GPTNeoXConfig(**SIZE, tie_word_embeddings=False),
 }
 
+UNSHAREABLE = {
+    # A convolution over the row sees across the end of one answer into the next.
+    "lfm2": Lfm2Config(**SIZE, num_key_value_heads=2, layer_types=["conv", "full_attention"]),
+}
 
-def make_policy(name: str, dtype: torch.dtype = torch.float64) -> PeftModel:
+
+def make_policy(name: str, dtype: torch.dtype = torch.float64, **lora_options: Any) -> PeftModel:
     """Return base plus a LoRA adapter whose both halves are random, so every gradient lives."""
     torch.manual_seed(1)
-    base = AutoModelForCausalLM.from_config(CONFIGS[name]).to(dtype)
+    base = AutoModelForCausalLM.from_config((CONFIGS | UNSHAREABLE)[name]).to(dtype)
     base.requires_grad_(False)
     # Norm weights and biases start at constants, where a forgotten one would not show.
     with torch.no_grad():
         for parameter in base.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
-    lora = LoraConfig(r=3, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM")
+    options = {"r": 3, "lora_alpha": 6, "target_modules": "all-linear"} | lora_options
+    lora = LoraConfig(**options, task_type="CAUSAL_LM")
     policy = get_peft_model(base, lora).to(dtype)
     randomize_adapter(policy)
     return policy

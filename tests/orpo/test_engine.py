@@ -131,6 +131,19 @@ def test_a_wrong_layout_is_caught_and_the_next_one_taken(monkeypatch):
     attention.register()
 
 
+def test_a_model_whose_layers_look_across_answers_is_padded(whole_float64):
+    policy, pairs = make_policy("lfm2"), random_pairs(5, seed=3)
+    built = build_engine(policy, BOTH, pairs)
+    assert built.rung == "padded"
+    assert "padded" in built.describe
+    loss = engine_loss(built, pairs, budget=60)
+    expected = plain_loss(make_policy("lfm2"), pairs).item()
+    assert loss == pytest.approx(expected, rel=1e-10)
+    for rung in ("shared", "packed"):  # what the check has refused is indeed wrong
+        wrong = engine_loss(dataclasses.replace(built, rung=rung), pairs, budget=60)
+        assert wrong != pytest.approx(expected, rel=1e-4)
+
+
 def test_a_trained_head_keeps_its_logits_and_gets_its_gradient(whole_float64):
     policy, twin = make_policy("llama-untied"), make_policy("llama-untied")
     for model in (policy, twin):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from policies import CONFIGS, make_policy, random_pairs, randomize_adapter
+from policies import CONFIGS, VOCABULARY, make_policy, random_pairs, randomize_adapter
 from tiny import make_tiny_tokenizer
 from trl_step import assert_step_equals_trl
 
@@ -10,7 +10,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_dataset
 from orpo_qlora.models.load import attach_new_adapter, load_base
-from orpo_qlora.orpo.tokens import tokenize_pairs
+from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -20,6 +20,38 @@ def test_float64_step_equals_trl(name, tmp_path, whole_float64):
     pairs = [p for p in random_pairs(9, seed=11) if len(p.prompt) > 1]
     assert_step_equals_trl(
         policy,
+        make_tiny_tokenizer(),
+        pairs,
+        tmp_path,
+        loss_tolerance=1e-9,
+        gradient_tolerance=1e-7,
+    )
+
+
+def test_rank_patterns_equal_trl(tmp_path, whole_float64):
+    policy = make_policy(
+        "qwen3",
+        rank_pattern={"q_proj": 5, "down_proj": 1},
+        alpha_pattern={"k_proj": 17},
+    )
+    assert_step_equals_trl(
+        policy,
+        make_tiny_tokenizer(),
+        [p for p in random_pairs(9, seed=12) if len(p.prompt) > 1],
+        tmp_path,
+        loss_tolerance=1e-9,
+        gradient_tolerance=1e-7,
+    )
+
+
+def test_one_token_answers_equal_trl(tmp_path, whole_float64):
+    pairs = [
+        TokenizedPair(p.prompt, p.chosen[:1], (p.chosen[0] + 1,), p.row)
+        for p in random_pairs(9, seed=13)
+        if len(p.prompt) > 1 and p.chosen[0] + 1 < VOCABULARY
+    ]
+    assert_step_equals_trl(
+        make_policy("llama-tied"),
         make_tiny_tokenizer(),
         pairs,
         tmp_path,

@@ -1,0 +1,89 @@
+"""A trainer's program from the driver's side: started, told to step, ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.peers.turns import Spec
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a trainer says of one optimizer step; a value it does not know is NaN."""
+
+    seconds: float
+    bytes_above_weights: float
+    loss: float = float("nan")
+    logps_chosen: float = float("nan")
+    logps_rejected: float = float("nan")
+    tokens: float = float("nan")
+    gflops: float = float("nan")
+
+
+def _die_first() -> None:
+    # Where memory runs out, the system is to end the trainer that took it and nothing else.
+    Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+class TrainerDied(Exception):
+    """The program ended by itself, out of memory as a rule."""
+
+
+class Trainer:
+    """One trainer's program, loaded and waiting."""
+
+    def __init__(
+        self, name: str, program: str, spec: Spec, folder: Path, python: str = sys.executable
+    ) -> None:
+        self.name = name
+        number = len(list(folder.glob("spec-*.json")))
+        path = folder / f"spec-{number}.json"
+        spec.write(path)
+        self._log = (folder / f"log-{number}.txt").open("w+", encoding="utf-8")
+        # Idle threads of one trainer must not take the cores of the one whose turn it is.
+        environment = os.environ | {"GOMP_SPINCOUNT": "20000", "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(
+            [python, "-m", f"benchmarks.peers.{program}", str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            preexec_fn=_die_first,
+        )
+        self._hear()
+
+    def step(self) -> Reply:
+        """Let the trainer do one optimizer step."""
+        self._tell("step")
+        values = self._hear()
+        return Reply(**{key.replace("logps/", "logps_"): value for key, value in values.items()})
+
+    def end(self) -> None:
+        """End the program."""
+        self._tell("end")
+        self._process.wait(timeout=60)
+        self._log.close()
+
+    def _tell(self, word: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
+
+    def _hear(self) -> dict[str, float]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            raise TrainerDied(
+                f"{self.name} ended ({self._process.wait()}):\n{self._log.read()[-4000:]}"
+            )
+        return json.loads(line)
