@@ -236,8 +236,12 @@ def _wire_runs(studio: Studio) -> None:
 
 
 def _is_busy() -> bool:
+    if store.active_run() is not None:
+        return True
+    if not orders.queued_runs():
+        return False
     launch.start_next()  # in case whoever should have done so is gone
-    return store.active_run() is not None or bool(orders.queued_runs())
+    return True
 
 
 def _wire_chat(studio: Studio) -> None:
