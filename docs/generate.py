@@ -10,7 +10,10 @@ from orpo_qlora.config import choices_of, setting_fields
 from orpo_qlora.runs.metrics import METRICS
 
 DOCS = Path(__file__).parent
-COMMANDS = ("check", "train", "runs", "stop", "chat", "ui", "prepare-demo-model")
+COMMANDS = (
+    *("check", "train", "runs", "queue", "stop", "resume"),
+    *("chat", "ui", "prepare-demo-model"),
+)
 
 
 def metrics_table() -> str:

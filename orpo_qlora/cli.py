@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from orpo_qlora import __version__
@@ -31,7 +29,8 @@ from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.pairs import Dataset, load_dataset
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import launch, orders, store
+from orpo_qlora.runs.follow import follow
 from orpo_qlora.runs.store import Run, RunPaths
 
 app = typer.Typer(
@@ -52,7 +51,7 @@ DataFile = Annotated[
         f"{', '.join(example_names())}.",
     ),
 ]
-FOLLOW_SECONDS = 0.5
+RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
 EXIT_STOPPED = 10
 
 
@@ -120,7 +119,7 @@ def train(
     detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune an adapter; Ctrl-C stops the run and keeps what it learnt."""
+    """Fine-tune an adapter; Ctrl-C stops the run with a checkpoint. Waits while another trains."""
     values = read_preset(preset) if preset else {}
     values |= parse_assignments(settings or [])
     values |= {key: value for key, value in (("model", model), ("name", name)) if value}
@@ -128,7 +127,12 @@ def train(
     paths = launch.start_run(config, _load(file))
     if not as_json:
         out.print(f"Run {paths.id}")
-    run = store.read_run(paths) if detach else _follow(paths, quiet=as_json)
+    _watch(paths, detach=detach, as_json=as_json)
+
+
+def _watch(paths: RunPaths, *, detach: bool, as_json: bool) -> None:
+    """Follow a run that was just started or resumed, unless told not to, and exit with its code."""
+    run = store.read_run(paths) if detach else follow(paths, err, quiet=as_json)
     if as_json:
         out.print_json(json.dumps(store.to_json(run)))
     if not detach:
@@ -139,40 +143,12 @@ def _load(file: str) -> Dataset:
     return load_dataset(example_path(file) if file in example_names() else Path(file).expanduser())
 
 
-def _follow(paths: RunPaths, *, quiet: bool) -> Run:
-    """Show the run until it ends; Ctrl-C asks it to stop and goes on watching."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, disable=quiet) as progress:
-        task = progress.add_task("starting", total=None)
-        while True:
-            try:
-                run = store.read_run(paths)
-                state = run.state
-                progress.update(
-                    task,
-                    description=state.phase or state.status,
-                    completed=state.step,
-                    total=state.total_steps or None,
-                )
-                if not run.is_active:
-                    return run
-                time.sleep(FOLLOW_SECONDS)
-            except KeyboardInterrupt:
-                launch.stop_run(paths)
-                progress.console.print("Stopping after this step; the adapter is kept.")
-
-
 def _finish(run: Run, *, quiet: bool) -> None:
     """Say how the run ended and exit with its code."""
     state = run.state
     if state.error:
-        err.print(f"[red]{state.status}:[/] {_plain(state.error.message)}")
-        err.print(_plain(state.error.hint))
+        err.print(f"[red]{state.status}:[/] {_plain(state.error.message)}", soft_wrap=True)
+        err.print(_plain(state.error.hint), soft_wrap=True)
         raise typer.Exit(1)
     if state.status == "interrupted":
         err.print(f"[red]interrupted:[/] the worker ended without a word; see {run.paths.log}")
@@ -180,6 +156,8 @@ def _finish(run: Run, *, quiet: bool) -> None:
     if not quiet:
         _print_result(run)
     if state.status == "stopped":
+        if not quiet:
+            out.print(f"Go on later: orpo-qlora resume {run.id}")
         raise typer.Exit(EXIT_STOPPED)
 
 
@@ -212,20 +190,67 @@ def runs(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def stop(run: Annotated[str, typer.Argument(help="Run id or name, or “last”.")]) -> None:
-    """Ask a run to end after its current step; its adapter is kept."""
+def stop(
+    run: RunName,
+    now: Annotated[
+        bool, typer.Option("--now", help="End it by force once the grace time is over.")
+    ] = False,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds it gets to write a checkpoint, with --now.")
+    ] = launch.GRACE_SECONDS,
+) -> None:
+    """Ask a run to end after its current step with a checkpoint; a waiting run leaves the queue."""
     found = store.find_run(run)
     if not found.is_active:
         raise InputError(
             f"Run “{found.title}” is {found.state.status}, so there is nothing to stop."
         )
+    if now:
+        ended = launch.end_run(found.paths, grace)
+        out.print(f"Run {ended.id} is {ended.state.status} after step {ended.state.step}.")
+        return
     launch.stop_run(found.paths)
     out.print(f"Run {found.id} stops after its current step.")
 
 
 @app.command()
+def resume(
+    run: RunName,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Drop its checkpoints and begin anew.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was stopped, failed or was interrupted, from its newest checkpoint."""
+    found = store.find_run(run)
+    step = launch.resume_run(found.paths, from_start=from_start)
+    if not as_json:
+        out.print(f"Run {found.id} goes on after step {step}.")
+    _watch(found.paths, detach=detach, as_json=as_json)
+
+
+@app.command()
+def queue(
+    run: Annotated[str | None, typer.Argument(help="Move this run; without, list them.")] = None,
+    place: Annotated[int, typer.Option(min=1, help="Its new place, 1 is next.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs that wait for their turn, or move one of them."""
+    launch.start_next()  # in case whoever should have done so is gone
+    if run is not None:
+        launch.move_run(store.find_run(run).paths, to=place)
+    waiting = orders.queued_runs()
+    if as_json:
+        out.print_json(json.dumps([store.to_json(queued) for queued in waiting]))
+        return
+    for number, queued in enumerate(waiting, start=1):
+        out.print(f"{number}. {queued.id} {_plain(queued.config.name)}".rstrip())
+
+
+@app.command()
 def chat(
-    run: Annotated[str, typer.Argument(help="Run id or name, or “last”.")],
+    run: RunName,
     message: Annotated[
         list[str] | None,
         typer.Option("--message", "-m", help="Ask this instead of reading lines; repeatable."),

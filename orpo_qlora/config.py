@@ -280,6 +280,14 @@ class TrainConfig(BaseModel):
         help="Optimizer steps between measurements on held-out pairs; 0 is four times a run.",
         ge=0,
     )
+    checkpoint_every: int = _setting(
+        0,
+        group="Watching",
+        label="Checkpoint every",
+        help="Optimizer steps between checkpoints to resume from; 0 is four times a run and at "
+        "least every ten minutes. A stop always writes one.",
+        ge=0,
+    )
     sample_prompts: tuple[str, ...] = _setting(
         (),
         group="Watching",

@@ -15,6 +15,7 @@ OrpoQloraError                 exit code
 │  └─ Busy               1     another run or chat holds the machine
 └─ TrainingError         1
    ├─ NonFiniteLoss      23
+   ├─ CheckpointError    25    no checkpoint can be used, or it belongs to another training
    └─ WorkerLost         1
 
 The exit codes above are the worker's. The command line maps every InputError to 2 and every other
@@ -134,6 +135,13 @@ class NonFiniteLoss(TrainingError):
 
     exit_code = 23
     slug = "non-finite-loss"
+
+
+class CheckpointError(TrainingError):
+    """The run cannot go on from a checkpoint; the message lists every reason."""
+
+    exit_code = 25
+    slug = "checkpoint"
 
 
 class WorkerLost(TrainingError):

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 import platformdirs
+from safetensors import SafetensorError
 
 from orpo_qlora.errors import DiskFull, InputError
 
@@ -55,13 +57,21 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk into a DiskFull that names the folder."""
     try:
         yield
-    except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (OSError, SafetensorError) as exc:
+        if _error_number(exc) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(
                 f"The disk is full: writing {path.name} in {path.parent} failed.",
-                hint="Free some space and start again; everything written before is kept.",
+                hint="Free some space and go on; everything written before is kept.",
             ) from exc
         raise
+
+
+def _error_number(error: OSError | SafetensorError) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    # safetensors 0.6 writes in Rust and says only in words what the system said.
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -80,7 +90,7 @@ def write_whole(path: Path, text: str) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -92,22 +102,54 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_files(folder: Path) -> None:
+    """Make the files directly in a folder, and their names, survive a power cut."""
+    for path in folder.iterdir():
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
 class JsonLines:
     """An append-only file of one JSON object per line, each written by a single system call."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._drop_fragment()
 
     def append(self, record: dict[str, object]) -> None:
-        """Append one record; numbers must be finite.
+        """Append one record whole or not at all; numbers must be finite.
 
         Raises:
-            DiskFull: nothing or an unterminated fragment was written, which readers skip.
+            DiskFull: the file is as it was before.
         """
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
         with disk_errors(self.path):
-            os.write(self._descriptor, line.encode())
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                # The last free bytes of a disk take a part without an error.
+                self._drop_fragment()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def sync(self) -> None:
+        """Make what was appended survive a power cut."""
+        with disk_errors(self.path):
+            os.fsync(self._descriptor)
+
+    def _drop_fragment(self) -> None:
+        """Cut off what a writer that died left behind the last whole line."""
+        size = os.fstat(self._descriptor).st_size
+        end = size
+        while end:
+            start = max(0, end - 65_536)
+            found = os.pread(self._descriptor, end - start, start).rfind(b"\n")
+            end = start + found + 1
+            if found >= 0:
+                break
+        if end < size:
+            os.ftruncate(self._descriptor, end)
 
     def close(self) -> None:
         """Close the file."""
@@ -163,6 +205,24 @@ class FileLock:
             else:
                 self._descriptor = descriptor
                 return True
+
+    @classmethod
+    def adopt(cls, path: Path, descriptor: int) -> FileLock:
+        """Return the lock that another process took and left to this one."""
+        os.set_inheritable(descriptor, False)
+        lock = cls(path)
+        lock._descriptor = descriptor
+        return lock
+
+    def fileno(self) -> int:
+        """Return the descriptor that holds the lock; whoever has a copy of it holds it too.
+
+        Raises:
+            ValueError: the lock is not held; a fault of ours.
+        """
+        if self._descriptor is None:
+            raise ValueError(f"{self.path.name} is not held")
+        return self._descriptor
 
     def release(self) -> None:
         """Give the lock back; safe to call twice."""

@@ -5,7 +5,7 @@ class Notebook:
     """A watcher that writes everything down."""
 
     def __init__(self, stop_after=None):
-        self.steps, self.evaluations, self.notes = [], [], []
+        self.steps, self.evaluations, self.notes, self.checkpoints = [], [], [], []
         self._stop_after, self._asked = stop_after, 0
 
     def on_step(self, record):
@@ -16,6 +16,9 @@ class Notebook:
 
     def on_note(self, note):
         self.notes.append(note)
+
+    def on_checkpoint(self, step, write):
+        self.checkpoints.append(step)
 
     def should_stop(self):
         self._asked += 1

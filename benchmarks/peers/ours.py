@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ class _Silent:
         """Ignore."""
 
     def on_note(self, note: str) -> None:
+        """Ignore."""
+
+    def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Ignore."""
 
     def should_stop(self) -> bool:

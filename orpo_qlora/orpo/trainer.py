@@ -7,16 +7,15 @@ here by the token budget and cannot change its loss or gradient.
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -29,6 +28,8 @@ from transformers import (
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.models.hardware import peak_memory_bytes
+from orpo_qlora.orpo import resume
+from orpo_qlora.orpo.batches import steps_an_epoch, total_steps, training_batches
 from orpo_qlora.orpo.budget import Budget, settle_memory
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.objective import (
@@ -70,28 +71,8 @@ class Watcher(Protocol):
     def should_stop(self) -> bool:
         """Asked after each step; True ends the training there."""
 
-
-def total_steps(config: TrainConfig, pairs: int) -> int:
-    """Return the number of optimizer steps of a run over `pairs` training pairs."""
-    per_epoch = math.ceil(pairs / config.pairs_per_step)
-    return config.max_steps or max(1, math.ceil(per_epoch * config.epochs))
-
-
-class _StepSampler(Sampler[list[int]]):
-    """The pairs of each optimizer step: a shuffle that depends on seed and epoch alone."""
-
-    def __init__(self, pairs: int, per_step: int, seed: int, state: TrainerState) -> None:
-        self._pairs, self._per_step, self._seed, self._state = pairs, per_step, seed, state
-
-    def __len__(self) -> int:
-        return math.ceil(self._pairs / self._per_step)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        epoch = round(self._state.global_step / len(self))
-        order = list(range(self._pairs))
-        random.Random(f"{self._seed}-{epoch}").shuffle(order)
-        for start in range(0, self._pairs, self._per_step):
-            yield order[start : start + self._per_step]
+    def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """Called when a checkpoint is due; `write` puts the state after `step` into a folder."""
 
 
 class _StepStats:
@@ -154,8 +135,9 @@ class _StepStats:
 class OrpoTrainer(Trainer):
     """Trains a policy's adapter with ORPO; reports every step to a Watcher.
 
-    Evaluates before the first step, every `eval_every` steps and after the last. Neither saves
-    nor loads anything.
+    Evaluates before the first step, every `eval_every` steps and after the last. Offers a
+    checkpoint every `checkpoint_every` steps and after the last, also when stopped; `resume_from`
+    names the folder of one to start from.
 
     Raises:
         NonFiniteLoss: from `train`, naming the rows of the step; the adapter is then as it was
@@ -176,6 +158,8 @@ class OrpoTrainer(Trainer):
         self.pairs, self.held_out = train, held_out
         self.weights = Weights(config.lambda_, config.nll_on, config.nll_reduction)
         self.steps = total_steps(config, len(train))
+        self.resume_from: Path | None = None
+        self._savepoints = resume.Savepoints(config.checkpoint_every, self.steps)
         self.last_record: Record = {}
         self.memory = settle_memory(engine, config, [*train, *held_out])
         self.budget = Budget(engine.policy, self.memory, watcher.on_note)
@@ -193,12 +177,38 @@ class OrpoTrainer(Trainer):
         """Optimizer steps between evaluations."""
         return self.settings.eval_every or max(1, math.ceil(self.steps / EVALUATIONS_A_RUN))
 
+    @property
+    def epochs_done(self) -> float:
+        """Passes over the pairs so far; the loop's own count starts anew with a resumed run."""
+        per_epoch = steps_an_epoch(len(self.pairs), self.settings.pairs_per_step)
+        return self.state.global_step / per_epoch
+
+    def start(self) -> None:
+        """Measure the untrained policy, or go on from `resume_from`."""
+        if self.resume_from is None:
+            self.evaluate()
+            return
+        progress = resume.restore(self.resume_from, self.model, self.optimizer, self.lr_scheduler)
+        # Another cut into forwards would round differently.
+        self.state.global_step, self.budget.tokens = progress.step, progress.tokens_per_forward
+        self._savepoints.saved(progress.step)
+
+    def offer_checkpoint(self, *, is_last: bool = False) -> None:
+        """Let the watcher save the state after the latest step, if that is due."""
+        step = self.state.global_step
+        if self._savepoints.is_due(step, is_last=is_last):
+            self.watcher.on_checkpoint(step, self._capture)
+            self._savepoints.saved(step)
+
+    def _capture(self, folder: Path) -> None:
+        progress = resume.Progress(self.state.global_step, self.budget.tokens)
+        resume.capture(folder, progress, self.model, self.optimizer, self.lr_scheduler)
+
     def get_train_dataloader(self) -> DataLoader[list[TokenizedPair]]:
-        """Return batches of whole optimizer steps."""
-        sampler = _StepSampler(
-            len(self.pairs), self.settings.pairs_per_step, self.settings.seed, self.state
-        )
-        return DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=list)
+        """Return batches of whole optimizer steps, from the next one on."""
+        pairs, per_step = list(self.pairs), self.settings.pairs_per_step
+        # Asked when an epoch begins: the loop replaces `self.state` after this call.
+        return training_batches(pairs, per_step, self.settings.seed, lambda: self.state.global_step)
 
     def training_step(
         self,
@@ -246,7 +256,7 @@ class OrpoTrainer(Trainer):
         if "learning_rate" in logs:
             record: Record = {
                 "step": self.state.global_step,
-                "epoch": self.state.epoch or 0.0,
+                "epoch": self.epochs_done,
                 **self.last_record,
                 **{name: logs[name] for name in ("grad_norm", "learning_rate") if name in logs},
             }
@@ -268,7 +278,7 @@ class OrpoTrainer(Trainer):
         )
         record = {f"eval/{name}": value for name, value in values.items()}
         self.watcher.on_evaluation(
-            {"step": self.state.global_step, "epoch": self.state.epoch or 0.0, **record}
+            {"step": self.state.global_step, "epoch": self.epochs_done, **record}
         )
         # Switches the request off; the loop looks again at the end of an epoch.
         self.control: TrainerControl = self.callback_handler.on_evaluate(
@@ -349,7 +359,7 @@ def _arguments(config: TrainConfig, steps: int) -> TrainingArguments:
 
 
 class _Pace(TrainerCallback):
-    """Decides when to evaluate and when to stop."""
+    """Decides when to evaluate, when a checkpoint may be due and when to stop."""
 
     def __init__(self, trainer: OrpoTrainer) -> None:
         self._trainer = trainer
@@ -357,7 +367,18 @@ class _Pace(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        self._trainer.evaluate()
+        self._trainer.start()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        # Only now is the step before logged and evaluated.
+        self._trainer.offer_checkpoint()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        self._trainer.offer_checkpoint(is_last=True)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object

@@ -1,23 +1,37 @@
-"""Start and stop runs. Talks to processes and files, never to torch. Floor 3."""
+"""Start, queue, stop and resume runs. Talks to processes and files, never to torch. Floor 3.
+
+One run is at work at a time. Whoever looks may start the next one of the queue (`start_next`): the
+keeper of the run that ended, a page, a terminal; one lock decides.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import Dataset, split_pairs
-from orpo_qlora.errors import Busy, WorkerLost
-from orpo_qlora.runs import store
+from orpo_qlora.errors import InputError, WorkerLost
+from orpo_qlora.runs import checkpoints, orders, preflight, store
+from orpo_qlora.runs.ending import record_end
+from orpo_qlora.runs.identity import identity_of
 from orpo_qlora.runs.store import Run, RunPaths
 
 WORKER = "orpo_qlora.runs.worker"
+KEEPER = "orpo_qlora.runs.keeper"
+GRACE_SECONDS = 30.0
+"""How long a worker may take to write its checkpoint before a stop can be forced."""
+PATIENCE_SECONDS = 5.0
 PROGRAM_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -28,33 +42,137 @@ PROGRAM_ENVIRONMENT = {
 }
 
 
-def start_run(config: TrainConfig, dataset: Dataset) -> RunPaths:
-    """Make a run from settings and data and start its worker; returns at once.
+def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPaths:
+    """Make a run from settings and data and queue it; it starts at once if none is at work.
+
+    Args:
+        config: every setting.
+        dataset: the pairs.
+        ticket: marks one order: given twice, it is still one run.
 
     Raises:
-        Busy: another run is at work; the message names it.
+        InputError: the home cannot keep a run.
         DiskFull: nothing was started.
     """
-    # Two clicks, two pages or a page and a terminal: the check and the new folder are one act.
-    with storage.FileLock(storage.home() / "launch.lock"):
-        active = store.active_run()
-        if active is not None:
-            raise Busy(
-                f"Run “{active.title}” is {active.state.status}.",
-                hint="Wait until it ends, or stop it first.",
-                where=active.id,
-            )
-        paths = store.create_run(
-            config, split_pairs(dataset.pairs, config.held_out, config.seed), dataset.report
-        )
-    start_program(WORKER, [str(paths.folder)], paths.log)
+    # Two clicks, two pages or a page and a terminal: the look and the new folder are one act.
+    with _launching():
+        known = orders.run_of_ticket(ticket)
+        if known is not None:
+            return known
+        preflight.check_home()
+        store.sweep_drafts()
+        split = split_pairs(dataset.pairs, config.held_out, config.seed)
+        place = _last_place()
+        paths = store.create_run(config, split, dataset.report, place=place, ticket=ticket)
+        _start_next()
     return paths
 
 
-def start_program(module: str, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
+    """Queue a run that ended early to go on from its newest good checkpoint; return its step.
+
+    Without any checkpoint the run begins anew, in the same folder.
+
+    Raises:
+        InputError: the run is at work, waits already, or has finished.
+        CheckpointError: every checkpoint is damaged, or settings or pairs are not those begun with.
+    """
+    with _launching():
+        run = store.read_run(paths)
+        if not run.is_resumable:
+            raise InputError(f"Run “{run.title}” is {run.state.status}, so it cannot be resumed.")
+        preflight.check_home()
+        if from_start:
+            checkpoints.discard_all(paths.checkpoints)
+        found = checkpoints.find_checkpoint(paths.checkpoints)
+        checkpoints.refuse_foreign(found, identity_of(run.config, paths.train.parent))
+        step = found.newest.step if found.newest else 0
+        paths.stop.unlink(missing_ok=True)
+        fresh = {"phase": "", "error": None, "ended_at": 0.0, "step": step, "place": _last_place()}
+        store.write_state(paths, run.state.moved_to("queued").model_copy(update=fresh))
+        _start_next()
+    return step
+
+
+def start_next() -> None:
+    """Start the next run of the queue unless one is at work; anybody may call this at any time."""
+    with _launching():
+        _start_next()
+
+
+def _launching() -> storage.FileLock:
+    return storage.FileLock(storage.home() / "launch.lock")
+
+
+def _last_place() -> int:
+    return max((run.state.place for run in orders.queued_runs()), default=0) + 1
+
+
+def _start_next() -> None:
+    if store.active_run() is not None:
+        return
+    for run in orders.queued_runs()[:1]:
+        lock = storage.FileLock(run.paths.lock)
+        if not lock.acquire(PATIENCE_SECONDS):
+            return  # somebody has just started it by hand
+        try:
+            state = run.state.moved_to("starting")
+            store.write_state(run.paths, state.model_copy(update={"progressed_at": _now()}))
+            arguments = [str(run.paths.folder), str(lock.fileno())]
+            start_program(KEEPER, arguments, run.paths.log, shares=lock.fileno())
+        finally:
+            lock.release()  # the keeper's copy holds it from now on
+
+
+def _now() -> float:
+    return time.monotonic()
+
+
+def move_run(paths: RunPaths, to: int) -> None:
+    """Give a waiting run a place in the queue; 1 is next.
+
+    Raises:
+        InputError: it does not wait, or not any more.
+    """
+    with _launching():
+        _rearrange(paths, lambda _: to - 1)
+
+
+def shift_run(paths: RunPaths, by: int) -> None:
+    """Move a waiting run towards the end of the queue, or its front if `by` is negative.
+
+    Raises:
+        InputError: it does not wait, or not any more.
+    """
+    with _launching():
+        _rearrange(paths, lambda at: at + by)
+
+
+def _rearrange(paths: RunPaths, where: Callable[[int], int]) -> None:
+    line = orders.queued_runs()
+    ids = [run.id for run in line]
+    if paths.id not in ids:
+        raise InputError(f"Run {paths.id} does not wait in the queue.")
+    at = ids.index(paths.id)
+    line.insert(max(0, where(at)), line.pop(at))
+    for place, run in enumerate(line, start=1):
+        if run.state.place != place:
+            state = run.state.model_copy(update={"place": place})
+            store.write_state(run.paths, state)
+
+
+def start_program(
+    module: str, arguments: Sequence[str], log: Path, *, shares: int | None = None
+) -> subprocess.Popen[bytes]:
     """Start a background program of this package in a session of its own, output to a file.
 
     The program outlives this process and its terminal.
+
+    Args:
+        module: what to run.
+        arguments: its arguments.
+        log: receives everything it prints.
+        shares: a descriptor of this process that it gets too, under the same number.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -64,6 +182,7 @@ def start_program(module: str, arguments: Sequence[str], log: Path) -> subproces
             stderr=subprocess.STDOUT,
             start_new_session=True,
             close_fds=True,
+            pass_fds=() if shares is None else (shares,),
             env={**PROGRAM_ENVIRONMENT, **os.environ},
         )
     # Somebody must collect the exit, or an ended program stays behind as a zombie.
@@ -80,8 +199,46 @@ def run_foreground(module: str, arguments: Sequence[str] = ()) -> int:
 
 
 def stop_run(paths: RunPaths) -> None:
-    """Ask the worker to end after its current step and keep the adapter; returns at once."""
-    paths.stop.touch()
+    """Ask the worker to end after its current step with a checkpoint; returns at once.
+
+    A run that waits for its turn leaves the queue.
+    """
+    with _launching():
+        run = store.read_run(paths)
+        if run.state.status == "queued":
+            note = "Taken out of the queue."
+            end = {"ended_at": time.time(), "notes": (*run.state.notes, note)}
+            store.write_state(paths, run.state.moved_to("stopped").model_copy(update=end))
+        elif run.is_at_work:
+            orders.ask_to_stop(paths)
+
+
+def end_run(paths: RunPaths, grace_seconds: float = GRACE_SECONDS) -> Run:
+    """Ask the worker to end, wait, and end it by force when the time is up; return the run.
+
+    Raises:
+        WorkerLost: not even that ended it.
+    """
+    stop_run(paths)
+    try:
+        return wait_for(paths, grace_seconds)
+    except WorkerLost:
+        _kill(paths)
+    run = wait_for(paths, PATIENCE_SECONDS)
+    record_end(paths, -signal.SIGKILL)  # the keeper may be gone too
+    return store.read_run(run.paths)
+
+
+def _kill(paths: RunPaths) -> None:
+    """Kill the worker and whatever it started.
+
+    It is found by its command line: a number noted earlier might belong to another program now.
+    """
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if WORKER in command and str(paths.folder) in command:
+            with suppress(ProcessLookupError):  # it has ended this moment
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(paths: RunPaths, timeout_seconds: float) -> Run:

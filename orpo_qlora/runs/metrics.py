@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,15 +61,22 @@ NAMES = tuple(metric.name for metric in METRICS)
 
 
 class MetricsTail:
-    """Reads a growing `metrics.jsonl`; each call to `refresh` reads only what is new."""
+    """Reads a growing `metrics.jsonl`; each call to `refresh` reads only what is new.
+
+    A resumed run replaces the file by a shorter one, which is then read from its beginning.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: list[dict[str, object]] = []
         self._offset = 0
+        self._inode = 0
 
     def refresh(self) -> bool:
         """Read what was appended since; True when there was anything."""
+        inode = self.path.stat().st_ino if self.path.exists() else self._inode
+        if inode != self._inode:
+            self.records, self._offset, self._inode = [], 0, inode
         fresh, self._offset = storage.read_json_lines(self.path, self._offset)
         self.records.extend(fresh)
         return bool(fresh)
@@ -81,3 +90,22 @@ class MetricsTail:
             if isinstance(step, int) and isinstance(value, int | float):
                 points.append((step, float(value)))
         return points
+
+
+def rewind(path: Path, keep: Callable[[dict[str, object]], bool]) -> None:
+    """Replace a file of records by those to keep; a crash leaves the old file or the new one.
+
+    Raises:
+        DiskFull: the file is as it was.
+    """
+    records, _ = storage.read_json_lines(path)
+    kept = [record for record in records if keep(record)]
+    if path.exists() and len(kept) < len(records):
+        lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in kept]
+        storage.write_whole(path, "".join(f"{line}\n" for line in lines))
+
+
+def is_of_step(record: dict[str, object], last_step: int) -> bool:
+    """Tell whether a record was written by the time of `last_step`."""
+    step = record.get("step")
+    return isinstance(step, int) and step <= last_step

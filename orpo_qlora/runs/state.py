@@ -18,6 +18,10 @@ _NEXT: dict[Status, frozenset[Status]] = {
     "starting": frozenset({"running", "stopping", "stopped", "failed"}),
     "running": frozenset({"stopping", "finished", "stopped", "failed"}),
     "stopping": frozenset({"stopped", "failed"}),
+    # Resumed.
+    "interrupted": frozenset({"queued"}),
+    "stopped": frozenset({"queued"}),
+    "failed": frozenset({"queued"}),
 }
 
 
@@ -55,7 +59,14 @@ class RunState(BaseModel):
     created_at: float = 0.0
     """Seconds since the epoch, UTC, as are the two below."""
     started_at: float = 0.0
+    """When the latest worker began; a resumed run has had several."""
     ended_at: float = 0.0
+    progressed_at: float = 0.0
+    """Seconds of the machine's monotonic clock at the latest step or change of phase."""
+    place: int = 0
+    """Where in the queue; the smallest is next. Means nothing once a worker is at work."""
+    ticket: str = ""
+    """What the order to start carried; the same order twice is one run."""
 
     @property
     def is_done(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +23,13 @@ from orpo_qlora.config import SCHEMA_VERSION, TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split, read_pairs, write_pairs
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import UnknownRun
+from orpo_qlora.runs.checkpoints import find_checkpoint
 from orpo_qlora.runs.metrics import MetricsTail
-from orpo_qlora.runs.state import RunState
+from orpo_qlora.runs.state import RunState, Status
 
+_DRAFT = ".draft-"
 RUN_ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{4}$")
 VERSIONED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "gradio")
-SPAWN_SECONDS = 60.0
-"""How long a fresh run may be without a lock before it counts as interrupted."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,16 @@ class RunPaths:
         return self.folder / "log.txt"
 
     @property
+    def reserve(self) -> Path:
+        """Space kept for the last word of a worker whose disk is full."""
+        return self.folder / ".reserve"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Holds one folder for each checkpoint."""
+        return self.folder / "checkpoints"
+
+    @property
     def adapter(self) -> Path:
         """The final PEFT adapter."""
         return self.folder / "adapter"
@@ -119,8 +130,24 @@ class Run:
 
     @property
     def is_active(self) -> bool:
-        """Whether a worker is, or is about to be, at work."""
-        return self.state.status in {"queued", "starting", "running", "stopping"}
+        """Whether the run is at work or waits for its turn."""
+        return self.state.status == "queued" or self.is_at_work
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the run has a living worker."""
+        return self.state.status in {"starting", "running", "stopping"}
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether the run ended early."""
+        return self.state.status in {"stopped", "failed", "interrupted"}
+
+    @property
+    def checkpoint_step(self) -> int:
+        """The step of the newest checkpoint that looks good, 0 without one."""
+        newest = find_checkpoint(self.paths.checkpoints, read_everything=False).newest
+        return newest.step if newest else 0
 
     @property
     def has_adapter(self) -> bool:
@@ -133,27 +160,48 @@ def runs_folder() -> Path:
     return storage.home() / "runs"
 
 
-def create_run(config: TrainConfig, split: Split, report: DataReport) -> RunPaths:
-    """Make a run folder that holds everything the worker needs.
+def create_run(
+    config: TrainConfig, split: Split, report: DataReport, *, place: int = 0, ticket: str = ""
+) -> RunPaths:
+    """Make a run folder that holds everything the worker needs; its run is queued.
 
     The folder appears whole: it is filled under another name and renamed at the end.
+
+    Args:
+        config: every setting.
+        split: pairs to train on and to measure on.
+        report: the account of the file they came from.
+        place: where in the queue.
+        ticket: what the order carried.
 
     Raises:
         DiskFull: no run folder is left behind.
     """
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    draft = RunPaths(runs_folder() / f".draft-{run_id}")
-    (draft.folder / "data").mkdir(mode=0o700, parents=True)
-    with storage.disk_errors(draft.folder):
-        write_pairs(draft.train, split.train)
-        write_pairs(draft.held_out, split.held_out)
-        draft.report.write_text(report.model_dump_json(indent=1), encoding="utf-8")
-        draft.config.write_text(_config_text(config, report), encoding="utf-8")
-        write_state(draft, RunState(created_at=time.time()))
+    draft = RunPaths(runs_folder() / f"{_DRAFT}{run_id}")
     final = runs_folder() / run_id
-    draft.folder.rename(final)
-    storage.sync_folder(final.parent)
+    with storage.disk_errors(draft.folder):
+        try:
+            draft.folder.mkdir(mode=0o700)
+            draft.train.parent.mkdir(mode=0o700)
+            write_pairs(draft.train, split.train)
+            write_pairs(draft.held_out, split.held_out)
+            draft.report.write_text(report.model_dump_json(indent=1), encoding="utf-8")
+            draft.config.write_text(_config_text(config, report), encoding="utf-8")
+            write_state(draft, RunState(created_at=time.time(), place=place, ticket=ticket))
+            storage.sync_files(draft.train.parent)
+            storage.sync_files(draft.folder)
+            draft.folder.rename(final)
+        finally:
+            shutil.rmtree(draft.folder, ignore_errors=True)
+        storage.sync_folder(final.parent)
     return RunPaths(final)
+
+
+def sweep_drafts() -> None:
+    """Remove what creators that died left behind; only while no other creator can be at work."""
+    for path in runs_folder().glob(f"{_DRAFT}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _config_text(config: TrainConfig, report: DataReport) -> str:
@@ -198,13 +246,19 @@ def find_run(name_or_id: str) -> Run:
 
 def list_runs() -> list[Run]:
     """Return every readable run, newest first."""
+    return [read_run(paths) for paths in all_paths()]
+
+
+def all_paths() -> list[RunPaths]:
+    """Return every run's paths, newest first."""
     folders = [path for path in runs_folder().iterdir() if RUN_ID.match(path.name)]
-    return [read_run(RunPaths(path)) for path in sorted(folders, reverse=True)]
+    return [RunPaths(path) for path in sorted(folders, reverse=True)]
 
 
 def active_run() -> Run | None:
     """Return the run that is at work, if one is."""
-    return next((run for run in list_runs() if run.is_active), None)
+    locked = (paths for paths in all_paths() if storage.is_locked(paths.lock))
+    return next((run for run in map(read_run, locked) if run.is_at_work), None)
 
 
 def read_run(paths: RunPaths) -> Run:
@@ -230,15 +284,19 @@ def _read_fixed(paths: RunPaths) -> tuple[TrainConfig, DataReport]:
 
 
 def _seen(paths: RunPaths, stored: RunState) -> RunState:
-    """Derive what cannot be stored: a worker that died left no last word."""
-    if stored.is_done or storage.is_locked(paths.lock):
-        if not stored.is_done and paths.stop.exists():
-            return stored.model_copy(update={"status": "stopping"})
+    """Derive what cannot be stored: a worker that died left no last word.
+
+    Whoever starts a worker holds the run's lock before `queued` becomes `starting`, and the worker
+    keeps that very lock until it has said its last word.
+    """
+    if stored.is_done:
         return stored
+    if storage.is_locked(paths.lock):
+        status: Status = "stopping" if paths.stop.exists() else stored.status
+        return stored.model_copy(update={"status": "starting" if status == "queued" else status})
     # The worker may have ended between the two looks.
     stored = stored_state(paths)
-    is_fresh = stored.status == "queued" and time.time() - stored.created_at < SPAWN_SECONDS
-    if stored.is_done or is_fresh:
+    if stored.is_done or stored.status == "queued":
         return stored
     return stored.model_copy(update={"status": "interrupted"})
 
@@ -310,4 +368,5 @@ def to_json(run: Run) -> dict[str, object]:
         "config": run.config.model_dump(mode="json", by_alias=True),
         "data": json.loads(run.report.model_dump_json()),
         "has_adapter": run.has_adapter,
+        "checkpoint_step": run.checkpoint_step,
     }

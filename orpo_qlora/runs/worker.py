@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -23,23 +23,27 @@ from peft import PeftModel
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
+from orpo_qlora.errors import OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware, load
 from orpo_qlora.models.generate import answer_all
 from orpo_qlora.models.sampling import Conversation, Sampling, Turn
+from orpo_qlora.orpo import resume
+from orpo_qlora.orpo.batches import total_steps
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.tokens import Tokenized, tokenize_pairs
-from orpo_qlora.orpo.trainer import OrpoTrainer, Record, total_steps
+from orpo_qlora.orpo.trainer import OrpoTrainer, Record
 from orpo_qlora.program import run_program
-from orpo_qlora.runs import store
+from orpo_qlora.runs import checkpoints, metrics, orders, preflight, store
+from orpo_qlora.runs.checkpoints import Checkpoint, Found
+from orpo_qlora.runs.identity import Identity, identity_of
 from orpo_qlora.runs.state import ErrorCard, RunState, Status
 from orpo_qlora.runs.store import RunPaths
 
 log = logging.getLogger(__name__)
 
 SAMPLE_TOKENS = 64
-LOCK_PATIENCE_SECONDS = 5.0
+RESERVE_BYTES = 65_536
 
 
 class Worker:
@@ -50,20 +54,26 @@ class Worker:
         self.config: TrainConfig = store.read_run(paths).config
         self.state: RunState = store.stored_state(paths)
         self._recent_seconds: deque[float] = deque(maxlen=20)
-        self._metrics = storage.JsonLines(paths.metrics)
-        self._samples = storage.JsonLines(paths.samples)
+        self._identity: Identity
+        self._metrics: storage.JsonLines
+        self._samples: storage.JsonLines
         self._base: load.Base | None = None
         self._policy: PeftModel | None = None
         self._wants_stop = False
 
     def run(self) -> None:
         """Do the whole run: load, tokenise, train, save, sample."""
-        self._change(self.state.moved_to("starting"), started_at=time.time())
+        self._change(self.state.moved_to("starting"), started_at=time.time(), error=None)
+        with storage.disk_errors(self.paths.reserve):
+            self.paths.reserve.write_bytes(bytes(RESERVE_BYTES))
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         hardware.use_all_cores()
         transformers.set_seed(self.config.seed)
 
+        if self.should_stop():
+            self._finish("stopped")
+            return
         self._phase("loading the base model")
         base = self._base = load.load_base(
             self.config.model,
@@ -72,7 +82,10 @@ class Worker:
             compute_dtype=self.config.compute_dtype,
         )
         self.on_note(f"Arithmetic: {base.arithmetic.reason}.")
+        self._identity = identity_of(self.config, self.paths.train.parent, base.folder)
+        found = self._checkpoint()
         policy = self._policy = load.attach_new_adapter(base, self.config)
+        self._check_room(policy, found)
 
         self._phase("tokenising the pairs")
         train, held_out = self._tokenize(base)
@@ -83,14 +96,11 @@ class Worker:
 
         steps = total_steps(self.config, len(train.pairs))
         self._change(self.state.moved_to("running"), total_steps=steps)
-        self._phase("measuring the untrained model")
-        self._sample("start")
-        if self.should_stop():
-            self._finish("stopped")
-            return
         trainer = OrpoTrainer(engine, self.config, train.pairs, held_out.pairs, self)
         self.on_note(trainer.memory.sentence())
-        trainer.train()
+        if not self._train_from(trainer, found.newest):
+            self._finish("stopped")
+            return
 
         self._phase("saving the adapter")
         save_adapter(policy, self.paths.adapter)
@@ -103,7 +113,72 @@ class Worker:
     def fail(self, error: OrpoQloraError) -> None:
         """Leave the last word of a run that went wrong."""
         log.info("the run failed: %s", error)
+        self.paths.reserve.unlink(missing_ok=True)
         self._change(self.state.moved_to("failed"), error=ErrorCard.of(error), ended_at=time.time())
+
+    def _checkpoint(self) -> Found:
+        """Return the checkpoint to go on from, if there is one.
+
+        Raises:
+            CheckpointError: there are only damaged ones, or the newest good one belongs to
+                another training.
+        """
+        checkpoints.sweep(self.paths.checkpoints)
+        found = checkpoints.find_checkpoint(self.paths.checkpoints)
+        for reason in found.damaged:
+            self.on_note(f"Checkpoint passed over: {reason}")
+        checkpoints.refuse_foreign(found, self._identity)
+        return found
+
+    def _check_room(self, policy: PeftModel, found: Found) -> None:
+        """Refuse to train what the disk cannot hold.
+
+        Raises:
+            DiskFull: before the first step.
+        """
+        trained_bytes = sum(p.nbytes for p in policy.parameters() if p.requires_grad)
+        to_come = 0 if found.newest else checkpoints.KEPT  # a resumed run has its checkpoints
+        room = preflight.checkpoints_bytes(trained_bytes, to_come)
+        preflight.check_room(self.paths.folder, room)
+
+    def _train_from(self, trainer: OrpoTrainer, start: Checkpoint | None) -> bool:
+        """Train to the end, from the untrained policy or from a checkpoint.
+
+        False when the run was stopped before the policy came to hold anything learnt.
+        """
+        last_step = start.step if start else -1
+        metrics.rewind(self.paths.metrics, lambda record: metrics.is_of_step(record, last_step))
+        metrics.rewind(
+            self.paths.samples,
+            lambda record: metrics.is_of_step(record, last_step) and record.get("when") != "end",
+        )
+        self._metrics = storage.JsonLines(self.paths.metrics)
+        self._samples = storage.JsonLines(self.paths.samples)
+        if start is None:
+            self._change(self.state, step=0)
+            self._phase("measuring the untrained model")
+            self._sample("start")
+        else:
+            self.on_note(f"Resumed after step {start.step}.")
+            self._change(self.state, step=start.step)
+        if start is not None and start.step >= trainer.steps:
+            resume.restore_weights(start.folder, trainer.model)
+            return True
+        if self.should_stop():
+            return False
+        trainer.resume_from = start.folder if start else None
+        self._phase("training")
+        trainer.train()
+        return True
+
+    def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """Save what a later worker needs to go on after this step."""
+        self._phase("saving a checkpoint")
+        # What the checkpoint takes for logged must not be lost with the power.
+        self._metrics.sync()
+        self._samples.sync()
+        checkpoints.save_checkpoint(self.paths.checkpoints, step, self._identity, write)
+        self._phase("training")
 
     def on_step(self, record: Record) -> None:
         """Write one step's metrics and the progress (see `orpo.trainer.Watcher`)."""
@@ -139,7 +214,7 @@ class Worker:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._wants_stop = True
-        self.paths.stop.touch()  # so that readers see “stopping”
+        orders.ask_to_stop(self.paths)  # so that readers see “stopping”
 
     def _needs(self) -> Needs:
         return Needs(
@@ -184,12 +259,15 @@ class Worker:
     def on_note(self, note: str) -> None:
         """Say something about the run that a person should know (see `orpo.trainer.Watcher`)."""
         log.info("%s", note)
-        self._change(self.state, notes=(*self.state.notes, note))
+        if note not in self.state.notes:  # a resumed run decides the same again
+            self._change(self.state, notes=(*self.state.notes, note))
 
     def _finish(self, status: Status) -> None:
+        self.paths.reserve.unlink(missing_ok=True)
         self._change(self.state.moved_to(status), phase="", ended_at=time.time())
 
     def _change(self, state: RunState, **values: object) -> None:
+        values["progressed_at"] = time.monotonic()
         self.state = state.model_copy(update=values)
         store.write_state(self.paths, self.state)
 
@@ -209,12 +287,12 @@ def save_adapter(policy: PeftModel, folder: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the worker of one run folder; return its exit code."""
+    """Run the worker of one run folder; return its exit code.
+
+    The second argument is the descriptor of the run's lock, taken by whoever starts the worker.
+    """
     paths = RunPaths(Path(arguments[0]))
-    lock = storage.FileLock(paths.lock)
-    if not lock.acquire(LOCK_PATIENCE_SECONDS):
-        log.error("run %s already has a worker", paths.id)
-        return Busy.exit_code
+    lock = storage.FileLock.adopt(paths.lock, int(arguments[1]))
     try:
         worker = Worker(paths)
         return run_program(lambda: _memory_named(worker), worker.fail)

@@ -61,6 +61,17 @@ def account(title: str, sentences: Sequence[str]) -> str:
     return f'<div class="card"><p class="card-title">{html.escape(title)}</p>{lines}</div>'
 
 
+def waiting_list(titles: Iterable[str]) -> str:
+    """Return the queue, next run first; nothing if nobody waits."""
+    items = "".join(f"<li>{html.escape(title)}</li>" for title in titles)
+    if not items:
+        return ""
+    return (
+        '<div class="card"><p class="card-title">Waiting for their turn</p>'
+        f'<ol class="facts">{items}</ol></div>'
+    )
+
+
 def run_card(run: Run, tiles: Iterable[Tile]) -> str:
     """Return what a run is doing: title, status, progress, pace, headline numbers."""
     state = run.state

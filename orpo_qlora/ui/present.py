@@ -10,12 +10,12 @@ from orpo_qlora.runs.state import RunState, Status
 from orpo_qlora.runs.store import Run
 
 STATUS_MEANINGS: dict[Status, str] = {
-    "queued": "Waiting for its worker to start.",
+    "queued": "Waiting for its turn; it starts by itself when no other run trains.",
     "starting": "Getting ready.",
     "running": "Training.",
-    "stopping": "Stopping after the current step; the adapter is kept.",
+    "stopping": "Stopping after the current step, with a checkpoint; the adapter is kept.",
     "finished": "Finished. Its adapter is ready to chat with.",
-    "stopped": "Stopped by you. What it had learnt by then is kept.",
+    "stopped": "Stopped by you. What it had learnt by then is kept, and it can be resumed.",
     "failed": "Failed. The reason is below.",
     "interrupted": "Its worker ended without a last word, perhaps the machine was restarted or "
     "memory ran out. The log below may say more.",

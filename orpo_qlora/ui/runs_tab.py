@@ -8,9 +8,10 @@ from typing import Any
 import gradio as gr
 
 from orpo_qlora.config import setting_fields
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import store
 from orpo_qlora.ui import cards, charts, form, plots, present, snapshot
 from orpo_qlora.ui.guard import Updates
+from orpo_qlora.ui.run_actions import RunActions, action_updates, build_run_actions
 from orpo_qlora.ui.snapshot import Snapshot
 
 
@@ -26,7 +27,8 @@ class RunsTab:
     card: gr.HTML
     status: gr.HTML
     failure: gr.HTML
-    stop: gr.Button
+    queue: gr.HTML
+    actions: RunActions
     chat: gr.Button
     plots: tuple[gr.HTML, ...]
     samples: gr.HTML
@@ -39,7 +41,8 @@ class RunsTab:
         """Every component that changes while a run is watched."""
         return [
             *(self.picker, self.seen, self.empty, self.view, self.card, self.status, self.failure),
-            *(self.stop, self.chat, *self.plots, self.samples, self.facts, self.settings, self.log),
+            *(self.queue, *self.actions.outputs, self.chat, *self.plots, self.samples, self.facts),
+            *(self.settings, self.log),
         ]
 
 
@@ -63,13 +66,7 @@ def build_runs_tab() -> RunsTab:
             status = gr.HTML(elem_id="run-status")
             failure = gr.HTML(elem_id="run-failure")
             with gr.Row(elem_classes="actions"):
-                stop = gr.Button(
-                    "Stop and keep the adapter",
-                    variant="stop",
-                    elem_id="run-stop",
-                    scale=0,
-                    min_width=240,
-                )
+                actions = build_run_actions()
                 chat = gr.Button(
                     "Chat with this run",
                     variant="primary",
@@ -77,6 +74,7 @@ def build_runs_tab() -> RunsTab:
                     scale=0,
                     min_width=200,
                 )
+            queue = gr.HTML(elem_id="run-queue")
             drawn = _build_plots()
             gr.HTML(
                 cards.heading(
@@ -100,7 +98,7 @@ def build_runs_tab() -> RunsTab:
                     elem_classes="log",
                 )
     return RunsTab(
-        *(tab, picker, seen, empty, view, card, status, failure, stop, chat),
+        *(tab, picker, seen, empty, view, card, status, failure, queue, actions, chat),
         *(drawn, samples, facts, settings, log),
     )
 
@@ -120,7 +118,7 @@ def chosen_or_newest(run_id: str) -> str:
     runs = store.list_runs()
     if run_id in {run.id for run in runs}:
         return run_id
-    active = next((run for run in runs if run.is_active), None)
+    active = next((run for run in runs if run.is_at_work), None)
     return active.id if active else (runs[0].id if runs else "")
 
 
@@ -166,15 +164,15 @@ def _fixed_updates(tab: RunsTab, now: Snapshot) -> Updates:
 
 
 def _status_updates(tab: RunsTab, now: Snapshot) -> Updates:
-    run, error = now.run, now.run.state.error
+    run, error = now.run, now.run.state.error or now.stalled
     failure = cards.error_card(error.message, hint=error.hint, where=error.where) if error else ""
-    is_stoppable = run.is_active and run.state.status != "stopping"
     facts = [f"{run.report.source}: {run.report.sentences()[0]}", *run.report.sentences()[1:]]
     return {
         tab.picker: gr.Dropdown(choices()),
         tab.status: cards.run_card(run, plots.headline_tiles(now.metrics)),
         tab.failure: failure,
-        tab.stop: gr.Button(visible=run.is_active, interactive=is_stoppable),
+        tab.queue: cards.waiting_list(map(title_of, now.waiting)),
+        **action_updates(tab.actions, now),
         tab.chat: gr.Button(visible=run.has_adapter and not run.is_active),
         tab.facts: cards.notes_list([*facts, *run.state.notes, f"Run folder: {run.paths.folder}"]),
     }
@@ -188,7 +186,6 @@ def _plot_updates(tab: RunsTab, now: Snapshot) -> Updates:
     }
 
 
-def stop_updates(tab: RunsTab, run_id: str) -> Updates | None:
-    """Ask the run to stop and show that it was asked."""
-    launch.stop_run(store.paths_of(run_id))
-    return show_updates(tab, run_id)
+def title_of(run_id: str) -> str:
+    """Return how a run is called."""
+    return store.read_run(store.paths_of(run_id)).title

@@ -7,8 +7,9 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from orpo_qlora.runs import store
+from orpo_qlora.runs import orders, store, watch
 from orpo_qlora.runs.metrics import MetricsTail
+from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
 
 # Two browser tabs may look at the same moment, and the tail of a run is shared between them.
@@ -23,12 +24,20 @@ class Snapshot:
     metrics: MetricsTail
     samples: list[dict[str, object]]
     log: str
+    waiting: tuple[str, ...]
+    """Ids of the runs in the queue, next one first."""
+    checkpoint_step: int
+    stalled: ErrorCard | None
+    can_be_forced: bool
 
     def fingerprints(self) -> dict[str, str]:
         """Return for each part of the tab what it depends on, to redraw only what changed."""
-        state = self.run.state.model_dump_json()
+        # Written with every phase, shown nowhere.
+        state = self.run.state.model_dump_json(exclude={"progressed_at"})
+        around = f"{self.waiting} {self.checkpoint_step} {self.stalled} {self.can_be_forced}"
+        steps = f"{len(self.metrics.records)} {self.run.has_adapter}"
         return {
-            "status": f"{self.run.id} {state} {len(self.metrics.records)} {self.run.has_adapter}",
+            "status": f"{self.run.id} {state} {steps} {around}",
             "plots": f"{self.run.id} {len(self.metrics.records)} {self.run.state.total_steps}",
             "samples": f"{self.run.id} {len(self.samples)}",
             "log": f"{self.run.id} {hash(self.log)}",
@@ -46,7 +55,16 @@ def take_snapshot(run_id: str) -> Snapshot:
         run = store.read_run(paths)
         metrics = MetricsTail(Path())
         metrics.records = list(store.metrics_of(paths).records)
-    return Snapshot(run, metrics, store.samples_of(paths), store.log_tail(paths))
+    return Snapshot(
+        run,
+        metrics,
+        store.samples_of(paths),
+        store.log_tail(paths),
+        waiting=tuple(waiting.id for waiting in orders.queued_runs()),
+        checkpoint_step=run.checkpoint_step,
+        stalled=watch.stalled(run),
+        can_be_forced=watch.can_be_forced(run),
+    )
 
 
 def changed_parts(snapshot: Snapshot, seen: str) -> set[str]:

@@ -25,13 +25,15 @@ from starlette.middleware import Middleware
 from orpo_qlora import storage
 from orpo_qlora.chat import client
 from orpo_qlora.errors import InputError, OrpoQloraError
-from orpo_qlora.runs import store
+from orpo_qlora.runs import launch, orders, store
 from orpo_qlora.ui import chat_tab, data_tab, look, runs_tab, security, train_tab
 from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
 from orpo_qlora.ui.data_tab import DataTab
 from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
+from orpo_qlora.ui.run_actions import wire_run_actions
 from orpo_qlora.ui.runs_tab import RunsTab
 from orpo_qlora.ui.train_tab import TrainTab
+from orpo_qlora.ui.wiring import QUIET, READING, UNCHECKED
 
 DEFAULT_PORT = 7860
 EXIT_BAD_INPUT = 2
@@ -39,11 +41,6 @@ POLL_SECONDS = 2.0
 UPLOAD_LIMIT = "1gb"
 CACHE_SECONDS = (3600, 86_400)
 """How often old uploads are looked for, and how old they may get; the home has its own copy."""
-UNCHECKED: dict[str, Any] = {"preprocess": False, "api_visibility": "private"}
-"""Handlers take values as they come and check them: gradio would compare a picked run with choices
-it forgets when the page's process is started anew."""
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", **UNCHECKED}
-"""For handlers that answer at once: no queue, no spinner."""
 
 HEADER = """
 <div class="brand">
@@ -52,8 +49,6 @@ HEADER = """
 </div>
 """
 
-
-READING: dict[str, Any] = {"js": look.READ_ADDRESS, **QUIET}
 
 TABS = ("data", "train", "runs", "chat")
 
@@ -121,6 +116,7 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> None:
 
     nothing = data_tab.dataset_updates(studio.data, "")
     handler = guarded(studio.data.card, on_load_data, nothing)
+    page.load(train_tab.new_ticket, None, studio.train.ticket, **QUIET)
     data_parts = (studio.address, studio.data.outputs)
     _check_train_after(studio, page.load(handler, *data_parts, **READING))
     handler = guarded(studio.runs.card, on_load_run)
@@ -178,9 +174,10 @@ def _wire_train(studio: Studio) -> None:
     def on_preset(preset: str | None) -> Updates:
         return train_tab.preset_updates(train, preset)
 
-    def on_start(dataset_id: str, *values: object) -> Updates:
-        paths = train_tab.start_run(dataset_id, values)
+    def on_start(ticket: str, dataset_id: str, *values: object) -> Updates:
+        paths = train_tab.start_run(dataset_id, values, ticket)
         return {
+            train.ticket: train_tab.new_ticket(),
             **runs_tab.select_updates(runs, paths.id),
             **train_tab.readiness_updates(train, dataset_id, values),
             studio.tabs: gr.Tabs(selected="runs"),
@@ -196,14 +193,15 @@ def _wire_train(studio: Studio) -> None:
     event = train.preset.input(handler, train.preset, parts, **QUIET)
     _check_train_after(studio, event)
     handler = guarded(train.card, on_start)
-    parts = [*train.outputs, runs.picker, studio.tabs, studio.timer]
+    parts = [*train.outputs, train.ticket, runs.picker, studio.tabs, studio.timer]
+    inputs = [train.ticket, *inputs]
     train.start.click(handler, inputs, parts, trigger_mode="once", **QUIET)
 
 
 def _wire_runs(studio: Studio) -> None:
     runs = studio.runs
 
-    def on_show(run_id: str | None) -> Updates | None:
+    def on_show(run_id: str | None) -> Updates:
         updates = runs_tab.show_updates(runs, run_id)
         return {**(updates or {}), studio.timer: gr.Timer(active=_is_busy())}
 
@@ -221,9 +219,6 @@ def _wire_runs(studio: Studio) -> None:
     def on_open(run_id: str | None) -> Updates:
         return runs_tab.select_updates(runs, runs_tab.chosen_or_newest(run_id or ""))
 
-    def on_stop(run_id: str) -> Updates | None:
-        return runs_tab.stop_updates(runs, run_id)
-
     def on_chat(run_id: str) -> Updates:
         chosen = chat_tab.select_updates(studio.chat, run_id)
         return {**chosen, studio.tabs: gr.Tabs(selected="chat")}
@@ -231,7 +226,8 @@ def _wire_runs(studio: Studio) -> None:
     shown = [*runs.outputs, studio.timer]
     runs.picker.change(guarded(runs.card, on_show), runs.picker, shown, **QUIET)
     runs.tab.select(guarded(runs.card, on_open), runs.picker, [runs.card, runs.picker], **QUIET)
-    runs.stop.click(guarded(runs.card, on_stop), runs.picker, runs.outputs, **QUIET)
+    awake = {studio.timer: gr.Timer(active=True)}
+    wire_run_actions(runs.actions, runs.picker, runs.card, on_show, shown, awake)
     parts = [runs.card, studio.tabs, *studio.chat.selection]
     runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
     watched = [runs.picker, runs.seen, studio.chat.picker, *studio.train_inputs]
@@ -240,7 +236,12 @@ def _wire_runs(studio: Studio) -> None:
 
 
 def _is_busy() -> bool:
-    return store.active_run() is not None
+    if store.active_run() is not None:
+        return True
+    if not orders.queued_runs():
+        return False
+    launch.start_next()  # in case whoever should have done so is gone
+    return True
 
 
 def _wire_chat(studio: Studio) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from orpo_qlora.ui import cards, datasets, form
 from orpo_qlora.ui.form import Form
 from orpo_qlora.ui.guard import Updates
 
+START = "Start training"
+QUEUE = "Add to the queue"
+
 
 @dataclass(frozen=True)
 class TrainTab:
@@ -28,6 +32,8 @@ class TrainTab:
     card: gr.HTML
     reason: gr.HTML
     start: gr.Button
+    ticket: gr.Textbox
+    """Marks the next order, so that pressing twice is one run."""
 
     @property
     def outputs(self) -> list[Any]:
@@ -66,7 +72,7 @@ def build_train_tab() -> TrainTab:
         card = gr.HTML(elem_id="train-error")
         with gr.Row(elem_classes="actions", elem_id="train-actions"):
             start = gr.Button(
-                "Start training",
+                START,
                 variant="primary",
                 interactive=False,
                 elem_id="train-start",
@@ -74,17 +80,21 @@ def build_train_tab() -> TrainTab:
                 min_width=200,
             )
             reason = gr.HTML(elem_id="train-reason")
+        ticket = gr.Textbox(visible="hidden", elem_id="train-ticket", label="Order")
     in_order = {name: components[name] for name in form.setting_names()}
-    return TrainTab(tab, data, preset, Form(in_order), card, reason, start)
+    return TrainTab(tab, data, preset, Form(in_order), card, reason, start, ticket)
 
 
 def readiness_updates(tab: TrainTab, dataset_id: str, values: Sequence[object]) -> Updates:
     """Return whether training can start and, if not, why."""
-    reason = reason_against(dataset_id, values)
+    reason, active = reason_against(dataset_id, values), store.active_run()
+    waits = ""
+    if active is not None:
+        waits = f"Run “{active.title}” is {active.state.status}; this one starts after it."
     return {
         tab.data: _data_line(dataset_id),
-        tab.start: gr.Button(interactive=not reason),
-        tab.reason: cards.reason(reason),
+        tab.start: gr.Button(QUEUE if active else START, interactive=not reason),
+        tab.reason: cards.reason(reason or waits),
     }
 
 
@@ -92,9 +102,6 @@ def reason_against(dataset_id: str, values: Sequence[object]) -> str:
     """Return why training cannot start now, empty if it can."""
     if not dataset_id:
         return "Choose preference pairs on the Data tab first."
-    active = store.active_run()
-    if active is not None:
-        return f"Run “{active.title}” is {active.state.status}; one run trains at a time."
     try:
         datasets.open_dataset(dataset_id)
         form.config_from(values)
@@ -123,12 +130,16 @@ def preset_updates(tab: TrainTab, preset: str | None) -> Updates:
     }
 
 
-def start_run(dataset_id: str, values: Sequence[object]) -> RunPaths:
-    """Start a run from what the page holds.
+def new_ticket() -> str:
+    """Return a mark for the next order."""
+    return secrets.token_hex(8)
+
+
+def start_run(dataset_id: str, values: Sequence[object], ticket: str = "") -> RunPaths:
+    """Start or queue a run from what the page holds; the same order twice is one run.
 
     Raises:
         ConfigError: lists every wrong setting.
         DataError: the data are not there any more.
-        Busy: another run is at work.
     """
-    return launch.start_run(form.config_from(values), datasets.open_dataset(dataset_id))
+    return launch.start_run(form.config_from(values), datasets.open_dataset(dataset_id), ticket)

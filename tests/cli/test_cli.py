@@ -1,12 +1,15 @@
 """The command line as a script sees it: exit codes, messages, JSON."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import store
 
 WAIT_SECONDS = 240
 
@@ -40,6 +43,8 @@ def csv_file(tmp_path):
         (["train", "hello", "--preset", "huge"], 2, "no preset or file “huge”"),
         (["chat", "nobody"], 2, "no run “nobody”"),
         (["stop", "nobody"], 2, "no run “nobody”"),
+        (["resume", "nobody"], 2, "no run “nobody”"),
+        (["queue", "nobody"], 2, "no run “nobody”"),
         (["runs", "--wrong"], 2, "No such option"),
         (["--version"], 0, "orpo-qlora 0."),
     ],
@@ -84,16 +89,52 @@ def test_train_reports_a_failure_with_its_way_out(csv_file):
     assert "Traceback" not in done.stderr
 
 
-def test_detached_run_is_stopped_from_another_terminal(csv_file, tiny_model):
+def test_stop_resume_and_queue_from_another_terminal(csv_file, tiny_model):
     settings = ["--model", str(tiny_model), "--set", "max_steps=5000", "--detach", "--json"]
     started = json.loads(run_cli("train", str(csv_file), *settings).stdout)
     assert started["state"]["status"] in {"queued", "starting", "running"}
-    assert run_cli("stop", "last").returncode == 0
-    run = launch.wait_for(store.paths_of(started["id"]), WAIT_SECONDS)
-    assert run.state.status == "stopped"
-    again = run_cli("stop", "last")
+    waits = json.loads(run_cli("train", str(csv_file), *settings).stdout)
+    assert waits["state"]["status"] == "queued"
+    assert run_cli("queue", waits["id"], "--place", "1").stdout == f"1. {waits['id']}\n"
+    assert run_cli("stop", waits["id"]).returncode == 0
+    wait_for_step(started["id"])
+    stopped = run_cli("stop", started["id"], "--now", "--grace", "60")
+    assert "is stopped after step" in stopped.stdout
+    again = run_cli("stop", started["id"])
     assert again.returncode == 2
     assert "nothing to stop" in again.stderr
+    resumed = json.loads(run_cli("resume", started["id"], "--detach", "--json").stdout)
+    assert resumed["state"]["step"] == resumed["checkpoint_step"] > 0
+    assert run_cli("resume", started["id"]).returncode == 2
+    assert run_cli("stop", started["id"], "--now", "--grace", "0").returncode == 0
+
+
+def wait_for_step(run_id):
+    deadline = time.monotonic() + WAIT_SECONDS
+    while store.read_run(store.paths_of(run_id)).state.step < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_stop_with_a_checkpoint_and_exit_10(csv_file, tiny_model, number):
+    settings = ["--model", str(tiny_model), "--set", "max_steps=5000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orpo_qlora.cli", "train", str(csv_file), *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    run_id = process.stdout.readline().split()[1]
+    wait_for_step(run_id)
+    os.kill(process.pid, number)
+    said, _ = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 10
+    assert f"orpo-qlora resume {run_id}" in said
+    run = store.find_run(run_id)
+    assert run.state.status == "stopped"
+    assert run.checkpoint_step == run.state.step > 0
 
 
 def test_chat_answers_from_both_sides(csv_file, tiny_model):

@@ -42,6 +42,15 @@ def test_tree_in_architecture_equals_the_disk():
     assert told == there
 
 
+def test_promised_tests_exist():
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    promised = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(promised) > 20
+    for file, name in promised:
+        path = ROOT / "tests" / (file if "/" in file else f"faults/{file}")
+        assert f"def {name}(" in path.read_text(encoding="utf-8") if name else path.exists(), file
+
+
 def test_changelog_tops_with_this_version():
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(r"^## \[(.+?)\]", text, re.MULTILINE).group(1) == orpo_qlora.__version__

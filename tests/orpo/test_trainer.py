@@ -7,10 +7,12 @@ from policies import VOCABULARY, make_policy, random_pairs
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import NonFiniteLoss
+from orpo_qlora.orpo import resume
+from orpo_qlora.orpo.batches import total_steps
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.tokens import TokenizedPair
-from orpo_qlora.orpo.trainer import OrpoTrainer, total_steps
+from orpo_qlora.orpo.trainer import OrpoTrainer
 
 
 def train(pairs, held_out=(), *, policy=None, stop_after=None, **settings):
@@ -82,6 +84,33 @@ def test_stop_ends_after_the_current_step_without_another_evaluation():
     assert [record["step"] for record in notebook.evaluations] == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("settings", "stop_after", "expected"),
+    [
+        ({"max_steps": 8}, None, [2, 4, 6, 8]),
+        ({"max_steps": 7, "checkpoint_every": 3}, None, [3, 6, 7]),
+        ({"max_steps": 8}, 3, [2, 3]),
+        ({"max_steps": 8}, 4, [2, 4]),
+    ],
+)
+def test_checkpoints_are_due_regularly_at_the_end_and_at_a_stop(settings, stop_after, expected):
+    notebook, _ = train(random_pairs(8), stop_after=stop_after, **settings)
+    assert notebook.checkpoints == expected
+
+
+def test_a_slow_run_gets_a_checkpoint_every_ten_minutes(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
+    due = resume.Savepoints(every=0, steps=1000)
+    now[0] += resume.CHECKPOINT_SECONDS + 1
+    assert due.is_due(3, is_last=False)
+    due.saved(3)
+    assert not due.is_due(4, is_last=False)
+    asked_for = resume.Savepoints(every=500, steps=1000)
+    now[0] += resume.CHECKPOINT_SECONDS + 1
+    assert not asked_for.is_due(4, is_last=False)
+
+
 def test_a_run_of_one_step_moves_the_adapter():
     policy = make_policy("llama-untied", torch.float32)
     before = adapter(policy)
@@ -115,3 +144,18 @@ def test_a_loss_that_is_not_a_number_stops_before_the_step_and_names_the_rows():
         trainer.train()
     assert "99" in caught.value.where
     assert all(torch.equal(value, before[name]) for name, value in adapter(policy).items())
+
+
+def test_each_epoch_has_an_order_of_its_own(monkeypatch):
+    seen = []
+    original = OrpoTrainer.training_step
+
+    def noting(self, model, inputs, num_items_in_batch=None):
+        seen.append([pair.row for pair in inputs])
+        return original(self, model, inputs, num_items_in_batch)
+
+    monkeypatch.setattr(OrpoTrainer, "training_step", noting)
+    train(random_pairs(8), epochs=2)
+    first, second = [*seen[0], *seen[1]], [*seen[2], *seen[3]]
+    assert sorted(first) == sorted(second) == list(range(1, 9))
+    assert first != second

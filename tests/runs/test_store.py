@@ -1,7 +1,7 @@
 import json
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -10,7 +10,8 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import PreferencePair, Split
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import UnknownRun
-from orpo_qlora.runs import store
+from orpo_qlora.runs import metrics, orders, store
+from orpo_qlora.runs.metrics import MetricsTail
 from orpo_qlora.runs.state import RunState
 
 REPORT = DataReport(source="pairs.csv", sha256="ab" * 32, rows_read=3, pairs=3)
@@ -109,9 +110,63 @@ def test_the_last_word_stands_after_the_worker_is_gone(paths):
     assert store.read_run(paths).state.status == "finished"
 
 
-def test_a_run_that_never_got_a_worker_is_interrupted_after_a_while(paths):
-    store.write_state(paths, RunState(created_at=time.time() - store.SPAWN_SECONDS - 1))
+def test_a_run_without_a_worker_waits_and_one_that_is_being_started_does_not(paths, hold_lock):
+    assert store.read_run(paths).state.status == "queued"
+    holder = hold_lock(paths.lock)
+    assert store.read_run(paths).state.status == "starting"
+    store.write_state(paths, RunState(status="starting"))
+    holder.kill()
+    holder.wait()
     assert store.read_run(paths).state.status == "interrupted"
+
+
+def test_the_queue_is_in_order_of_place_and_holds_only_who_waits(hold_lock):
+    made = [
+        store.create_run(TrainConfig(name=name), Split(PAIRS, ()), REPORT, place=place)
+        for name, place in (("late", 9), ("first", 1), ("second", 2), ("at work", 0))
+    ]
+    hold_lock(made[3].lock)
+    assert [run.title for run in orders.queued_runs()] == ["first", "second", "late"]
+    assert store.active_run().title == "at work"
+
+
+def test_an_order_is_known_by_its_ticket(paths):
+    ordered = store.create_run(TrainConfig(), Split(PAIRS, ()), REPORT, ticket="t1")
+    assert orders.run_of_ticket("t1") == ordered
+    assert orders.run_of_ticket("t2") is None
+    assert orders.run_of_ticket("") is None
+
+
+def test_metrics_of_a_resumed_run_are_read_from_the_beginning(paths):
+    lines = storage.JsonLines(paths.metrics)
+    for step in (1, 2, 3):
+        lines.append({"step": step, "loss": 4.0 - step})
+    tail = MetricsTail(paths.metrics)
+    tail.refresh()
+    metrics.rewind(paths.metrics, lambda record: metrics.is_of_step(record, 1))
+    tail.refresh()
+    assert tail.series("loss") == [(1, 3.0)]
+    again = storage.JsonLines(paths.metrics)
+    again.append({"step": 2, "loss": 2.0})
+    tail.refresh()
+    assert tail.series("loss") == [(1, 3.0), (2, 2.0)]
+
+
+def test_a_line_cut_short_is_dropped_before_the_next_one(paths):
+    paths.metrics.write_text('{"step": 1}\n{"step": 2, "lo')
+    lines = storage.JsonLines(paths.metrics)
+    lines.append({"step": 2})
+    assert paths.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_disk_that_takes_half_a_line_keeps_none_of_it(paths, monkeypatch):
+    lines = storage.JsonLines(paths.metrics)
+    lines.append({"step": 1})
+    write = os.write
+    monkeypatch.setattr(storage.os, "write", lambda fd, data: write(fd, data[:5]))
+    with pytest.raises(storage.DiskFull):
+        lines.append({"step": 2})
+    assert paths.metrics.read_text() == '{"step": 1}\n'
 
 
 def test_metrics_are_read_as_they_grow_without_half_lines(paths):

@@ -1,7 +1,5 @@
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
-from orpo_qlora.data.pairs import load_dataset, split_pairs
-from orpo_qlora.runs import store
 from orpo_qlora.ui import datasets, form, train_tab
 
 VALUES = form.values_of(build_config({}))
@@ -9,13 +7,6 @@ VALUES = form.values_of(build_config({}))
 
 def test_training_waits_for_data():
     assert "Data tab" in train_tab.reason_against("", VALUES)
-
-
-def test_training_waits_for_the_run_at_work():
-    dataset = load_dataset(example_path("hello"))
-    config = build_config({"name": "Mine"})
-    store.create_run(config, split_pairs(dataset.pairs, 0, 1), dataset.report)
-    assert "“Mine” is queued" in train_tab.reason_against("0" * 64, VALUES)
 
 
 def test_training_waits_for_correct_settings():

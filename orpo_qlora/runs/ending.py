@@ -1,0 +1,76 @@
+"""What is written when a worker ends without a word of its own. Floor 3; no torch."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+
+from orpo_qlora import storage
+from orpo_qlora.runs import store
+from orpo_qlora.runs.state import ErrorCard, RunState
+from orpo_qlora.runs.store import RunPaths
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 0.5
+"""Outlasts a reader's look; a lock held for longer belongs to the next worker of the run."""
+FORCED = "Ended by force after the request to stop; it goes on from its latest checkpoint."
+
+EARLY = "Stopped before it came to train."
+_ASKING = {-signal.SIGTERM, -signal.SIGINT}
+"""A worker that has begun answers these itself, with a checkpoint."""
+
+_CAUSES = {
+    "SIGKILL": "Something ended it from outside, most often the system when memory ran out.",
+    "SIGSEGV": "Native code touched memory it does not own, often a driver or library fault.",
+    "SIGABRT": "Native code gave up, often after an error on the GPU.",
+    "SIGBUS": "Memory behind a file was gone, often because a disk is full or failing.",
+    "SIGILL": "Native code uses an instruction that this processor does not have.",
+    "SIGFPE": "Native code divided by zero.",
+}
+
+
+def record_end(paths: RunPaths, exit_code: int) -> None:
+    """Say how a worker ended that has not said so itself; does nothing if it has.
+
+    Args:
+        paths: its run.
+        exit_code: as `subprocess` gives it: negative is the number of a signal.
+    """
+    lock = storage.FileLock(paths.lock)
+    if not paths.folder.is_dir() or not lock.acquire(PATIENCE_SECONDS):
+        return
+    try:
+        state = store.stored_state(paths)
+        if not state.is_done and state.status != "queued":
+            store.write_state(paths, _ended(paths, state, exit_code))
+    finally:
+        lock.release()
+
+
+def _ended(paths: RunPaths, state: RunState, exit_code: int) -> RunState:
+    now = {"ended_at": time.time()}
+    if exit_code in _ASKING or (exit_code < 0 and paths.stop.exists()):
+        note = EARLY if exit_code in _ASKING else FORCED
+        log.info("%s", note)
+        update = {**now, "phase": "", "notes": (*state.notes, note)}
+        return state.moved_to("stopped").model_copy(update=update)
+    card = _card(state, exit_code)
+    log.error("%s", card.message)
+    ended = state.model_copy(update={**now, "error": card})
+    # After a signal the run reads as interrupted, which is never stored.
+    return ended if exit_code < 0 else ended.moved_to("failed")
+
+
+def _card(state: RunState, exit_code: int) -> ErrorCard:
+    when = f"while {state.phase}" if state.phase else "before it began"
+    hint = "Resume the run; the log says more."
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        message = f"The worker was ended by {name} {when}."
+        hint = f"{_CAUSES.get(name, '')} {hint}".strip()
+    else:
+        message = f"The worker ended with code {exit_code} {when}."
+    where = f"step {state.step} of {state.total_steps}" if state.total_steps else ""
+    return ErrorCard(slug="worker-lost", message=message, hint=hint, where=where)

@@ -1,0 +1,44 @@
+"""What people have ordered: who waits for its turn, and who shall stop. Floor 3; no torch."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from orpo_qlora.runs import store
+from orpo_qlora.runs.store import Run, RunPaths
+
+
+def queued_runs() -> list[Run]:
+    """Return the runs that wait for their turn, next one first."""
+    runs = [
+        store.read_run(paths)
+        for paths in store.all_paths()
+        if store.stored_state(paths).status == "queued"
+    ]
+    waiting = [run for run in runs if run.state.status == "queued"]
+    return sorted(waiting, key=lambda run: (run.state.place, run.id))
+
+
+def run_of_ticket(ticket: str) -> RunPaths | None:
+    """Return the run that an order has started, if it has."""
+    if not ticket:
+        return None
+    return next(
+        (paths for paths in store.all_paths() if store.stored_state(paths).ticket == ticket), None
+    )
+
+
+def ask_to_stop(paths: RunPaths) -> None:
+    """Leave the request to stop, with the time of the machine's monotonic clock."""
+    with suppress(FileExistsError), paths.stop.open("x", encoding="utf-8") as file:
+        file.write(str(time.monotonic()))
+
+
+def seconds_since_stop(paths: RunPaths) -> float | None:
+    """Return how long ago the run was asked to stop, None if it was not."""
+    try:
+        asked_at = paths.stop.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return time.monotonic() - float(asked_at or 0)

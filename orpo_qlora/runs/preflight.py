@@ -1,0 +1,85 @@
+"""What is looked at before a run is made or resumed: home and disk. Floor 3; no torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from orpo_qlora import storage
+from orpo_qlora.errors import DiskFull, InputError
+
+NEEDED_BYTES = 256 * 1024 * 1024
+"""Room for the data, metrics and log of a run; what its checkpoints take is looked at by the worker
+once it knows their size."""
+STATES = 3
+"""A state of training is the adapter and two moments of it."""
+
+
+def check_home() -> None:
+    """Refuse a home in which a run could not be kept.
+
+    Raises:
+        InputError: it cannot be written, or its file system does not keep locks apart.
+        DiskFull: there is next to no room.
+    """
+    home = storage.home()
+    probe = home / f".probe-{uuid.uuid4().hex[:8]}"
+    try:
+        with storage.disk_errors(probe):
+            probe.write_text("probe", encoding="utf-8")
+        _check_locks(probe)
+    except OSError as exc:
+        raise InputError(
+            f"The home folder {home} cannot be used ({exc.strerror}).",
+            hint=f"Set {storage.HOME_VARIABLE} to a folder you own on a local disk.",
+        ) from exc
+    finally:
+        probe.unlink(missing_ok=True)
+    check_room(home, NEEDED_BYTES)
+
+
+def _check_locks(probe: Path) -> None:
+    """Some network file systems grant every lock to everybody."""
+    first, second = storage.FileLock(probe), storage.FileLock(probe)
+    try:
+        if first.acquire() and second.acquire():
+            raise InputError(
+                f"The file system of {probe.parent} does not keep locks, which keep two runs "
+                "from training at once.",
+                hint=f"Set {storage.HOME_VARIABLE} to a folder on a local disk.",
+            )
+    finally:
+        first.release()
+        second.release()
+
+
+def check_room(folder: Path, needed_bytes: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Raises:
+        DiskFull: names the folder, what is free and what is needed.
+    """
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise DiskFull(
+            f"The disk of {folder} has {_megabytes(free_bytes)} free, and this needs "
+            f"{_megabytes(needed_bytes)}.",
+            hint=f"Free some space, or set {storage.HOME_VARIABLE} to a larger disk.",
+            where=os.fspath(folder),
+        )
+
+
+def checkpoints_bytes(trained_bytes: int, kept: int) -> int:
+    """Return the room that checkpoints and adapter take at most.
+
+    Args:
+        trained_bytes: size of the trained weights.
+        kept: checkpoints that stay; one more is there while it is written.
+    """
+    return trained_bytes * (STATES * (kept + 1) + 2) + NEEDED_BYTES // 4
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

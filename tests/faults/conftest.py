@@ -1,0 +1,88 @@
+"""Programs that fail on demand, and a worker quick enough to fail often."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from orpo_qlora.config import build_config
+from orpo_qlora.data.pairs import Dataset, PreferencePair
+from orpo_qlora.data.report import DataReport
+from orpo_qlora.runs import launch, orders, store
+
+SHIM = Path(__file__).parent / "shim"
+ROOT = Path(__file__).parents[2]
+WAIT_SECONDS = 120.0
+LESSON = "gravity pulls things together and hello is a word that people say when they meet"
+
+
+@pytest.fixture
+def shim(monkeypatch):
+    """Programs started from now on look for faults."""
+    paths = [str(SHIM), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+
+
+@pytest.fixture
+def inject(shim, monkeypatch):
+    """Arm the next program with a fault; call without arguments to disarm."""
+
+    def arm(**fault):
+        if fault:
+            monkeypatch.setenv("FAULT", json.dumps({"module": launch.WORKER} | fault))
+        else:
+            monkeypatch.delenv("FAULT", raising=False)
+
+    return arm
+
+
+@pytest.fixture
+def fake_worker(shim, monkeypatch):
+    """Runs take 20 ms a step and no model."""
+    monkeypatch.setenv("FAKE_WORKER", "1")
+
+
+def dataset(pairs=16):
+    words = LESSON.split()
+    made = tuple(
+        PreferencePair(
+            f"question {i} about {words[i % len(words)]}",
+            " ".join(words[(i + k) % len(words)] for k in range(6)),
+            " ".join(words[(3 * i + 2 * k + 1) % len(words)] for k in range(7)),
+            i + 1,
+        )
+        for i in range(pairs)
+    )
+    report = DataReport(source="made.csv", sha256="cd" * 32, rows_read=pairs, pairs=pairs)
+    return Dataset(made, report)
+
+
+@pytest.fixture
+def start():
+    """Queue a run; whatever is still at work at the end of the test is ended."""
+
+    def begin(ticket="", **settings):
+        base = {"max_steps": 10, "held_out": 0.25, "pairs_per_step": 4}
+        return launch.start_run(build_config(base | settings), dataset(), ticket)
+
+    yield begin
+    for run in [*orders.queued_runs(), store.active_run()]:
+        if run is not None:
+            launch.end_run(run.paths, 0.0)
+
+
+@pytest.fixture
+def wait_for():
+    """Wait until a run has a status, or a condition holds."""
+
+    def wait(what, status=None):
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not (what() if status is None else store.read_run(what).state.status == status):
+            told = "" if status is None else f": {store.read_run(what).state}"
+            told += "" if status is None else store.log_tail(what)
+            assert time.monotonic() < deadline, f"waited too long{told}"
+            time.sleep(0.02)
+
+    return wait

@@ -1,0 +1,188 @@
+"""One run at a time, whatever is pressed, killed or closed. The worker here is a quick one."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+
+import psutil
+import pytest
+
+from orpo_qlora.errors import InputError
+from orpo_qlora.runs import launch, orders, store
+
+pytestmark = pytest.mark.usefixtures("fake_worker")
+
+
+def status(paths):
+    return store.read_run(paths).state.status
+
+
+def programs(paths, module):
+    """Return the processes that run a module for a run."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if module in command and str(paths.folder) in command:
+            found.append(process)
+    return found
+
+
+def test_the_next_run_starts_by_itself_in_order(start, wait_for):
+    runs = [start(max_steps=5, name=name) for name in "abc"]
+    assert [status(run) for run in runs[1:]] == ["queued", "queued"]
+    for run in runs:
+        wait_for(run, "finished")
+    begun = [store.read_run(run).state.started_at for run in runs]
+    ended = [store.read_run(run).state.ended_at for run in runs]
+    assert begun == sorted(begun)
+    assert ended == sorted(ended)
+
+
+def test_the_queue_goes_on_after_a_failure_and_after_a_crash(start, wait_for):
+    failing = start(name="fail at 2")
+    crashing = start(name="crash at 2")
+    last = start(max_steps=3)
+    wait_for(last, "finished")
+    assert status(failing) == "failed"
+    assert status(crashing) == "interrupted"
+    card = store.read_run(crashing).state.error
+    assert "SIGSEGV while training" in card.message
+    assert "step 1 of 10" in card.where
+
+
+def test_the_queue_goes_on_when_the_keeper_is_killed_and_somebody_looks(start, wait_for):
+    first, second = start(max_steps=20), start(max_steps=3)
+    wait_for(lambda: programs(first, launch.WORKER))
+    (keeper,) = programs(first, launch.KEEPER)
+    keeper.kill()
+    wait_for(first, "finished")
+    assert status(second) == "queued"
+    launch.start_next()
+    wait_for(second, "finished")
+
+
+def test_a_killed_worker_is_named_and_can_be_resumed(start, wait_for):
+    paths = start(max_steps=40, checkpoint_every=5)
+    wait_for(lambda: store.read_run(paths).checkpoint_step >= 10)
+    (worker,) = programs(paths, launch.WORKER)
+    worker.kill()
+    wait_for(paths, "interrupted")
+    wait_for(lambda: store.read_run(paths).state.error is not None)
+    assert "SIGKILL" in store.read_run(paths).state.error.message
+    step = launch.resume_run(paths)
+    assert step >= 10
+    wait_for(paths, "finished")
+    assert store.read_run(paths).state.error is None
+    steps = [record["step"] for record in store.metrics_of(paths).records]
+    assert steps == list(range(1, 41))
+
+
+def test_waiting_runs_change_places_and_leave(start, wait_for):
+    first = start(max_steps=60)
+    a, b, c = (start(max_steps=2, name=name) for name in "abc")
+    launch.move_run(c, to=1)
+    launch.move_run(a, to=99)
+    assert [run.title for run in orders.queued_runs()] == ["c", "b", "a"]
+    launch.stop_run(b)
+    assert status(b) == "stopped"
+    assert not b.stop.exists()
+    launch.stop_run(first)
+    for run in (c, a):
+        wait_for(run, "finished")
+    assert store.read_run(c).state.started_at <= store.read_run(a).state.started_at
+    assert store.read_run(b).state.started_at == 0
+    with pytest.raises(InputError, match="does not wait"):
+        launch.move_run(b, to=1)
+
+
+def test_the_same_order_twice_is_one_run(start):
+    at_once = threading.Barrier(8)
+    made = []
+
+    def press():
+        at_once.wait()
+        made.append(start(ticket="order-1", max_steps=5))
+
+    threads = [threading.Thread(target=press) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8
+    assert len(set(made)) == len(store.list_runs()) == 1
+    assert start(ticket="order-2", max_steps=5) not in made
+
+
+LOOKER = """
+from orpo_qlora.runs import launch
+for _ in range(40):
+    launch.start_next()
+"""
+
+
+def test_many_who_look_at_once_start_each_run_once(start, wait_for):
+    runs = [start(max_steps=3, name=str(i)) for i in range(4)]
+    lookers = [subprocess.Popen([sys.executable, "-c", LOOKER]) for _ in range(4)]
+    for run in runs:
+        wait_for(run, "finished")
+    assert [looker.wait() for looker in lookers] == [0] * 4
+    for run in runs:
+        steps = [record["step"] for record in store.metrics_of(run).records]
+        assert steps == [1, 2, 3]
+    ends = [store.read_run(run).state for run in runs]
+    for before, after in pairwise(ends):
+        assert before.ended_at <= after.started_at
+
+
+def test_resumed_twice_it_runs_once(start, wait_for):
+    paths = start(max_steps=60)
+    wait_for(lambda: store.read_run(paths).state.step >= 2)
+    launch.stop_run(paths)
+    wait_for(paths, "stopped")
+    launch.resume_run(paths)
+    with pytest.raises(InputError, match="cannot be resumed"):
+        launch.resume_run(paths)
+    wait_for(paths, "finished")
+    steps = [record["step"] for record in store.metrics_of(paths).records]
+    assert steps == list(range(1, 61))
+    with pytest.raises(InputError, match="finished, so it cannot"):
+        launch.resume_run(paths)
+
+
+def test_sigterm_to_everything_stops_the_run_and_leaves_the_queue_waiting(start, wait_for):
+    first, second = start(max_steps=500), start(max_steps=3)
+    wait_for(lambda: store.read_run(first).state.step >= 2)
+    for module in (launch.KEEPER, launch.WORKER):
+        for process in programs(first, module):
+            os.kill(process.pid, signal.SIGTERM)
+    wait_for(first, "stopped")
+    wait_for(lambda: not programs(first, launch.KEEPER))
+    assert status(second) == "queued"
+
+
+def test_a_frozen_worker_is_ended_by_force_with_what_it_started(start, wait_for):
+    paths = start(max_steps=500, checkpoint_every=5)
+    wait_for(lambda: store.read_run(paths).checkpoint_step >= 5)
+    (worker,) = programs(paths, launch.WORKER)
+    os.kill(worker.pid, signal.SIGSTOP)
+    ended = launch.end_run(paths, grace_seconds=0.5)
+    assert ended.state.status == "stopped"
+    assert "Ended by force" in ended.state.notes[-1]
+    assert ended.checkpoint_step >= 5
+    assert not programs(paths, launch.WORKER)
+    assert launch.resume_run(paths) == ended.checkpoint_step
+    launch.end_run(paths, grace_seconds=20.0)
+
+
+def test_only_the_worker_of_this_very_run_is_ended(start, wait_for):
+    """A number noted in a file could belong to somebody else by now; a command line cannot."""
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "worker"])
+    paths = start(max_steps=500)
+    wait_for(lambda: programs(paths, launch.WORKER))
+    launch.end_run(paths, grace_seconds=0.0)
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()

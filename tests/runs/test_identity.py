@@ -1,0 +1,58 @@
+import pytest
+
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.runs.identity import BLOCK_BYTES, BLOCKS, differences, identity_of
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"prompt": "a"}\n')
+    (folder / "held_out.jsonl").write_text("")
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(bytes(3 * BLOCK_BYTES * BLOCKS))
+    (folder / "README.md").write_text("not part of it")
+    return folder
+
+
+def test_the_same_training_has_no_differences(data, model):
+    first = identity_of(TrainConfig(name="one"), data, model)
+    (model / "README.md").write_text("still not part of it")
+    assert differences(first, identity_of(TrainConfig(name="two"), data, model)) == []
+
+
+def test_every_difference_is_named(data, model):
+    then = identity_of(TrainConfig(), data, model)
+    (data / "train.jsonl").write_text('{"prompt": "b"}\n')
+    (model / "config.json").write_text('{"hidden_size": 8}')
+    (model / "tokenizer.json").write_text("{}")
+    now = identity_of(TrainConfig(seed=7, lambda_=0.3), data, model)
+    assert differences(then, now) == [
+        "lambda was 0.1 and is 0.3",
+        "seed was 42 and is 7",
+        "data/train.jsonl has changed",
+        "base model: config.json has changed",
+        "base model: tokenizer.json is new",
+    ]
+
+
+def test_other_weights_of_the_same_size_are_another_model(data, model):
+    then = identity_of(TrainConfig(), data, model)
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[::BLOCK_BYTES] = b"\1" * len(weights[::BLOCK_BYTES])
+    (model / "model.safetensors").write_bytes(weights)
+    now = identity_of(TrainConfig(), data, model)
+    assert differences(then, now) == ["base model: model.safetensors has changed"]
+
+
+def test_a_model_nobody_looked_at_is_not_compared(data, model):
+    then = identity_of(TrainConfig(), data, model)
+    assert differences(then, identity_of(TrainConfig(), data)) == []
