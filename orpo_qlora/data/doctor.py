@@ -29,7 +29,9 @@ class Examination:
 
 def examine(table: Table, mapping: ColumnMapping) -> Examination:
     """Sort the rows of a table into usable ones and those left out, by reason."""
-    prompt, chosen, rejected = mapping.positions_in(table.columns)
+    prompt, chosen, rejected = (
+        table.columns.index(name) for name in (mapping.prompt, mapping.chosen, mapping.rejected)
+    )
     usable = []
     dropped: defaultdict[str, list[int]] = defaultdict(list)
     for row in table.rows:

@@ -8,18 +8,38 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from orpo_qlora import storage
-from orpo_qlora.data.columns import ColumnMapping, find_mapping, ignored_columns
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.columns import (
+    ColumnMapping,
+    check_mapping,
+    guess_mapping,
+    ignored_columns,
+    refuse_missing,
+)
 from orpo_qlora.data.doctor import examine
 from orpo_qlora.data.read import Row, Table, read_table
-from orpo_qlora.data.report import DataReport, plural
+from orpo_qlora.data.report import DataReport
+from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import DataError
 
 PROMPTS_TO_SPLIT = 5
 """With fewer distinct prompts nothing is held out: every one is needed for training."""
+
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
 
 
 @dataclass(frozen=True)
@@ -27,13 +47,22 @@ class PreferencePair:
     """One prompt with the answer people preferred and the one they did not."""
 
     prompt: str
+    """The last message of the user, which both answers answer."""
     chosen: str
     rejected: str
     row: int
     """Row number in the file, the first row under the header being 1."""
+    earlier: tuple[Message, ...] = ()
+    """Turns before the prompt; a system message, if there is one, is the first."""
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """Everything that was said before the answer."""
+        return (*self.earlier, Message("user", self.prompt))
 
 
 _PAIR = TypeAdapter(PreferencePair)
+_Prompt = tuple[tuple[Message, ...], str]
 
 
 @dataclass(frozen=True)
@@ -52,18 +81,27 @@ class Split:
     held_out: tuple[PreferencePair, ...]
 
 
-def load_dataset(path: Path, source: str = "") -> Dataset:
+def load_dataset(path: Path, source: str = "", choices: ReadChoices | None = None) -> Dataset:
     """Read a preference file into pairs; the texts kept are exactly the file's.
 
     Args:
         path: the file.
         source: the name the person knows the file by; the path's own name if empty.
+        choices: what the person decided about it; recorded in the report.
 
     Raises:
-        DataError: the file cannot be read, lacks a column, or has no usable pair.
+        NeedsEncoding: it is text, but not Unicode, and no encoding was chosen.
+        NeedsColumns: a part of a preference has no column.
+        BrokenRows: some rows cannot be read, and leaving them out was not chosen.
+        DataError: the file cannot be read, or has no usable pair.
     """
+    choices = choices or ReadChoices()
     table = read_table(path, source)
-    mapping = find_mapping(table.columns, table.source)
+    if choices.mapping:
+        check_mapping(choices.mapping, table.columns, table.source)
+    mapping = choices.mapping or guess_mapping(table.columns, table.source)
+    if not mapping.prompt:
+        refuse_missing(["prompt"], table.columns, table.source, {})
     examination = examine(table, mapping)
     report = DataReport(
         source=table.source,
@@ -72,6 +110,9 @@ def load_dataset(path: Path, source: str = "") -> Dataset:
         pairs=len(examination.usable),
         drops=examination.drops,
         ignored_columns=ignored_columns(table.columns, mapping),
+        columns=table.columns,
+        mapping=mapping,
+        choices=choices,
     )
     _refuse_useless(report)
     return Dataset(_build_pairs(table, mapping, examination.usable), report)
@@ -80,7 +121,7 @@ def load_dataset(path: Path, source: str = "") -> Dataset:
 def _refuse_useless(report: DataReport) -> None:
     if report.pairs:
         return
-    reasons = ", ".join(f"{drop.label} in {len(drop.rows):,}" for drop in report.drops)
+    reasons = ", ".join(f"{drop.label} in {drop.count:,}" for drop in report.drops)
     raise DataError(
         f"{report.source} has {plural(report.rows_read, 'row')} and no usable pair: {reasons}.",
         where=report.source,
@@ -91,7 +132,9 @@ def _refuse_useless(report: DataReport) -> None:
 def _build_pairs(
     table: Table, mapping: ColumnMapping, rows: Sequence[Row]
 ) -> tuple[PreferencePair, ...]:
-    prompt, chosen, rejected = mapping.positions_in(table.columns)
+    prompt, chosen, rejected = (
+        table.columns.index(name) for name in (mapping.prompt, mapping.chosen, mapping.rejected)
+    )
     return tuple(
         PreferencePair(row.cells[prompt], row.cells[chosen], row.cells[rejected], row.number)
         for row in rows
@@ -101,19 +144,20 @@ def _build_pairs(
 def split_pairs(pairs: Sequence[PreferencePair], held_out: float, seed: int) -> Split:
     """Keep about a share of the pairs away from training, whole prompts at a time.
 
-    Prompts that differ only in outer whitespace count as one. The same pairs, share and seed give
+    Prompts that differ only in outer whitespace count as one; the same words after other turns are
+    another prompt. The same pairs, share and seed give
     the same split. With `PROMPTS_TO_SPLIT` distinct prompts or more and a share above 0, at least
     one prompt is held out; training always keeps at least one.
     """
-    by_prompt: defaultdict[str, list[PreferencePair]] = defaultdict(list)
+    by_prompt: defaultdict[_Prompt, list[PreferencePair]] = defaultdict(list)
     for pair in pairs:
-        by_prompt[pair.prompt.strip()].append(pair)
+        by_prompt[_prompt_of(pair)].append(pair)
     prompts = list(by_prompt)
     if held_out <= 0 or len(prompts) < PROMPTS_TO_SPLIT:
         return Split(tuple(pairs), ())
     random.Random(seed).shuffle(prompts)
     target = round(held_out * len(pairs))
-    kept_away: set[str] = set()
+    kept_away: set[_Prompt] = set()
     count = 0
     # The first prompt of the shuffle always trains, so a share of 1 cannot empty the training side.
     for prompt in prompts[1:]:
@@ -125,9 +169,13 @@ def split_pairs(pairs: Sequence[PreferencePair], held_out: float, seed: int) -> 
     if not kept_away:
         kept_away.add(min(prompts, key=lambda prompt: len(by_prompt[prompt])))
     return Split(
-        train=tuple(pair for pair in pairs if pair.prompt.strip() not in kept_away),
-        held_out=tuple(pair for pair in pairs if pair.prompt.strip() in kept_away),
+        train=tuple(pair for pair in pairs if _prompt_of(pair) not in kept_away),
+        held_out=tuple(pair for pair in pairs if _prompt_of(pair) in kept_away),
     )
+
+
+def _prompt_of(pair: PreferencePair) -> _Prompt:
+    return pair.earlier, pair.prompt.strip()
 
 
 def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> None:
@@ -136,8 +184,15 @@ def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> None:
     Raises:
         DiskFull: a file that was there before is kept.
     """
-    lines = (json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
+    lines = (json.dumps(_record(pair), ensure_ascii=False) + "\n" for pair in pairs)
     storage.write_whole(path, "".join(lines))
+
+
+def _record(pair: PreferencePair) -> dict[str, object]:
+    record = asdict(pair)
+    if not pair.earlier:
+        del record["earlier"]
+    return record
 
 
 def read_pairs(path: Path) -> tuple[PreferencePair, ...]:

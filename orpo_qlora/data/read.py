@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from orpo_qlora.data.report import brief, plural
+from orpo_qlora.data.wording import brief, plural
 from orpo_qlora.errors import DataError
 
 FILE_BYTES = 200_000_000
