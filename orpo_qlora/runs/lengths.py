@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
+import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora import storage
-from orpo_qlora.orpo.length_policy import OverLength, PairLengths, fit
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.orpo.length_policy import PairLengths
 from orpo_qlora.runs import launch
 from orpo_qlora.runs.state import ErrorCard
 
@@ -30,6 +31,8 @@ SCHEMA = 1
 START_SECONDS = 60.0
 """How long a fresh probe may be without its lock before it counts as lost."""
 PROBES_KEPT = 30
+_started: dict[Path, subprocess.Popen[bytes]] = {}
+"""Programs started by this process; of others only the time of their start is known."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -42,6 +45,7 @@ class ProbeRequest(BaseModel):
     source: str
     sha256: str
     """Content of the file; another one under the same path is another question."""
+    choices: ReadChoices = ReadChoices()
     model: str
     revision: str = ""
     rows: tuple[int, ...] = ()
@@ -111,31 +115,6 @@ class TokenLengths(BaseModel):
     def longest(self) -> list[int]:
         """Return the tokens of each prompt with its longer answer."""
         return [pair.longest for pair in self.pairs()]
-
-
-@dataclass(frozen=True)
-class Fate:
-    """What the length policy will do to the pairs of a file."""
-
-    kept: int
-    cut_rows: tuple[int, ...]
-    dropped_rows: tuple[int, ...]
-
-    @property
-    def pairs(self) -> int:
-        """All pairs looked at."""
-        return self.kept + len(self.dropped_rows)
-
-
-def fate_of(lengths: TokenLengths, max_length: int, over_length: OverLength) -> Fate:
-    """Return which rows will be cut and which left out at this length."""
-    cut: list[int] = []
-    dropped: list[int] = []
-    for row, pair in zip(lengths.rows, lengths.pairs(), strict=True):
-        if pair.longest <= max_length:
-            continue
-        (dropped if fit(pair, max_length, over_length) is None else cut).append(row)
-    return Fate(len(lengths.rows) - len(dropped), tuple(cut), tuple(dropped))
 
 
 class ProbeState(BaseModel):
@@ -236,7 +215,7 @@ def ask(request: ProbeRequest, *, again: bool = False) -> Answer:
         return answer  # the probe at work looks at the question again
     state = ProbeState(started_at=time.time())
     storage.write_whole(paths.state, state.model_dump_json())
-    launch.start_program(PROGRAM, [str(paths.folder)], paths.log)
+    _started[paths.folder] = launch.start_program(PROGRAM, [str(paths.folder)], paths.log)
     return replace(answer, state=state)
 
 
@@ -274,8 +253,7 @@ def _read_state(paths: ProbePaths) -> ProbeState:
         return state
     # A program that ends says so before it lets go of its lock: look again.
     state = ProbeState.model_validate_json(paths.state.read_bytes())
-    is_fresh = state.status == "starting" and time.time() - state.started_at < START_SECONDS
-    if not state.is_busy or is_fresh:
+    if not state.is_busy or (state.status == "starting" and _may_start(paths, state)):
         return state
     lost = ErrorCard(
         slug="worker-lost",
@@ -285,15 +263,16 @@ def _read_state(paths: ProbePaths) -> ProbeState:
     return state.model_copy(update={"status": "lost", "error": lost})
 
 
+def _may_start(paths: ProbePaths, state: ProbeState) -> bool:
+    process = _started.get(paths.folder)
+    if process is not None:
+        return process.poll() is None
+    return time.time() - state.started_at < START_SECONDS
+
+
 def _forget_oldest() -> None:
     """Make room for one more answer; those at work stay."""
     folders = sorted(probes_folder().iterdir(), key=lambda path: path.stat().st_mtime)
     for folder in folders[: max(0, len(folders) - PROBES_KEPT + 1)]:
         if not storage.is_locked(ProbePaths(folder).lock):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def quantile(values: Sequence[int], share: float) -> int:
-    """Return the smallest value that this share of the values, at least one, does not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

@@ -112,7 +112,7 @@ class Probe:
 
 
 def _read(request: ProbeRequest) -> Dataset:
-    dataset = load_dataset(Path(request.path), request.source)
+    dataset = load_dataset(Path(request.path), request.source, request.choices)
     if dataset.report.sha256 != request.sha256:
         raise DataError(
             f"{request.source} has changed since it was read.", hint="Choose the file again."

@@ -45,6 +45,11 @@ def reason(text: str) -> str:
     return f'<p class="reason" role="status">{html.escape(text)}</p>'
 
 
+def busy(text: str) -> str:
+    """Return what is being worked on at the moment."""
+    return f'<p class="busy" role="status">{html.escape(text)}</p>'
+
+
 def pace(text: str) -> str:
     """Return how the answers are coming along."""
     return f'<p class="quiet" role="status">{html.escape(text[:1].upper() + text[1:])}</p>'

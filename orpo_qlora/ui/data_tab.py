@@ -9,8 +9,9 @@ from typing import Any
 import gradio as gr
 
 from orpo_qlora.data.examples import EXAMPLES, example_path
-from orpo_qlora.ui import cards, datasets
+from orpo_qlora.ui import cards, datasets, token_panel
 from orpo_qlora.ui.guard import Updates
+from orpo_qlora.ui.token_panel import TokenPanel
 
 PREVIEW_PAIRS = 50
 COLUMNS = ["Row", "Prompt", "Chosen", "Rejected"]
@@ -29,6 +30,7 @@ class DataTab:
     account: gr.HTML
     preview: gr.Dataframe
     go_on: gr.Button
+    tokens: TokenPanel
 
     @property
     def outputs(self) -> list[Any]:
@@ -82,7 +84,8 @@ def build_data_tab() -> DataTab:
             elem_id="data-preview",
             buttons=["fullscreen"],
         )
-    return DataTab(tab, dataset_id, upload, examples, card, account, preview, go_on)
+        tokens = token_panel.build_token_panel()
+    return DataTab(tab, dataset_id, upload, examples, card, account, preview, go_on, tokens)
 
 
 def _example_button(name: str) -> gr.Button:

@@ -13,8 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from orpo_qlora import storage
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import Dataset, load_dataset
 from orpo_qlora.errors import DataError
+from orpo_qlora.runs.lengths import ProbeRequest
 
 DATASET_ID = re.compile(r"^[0-9a-f]{64}$")
 
@@ -61,6 +63,24 @@ def open_dataset(dataset_id: str) -> Dataset:
         )
     source = (folder / f"{dataset_id}.name").read_text(encoding="utf-8")
     return _load(path, source)
+
+
+def probe_request(dataset_id: str, config: TrainConfig, rows: tuple[int, ...]) -> ProbeRequest:
+    """Return the question about a kept file's tokens under the model of these settings.
+
+    Raises:
+        DataError: it is not there any more.
+    """
+    report = open_dataset(dataset_id).report
+    return ProbeRequest(
+        path=str(storage.home() / "datasets" / f"{dataset_id}.csv"),
+        source=report.source,
+        sha256=dataset_id,
+        choices=report.choices,
+        model=config.model,
+        revision=config.revision,
+        rows=rows,
+    )
 
 
 @lru_cache(maxsize=4)

@@ -26,12 +26,14 @@ from orpo_qlora import storage
 from orpo_qlora.chat import client
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.runs import store
-from orpo_qlora.ui import chat_tab, data_tab, look, runs_tab, security, train_tab
+from orpo_qlora.ui import chat_tab, data_tab, look, runs_tab, security, token_panel, train_tab
 from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
 from orpo_qlora.ui.data_tab import DataTab
+from orpo_qlora.ui.data_wiring import wire_data_tab
 from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
 from orpo_qlora.ui.runs_tab import RunsTab
 from orpo_qlora.ui.train_tab import TrainTab
+from orpo_qlora.ui.wiring import QUIET, READING, UNCHECKED
 
 DEFAULT_PORT = 7860
 EXIT_BAD_INPUT = 2
@@ -39,11 +41,6 @@ POLL_SECONDS = 2.0
 UPLOAD_LIMIT = "1gb"
 CACHE_SECONDS = (3600, 86_400)
 """How often old uploads are looked for, and how old they may get; the home has its own copy."""
-UNCHECKED: dict[str, Any] = {"preprocess": False, "api_visibility": "private"}
-"""Handlers take values as they come and check them: gradio would compare a picked run with choices
-it forgets when the page's process is started anew."""
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", **UNCHECKED}
-"""For handlers that answer at once: no queue, no spinner."""
 
 HEADER = """
 <div class="brand">
@@ -52,8 +49,6 @@ HEADER = """
 </div>
 """
 
-
-READING: dict[str, Any] = {"js": look.READ_ADDRESS, **QUIET}
 
 TABS = ("data", "train", "runs", "chat")
 
@@ -137,26 +132,10 @@ def _parameters(address: str) -> dict[str, str]:
 
 
 def _wire_data(studio: Studio) -> None:
-    data = studio.data
-    nothing = data_tab.dataset_updates(data, "")
-
-    def on_upload(path: str | None) -> Updates:
-        return data_tab.upload_updates(data, path)
-
-    def on_clear() -> Updates:
-        return nothing
-
-    handler = guarded(data.card, on_upload, nothing)
-    event = data.upload.upload(handler, data.upload, data.outputs, api_visibility="private")
-    _check_train_after(studio, event)
-    event = data.upload.clear(guarded(data.card, on_clear), None, data.outputs, **QUIET)
-    _check_train_after(studio, event)
-    for name, button in data.examples.items():
-        on_example = partial(data_tab.example_updates, data, name)
-        handler = guarded(data.card, on_example, nothing)
-        event = button.click(handler, None, [data.upload, *data.outputs], **QUIET)
-        _check_train_after(studio, event)
-    data.go_on.click(lambda: gr.Tabs(selected="train"), None, studio.tabs, **QUIET)
+    settings = {name: studio.train.form.components[name] for name in token_panel.SETTINGS}
+    wire_data_tab(studio.data, settings, partial(_check_train_after, studio))
+    go_on = studio.data.go_on
+    go_on.click(lambda: gr.Tabs(selected="train"), None, studio.tabs, **QUIET)
 
 
 def _check_train_after(studio: Studio, event: Any) -> None:  # noqa: ANN401 - gradio's dependency

@@ -1,14 +1,17 @@
 """The real probe process with real tokenizers."""
 
 import time
+from pathlib import Path
 
 import pytest
 
 from orpo_qlora import storage
+from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.pairs import load_dataset
 from orpo_qlora.models.load import load_tokenizer
 from orpo_qlora.orpo.tokens import tokenize_pairs
 from orpo_qlora.runs import lengths
+from orpo_qlora.runs.length_report import fate_of, quantile
 from orpo_qlora.runs.lengths import ProbeRequest, ProbeState
 
 WAIT_SECONDS = 240.0
@@ -51,7 +54,7 @@ def test_probe_counts_every_pair_and_spells_out_the_asked_row(request_for, tiny_
     answer = answered(request)
     assert answer.state.status == "done", lengths.paths_of(request).log.read_text()
     tokenizer = load_tokenizer(tiny_model)
-    pairs = load_dataset(lengths.Path(request.path)).pairs
+    pairs = load_dataset(Path(request.path)).pairs
     whole = tokenize_pairs(tokenizer, pairs, 10**6, "drop").pairs
     assert answer.lengths.rows == (1, 2, 3)
     assert answer.lengths.prompt == tuple(len(pair.prompt) for pair in whole)
@@ -87,12 +90,12 @@ def test_fate_is_what_tokenising_the_file_does(request_for, tiny_model):
     request = request_for(rows=())
     counted = answered(request).lengths
     tokenizer = load_tokenizer(tiny_model)
-    pairs = load_dataset(lengths.Path(request.path)).pairs
+    pairs = load_dataset(Path(request.path)).pairs
     longest = counted.longest()
     for policy in ("drop", "cut_prompt", "cut_answers"):
         for limit in (min(longest), sorted(longest)[1], max(longest)):
             done = tokenize_pairs(tokenizer, pairs, limit, policy)
-            fate = lengths.fate_of(counted, limit, policy)
+            fate = fate_of(counted, limit, policy)
             assert fate.dropped_rows == done.dropped_rows
             assert fate.cut_rows == done.cut_rows
             assert fate.kept == len(done.pairs)
@@ -143,10 +146,13 @@ def test_another_tokenizer_file_is_another_question(request_for, tmp_path):
     folder.mkdir()
     (folder / "tokenizer.json").write_text("{}")
     before = request_for(model=str(folder)).key
+    assert request_for(model=str(folder), rows=(1, 3)).key == before
+    choices = ReadChoices(fixes=("duplicate",))
+    assert request_for(model=str(folder), choices=choices).key != before
     (folder / "tokenizer.json").write_text("{} ")
     assert request_for(model=str(folder)).key != before
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 3), (0.95, 5), (0.0, 1), (1.0, 5)])
 def test_quantile_is_one_of_the_values(share, value):
-    assert lengths.quantile([5, 3, 1, 4, 2], share) == value
+    assert quantile([5, 3, 1, 4, 2], share) == value

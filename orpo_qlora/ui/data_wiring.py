@@ -1,0 +1,114 @@
+"""Joins the Data tab's components to their handlers. Floor 5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from orpo_qlora.ui import data_tab, token_panel
+from orpo_qlora.ui.data_tab import DataTab
+from orpo_qlora.ui.guard import Updates, guarded
+from orpo_qlora.ui.wiring import QUIET
+
+Then = Callable[[Any], None]
+"""What else happens once an event is over, given gradio's dependency."""
+
+
+def wire_data_tab(tab: DataTab, settings: Mapping[str, Any], then: Then) -> None:
+    """Join the tab to its handlers.
+
+    Args:
+        tab: the tab's components.
+        settings: the Train tab's inputs that decide what a pair looks like to the model.
+        then: what else depends on the data.
+    """
+
+    def after(event: Any) -> None:  # noqa: ANN401 - gradio's dependency
+        then(event)
+        look_after(tab, settings, event)
+
+    _wire_choosing(tab, after)
+    _wire_tokens(tab, settings)
+
+
+def _wire_choosing(tab: DataTab, after: Then) -> None:
+    nothing = data_tab.dataset_updates(tab, "")
+
+    def on_upload(path: str | None) -> Updates:
+        return data_tab.upload_updates(tab, path)
+
+    def on_clear() -> Updates:
+        return nothing
+
+    handler = guarded(tab.card, on_upload, nothing)
+    after(tab.upload.upload(handler, tab.upload, tab.outputs, api_visibility="private"))
+    after(tab.upload.clear(guarded(tab.card, on_clear), None, tab.outputs, **QUIET))
+    for name, button in tab.examples.items():
+        handler = guarded(tab.card, partial(data_tab.example_updates, tab, name), nothing)
+        after(button.click(handler, None, [tab.upload, *tab.outputs], **QUIET))
+
+
+def look_after(tab: DataTab, settings: Mapping[str, Any], event: Any) -> None:  # noqa: ANN401
+    """Look at the tokens once an event of the data is over."""
+    handler, inputs = _on_look(tab, settings), _inputs(tab, settings)
+    event.then(handler, inputs, tab.tokens.outputs, **QUIET)
+
+
+def _inputs(tab: DataTab, settings: Mapping[str, Any]) -> list[Any]:
+    return [tab.dataset_id, tab.tokens.row, *settings.values()]
+
+
+def _on_look(tab: DataTab, settings: Mapping[str, Any]) -> Callable[..., Any]:
+    panel = tab.tokens
+
+    def on_look(dataset_id: str, row: object, *values: object) -> Updates | None:
+        if not dataset_id:
+            return token_panel.nothing(panel)
+        named = dict(zip(settings, values, strict=True))
+        return token_panel.look(panel, token_panel.question_of(dataset_id, row, named))
+
+    return guarded(panel.card, on_look, {panel.timer: gr.Timer(active=False)})
+
+
+def _wire_tokens(tab: DataTab, settings: Mapping[str, Any]) -> None:
+    panel, inputs = tab.tokens, _inputs(tab, settings)
+    outputs = panel.outputs
+    at_rest: Updates = {panel.timer: gr.Timer(active=False)}
+
+    def question(values: tuple[Any, ...]) -> token_panel.Question:
+        dataset_id, row, *rest = values
+        return token_panel.question_of(dataset_id, row, dict(zip(settings, rest, strict=True)))
+
+    def on_tick(seen: str, *values: object) -> Updates | None:
+        return token_panel.look(panel, question(values), seen)
+
+    def on_count(*values: object) -> Updates | None:
+        return token_panel.count(panel, question(values))
+
+    def on_step(step: int, *values: object) -> Updates:
+        asked = question(values)
+        row = token_panel.nearest_row(asked.dataset, values[1], step)
+        return token_panel.turn_updates(panel, asked, row)
+
+    def on_longest(*values: object) -> Updates:
+        asked = question(values)
+        return token_panel.turn_updates(panel, asked, token_panel.longest_row(asked))
+
+    def on_pick(event: gr.SelectData, *values: object) -> Updates:
+        asked = question(values)
+        return token_panel.turn_updates(panel, asked, int(event.row_value[0]))
+
+    look = _on_look(tab, settings)
+    panel.timer.tick(guarded(panel.card, on_tick, at_rest), [panel.seen, *inputs], outputs, **QUIET)
+    panel.row.input(look, inputs, outputs, trigger_mode="always_last", **QUIET)
+    tab.tab.select(look, inputs, outputs, **QUIET)
+    panel.count.click(guarded(panel.card, on_count, at_rest), inputs, outputs, **QUIET)
+    turned = [panel.row, *outputs]
+    for button, step in ((panel.previous, -1), (panel.next, 1)):
+        handler = guarded(panel.card, partial(on_step, step), at_rest)
+        button.click(handler, inputs, turned, **QUIET)
+    panel.longest.click(guarded(panel.card, on_longest, at_rest), inputs, turned, **QUIET)
+    tab.preview.select(guarded(panel.card, on_pick, at_rest), inputs, turned, **QUIET)
