@@ -1,51 +1,221 @@
-"""Which rows cannot teach a preference, and why. Floor 1; no torch."""
+"""The pair doctor: each row is used or left out for one reason, and what it teaches is told.
+
+Floor 1; no torch. One pass over the rows; of the texts only 64-bit digests are kept.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
-from orpo_qlora.data.columns import ColumnMapping
-from orpo_qlora.data.read import Row, Table
-from orpo_qlora.data.report import Drop
+from orpo_qlora.data import checks
+from orpo_qlora.data.findings import BY_ID, DROPS, EDITS, FIXES, KINDS, Kind
+from orpo_qlora.data.report import ROWS_KEPT, Drop, Example, Finding
+from orpo_qlora.data.rows import Row
+from orpo_qlora.data.shapes import Preference
+from orpo_qlora.errors import BrokenRows, InputError
 
-REASONS = {
-    "empty-prompt": "the prompt is empty",
-    "empty-chosen": "the chosen answer is empty",
-    "empty-rejected": "the rejected answer is empty",
-    "identical": "chosen and rejected are the same",
-}
-"""Why a row becomes no pair, by stable id. The first reason that holds is the row's only one."""
-
-
-@dataclass(frozen=True)
-class Examination:
-    """Every row of a table on exactly one side: usable, or in the rows of one drop."""
-
-    usable: tuple[Row, ...]
-    drops: tuple[Drop, ...]
-    """In the order of `REASONS`, without empty ones."""
+EXAMPLES_KEPT = 3
+EXAMPLE_CHARACTERS = 120
+PROMPT_PAIRS = 10
+"""Pairs of one prompt that need no remark."""
+BIASED_SHARE = 0.65
+"""From this share of pairs whose chosen answer is the longer one, length is a lesson."""
+PAIRS_TO_JUDGE_LENGTH = 20
+FEW_PAIRS = 50
+PASSES = 10
+"""More passes over the pairs than this learn them by heart."""
 
 
-def examine(table: Table, mapping: ColumnMapping) -> Examination:
-    """Sort the rows of a table into usable ones and those left out, by reason."""
-    prompt, chosen, rejected = (
-        table.columns.index(name) for name in (mapping.prompt, mapping.chosen, mapping.rejected)
-    )
-    usable = []
-    dropped: defaultdict[str, list[int]] = defaultdict(list)
-    for row in table.rows:
-        reason = fault_of(row.cells[prompt], row.cells[chosen], row.cells[rejected])
-        if reason:
-            dropped[reason].append(row.number)
-        else:
-            usable.append(row)
-    drops = tuple(
-        Drop(reason=reason, label=label, rows=tuple(dropped[reason]))
-        for reason, label in REASONS.items()
-        if reason in dropped
-    )
-    return Examination(tuple(usable), drops)
+_Keys = tuple[int, int, int]
+"""Digests of everything before the answers, of the chosen and of the rejected one."""
+
+
+@dataclass
+class _Tally:
+    """The rows of one finding."""
+
+    count: int = 0
+    rows: list[int] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+
+    def add(self, row: int, text: str = "") -> None:
+        self.count += 1
+        if len(self.rows) < ROWS_KEPT:
+            self.rows.append(row)
+        if text and len(self.examples) < EXAMPLES_KEPT:
+            self.examples.append(Example(row=row, text=excerpt(text)))
+
+
+class Doctor:
+    """Looks at one preference after the other and remembers what it saw."""
+
+    def __init__(self, fixes: Iterable[str] = ()) -> None:
+        self._fixes = frozenset(fixes)
+        unknown = sorted(self._fixes - set(FIXES))
+        if unknown:
+            raise InputError(f"There is no fix “{unknown[0]}”.", hint=f"Fixes: {', '.join(FIXES)}.")
+        self._edits = [name for name in EDITS if name in self._fixes]
+        self._found: dict[str, _Tally] = {}
+        self._dropped: dict[str, _Tally] = {}
+        self._pairs: set[int] = set()
+        self._prompts: dict[int, int] = {}
+        self.rows_read = 0
+        self.kept = 0
+        self._chosen_longer = 0
+
+    def look(self, row: Row, taken: Preference | str) -> Preference | None:
+        """Return the preference to keep, mended where a fix says so, or None for a row left out."""
+        self.rows_read += 1
+        if isinstance(taken, str):
+            self._drop(taken, row.number, row.fault)
+            return None
+        whole = self._mended(row.number, taken)
+        fault = fault_of(*whole[1:])
+        if fault:
+            self._drop(fault, row.number, whole.prompt)
+            return None
+        try:
+            keys = _digests(whole)
+        except UnicodeEncodeError:
+            # Bytes that were let through to be left out look the same as half a character.
+            reason = BrokenRows.fix if BrokenRows.fix in self._fixes else "no-text"
+            self._drop(reason, row.number, whole.prompt)
+            return None
+        for kind, sign in self._signs(whole, keys):
+            self._note(kind, row.number, sign)
+            if kind in self._fixes and BY_ID[kind].drops:
+                self._drop(kind, row.number, sign)
+                return None
+        self._remember(whole, keys)
+        return whole
+
+    def _note(self, kind: str, row: int, sign: str) -> None:
+        self._found.setdefault(kind, _Tally()).add(row, sign)
+
+    def _drop(self, reason: str, row: int, sign: str) -> None:
+        self._dropped.setdefault(reason, _Tally()).add(row, sign)
+
+    def _mended(self, row: int, taken: Preference) -> Preference:
+        """Note what can be mended in the texts, and mend what was chosen."""
+        for kind in EDITS:
+            signs, mend = _CURES[kind]
+            sign = signs(taken)
+            if sign:
+                self._note(kind, row, sign)
+                if kind in self._fixes:
+                    taken = mend(taken)
+        return taken
+
+    def _signs(self, pair: Preference, keys: _Keys) -> Iterable[tuple[str, str]]:
+        """Yield the findings of a pair that leaving it out would cure, each with an example.
+
+        Lazily: a pair that was left out for one is not asked about the next.
+        """
+        prompt, chosen, rejected = pair[1:]
+        if checks.same_but_for_form(chosen, rejected):
+            yield "same-but-for-form", chosen
+        elif checks.is_near(chosen, rejected):
+            yield "near-identical", chosen
+        yield from self._repetitions(pair.prompt, keys)
+        if checks.is_templated(prompt) or checks.is_templated(chosen):
+            yield "templated", prompt
+        if checks.is_truncated(chosen):
+            yield "truncated", "… " + chosen.rstrip()[-EXAMPLE_CHARACTERS + 2 :]
+        if checks.EXCEL_CHARACTERS in (len(prompt), len(chosen), len(rejected)):
+            yield "excel-cut", prompt
+        script = checks.script_of(prompt)
+        answers = {checks.script_of(chosen), checks.script_of(rejected)} - {""}
+        if script and answers and answers != {script}:
+            yield "language-mix", f"{prompt[:60]} → {chosen[:60]}"
+        for name, find in (("secret", checks.secret_in), ("e-mail", checks.email_in)):
+            sign = find(prompt) or find(chosen) or find(rejected)
+            if sign:
+                yield name, sign
+
+    def _repetitions(self, text: str, keys: _Keys) -> Iterable[tuple[str, str]]:
+        prompt, chosen, rejected = keys
+        if hash((prompt, chosen, rejected)) in self._pairs:
+            yield "duplicate", text
+        if hash((prompt, rejected, chosen)) in self._pairs:
+            yield "contradiction", text
+        if self._prompts.get(prompt, 0) >= PROMPT_PAIRS:
+            yield "repeated-prompt", text
+
+    def _remember(self, pair: Preference, keys: _Keys) -> None:
+        prompt, chosen, rejected = keys
+        self._pairs.add(hash((prompt, chosen, rejected)))
+        self._prompts[prompt] = self._prompts.get(prompt, 0) + 1
+        self.kept += 1
+        self._chosen_longer += len(pair.chosen) > len(pair.rejected)
+
+    def drops(self) -> tuple[Drop, ...]:
+        """Return the rows left out, by reason, in the order of a report."""
+        return tuple(
+            Drop(
+                reason=kind.id,
+                label=kind.label,
+                rows=tuple(self._dropped[kind.id].rows),
+                count=self._dropped[kind.id].count,
+            )
+            for kind in KINDS
+            if kind.id in self._dropped
+        )
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return everything worth knowing, in the order of a report."""
+        seen = {**{k: self._dropped[k] for k in _DROP_IDS & set(self._dropped)}, **self._found}
+        found = {kind: self._finding(BY_ID[kind], tally) for kind, tally in seen.items()}
+        for finding in (self._length_bias(), self._few_pairs()):
+            if finding:
+                found[finding.id] = finding
+        return tuple(found[kind.id] for kind in KINDS if kind.id in found)
+
+    def _finding(self, kind: Kind, tally: _Tally) -> Finding:
+        return Finding(
+            id=kind.id,
+            severity=kind.severity,
+            label=kind.label,
+            count=tally.count,
+            share=tally.count / max(1, self.rows_read),
+            rows=tuple(tally.rows),
+            examples=tuple(tally.examples),
+            fix=kind.fix,
+            fixed=kind.id in self._fixes,
+            advice=kind.advice,
+        )
+
+    def _length_bias(self) -> Finding | None:
+        share = self._chosen_longer / max(1, self.kept)
+        if self.kept < PAIRS_TO_JUDGE_LENGTH or 1 - BIASED_SHARE < share < BIASED_SHARE:
+            return None
+        kind = BY_ID["length-bias"]
+        lesson = "longer" if share >= BIASED_SHARE else "shorter"
+        return Finding(
+            id=kind.id,
+            severity=kind.severity,
+            label=f"the chosen answer is the longer one in {share:.0%} of the pairs",
+            count=self._chosen_longer,
+            share=share,
+            advice=f"{kind.advice} Expect {lesson} answers, whatever else is learnt.",
+        )
+
+    def _few_pairs(self) -> Finding | None:
+        if self.kept >= FEW_PAIRS:
+            return None
+        kind = BY_ID["few-pairs"]
+        return Finding(
+            id=kind.id,
+            severity=kind.severity,
+            label=f"there are very few pairs ({self.kept:,})",
+            count=self.kept,
+            share=self.kept / max(1, self.rows_read),
+            advice=kind.advice,
+        )
+
+
+_DROP_IDS = {kind.id for kind in DROPS}
 
 
 def fault_of(prompt: str, chosen: str, rejected: str) -> str:
@@ -58,3 +228,96 @@ def fault_of(prompt: str, chosen: str, rejected: str) -> str:
         if not text.strip():
             return f"empty-{name}"
     return "identical" if chosen.strip() == rejected.strip() else ""
+
+
+def too_many_passes(pairs: int, steps: int, pairs_per_step: int) -> Finding | None:
+    """Return the finding of a plan that shows every pair very often, or nothing.
+
+    The doctor knows only the file; this needs the settings too, so the page and the plan ask.
+    """
+    passes = steps * pairs_per_step / max(1, pairs)
+    if passes <= PASSES:
+        return None
+    kind = BY_ID["few-pairs"]
+    return Finding(
+        id=kind.id,
+        severity=kind.severity,
+        label=f"every pair is shown {passes:.0f} times in {steps:,} steps",
+        count=pairs,
+        share=1.0,
+        advice="The adapter learns them by heart; take fewer steps, or more pairs.",
+    )
+
+
+def excerpt(text: str) -> str:
+    """Return the beginning of a text on one line."""
+    start = text[: 4 * EXAMPLE_CHARACTERS].encode(errors="replace").decode()
+    words = " ".join(start.split())
+    return words if len(words) <= EXAMPLE_CHARACTERS else words[: EXAMPLE_CHARACTERS - 1] + "…"
+
+
+def _digests(pair: Preference) -> _Keys:
+    """Return 64 bits for everything before the answers and for each answer, outer space apart."""
+    asked = "\0".join(f"{turn.role}\0{turn.content}" for turn in pair.earlier)
+    return (
+        digest(f"{asked}\0{pair.prompt.strip()}" if asked else pair.prompt.strip()),
+        digest(pair.chosen.strip()),
+        digest(pair.rejected.strip()),
+    )
+
+
+def digest(text: str) -> int:
+    """Return 64 bits that stand for a text, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+_Sign = Callable[[Preference], str]
+_Mend = Callable[[Preference], Preference]
+
+
+def _any_text(find: Callable[[str], str]) -> _Sign:
+    def sign(pair: Preference) -> str:
+        for text in pair[1:]:
+            found = find(text)
+            if found:
+                return f"{found} in {text}"
+        return ""
+
+    return sign
+
+
+def _every_text(mend: Callable[[str], str]) -> _Mend:
+    def mended(pair: Preference) -> Preference:
+        return Preference(pair.earlier, *(mend(text) for text in pair[1:]))
+
+    return mended
+
+
+def _prompt_in_answer(pair: Preference) -> str:
+    for answer in (pair.chosen, pair.rejected):
+        if checks.repeats_prompt(pair.prompt, answer):
+            return answer
+    return ""
+
+
+def _without_prompt(pair: Preference) -> Preference:
+    cut = (checks.without_prompt(pair.prompt, text) for text in (pair.chosen, pair.rejected))
+    return Preference(pair.earlier, pair.prompt, *cut)
+
+
+def _not_composed(text: str) -> str:
+    return "" if checks.is_composed(text) else "accents"
+
+
+_CURES: dict[str, tuple[_Sign, _Mend]] = {
+    "special-tokens": (
+        _any_text(checks.special_token),
+        _every_text(checks.without_special_tokens),
+    ),
+    "prompt-in-answer": (_prompt_in_answer, _without_prompt),
+    "hidden-characters": (
+        _any_text(checks.hidden_character),
+        _every_text(checks.without_hidden_characters),
+    ),
+    "letter-forms": (_any_text(_not_composed), _every_text(checks.composed)),
+}

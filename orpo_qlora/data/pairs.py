@@ -1,14 +1,14 @@
-"""Preference pairs: made from a table, split, written and read back. Floor 1; no torch."""
+"""Preference pairs: made from a file, split, written and read back. Floor 1; no torch."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,25 +21,19 @@ from orpo_qlora.data.columns import (
     ignored_columns,
     refuse_missing,
 )
-from orpo_qlora.data.doctor import examine
-from orpo_qlora.data.read import Row, Table, read_table
+from orpo_qlora.data.doctor import Doctor, digest
+from orpo_qlora.data.messages import Message as Message
+from orpo_qlora.data.messages import Role as Role
+from orpo_qlora.data.read import Table, open_table
 from orpo_qlora.data.report import DataReport
+from orpo_qlora.data.shapes import HEAD_ROWS, Shape, choose_shape
+from orpo_qlora.data.source import Progress
+from orpo_qlora.data.spool import Chosen, Spool
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import DataError
 
 PROMPTS_TO_SPLIT = 5
 """With fewer distinct prompts nothing is held out: every one is needed for training."""
-
-
-Role = Literal["system", "user", "assistant"]
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: Role
-    content: str
 
 
 @dataclass(frozen=True)
@@ -62,14 +56,14 @@ class PreferencePair:
 
 
 _PAIR = TypeAdapter(PreferencePair)
-_Prompt = tuple[tuple[Message, ...], str]
 
 
 @dataclass(frozen=True)
 class Dataset:
     """The usable pairs of a file, in file order, and the account of the rest."""
 
-    pairs: tuple[PreferencePair, ...]
+    pairs: Sequence[PreferencePair]
+    """Held as bytes, and on disk where they are many: take them one by one."""
     report: DataReport
 
 
@@ -77,17 +71,23 @@ class Dataset:
 class Split:
     """Pairs to train on and pairs to measure on, in file order; no prompt is on both sides."""
 
-    train: tuple[PreferencePair, ...]
-    held_out: tuple[PreferencePair, ...]
+    train: Sequence[PreferencePair]
+    held_out: Sequence[PreferencePair]
 
 
-def load_dataset(path: Path, source: str = "", choices: ReadChoices | None = None) -> Dataset:
-    """Read a preference file into pairs; the texts kept are exactly the file's.
+def load_dataset(
+    path: Path,
+    source: str = "",
+    choices: ReadChoices | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Read a preference file into pairs; the texts kept are exactly the file's, but for fixes.
 
     Args:
         path: the file.
         source: the name the person knows the file by; the path's own name if empty.
         choices: what the person decided about it; recorded in the report.
+        progress: told now and then which share is done.
 
     Raises:
         NeedsEncoding: it is text, but not Unicode, and no encoding was chosen.
@@ -95,27 +95,100 @@ def load_dataset(path: Path, source: str = "", choices: ReadChoices | None = Non
         BrokenRows: some rows cannot be read, and leaving them out was not chosen.
         DataError: the file cannot be read, or has no usable pair.
     """
+    examination = _Examination(path, source, choices or ReadChoices(), progress)
+    pairs: Spool[PreferencePair] = Spool(_packed, _PAIR.validate_json)
+    for pair in examination.pairs():
+        pairs.append(pair)
+    return Dataset(pairs, examination.report())
+
+
+def check_file(
+    path: Path,
+    source: str = "",
+    choices: ReadChoices | None = None,
+    progress: Progress | None = None,
+) -> DataReport:
+    """Return the account of a preference file without keeping its pairs.
+
+    Arguments and errors are those of `load_dataset`.
+    """
+    examination = _Examination(path, source, choices or ReadChoices(), progress)
+    for _ in examination.pairs():
+        pass
+    return examination.report()
+
+
+def preview(
+    path: Path, source: str = "", choices: ReadChoices | None = None, count: int = 20
+) -> tuple[Table, list[PreferencePair]]:
+    """Return the columns of a file and the pairs of its first rows, whatever its size.
+
+    Raises:
+        DataError: as `load_dataset`, as far as the first rows can tell.
+    """
     choices = choices or ReadChoices()
-    table = read_table(path, source)
+    table = open_table(path, source, choices, is_whole=False)
+    _, shape = _shape_of(table, choices)
+    doctor = Doctor(choices.fixes)
+    kept = [(row.number, doctor.look(row, shape.read(row))) for row in table.head(count)]
+    return table, [
+        PreferencePair(found.prompt, found.chosen, found.rejected, number, found.earlier)
+        for number, found in kept
+        if found is not None
+    ]
+
+
+class _Examination:
+    """One pass over a file."""
+
+    def __init__(
+        self, path: Path, source: str, choices: ReadChoices, progress: Progress | None
+    ) -> None:
+        self._choices = choices
+        self._doctor = Doctor(choices.fixes)
+        self._table = open_table(path, source, choices, progress)
+        self._mapping, self._shape = _shape_of(self._table, choices)
+
+    def pairs(self) -> Iterator[PreferencePair]:
+        """Yield the usable pairs in file order."""
+        read, look = self._shape.read, self._doctor.look
+        for row in self._table.rows():
+            kept = look(row, read(row))
+            if kept is not None:
+                earlier, prompt, chosen, rejected = kept
+                yield PreferencePair(prompt, chosen, rejected, row.number, earlier)
+
+    def report(self) -> DataReport:
+        """Return the account, once all pairs were taken."""
+        table = self._table
+        report = DataReport(
+            source=table.source,
+            sha256=table.sha256,
+            rows_read=self._doctor.rows_read,
+            pairs=self._doctor.kept,
+            drops=self._doctor.drops(),
+            ignored_columns=ignored_columns(table.columns, self._mapping),
+            findings=self._doctor.findings(),
+            format=table.format,
+            encoding=table.encoding,
+            shape=self._shape.name,
+            columns=table.columns,
+            mapping=self._mapping,
+            choices=self._choices,
+        )
+        _refuse_useless(report)
+        return report
+
+
+def _shape_of(table: Table, choices: ReadChoices) -> tuple[ColumnMapping, Shape]:
     if choices.mapping:
         check_mapping(choices.mapping, table.columns, table.source)
     mapping = choices.mapping or guess_mapping(table.columns, table.source)
-    if not mapping.prompt:
-        refuse_missing(["prompt"], table.columns, table.source, {})
-    examination = examine(table, mapping)
-    report = DataReport(
-        source=table.source,
-        sha256=table.sha256,
-        rows_read=len(table.rows),
-        pairs=len(examination.usable),
-        drops=examination.drops,
-        ignored_columns=ignored_columns(table.columns, mapping),
-        columns=table.columns,
-        mapping=mapping,
-        choices=choices,
-    )
-    _refuse_useless(report)
-    return Dataset(_build_pairs(table, mapping, examination.usable), report)
+    shape = choose_shape(mapping, table.columns, table.head(HEAD_ROWS))
+    if not shape.name:
+        found = dict(mapping.parts())
+        refuse_missing(["prompt"], table.columns, table.source, found)
+    return mapping, shape
 
 
 def _refuse_useless(report: DataReport) -> None:
@@ -129,53 +202,44 @@ def _refuse_useless(report: DataReport) -> None:
     )
 
 
-def _build_pairs(
-    table: Table, mapping: ColumnMapping, rows: Sequence[Row]
-) -> tuple[PreferencePair, ...]:
-    prompt, chosen, rejected = (
-        table.columns.index(name) for name in (mapping.prompt, mapping.chosen, mapping.rejected)
-    )
-    return tuple(
-        PreferencePair(row.cells[prompt], row.cells[chosen], row.cells[rejected], row.number)
-        for row in rows
-    )
-
-
 def split_pairs(pairs: Sequence[PreferencePair], held_out: float, seed: int) -> Split:
     """Keep about a share of the pairs away from training, whole prompts at a time.
 
     Prompts that differ only in outer whitespace count as one; the same words after other turns are
-    another prompt. The same pairs, share and seed give
-    the same split. With `PROMPTS_TO_SPLIT` distinct prompts or more and a share above 0, at least
-    one prompt is held out; training always keeps at least one.
+    another prompt. The same pairs, share and seed give the same split. With `PROMPTS_TO_SPLIT`
+    distinct prompts or more and a share above 0, at least one prompt is held out; training always
+    keeps at least one.
     """
-    by_prompt: defaultdict[_Prompt, list[PreferencePair]] = defaultdict(list)
-    for pair in pairs:
-        by_prompt[_prompt_of(pair)].append(pair)
-    prompts = list(by_prompt)
-    if held_out <= 0 or len(prompts) < PROMPTS_TO_SPLIT:
-        return Split(tuple(pairs), ())
-    random.Random(seed).shuffle(prompts)
+    prompts = array("Q", map(_prompt_of, pairs))
+    sizes = Counter(prompts)
+    if held_out <= 0 or len(sizes) < PROMPTS_TO_SPLIT:
+        return Split(_at(pairs, range(len(prompts))), ())
+    shuffled = list(sizes)
+    random.Random(seed).shuffle(shuffled)
     target = round(held_out * len(pairs))
-    kept_away: set[_Prompt] = set()
+    kept_away: set[int] = set()
     count = 0
     # The first prompt of the shuffle always trains, so a share of 1 cannot empty the training side.
-    for prompt in prompts[1:]:
-        size = len(by_prompt[prompt])
+    for prompt in shuffled[1:]:
         # A prompt with very many pairs would overshoot the share; smaller ones still fit.
-        if count + size <= target:
+        if count + sizes[prompt] <= target:
             kept_away.add(prompt)
-            count += size
+            count += sizes[prompt]
     if not kept_away:
-        kept_away.add(min(prompts, key=lambda prompt: len(by_prompt[prompt])))
-    return Split(
-        train=tuple(pair for pair in pairs if _prompt_of(pair) not in kept_away),
-        held_out=tuple(pair for pair in pairs if _prompt_of(pair) in kept_away),
-    )
+        kept_away.add(min(shuffled, key=lambda prompt: sizes[prompt]))
+    places = enumerate(prompts)
+    sides: tuple[list[int], list[int]] = [], []
+    for place, prompt in places:
+        sides[prompt in kept_away].append(place)
+    return Split(train=_at(pairs, sides[0]), held_out=_at(pairs, sides[1]))
 
 
-def _prompt_of(pair: PreferencePair) -> _Prompt:
-    return pair.earlier, pair.prompt.strip()
+def _at(pairs: Sequence[PreferencePair], places: Iterable[int]) -> Sequence[PreferencePair]:
+    return Chosen(pairs, array("Q", places))
+
+
+def _prompt_of(pair: PreferencePair) -> int:
+    return digest("\0".join([*(repr(turn) for turn in pair.earlier), pair.prompt.strip()]))
 
 
 def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> None:
@@ -184,15 +248,16 @@ def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> None:
     Raises:
         DiskFull: a file that was there before is kept.
     """
-    lines = (json.dumps(_record(pair), ensure_ascii=False) + "\n" for pair in pairs)
-    storage.write_whole(path, "".join(lines))
+    storage.write_whole(path, (_packed(pair).decode() + "\n" for pair in pairs))
 
 
-def _record(pair: PreferencePair) -> dict[str, object]:
-    record = asdict(pair)
-    if not pair.earlier:
-        del record["earlier"]
-    return record
+def _packed(pair: PreferencePair) -> bytes:
+    record = {
+        "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected, "row": pair.row,
+    }  # fmt: skip
+    if pair.earlier:
+        record["earlier"] = [asdict(turn) for turn in pair.earlier]
+    return json.dumps(record, ensure_ascii=False).encode()
 
 
 def read_pairs(path: Path) -> tuple[PreferencePair, ...]:
