@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -75,8 +76,11 @@ class Probe:
         return self.paths.lengths.exists() and not self._missing(dataset)
 
     def _missing(self, dataset: Dataset) -> list[PreferencePair]:
-        rows = {row for row in self._request().rows if not self.paths.tokens(row).exists()}
-        return [pair for pair in dataset.pairs if pair.row in rows] if rows else []
+        rows = [row for row in self._request().rows if not self.paths.tokens(row).exists()]
+        # Pairs are in the order of their rows, and may be a million on disk.
+        places = [bisect_left(dataset.pairs, row, key=lambda pair: pair.row) for row in rows]
+        near = [dataset.pairs[place] for place in places if place < len(dataset.pairs)]
+        return [pair for pair in near if pair.row in rows]
 
     def _show_rows(self, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
         missing = self._missing(dataset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,9 +10,11 @@ import gradio as gr
 
 from orpo_qlora.ui import data_tab, token_panel
 from orpo_qlora.ui.data_tab import DataTab
-from orpo_qlora.ui.guard import Updates, guarded
-from orpo_qlora.ui.wiring import QUIET
+from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
+from orpo_qlora.ui.wiring import QUIET, UNCHECKED
 
+PROGRESS = gr.Progress()
+"""Gradio puts a bar of its own in the place of this default."""
 Then = Callable[[Any], None]
 """What else happens once an event is over, given gradio's dependency."""
 
@@ -31,24 +33,51 @@ def wire_data_tab(tab: DataTab, settings: Mapping[str, Any], then: Then) -> None
         look_after(tab, settings, event)
 
     _wire_choosing(tab, after)
+    _wire_answers(tab, after)
     _wire_tokens(tab, settings)
 
 
 def _wire_choosing(tab: DataTab, after: Then) -> None:
     nothing = data_tab.dataset_updates(tab, "")
 
-    def on_upload(path: str | None) -> Updates:
-        return data_tab.upload_updates(tab, path)
+    def on_upload(path: str | None, progress: gr.Progress = PROGRESS) -> Iterator[Updates]:
+        return data_tab.upload_updates(tab, path, _shown(progress))
 
     def on_clear() -> Updates:
         return nothing
 
-    handler = guarded(tab.card, on_upload, nothing)
-    after(tab.upload.upload(handler, tab.upload, tab.outputs, api_visibility="private"))
+    handler = guarded_stream(tab.card, on_upload, nothing)
+    reading = {"show_progress_on": tab.card, "api_visibility": "private"}
+    after(tab.upload.upload(handler, tab.upload, tab.outputs, **reading))
     after(tab.upload.clear(guarded(tab.card, on_clear), None, tab.outputs, **QUIET))
     for name, button in tab.examples.items():
         handler = guarded(tab.card, partial(data_tab.example_updates, tab, name), nothing)
         after(button.click(handler, None, [tab.upload, *tab.outputs], **QUIET))
+
+
+def _wire_answers(tab: DataTab, after: Then) -> None:
+    row = tab.columns
+
+    def on_choice(
+        dataset_id: str, event: gr.EventData, progress: gr.Progress = PROGRESS
+    ) -> Updates:
+        choice = str(event._data.get("choice", ""))
+        return data_tab.answer_updates(tab, dataset_id, choice, _shown(progress))
+
+    def on_columns(dataset_id: str, *values: object, progress: gr.Progress = PROGRESS) -> Updates:
+        return data_tab.column_updates(tab, dataset_id, values, _shown(progress))
+
+    for part in (tab.card, tab.account, tab.findings):
+        handler = guarded(tab.card, on_choice)
+        reading = {"show_progress_on": part, "trigger_mode": "once", **UNCHECKED}
+        after(part.click(handler, tab.dataset_id, tab.outputs, **reading))
+    handler = guarded(tab.card, on_columns)
+    reading = {"show_progress_on": row.note, "trigger_mode": "once", **UNCHECKED}
+    after(row.use.click(handler, [tab.dataset_id, *row.inputs], tab.outputs, **reading))
+
+
+def _shown(progress: gr.Progress) -> Callable[[float], None]:
+    return lambda share: progress(share, desc="Reading")
 
 
 def look_after(tab: DataTab, settings: Mapping[str, Any], event: Any) -> None:  # noqa: ANN401

@@ -1,45 +1,110 @@
 """The home's `datasets/` folder: each file under its own SHA-256, so nothing else is needed later.
 
-Floor 5; page process. A dataset's id is that SHA-256; the page's address carries it.
+Floor 5; page process. A dataset's id is that SHA-256; the page's address carries it. What the
+person decided about a file stands beside it, so every page, and a reload, reads it alike.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
+import threading
 import uuid
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.pairs import Dataset, load_dataset
-from orpo_qlora.errors import DataError
+from orpo_qlora.errors import BrokenRows, DataError, NeedsColumns, NeedsEncoding
 from orpo_qlora.runs.lengths import ProbeRequest
 
 DATASET_ID = re.compile(r"^[0-9a-f]{64}$")
+OPEN_AT_ONCE = 4
+MAPPINGS_KEPT = 200
+QUESTIONS = (NeedsEncoding, NeedsColumns, BrokenRows)
+"""Errors that the person can answer; a file that raises one is kept for the answer."""
+
+Progress = Callable[[float], None]
+_MAPPINGS = TypeAdapter(dict[str, ColumnMapping])
+_reading = threading.Lock()
+_opened: OrderedDict[tuple[str, str, ReadChoices], Dataset | DataError] = OrderedDict()
 
 
-def keep_dataset(path: Path, source: str) -> str:
+def keep_dataset(path: Path, source: str, progress: Progress | None = None) -> str:
     """Copy a preference file into the home and return its id.
+
+    A file that waits for an answer of the person is kept too; `open_dataset` asks then.
 
     Raises:
         DataError: the file cannot be used; nothing is kept.
         DiskFull: nothing is kept.
     """
-    folder = storage.home() / "datasets"
-    draft = folder / f".draft-{uuid.uuid4().hex[:8]}"
+    draft = _folder() / f".draft-{uuid.uuid4().hex[:8]}"
     with storage.disk_errors(draft):
         try:
             _copy_private(path, draft)
-            dataset = load_dataset(draft, source)
-            dataset_id = dataset.report.sha256
-            storage.write_whole(folder / f"{dataset_id}.name", source)
-            draft.replace(folder / f"{dataset_id}.csv")
+            dataset_id = storage.sha256_of(draft)
+            is_new = not is_kept(dataset_id)
+            storage.write_whole(_name_file(dataset_id), source)
+            draft.replace(data_file(dataset_id))
         finally:
             draft.unlink(missing_ok=True)
+    try:
+        _open_as_before(dataset_id, progress)
+    except QUESTIONS:
+        pass  # asked on the page, where the file is opened next
+    except DataError:
+        if is_new:
+            for file in (data_file, _name_file, _choices_file):
+                file(dataset_id).unlink(missing_ok=True)
+        raise
     return dataset_id
+
+
+def _open_as_before(dataset_id: str, progress: Progress | None) -> None:
+    """Open a file, with the columns that the person chose for the last one of its shape."""
+    try:
+        columns = open_dataset(dataset_id, progress).report.columns
+    except NeedsColumns as question:
+        columns = question.columns
+        if remembered_mapping(columns) is None:
+            raise
+    mapping, choices = remembered_mapping(columns), choices_of(dataset_id)
+    if mapping is not None and choices.mapping is None:
+        choose(dataset_id, choices.model_copy(update={"mapping": mapping}))
+        open_dataset(dataset_id, progress)
+
+
+def _folder() -> Path:
+    return storage.home() / "datasets"
+
+
+def data_file(dataset_id: str) -> Path:
+    """Return where a kept file is; its format is told by content, so the name says nothing."""
+    return _folder() / f"{dataset_id}.data"
+
+
+def _name_file(dataset_id: str) -> Path:
+    return _folder() / f"{dataset_id}.name"
+
+
+def _choices_file(dataset_id: str) -> Path:
+    return _folder() / f"{dataset_id}.choices.json"
+
+
+def is_kept(dataset_id: str) -> bool:
+    """Whether a file with that id is here."""
+    return bool(DATASET_ID.match(dataset_id)) and data_file(dataset_id).is_file()
 
 
 def _copy_private(path: Path, target: Path) -> None:
@@ -48,21 +113,87 @@ def _copy_private(path: Path, target: Path) -> None:
         shutil.copyfileobj(source, copy)
 
 
-def open_dataset(dataset_id: str) -> Dataset:
-    """Return the pairs and the account of a kept file.
+def open_dataset(dataset_id: str, progress: Progress | None = None) -> Dataset:
+    """Return the pairs and the account of a kept file, read as the person chose.
 
     Raises:
-        DataError: it is not there any more.
+        DataError: it is not there any more, cannot be used, or asks one of `QUESTIONS`.
     """
-    folder = storage.home() / "datasets"
-    path = folder / f"{dataset_id}.csv"
-    if not DATASET_ID.match(dataset_id) or not path.is_file():
+    if not is_kept(dataset_id):
         raise DataError(
             "The preference file in this page's address is not stored here any more.",
             hint="Upload it again, or choose an example.",
         )
-    source = (folder / f"{dataset_id}.name").read_text(encoding="utf-8")
-    return _load(path, source)
+    source, choices = source_of(dataset_id), choices_of(dataset_id)
+    key = (str(data_file(dataset_id)), source, choices)
+    # One at a time: a page asks for the same file in several places at once.
+    with _reading:
+        if key not in _opened:
+            # The name of the file is its content's SHA-256, so what was read once stays true.
+            _opened[key] = _load(data_file(dataset_id), source, choices, progress)
+            while len(_opened) > OPEN_AT_ONCE:
+                _opened.popitem(last=False)
+        _opened.move_to_end(key)
+        found = _opened[key]
+    if isinstance(found, DataError):
+        raise found
+    return found
+
+
+def _load(
+    path: Path, source: str, choices: ReadChoices, progress: Progress | None
+) -> Dataset | DataError:
+    try:
+        return load_dataset(path, source, choices, progress)
+    except DataError as error:
+        return error.with_traceback(None)
+
+
+def source_of(dataset_id: str) -> str:
+    """Return the name by which the person knows a kept file."""
+    return _name_file(dataset_id).read_text(encoding="utf-8")
+
+
+def choices_of(dataset_id: str) -> ReadChoices:
+    """Return what the person decided about a kept file."""
+    try:
+        return ReadChoices.model_validate_json(_choices_file(dataset_id).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return ReadChoices()  # also after a version that knew other choices
+
+
+def choose(dataset_id: str, choices: ReadChoices) -> None:
+    """Record what the person decided about a kept file; it is read so from now on."""
+    storage.write_whole(_choices_file(dataset_id), choices.model_dump_json())
+
+
+def _mappings_file() -> Path:
+    return _folder() / "mappings.json"
+
+
+def _mappings() -> dict[str, ColumnMapping]:
+    try:
+        return _MAPPINGS.validate_json(_mappings_file().read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return {}
+
+
+def _shape(columns: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(columns)).encode()).hexdigest()
+
+
+def remembered_mapping(columns: Sequence[str]) -> ColumnMapping | None:
+    """Return the columns that the person chose for the last file with these column names."""
+    return _mappings().get(_shape(columns))
+
+
+def remember_mapping(columns: Sequence[str], mapping: ColumnMapping | None) -> None:
+    """Remember, or forget, the columns that the person chose for files with these column names."""
+    others = {shape: known for shape, known in _mappings().items() if shape != _shape(columns)}
+    latest = {_shape(columns): mapping} if mapping else {}
+    kept = [*others.items(), *latest.items()][-MAPPINGS_KEPT:]
+    text = json.dumps({shape: asdict(known) for shape, known in kept})
+    storage.write_whole(_mappings_file(), text)
 
 
 def probe_request(dataset_id: str, config: TrainConfig, rows: tuple[int, ...]) -> ProbeRequest:
@@ -73,7 +204,7 @@ def probe_request(dataset_id: str, config: TrainConfig, rows: tuple[int, ...]) -
     """
     report = open_dataset(dataset_id).report
     return ProbeRequest(
-        path=str(storage.home() / "datasets" / f"{dataset_id}.csv"),
+        path=str(data_file(dataset_id)),
         source=report.source,
         sha256=dataset_id,
         choices=report.choices,
@@ -81,9 +212,3 @@ def probe_request(dataset_id: str, config: TrainConfig, rows: tuple[int, ...]) -
         revision=config.revision,
         rows=rows,
     )
-
-
-@lru_cache(maxsize=4)
-def _load(path: Path, source: str) -> Dataset:
-    # The name of the file is its content's SHA-256, so what was read once stays true.
-    return load_dataset(path, source)

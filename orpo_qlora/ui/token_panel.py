@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.pairs import Dataset
+from orpo_qlora.data.pairs import Dataset, PreferencePair
 from orpo_qlora.models import at_hand
 from orpo_qlora.runs import lengths
 from orpo_qlora.runs.length_report import LengthReport, report_lengths
@@ -126,10 +126,14 @@ def question_of(dataset_id: str, row: object, settings: Mapping[str, object]) ->
 
 def nearest_row(dataset: Dataset, row: object, step: int = 0) -> int:
     """Return the row of the first pair from `row` on, or of the pair `step` places from that."""
-    rows = [pair.row for pair in dataset.pairs]
-    wanted = int(row) if isinstance(row, int | float) else rows[0]
-    place = min(bisect_left(rows, wanted), len(rows) - 1) + step
-    return rows[max(0, min(place, len(rows) - 1))]
+    pairs = dataset.pairs
+    wanted = int(row) if isinstance(row, int | float) else 0
+    place = min(bisect_left(pairs, wanted, key=_row_of), len(pairs) - 1) + step
+    return pairs[max(0, min(place, len(pairs) - 1))].row
+
+
+def _row_of(pair: PreferencePair) -> int:
+    return pair.row
 
 
 def look(panel: TokenPanel, question: Question, seen: str = "") -> Updates | None:

@@ -12,6 +12,7 @@ from orpo_qlora.ui import datasets, token_panel
 from orpo_qlora.ui.token_panel import TokenPanel
 
 WAIT_SECONDS = 240.0
+LONG = "because it is so and so it is " * 4
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def panel():
 @pytest.fixture
 def dataset_id(tmp_path):
     path = tmp_path / "pairs.csv"
-    rows = ["hi,yes,no", "empty,,x", "why?,because it is so and so it is,what", "who?,me,you"]
+    rows = ["hi,yes,no", "empty,,x", f"why?,{LONG},what", "who?,me,you"]
     path.write_text("prompt,chosen,rejected\n" + "\n".join(rows) + "\n", encoding="utf-8")
     return datasets.keep_dataset(path, "pairs.csv")
 
