@@ -27,9 +27,11 @@ from orpo_qlora.config import (
     preset_names,
     read_preset,
 )
+from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.examples import example_names, example_path
-from orpo_qlora.data.pairs import Dataset, load_dataset
-from orpo_qlora.errors import InputError, OrpoQloraError
+from orpo_qlora.data.export import write_clean, write_report
+from orpo_qlora.data.pairs import Dataset, check_file, complete_mapping, load_dataset
+from orpo_qlora.errors import BrokenRows, InputError, NeedsColumns, NeedsEncoding, OrpoQloraError
 from orpo_qlora.models import demo
 from orpo_qlora.runs import launch, store
 from orpo_qlora.runs.store import Run, RunPaths
@@ -48,7 +50,7 @@ DataFile = Annotated[
     str,
     typer.Argument(
         metavar="FILE",
-        help=f"CSV with the columns prompt, chosen and rejected; or an example: "
+        help=f"CSV, JSON lines, JSON or Parquet with prompt, chosen and rejected; or an example: "
         f"{', '.join(example_names())}.",
     ),
 ]
@@ -69,6 +71,19 @@ def _print_error(error: OrpoQloraError) -> None:
     err.print(f"[red]error:[/] {_plain(error.message)}", soft_wrap=True)
     if error.hint:
         err.print(_plain(error.hint), soft_wrap=True)
+    for option in _ways_out(error):
+        err.print(f"  {_plain(option)}", soft_wrap=True)
+
+
+def _ways_out(error: OrpoQloraError) -> list[str]:
+    """Return the options of `check` that lead on from an error about data."""
+    if isinstance(error, NeedsEncoding):
+        return [f"--encoding {one.encoding}: {one.preview}" for one in error.candidates]
+    if isinstance(error, NeedsColumns) and error.columns:
+        return ["--prompt-column, --chosen-column and --rejected-column say which is which."]
+    if isinstance(error, BrokenRows):
+        return [f"--fix {error.fix} leaves them out."]
+    return []
 
 
 def _plain(text: str) -> str:
@@ -96,14 +111,59 @@ def ui(
 
 
 @app.command()
-def check(file: DataFile, as_json: AsJson = False) -> None:
+def check(
+    file: DataFile,
+    as_json: AsJson = False,
+    encoding: Annotated[
+        str, typer.Option(help="How the characters of a file that is not Unicode are written.")
+    ] = "",
+    prompt_column: Annotated[str, typer.Option(help="Column that holds the prompt.")] = "",
+    chosen_column: Annotated[str, typer.Option(help="Column of the preferred answer.")] = "",
+    rejected_column: Annotated[str, typer.Option(help="Column of the other answer.")] = "",
+    system_column: Annotated[str, typer.Option(help="Column of the system message.")] = "",
+    header: Annotated[bool, typer.Option(help="Whether the first line names columns.")] = True,
+    fixes: Annotated[
+        list[str] | None,
+        typer.Option("--fix", metavar="ID", help="Mend a finding, by its id; repeatable."),
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the usable pairs to this .csv or .jsonl file.")
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Write the report to this .json or .md file.")
+    ] = None,
+) -> None:
     """Read a preference file and say what it holds; exit 2 when nothing is usable."""
-    report = _load(file).report
+    columns = {
+        "prompt": prompt_column, "chosen": chosen_column, "rejected": rejected_column,
+        "system": system_column,
+    }  # fmt: skip
+    path = _path_of(file)
+    if export and export.resolve() == path.resolve():
+        raise InputError(f"{file} would be overwritten.", hint="Export under another name.")
+    choices = ReadChoices(encoding=encoding, has_header=header, fixes=tuple(fixes or ()))
+    with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
+        task = bar.add_task("reading", total=1.0)
+
+        def tell(done: float) -> None:
+            bar.update(task, completed=done)
+
+        if any(columns.values()):
+            mapping = complete_mapping(path, choices, columns)
+            choices = choices.model_copy(update={"mapping": mapping})
+        if export:
+            dataset = load_dataset(path, choices=choices, progress=tell)
+            write_clean(export, dataset.pairs)
+            report = dataset.report
+        else:
+            report = check_file(path, choices=choices, progress=tell)
+    if report_file:
+        write_report(report_file, report)
     if as_json:
         out.print_json(report.model_dump_json())
         return
-    for sentence in report.sentences():
-        out.print(_plain(sentence))
+    for sentence in [*report.sentences(), *report.remarks()]:
+        out.print(_plain(sentence), soft_wrap=True)
 
 
 @app.command()
@@ -136,7 +196,11 @@ def train(
 
 
 def _load(file: str) -> Dataset:
-    return load_dataset(example_path(file) if file in example_names() else Path(file).expanduser())
+    return load_dataset(_path_of(file))
+
+
+def _path_of(file: str) -> Path:
+    return example_path(file) if file in example_names() else Path(file).expanduser()
 
 
 def _follow(paths: RunPaths, *, quiet: bool) -> Run:

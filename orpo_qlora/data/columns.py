@@ -23,6 +23,8 @@ SYNONYMS = {
     "context": ("context",),
 }  # fmt: skip
 """Names of each part, the exact one first; only the first two lists' first names are no guess."""
+GUARD_COLUMN = "formula_guard"
+"""Column of a CSV written by this program: which rows have an apostrophe before a formula."""
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -105,7 +107,7 @@ def check_mapping(mapping: ColumnMapping, columns: Sequence[str], source: str) -
 
 def ignored_columns(columns: Sequence[str], mapping: ColumnMapping) -> tuple[str, ...]:
     """Return the named columns that the mapping does not use, in file order."""
-    used = {column for _, column in mapping.parts()}
+    used = {GUARD_COLUMN, *(column for _, column in mapping.parts())}
     return tuple(column for column in columns if column.strip() and column not in used)
 
 

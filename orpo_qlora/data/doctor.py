@@ -99,9 +99,10 @@ class Doctor:
 
     def _mended(self, row: int, taken: Preference) -> Preference:
         """Note what can be mended in the texts, and mend what was chosen."""
+        joined = _joined(taken)
         for kind in EDITS:
-            signs, mend = _CURES[kind]
-            sign = signs(taken)
+            suspect, signs, mend = _CURES[kind]
+            sign = signs(taken) if suspect(joined) else ""
             if sign:
                 self._note(kind, row, sign)
                 if kind in self._fixes:
@@ -114,12 +115,13 @@ class Doctor:
         Lazily: a pair that was left out for one is not asked about the next.
         """
         prompt, chosen, rejected = pair[1:]
+        joined = _joined(pair)
         if checks.same_but_for_form(chosen, rejected):
             yield "same-but-for-form", chosen
         elif checks.is_near(chosen, rejected):
             yield "near-identical", chosen
         yield from self._repetitions(pair.prompt, keys)
-        if checks.is_templated(prompt) or checks.is_templated(chosen):
+        if checks.may_be_templated(joined) and any(map(checks.is_templated, pair[1:])):
             yield "templated", prompt
         if checks.is_truncated(chosen):
             yield "truncated", "… " + chosen.rstrip()[-EXAMPLE_CHARACTERS + 2 :]
@@ -130,7 +132,7 @@ class Doctor:
         if script and answers and answers != {script}:
             yield "language-mix", f"{prompt[:60]} → {chosen[:60]}"
         for name, find in (("secret", checks.secret_in), ("e-mail", checks.email_in)):
-            sign = find(prompt) or find(chosen) or find(rejected)
+            sign = find(joined)
             if sign:
                 yield name, sign
 
@@ -275,6 +277,11 @@ _Sign = Callable[[Preference], str]
 _Mend = Callable[[Preference], Preference]
 
 
+def _joined(pair: Preference) -> str:
+    """Return all texts of a pair as one: a question that most pairs answer alike is asked once."""
+    return "\n\n".join(pair[1:])
+
+
 def _any_text(find: Callable[[str], str]) -> _Sign:
     def sign(pair: Preference) -> str:
         for text in pair[1:]:
@@ -309,15 +316,17 @@ def _not_composed(text: str) -> str:
     return "" if checks.is_composed(text) else "accents"
 
 
-_CURES: dict[str, tuple[_Sign, _Mend]] = {
+_CURES: dict[str, tuple[Callable[[str], object], _Sign, _Mend]] = {
     "special-tokens": (
+        checks.special_token,
         _any_text(checks.special_token),
         _every_text(checks.without_special_tokens),
     ),
-    "prompt-in-answer": (_prompt_in_answer, _without_prompt),
+    "prompt-in-answer": (bool, _prompt_in_answer, _without_prompt),
     "hidden-characters": (
+        checks.hidden_character,
         _any_text(checks.hidden_character),
         _every_text(checks.without_hidden_characters),
     ),
-    "letter-forms": (_any_text(_not_composed), _every_text(checks.composed)),
+    "letter-forms": (_not_composed, _any_text(_not_composed), _every_text(checks.composed)),
 }

@@ -44,12 +44,26 @@ LABELS = {
 # Microsoft's supersets are what files in the wild are written in.
 _CODECS = {"shift_jis": "cp932", "euc-kr": "cp949", "big5": "cp950", "windows-874": "cp874",
            "macintosh": "mac-roman"}  # fmt: skip
+_ALIASES = {"gbk": "gb18030", "gb2312": "gb18030", "cp936": "gb18030", "windows-874": "cp874"}
 _OFFERED = ("windows-1252", "gb18030", "shift_jis", "big5", "euc-kr", "windows-1251",
             "windows-1250", "euc-jp", "koi8-r", "windows-1253", "windows-1255", "windows-1256",
             "windows-874")  # fmt: skip
 _DOUBLE = {"gb18030", "shift_jis", "big5", "euc-kr", "euc-jp"}
 _HIGH_RUN = re.compile(rb"[\x80-\xff]+")
-_KANA_OR_HANGUL = re.compile("[\u3041-\u30ff\uac00-\ud7a3]")
+# The commonest signs of each language: what every page of it is full of.
+_FREQUENT = {
+    "gb18030": "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对能而子那得着下自",
+    "big5": "的一是不了在人有我他這個們中來上大為和國地到以說時要就出會可也你對能而子那得著下自",
+    "euc-kr": "이는을의가에다고하지은를한로기사도어리나아서있그",
+    "shift_jis": "のにはをたがでてとしれさいもするなかくっらこん。、",
+    "euc-jp": "のにはをたがでてとしれさいもするなかくっらこん。、",
+    "windows-1251": "оеаинтсрвлкмдпу",
+    "koi8-r": "оеаинтсрвлкмдпу",
+    "windows-1253": "αοιετσνηρπκμςάόί",
+    "windows-1255": "יוהלאמרבתשנםד",
+    "windows-1256": "اليمونرتبةعدسفهك",
+    "windows-874": "านรอกเงมยล่วดทส้ะ",
+}
 _HALF_WIDTH = re.compile("[\uff61-\uff9f]")
 _COMMON = re.compile("[\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff00-\uff60]")
 
@@ -68,17 +82,23 @@ def codec_of(encoding: str) -> str:
         DataError: it is not one of `LABELS`.
     """
     wanted = encoding.strip().casefold()
+    wanted = _ALIASES.get(wanted, wanted)
+    try:
+        meant = codecs.lookup(wanted).name
+    except (LookupError, ValueError):
+        meant = wanted
     for name in LABELS:
         codec = _CODECS.get(name, name)
-        try:
-            if wanted == name or codecs.lookup(wanted).name == codecs.lookup(codec).name:
-                return codec
-        except LookupError:
-            continue
+        if wanted == name or meant in {codecs.lookup(codec).name, _lookup(name)}:
+            return codec
     raise DataError(
         f"“{encoding}” is no encoding that can be read.",
         hint=f"Encodings: {', '.join(LABELS)}.",
     )
+
+
+def _lookup(name: str) -> str:
+    return codecs.lookup(_CODECS.get(name, name) if name == "windows-874" else name).name
 
 
 def candidates_for(sample: bytes) -> tuple[EncodingCandidate, ...]:
@@ -106,14 +126,15 @@ def _score(encoding: str, text: str, sample: bytes) -> float:
         return 0.0
     if encoding in _DOUBLE:
         common = sum(1 for character in others if _COMMON.match(character))
-        kana = len(_KANA_OR_HANGUL.findall(text)) / len(others)
+        frequent = sum(1 for character in others if character in _FREQUENT[encoding])
         # The bytes of two-byte writing stand in pairs, those of accents alone.
-        return common / len(others) * _pairing(sample) * (1 + kana - _half_width(text))
+        likeness = common / len(others) * _pairing(sample) - _half_width(text)
+        return likeness * (0.6 + 2 * frequent / len(others))
     letters = sum(1 for character in others if unicodedata.category(character)[0] in "LM")
     quotes = sum(1 for character in others if character in "’‘“”„«»–—…€°§\u00a0")
     lower = sum(1 for character in others if unicodedata.category(character) in {"Ll", "Lo"})
     likeness = (letters + quotes) / len(others) * (0.5 + 0.5 * (lower + quotes) / len(others))
-    return likeness * _alphabet(encoding, text, len(others))
+    return likeness * _alphabet(encoding, text, others)
 
 
 def _half_width(text: str) -> float:
@@ -125,12 +146,14 @@ def _pairing(sample: bytes) -> float:
     return sum(length for length in runs if length > 1) / max(1, sum(runs))
 
 
-def _alphabet(encoding: str, text: str, others: int) -> float:
-    """Weigh a one-byte reading: accents are few among letters, whole alphabets are many."""
+def _alphabet(encoding: str, text: str, others: list[str]) -> float:
+    """Weigh a one-byte reading: accents are few among letters, other alphabets are all there is."""
     latin = sum(1 for character in text if character.isascii() and character.isalpha())
-    is_accented = encoding in {"windows-1252", "windows-1250"}
-    share = others / max(1, others + latin)
-    return 1.0 - share if is_accented else min(1.0, 0.3 + share)
+    share = len(others) / max(1, len(others) + latin)
+    if encoding not in _FREQUENT:
+        return 1.0 - share
+    frequent = sum(1 for character in others if character in _FREQUENT[encoding]) / len(others)
+    return min(1.0, 0.3 + share) * (0.2 + frequent)
 
 
 def _preview(text: str) -> str:

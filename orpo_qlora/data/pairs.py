@@ -6,7 +6,7 @@ import json
 import random
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from orpo_qlora import storage
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import (
+    SYNONYMS,
     ColumnMapping,
     check_mapping,
     guess_mapping,
@@ -25,12 +26,14 @@ from orpo_qlora.data.doctor import Doctor, digest
 from orpo_qlora.data.messages import Message as Message
 from orpo_qlora.data.messages import Role as Role
 from orpo_qlora.data.read import Table, open_table
+from orpo_qlora.data.remembered import recall_mapping, remember_mapping
 from orpo_qlora.data.report import DataReport
+from orpo_qlora.data.rows import Row
 from orpo_qlora.data.shapes import HEAD_ROWS, Shape, choose_shape
 from orpo_qlora.data.source import Progress
 from orpo_qlora.data.spool import Chosen, Spool
 from orpo_qlora.data.wording import plural
-from orpo_qlora.errors import DataError
+from orpo_qlora.errors import DataError, NeedsColumns
 
 PROMPTS_TO_SPLIT = 5
 """With fewer distinct prompts nothing is held out: every one is needed for training."""
@@ -128,7 +131,7 @@ def preview(
     """
     choices = choices or ReadChoices()
     table = open_table(path, source, choices, is_whole=False)
-    _, shape = _shape_of(table, choices)
+    _, shape, _ = _shape_of(table, choices)
     doctor = Doctor(choices.fixes)
     kept = [(row.number, doctor.look(row, shape.read(row))) for row in table.head(count)]
     return table, [
@@ -136,6 +139,27 @@ def preview(
         for number, found in kept
         if found is not None
     ]
+
+
+def complete_mapping(path: Path, choices: ReadChoices, columns: Mapping[str, str]) -> ColumnMapping:
+    """Return a mapping in which some parts are chosen and the others told by their names.
+
+    Raises:
+        NeedsColumns: a part is neither chosen nor told.
+        DataError: the file cannot be read.
+    """
+    table = open_table(path, "", choices, is_whole=False)
+    chosen = {part: column for part, column in columns.items() if column}
+    try:
+        told = dict(guess_mapping(table.columns, table.source).parts())
+    except NeedsColumns as exc:
+        told = exc.found
+    free = {part: column for part, column in told.items() if column not in chosen.values()}
+    parts = {**free, **chosen}
+    prompt, good, bad, system, context = (parts.get(part, "") for part in SYNONYMS)
+    mapping = ColumnMapping(prompt, good, bad, system, context)
+    check_mapping(mapping, table.columns, table.source)
+    return mapping
 
 
 class _Examination:
@@ -147,7 +171,7 @@ class _Examination:
         self._choices = choices
         self._doctor = Doctor(choices.fixes)
         self._table = open_table(path, source, choices, progress)
-        self._mapping, self._shape = _shape_of(self._table, choices)
+        self._mapping, self._shape, self._is_remembered = _shape_of(self._table, choices)
 
     def pairs(self) -> Iterator[PreferencePair]:
         """Yield the usable pairs in file order."""
@@ -174,21 +198,40 @@ class _Examination:
             shape=self._shape.name,
             columns=table.columns,
             mapping=self._mapping,
+            is_remembered=self._is_remembered,
             choices=self._choices,
         )
         _refuse_useless(report)
         return report
 
 
-def _shape_of(table: Table, choices: ReadChoices) -> tuple[ColumnMapping, Shape]:
+def _shape_of(table: Table, choices: ReadChoices) -> tuple[ColumnMapping, Shape, bool]:
+    """Return the columns, the shape, and whether the columns are remembered from an earlier file.
+
+    Memory is asked only where names do not tell, so that a file named right is read right.
+    """
+    columns, head = table.columns, table.head(HEAD_ROWS)
     if choices.mapping:
-        check_mapping(choices.mapping, table.columns, table.source)
-    mapping = choices.mapping or guess_mapping(table.columns, table.source)
-    shape = choose_shape(mapping, table.columns, table.head(HEAD_ROWS))
+        check_mapping(choices.mapping, columns, table.source)
+        shape = _known_shape(choices.mapping, table, head)
+        remember_mapping(columns, choices.mapping)
+        return choices.mapping, shape, False
+    known = recall_mapping(columns)
+    try:
+        mapping = guess_mapping(columns, table.source)
+        if known is None or not mapping.guessed:
+            return mapping, _known_shape(mapping, table, head), False
+    except NeedsColumns:
+        if known is None:
+            raise
+    return known, _known_shape(known, table, head), True
+
+
+def _known_shape(mapping: ColumnMapping, table: Table, head: Sequence[Row]) -> Shape:
+    shape = choose_shape(mapping, table.columns, head)
     if not shape.name:
-        found = dict(mapping.parts())
-        refuse_missing(["prompt"], table.columns, table.source, found)
-    return mapping, shape
+        refuse_missing(["prompt"], table.columns, table.source, dict(mapping.parts()))
+    return shape
 
 
 def _refuse_useless(report: DataReport) -> None:

@@ -72,6 +72,14 @@ class Finding(BaseModel):
     advice: str = ""
     """What it means for training, in a sentence."""
 
+    def sentence(self) -> str:
+        """Return the finding in words, with its rows, its meaning and its id."""
+        where = f" ({row_list(self.rows, self.count)})" if self.rows else ""
+        done = " Mended." if self.fixed else ""
+        lead = f"{plural(self.count, 'pair')}: " if self.rows else ""
+        label = self.label if lead else self.label[:1].upper() + self.label[1:]
+        return f"{lead}{label}{where}. {self.advice}{done} [{self.id}]".replace("  ", " ")
+
 
 class DataReport(BaseModel):
     """The account of one file; `rows_read == pairs + sum(drop.count for drop in drops)`."""
@@ -95,6 +103,8 @@ class DataReport(BaseModel):
     """Every column of the file, for the person who corrects the mapping."""
     mapping: ColumnMapping | None = None
     """The columns used; `mapping.guessed` names the parts nobody has confirmed."""
+    is_remembered: bool = False
+    """Whether the columns are those the person chose for an earlier file of this shape."""
     choices: ReadChoices = ReadChoices()
 
     @property
@@ -117,10 +127,32 @@ class DataReport(BaseModel):
             parts = [part for part in self.mapping.parts() if part[0] in self.mapping.guessed]
             told = ", ".join(f"{brief(column)} as {part}" for part, column in parts)
             lines.append(f"Columns guessed from their names: {told}.")
+        if self.is_remembered and self.mapping:
+            told = ", ".join(f"{brief(column)} as {part}" for part, column in self.mapping.parts())
+            lines.append(f"Columns as chosen before for such a file: {told}.")
         if self.ignored_columns:
             names = ", ".join(brief(name) for name in self.ignored_columns)
             lines.append(f"Columns not used: {names}.")
         return lines
+
+    def remarks(self) -> list[str]:
+        """Return what the pair doctor found in rows that are used, as sentences."""
+        dropped = {drop.reason for drop in self.drops}
+        return [finding.sentence() for finding in self.findings if finding.id not in dropped]
+
+    def to_markdown(self) -> str:
+        """Return the whole account as a page of text."""
+        lines = [f"# {self.source}", "", f"{self.format}, {self.encoding}".strip(", "), ""]
+        lines += [f"- {sentence}" for sentence in self.sentences()]
+        if self.findings:
+            lines += ["", "| finding | severity | rows | share | fixed |", "| --- " * 5 + "|"]
+            lines += [
+                f"| `{found.id}`: {found.label} | {found.severity} | {found.count:,} "
+                f"| {found.share:.1%} | {'yes' if found.fixed else 'no'} |"
+                for found in self.findings
+            ]
+        lines += ["", f"SHA-256 of the file: `{self.sha256}`", ""]
+        return "\n".join(lines)
 
 
 def row_list(rows: tuple[int, ...], count: int) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.columns import GUARD_COLUMN, ColumnMapping
 from orpo_qlora.data.messages import Message, Role
 from orpo_qlora.data.rows import Row
 
@@ -25,6 +25,7 @@ CELL_LITERAL_CHARACTERS = 1_000_000
 _Test = Callable[[object], bool]
 TEXT, DIALOGUE, MESSAGES = "text", "dialogue", "messages"
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_GUARDED = re.compile(r"\A'(?='*[=+\-@\t\r])")
 _ROLES = {
     "system": "system", "user": "user", "assistant": "assistant", "human": "user",
     "gpt": "assistant",
@@ -63,12 +64,16 @@ class Shape:
     _positions: dict[str, int]
     _lists: frozenset[str] = frozenset()
     """Parts whose cells are lists of messages."""
+    _guard: int | None = None
+    """Where a CSV written by this program says that formulas were guarded."""
 
     def read(self, row: Row) -> Preference | str:
         """Return the preference of a row, or the id of the fault that keeps it from being one."""
         if row.fault:
             return "broken-rows"
         cells = {part: row.cells[index] for part, index in self._positions.items()}
+        if self._guard is not None and row.cells[self._guard] == "yes":
+            cells = {part: _unguarded(cell) for part, cell in cells.items()}
         try:
             if self.name == TEXT:
                 return _read_texts(cells)
@@ -95,7 +100,8 @@ def choose_shape(mapping: ColumnMapping, columns: Sequence[str], head: Sequence[
     else:
         part, test = ("prompt", _is_open_dialogue) if mapping.prompt else ("chosen", _is_dialogue)
         name = DIALOGUE if _most(head, positions[part], test) else name
-    return Shape(name, positions, lists)
+    guard = columns.index(GUARD_COLUMN) if GUARD_COLUMN in columns else None
+    return Shape(name, positions, lists, guard)
 
 
 def _most(head: Sequence[Row], position: int, test: _Test) -> bool:
@@ -119,6 +125,10 @@ def _is_message_list(cell: object) -> bool:
         return bool(_messages(cell))
     except _FaultyError:
         return False
+
+
+def _unguarded(cell: object) -> object:
+    return _GUARDED.sub("", cell) if isinstance(cell, str) else cell
 
 
 def _read_texts(cells: dict[str, object]) -> Preference:
