@@ -8,7 +8,7 @@ from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.encodings import codec_of
 from orpo_qlora.data.findings import FIXES
-from orpo_qlora.errors import DataError, InputError, NeedsColumns
+from orpo_qlora.errors import InputError
 from orpo_qlora.ui import datasets
 
 
@@ -28,7 +28,7 @@ def answer(dataset_id: str, choice: str) -> None:
         "unfix": {"fixes": without},
     }
     if kind == "forget":
-        forget(dataset_id)
+        datasets.choose(dataset_id, ReadChoices())
     else:
         datasets.choose(dataset_id, choices.model_copy(update=changed[kind]))
 
@@ -40,16 +40,8 @@ def _check(kind: str, value: str) -> None:
         raise InputError(f"There is nothing to choose as “{kind}:{value}”.")
 
 
-def forget(dataset_id: str) -> None:
-    """Read a file as if nothing had been decided about it, nor about files of its shape."""
-    columns = columns_of(dataset_id)
-    if columns:
-        datasets.remember_mapping(columns, None)
-    datasets.choose(dataset_id, ReadChoices())
-
-
 def choose_columns(dataset_id: str, values: Sequence[object], *, has_header: bool) -> None:
-    """Record which column is which, for this file and for the next of its shape.
+    """Record which column is which, which serves the next file of the shape too.
 
     Args:
         dataset_id: the file.
@@ -65,16 +57,3 @@ def choose_columns(dataset_id: str, values: Sequence[object], *, has_header: boo
     prompt, chosen, rejected, system, context = (str(value or "") for value in values)
     mapping = ColumnMapping(prompt, chosen, rejected, system, context)
     datasets.choose(dataset_id, choices.model_copy(update={"mapping": mapping}))
-    columns = columns_of(dataset_id)
-    if all(column in columns for _, column in mapping.parts()):
-        datasets.remember_mapping(columns, mapping)
-
-
-def columns_of(dataset_id: str) -> tuple[str, ...]:
-    """Return the file's own columns, nothing while they cannot be told."""
-    try:
-        return datasets.open_dataset(dataset_id).report.columns
-    except NeedsColumns as question:
-        return question.columns
-    except DataError:
-        return ()

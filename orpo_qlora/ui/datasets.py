@@ -6,36 +6,30 @@ person decided about a file stands beside it, so every page, and a reload, reads
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.pairs import Dataset, load_dataset
 from orpo_qlora.errors import BrokenRows, DataError, NeedsColumns, NeedsEncoding
 from orpo_qlora.runs.lengths import ProbeRequest
 
 DATASET_ID = re.compile(r"^[0-9a-f]{64}$")
 OPEN_AT_ONCE = 4
-MAPPINGS_KEPT = 200
 QUESTIONS = (NeedsEncoding, NeedsColumns, BrokenRows)
 """Errors that the person can answer; a file that raises one is kept for the answer."""
 
 Progress = Callable[[float], None]
-_MAPPINGS = TypeAdapter(dict[str, ColumnMapping])
 _reading = threading.Lock()
 _opened: OrderedDict[tuple[str, str, ReadChoices], Dataset | DataError] = OrderedDict()
 
@@ -60,7 +54,12 @@ def keep_dataset(path: Path, source: str, progress: Progress | None = None) -> s
         finally:
             draft.unlink(missing_ok=True)
     try:
-        _open_as_before(dataset_id, progress)
+        _forget_reading(dataset_id)
+        report = open_dataset(dataset_id, progress).report
+        if report.is_remembered:
+            # Written down, so that a later choice for another file does not change this one.
+            choices = report.choices.model_copy(update={"mapping": report.mapping})
+            choose(dataset_id, choices)
     except QUESTIONS:
         pass  # asked on the page, where the file is opened next
     except DataError:
@@ -69,20 +68,6 @@ def keep_dataset(path: Path, source: str, progress: Progress | None = None) -> s
                 file(dataset_id).unlink(missing_ok=True)
         raise
     return dataset_id
-
-
-def _open_as_before(dataset_id: str, progress: Progress | None) -> None:
-    """Open a file, with the columns that the person chose for the last one of its shape."""
-    try:
-        columns = open_dataset(dataset_id, progress).report.columns
-    except NeedsColumns as question:
-        columns = question.columns
-        if remembered_mapping(columns) is None:
-            raise
-    mapping, choices = remembered_mapping(columns), choices_of(dataset_id)
-    if mapping is not None and choices.mapping is None:
-        choose(dataset_id, choices.model_copy(update={"mapping": mapping}))
-        open_dataset(dataset_id, progress)
 
 
 def _folder() -> Path:
@@ -125,7 +110,7 @@ def open_dataset(dataset_id: str, progress: Progress | None = None) -> Dataset:
             hint="Upload it again, or choose an example.",
         )
     source, choices = source_of(dataset_id), choices_of(dataset_id)
-    key = (str(data_file(dataset_id)), source, choices)
+    key = (dataset_id, source, choices)
     # One at a time: a page asks for the same file in several places at once.
     with _reading:
         if key not in _opened:
@@ -165,35 +150,14 @@ def choices_of(dataset_id: str) -> ReadChoices:
 def choose(dataset_id: str, choices: ReadChoices) -> None:
     """Record what the person decided about a kept file; it is read so from now on."""
     storage.write_whole(_choices_file(dataset_id), choices.model_dump_json())
+    _forget_reading(dataset_id)
 
 
-def _mappings_file() -> Path:
-    return _folder() / "mappings.json"
-
-
-def _mappings() -> dict[str, ColumnMapping]:
-    try:
-        return _MAPPINGS.validate_json(_mappings_file().read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return {}
-
-
-def _shape(columns: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(list(columns)).encode()).hexdigest()
-
-
-def remembered_mapping(columns: Sequence[str]) -> ColumnMapping | None:
-    """Return the columns that the person chose for the last file with these column names."""
-    return _mappings().get(_shape(columns))
-
-
-def remember_mapping(columns: Sequence[str], mapping: ColumnMapping | None) -> None:
-    """Remember, or forget, the columns that the person chose for files with these column names."""
-    others = {shape: known for shape, known in _mappings().items() if shape != _shape(columns)}
-    latest = {_shape(columns): mapping} if mapping else {}
-    kept = [*others.items(), *latest.items()][-MAPPINGS_KEPT:]
-    text = json.dumps({shape: asdict(known) for shape, known in kept})
-    storage.write_whole(_mappings_file(), text)
+def _forget_reading(dataset_id: str) -> None:
+    # Which columns are remembered for its shape may have changed as well.
+    with _reading:
+        for key in [key for key in _opened if key[0] == dataset_id]:
+            del _opened[key]
 
 
 def probe_request(dataset_id: str, config: TrainConfig, rows: tuple[int, ...]) -> ProbeRequest:

@@ -75,21 +75,21 @@ def test_columns_chosen_once_serve_the_next_file_of_the_shape(upload, tmp_path):
     assert datasets.open_dataset(second).pairs[0].prompt == "x"
     other.write_text("frage,schlecht,gut\nx,y,z\n", encoding="utf-8")
     third = datasets.keep_dataset(other, "other.csv")
-    with pytest.raises(NeedsColumns):
-        datasets.open_dataset(third)
-
-    answers.forget(second)
-    other.write_text("frage,gut,schlecht\nx,y,zz\n", encoding="utf-8")
+    assert datasets.open_dataset(third).pairs[0].chosen == "z"
+    other.write_text("frage,gut,schlechter\nx,y,z\n", encoding="utf-8")
     with pytest.raises(NeedsColumns):
         datasets.open_dataset(datasets.keep_dataset(other, "other.csv"))
+
+    # What was remembered is written down with the file and stays.
+    answers.choose_columns(first, ["frage", "schlecht", "gut", "", ""], has_header=True)
+    assert datasets.open_dataset(first).pairs[0].rejected == "b"
+    assert datasets.open_dataset(second).pairs[0].rejected == "z"
 
 
 def test_answers_of_an_unknown_version_are_as_none(upload):
     dataset_id = datasets.keep_dataset(upload, "mine.csv")
     (storage.home() / "datasets" / f"{dataset_id}.choices.json").write_text('{"colour": "blue"}')
-    (storage.home() / "datasets" / "mappings.json").write_text("[")
     assert datasets.choices_of(dataset_id) == ReadChoices()
-    assert datasets.remembered_mapping(["prompt"]) is None
 
 
 @pytest.mark.parametrize("dataset_id", ["", "0" * 64, "../runs/x", "A" * 64])
