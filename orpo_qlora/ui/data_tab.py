@@ -14,8 +14,9 @@ from orpo_qlora.data.examples import EXAMPLES, example_path
 from orpo_qlora.data.pairs import Dataset, PreferencePair, preview
 from orpo_qlora.data.wording import brief, plural
 from orpo_qlora.errors import DataError, NeedsColumns
-from orpo_qlora.ui import answers, cards, datasets, findings_view, token_panel
+from orpo_qlora.ui import answers, cards, datasets, downloads, findings_view, token_panel
 from orpo_qlora.ui.datasets import Progress
+from orpo_qlora.ui.downloads import Downloads
 from orpo_qlora.ui.guard import Updates
 from orpo_qlora.ui.token_panel import TokenPanel
 
@@ -67,6 +68,7 @@ class DataTab:
     go_on: gr.Button
     columns: ColumnRow
     findings: gr.HTML
+    downloads: Downloads
     preview: gr.Dataframe
     tokens: TokenPanel
 
@@ -75,7 +77,7 @@ class DataTab:
         """Every component that changes with the choice."""
         return [
             *(self.dataset_id, self.card, self.account, self.go_on),
-            *(*self.columns.outputs, self.findings, self.preview),
+            *(*self.columns.outputs, self.findings, self.downloads.row, self.preview),
         ]
 
 
@@ -115,11 +117,12 @@ def build_data_tab() -> DataTab:
             )
         columns = _build_column_row()
         findings = _choices_html("data-findings")
+        to_take = downloads.build_downloads()
         shown = _build_preview()
         tokens = token_panel.build_token_panel()
     return DataTab(
         *(tab, dataset_id, upload, examples, card, account, go_on),
-        *(columns, findings, shown, tokens),
+        *(columns, findings, to_take, shown, tokens),
     )
 
 
@@ -236,7 +239,7 @@ def dataset_updates(tab: DataTab, dataset_id: str, progress: Progress | None = N
 
 
 def _hidden(tab: DataTab) -> Updates:
-    parts = (tab.account, tab.preview, tab.go_on, tab.findings)
+    parts = (tab.account, tab.preview, tab.go_on, tab.findings, tab.downloads.row)
     return {part: gr.update(visible=False) for part in parts}
 
 
@@ -269,6 +272,7 @@ def _account_updates(tab: DataTab, dataset_id: str, dataset: Dataset) -> Updates
         tab.findings: gr.HTML(findings_view.findings_list(report), visible=True),
         tab.preview: _preview(pairs, label),
         tab.go_on: gr.Button(visible=True),
+        tab.downloads.row: gr.Row(visible=True),
         row.fold: gr.Accordion(_column_title(found), visible=True, open=guessed),
         row.note: findings_view.columns_note(report),
         row.has_header: gr.Checkbox(

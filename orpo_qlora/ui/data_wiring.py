@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.ui import data_tab, token_panel
+from orpo_qlora.ui import data_tab, downloads, token_panel
 from orpo_qlora.ui.data_tab import DataTab
 from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
 from orpo_qlora.ui.wiring import QUIET, UNCHECKED
@@ -34,6 +34,7 @@ def wire_data_tab(tab: DataTab, settings: Mapping[str, Any], then: Then) -> None
 
     _wire_choosing(tab, after)
     _wire_answers(tab, after)
+    _wire_downloads(tab)
     _wire_tokens(tab, settings)
 
 
@@ -74,6 +75,18 @@ def _wire_answers(tab: DataTab, after: Then) -> None:
     handler = guarded(tab.card, on_columns)
     reading = {"show_progress_on": row.note, "trigger_mode": "once", **UNCHECKED}
     after(row.use.click(handler, [tab.dataset_id, *row.inputs], tab.outputs, **reading))
+
+
+def _wire_downloads(tab: DataTab) -> None:
+    def on_download(kind: downloads.Kind, dataset_id: str) -> Updates:
+        return downloads.download_updates(tab.downloads, dataset_id, kind)
+
+    for kind, button in tab.downloads.buttons.items():
+        # Writing a million pairs takes a while: queued, with Gradio's own spinner.
+        handler = guarded(tab.card, partial(on_download, kind))
+        parts = [tab.card, tab.downloads.file]
+        event = button.click(handler, tab.dataset_id, parts, trigger_mode="once", **UNCHECKED)
+        event.success(None, tab.downloads.file, None, js=downloads.SAVE, **QUIET)
 
 
 def _shown(progress: gr.Progress) -> Callable[[float], None]:
