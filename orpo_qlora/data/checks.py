@@ -17,6 +17,8 @@ SHORTEST_TRUNCATED = 200
 NEAR_SHARE = 0.05
 """Two answers are nearly identical if they differ in one place of at most this share."""
 NEAR_CHARACTERS = 40
+SHORT_CHARACTERS = 200
+"""Up to here two texts are compared whatever their lengths say."""
 
 TEMPLATE = re.compile(
     r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[INST\]|<\|user\|>|<\|assistant\|>"
@@ -140,7 +142,8 @@ def is_truncated(answer: str) -> bool:
 
 def same_but_for_form(one: str, other: str) -> bool:
     """Tell whether two texts are equal up to white space and the encoding of letters."""
-    if abs(len(one) - len(other)) * 5 > len(one) + len(other):
+    both = len(one) + len(other)
+    if both > SHORT_CHARACTERS and abs(len(one) - len(other)) * 5 > both:
         return False
     return _plain(one) == _plain(other)
 
