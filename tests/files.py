@@ -7,7 +7,13 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orpo_qlora.data.pairs import load_dataset
+
 HEADER = ("prompt", "chosen", "rejected")
+ROW = ("why?", "because", "no idea")
+HEAD = "prompt,chosen,rejected\n"
+LINE = "why?,because,no idea\n"
+DIALOGUE = "\n\nHuman: hi\n\nAssistant: yes?\n\nHuman: why?\n\nAssistant: "
 
 
 def separated(rows, header=HEADER, separator=",", end="\n"):
@@ -45,3 +51,13 @@ def assistant(text):
 
 def system(text):
     return {"role": "system", "content": text}
+
+
+def loaded(tmp_path, content, choices=None, name="pairs.csv"):
+    path = tmp_path / "stored"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return load_dataset(path, name, choices)
+
+
+def texts_of(dataset):
+    return [(pair.prompt, pair.chosen, pair.rejected) for pair in dataset.pairs]
