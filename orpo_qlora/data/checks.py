@@ -17,6 +17,8 @@ SHORTEST_TRUNCATED = 200
 NEAR_SHARE = 0.05
 """Two answers are nearly identical if they differ in one place of at most this share."""
 NEAR_CHARACTERS = 40
+SHORT_CHARACTERS = 200
+"""Up to here two texts are compared whatever their lengths say."""
 
 TEMPLATE = re.compile(
     r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[INST\]|<\|user\|>|<\|assistant\|>"
@@ -42,10 +44,9 @@ SECRET = re.compile(
     r"|\bAIza[\w-]{35}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
     r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
 )
-_SECRET_SIGNS = (
-    "sk-", "hf_", "AKIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox", "AIza",
-    "PRIVATE KEY", "eyJ",
-)  # fmt: skip
+# Prose has few underscores, so most signs are not even looked for.
+_SECRET_SIGNS = ("sk-", "xox", "AKIA", "AIza", "PRIVATE KEY", "eyJ")
+_UNDERSCORE_SIGNS = ("hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_")
 _SCRIPTS = (
     ("kana", re.compile("[\u3041-\u30ff]")),
     ("hangul", re.compile("[\uac00-\ud7a3]")),
@@ -64,8 +65,12 @@ SHORTEST_SCRIPT = 20
 
 def may_be_templated(text: str) -> bool:
     """Tell, at little cost, whether a text may be templated; most cannot."""
+    return _has_any(text, _TEMPLATE_SIGNS)
+
+
+def _has_any(text: str, signs: tuple[str, ...]) -> bool:
     # A loop: a generator costs more than all the searches.
-    for sign in _TEMPLATE_SIGNS:  # noqa: SIM110
+    for sign in signs:  # noqa: SIM110
         if sign in text:
             return True
     return False
@@ -140,7 +145,8 @@ def is_truncated(answer: str) -> bool:
 
 def same_but_for_form(one: str, other: str) -> bool:
     """Tell whether two texts are equal up to white space and the encoding of letters."""
-    if abs(len(one) - len(other)) * 5 > len(one) + len(other):
+    both = len(one) + len(other)
+    if both > SHORT_CHARACTERS and abs(len(one) - len(other)) * 5 > both:
         return False
     return _plain(one) == _plain(other)
 
@@ -192,10 +198,9 @@ def script_of(text: str) -> str:
 
 def secret_in(text: str) -> str:
     """Return what looks like a key in a text, masked, or nothing."""
-    for sign in _SECRET_SIGNS:
-        if sign in text:
-            break
-    else:
+    if not _has_any(text, _SECRET_SIGNS) and not (
+        "_" in text and _has_any(text, _UNDERSCORE_SIGNS)
+    ):
         return ""
     found = SECRET.search(text)
     return f"{found[0][:6]}…" if found else ""

@@ -132,7 +132,7 @@ def _head_of(opened: Source) -> str:
 def _open_json(opened: Source, kind: str, choices: ReadChoices) -> Table:
     columns = jsonfile.columns_of(opened, kind)
     first = next(jsonfile.read_objects(opened, kind), None)
-    if first is not None and first.fault and first.is_end:
+    if first is not None and first.fault and (first.is_end or not columns):
         problems = Problems(opened.name)
         problems.add(first)
         problems.refuse_any()

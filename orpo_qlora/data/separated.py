@@ -40,6 +40,8 @@ class Layout:
 
 def find_layout(source: Source) -> Layout:
     """Take the separator that cuts the header into the most names; the comma wins a tie."""
+    # The limit belongs to the process, so another library may have changed it since.
+    csv.field_size_limit(CELL_CHARACTERS)
     declared = _SEPARATOR_LINE.match(next(source.lines(), ""))
     if declared:
         return Layout(declared[1], lines_skipped=1)
@@ -64,8 +66,6 @@ def read_records(source: Source, layout: Layout, *, has_header: bool) -> Iterato
     A syntax error ends the file as a broken row; of a row of another width than the first record
     the cells are kept.
     """
-    # The limit belongs to the process, so another library may have changed it since.
-    csv.field_size_limit(CELL_CHARACTERS)
     lines = islice(source.lines(), layout.lines_skipped, None)
     reader = csv.reader(lines, delimiter=layout.separator, strict=True)
     number = 0 if has_header else 1

@@ -201,6 +201,8 @@ def _join(
         if not turns or turns[-1].role != "assistant":
             raise _FaultyError("bad-turns")
     told = chosen[:-1]
+    if told and told[-1].role != "user":
+        raise _FaultyError("bad-turns")
     if told != rejected[:-1]:
         raise _FaultyError("different-prompts")
     # Some files repeat the prompt at the head of either answer, some only its last turn.

@@ -36,8 +36,17 @@ Progress = Callable[[float], None]
 """Told now and then which share of the work is done, 0 to 1."""
 
 
-def _no_progress(_: float) -> None:
-    pass
+def _forward_only(progress: Progress | None) -> Progress:
+    """Return a progress that is told what is new: the beginning of a file is read several times."""
+    furthest = 0.0
+
+    def tell(done: float) -> None:
+        nonlocal furthest
+        if progress and done > furthest:
+            furthest = done
+            progress(done)
+
+    return tell
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ def open_source(
         BrokenRows: some lines of a Unicode file are not, and leaving them out was not chosen.
         DataError: it is missing, too large, or something that cannot be read.
     """
-    tell = progress or _no_progress
+    tell = _forward_only(progress)
     size = _size_of(path, name)
     try:
         with path.open("rb") as file:

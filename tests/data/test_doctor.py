@@ -75,7 +75,7 @@ OTHER = pref("what then?", "go on now", "stop here")
 # id, preferences of which only the last has it, and a sign that the example shows.
 FOUND = [
     ("same-but-for-form", [pref(chosen="one  two\nthree", rejected="one two three")], "one two"),
-    ("same-but-for-form", [pref(chosen="caf\u00e9", rejected="cafe\u0301")], "café"),
+    ("same-but-for-form", [pref(chosen="ren\u00e9", rejected="rene\u0301")], "rené"),
     ("duplicate", [pref(), OTHER, pref(chosen="because it is ")], "why is that so?"),
     (
         "contradiction",
@@ -102,7 +102,7 @@ FOUND = [
     ("hidden-characters", [pref("a\u200bb")], "U+200B in"),
     ("hidden-characters", [pref(rejected="abc\u202edef")], "U+202E in"),
     ("hidden-characters", [pref(chosen="bell\x07")], "U+0007 in"),
-    ("letter-forms", [pref(chosen="cafe\u0301 noir")], "accents in"),
+    ("letter-forms", [pref(chosen="rene\u0301 noir")], "accents in"),
     ("secret", [pref(chosen="my key is sk-" + "a1B2" * 8)], "sk-a1B…"),
     ("secret", [pref("hf_" + "Q" * 34)], "hf_QQQ…"),
     ("secret", [pref(rejected="-----BEGIN RSA PRIVATE KEY-----")], "-----B…"),
@@ -170,7 +170,7 @@ def test_ordinary_text_is_not_suspected(preference):
             pref("Why is the sky blue?", "It scatters.", "Who knows"),
         ),
         ("hidden-characters", pref("a\u200b", "\ufeffb", "c\x00d"), pref("a", "b", "cd")),
-        ("letter-forms", pref("a", "cafe\u0301", "c"), pref("a", "caf\u00e9", "c")),
+        ("letter-forms", pref("a", "rene\u0301", "c"), pref("a", "ren\u00e9", "c")),
     ],
 )
 def test_text_is_mended_as_the_fix_says(fix, before, after):
@@ -244,7 +244,7 @@ def test_examples_are_short_and_on_one_line():
 
 
 TEXTS = st.one_of(
-    st.sampled_from(["", "a", "a ", "b", "<|im_end|>", "a<|im_end|>", "cafe\u0301", "\ud800"]),
+    st.sampled_from(["", "a", "a ", "b", "<|im_end|>", "a<|im_end|>", "rene\u0301", "\ud800"]),
     st.text(max_size=20),
 )
 TAKEN = st.one_of(

@@ -83,6 +83,13 @@ def zip_with(*members):
         pytest.param("007,true,1e5\n", ("007", "true", "1e5"), id="numbers and truth"),
         pytest.param(" a ,\tb,c \n", (" a ", "\tb", "c "), id="outer spaces"),
         pytest.param(",,\n", ("", "", ""), id="empty cells"),
+        pytest.param('"","""",""\n', ("", '"', ""), id="empty quoted cells"),
+        pytest.param(
+            '1,"{""type"": ""Point"", ""at"": [1, 2]}",c\n',
+            ("1", '{"type": "Point", "at": [1, 2]}', "c"),
+            id="JSON in a cell",
+        ),
+        pytest.param('"a ""b""\nc","""","d\n"\n', ('a "b"\nc', '"', "d\n"), id="quotes, lines"),
         pytest.param("5\" pipe,it's,c\\n\n", ('5" pipe', "it's", "c\\n"), id="stray marks"),
         pytest.param("a\u2028b,c\x85d,e\x0cf\n", ("a\u2028b", "c\x85d", "e\x0cf"), id="U+2028"),
         pytest.param("你好,😀,é\n", ("你好", "😀", "é"), id="beyond ASCII"),
