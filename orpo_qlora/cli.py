@@ -31,9 +31,12 @@ from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.export import write_clean, write_report
 from orpo_qlora.data.pairs import Dataset, check_file, complete_mapping, load_dataset
+from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import BrokenRows, InputError, NeedsColumns, NeedsEncoding, OrpoQloraError
 from orpo_qlora.models import demo
 from orpo_qlora.runs import launch, store
+from orpo_qlora.runs.length_report import LengthReport, count_tokens
+from orpo_qlora.runs.lengths import ProbeState, request_of
 from orpo_qlora.runs.store import Run, RunPaths
 
 app = typer.Typer(
@@ -53,6 +56,13 @@ DataFile = Annotated[
         help=f"CSV, JSON lines, JSON or Parquet with prompt, chosen and rejected; or an example: "
         f"{', '.join(example_names())}.",
     ),
+]
+TokenModel = Annotated[
+    str, typer.Option("--model", help="Count tokens too, with this base model's tokenizer.")
+]
+MaxLength = Annotated[int, typer.Option(help="Longest sequence in tokens, with --model.")]
+OverLengthWay = Annotated[
+    str, typer.Option(help="With --model, over-long pairs: drop, cut_prompt or cut_answers.")
 ]
 FOLLOW_SECONDS = 0.5
 EXIT_STOPPED = 10
@@ -132,8 +142,13 @@ def check(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write the report to this .json or .md file.")
     ] = None,
+    model: TokenModel = "",
+    max_length: MaxLength = 1024,
+    over_length: OverLengthWay = "drop",
 ) -> None:
     """Read a preference file and say what it holds; exit 2 when nothing is usable."""
+    wanted = {"model": model, "max_length": max_length, "over_length": over_length}
+    config = build_config({k: v for k, v in wanted.items() if v != ""}, source="the options")
     columns = {
         "prompt": prompt_column, "chosen": chosen_column, "rejected": rejected_column,
         "system": system_column,
@@ -159,11 +174,33 @@ def check(
             report = check_file(path, choices=choices, progress=tell)
     if report_file:
         write_report(report_file, report)
+    tokens = _count_tokens(path, report, config, quiet=as_json) if model else None
+    _print_check(report, tokens, as_json=as_json)
+
+
+def _print_check(report: DataReport, tokens: LengthReport | None, *, as_json: bool) -> None:
     if as_json:
-        out.print_json(report.model_dump_json())
+        counted = {"tokens": tokens.model_dump(mode="json")} if tokens else {}
+        out.print_json(json.dumps(report.model_dump(mode="json") | counted))
         return
-    for sentence in [*report.sentences(), *report.remarks()]:
+    told = tokens.sentences() if tokens else []
+    for sentence in [*report.sentences(), *report.remarks(), *told]:
         out.print(_plain(sentence), soft_wrap=True)
+
+
+def _count_tokens(
+    path: Path, report: DataReport, config: TrainConfig, *, quiet: bool
+) -> LengthReport:
+    """Count in a probe, with a progress bar; the answer is kept for the page and the next time."""
+    request = request_of(path.resolve(), report, config)
+    with Progress(console=err, transient=True, disable=quiet or not err.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(state: ProbeState) -> None:
+            total = state.total or None
+            bar.update(task, description=state.phase, completed=state.done, total=total)
+
+        return count_tokens(request, config, tell)
 
 
 @app.command()

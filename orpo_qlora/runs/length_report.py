@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.report import ROWS_KEPT, row_list
 from orpo_qlora.data.wording import plural
 from orpo_qlora.orpo.length_policy import OverLength, fit
-from orpo_qlora.runs.lengths import TokenLengths
+from orpo_qlora.runs.lengths import ProbeRequest, ProbeState, TokenLengths, wait_for
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,18 @@ def report_lengths(
         cut_rows=fate.cut_rows[:ROWS_KEPT],
         dropped_rows=fate.dropped_rows[:ROWS_KEPT],
     )
+
+
+def count_tokens(
+    request: ProbeRequest, config: TrainConfig, tell: Callable[[ProbeState], None]
+) -> LengthReport:
+    """Return the account of a file's tokens, counted first if need be.
+
+    Raises:
+        OrpoQloraError: the probe failed, with its message.
+    """
+    counted = wait_for(request, tell)
+    return report_lengths(counted, config.model, config.max_length, config.over_length)
 
 
 def differences_of(lengths: TokenLengths) -> list[int]:

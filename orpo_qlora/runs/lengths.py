@@ -12,7 +12,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora import storage
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.report import DataReport
+from orpo_qlora.errors import OrpoQloraError
 from orpo_qlora.orpo.length_policy import PairLengths
 from orpo_qlora.runs import launch
 from orpo_qlora.runs.state import ErrorCard
@@ -31,6 +34,7 @@ SCHEMA = 1
 START_SECONDS = 60.0
 """How long a fresh probe may be without its lock before it counts as lost."""
 PROBES_KEPT = 30
+WAIT_SECONDS = 0.2
 _started: dict[Path, subprocess.Popen[bytes]] = {}
 """Programs started by this process; of others only the time of their start is known."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -194,6 +198,25 @@ def paths_of(request: ProbeRequest) -> ProbePaths:
     return ProbePaths(probes_folder() / request.key)
 
 
+def request_of(
+    path: Path, report: DataReport, config: TrainConfig, rows: tuple[int, ...] = ()
+) -> ProbeRequest:
+    """Return the question about a file that was read, under the model of these settings."""
+    choices = report.choices
+    if report.is_remembered:
+        # Memory may change before the probe reads the file; what was shown counts.
+        choices = choices.model_copy(update={"mapping": report.mapping})
+    return ProbeRequest(
+        path=str(path),
+        source=report.source,
+        sha256=report.sha256,
+        choices=choices,
+        model=config.model,
+        revision=config.revision,
+        rows=rows,
+    )
+
+
 def ask(request: ProbeRequest, *, again: bool = False) -> Answer:
     """Return what is known, and start a probe for what is not; returns at once.
 
@@ -217,6 +240,23 @@ def ask(request: ProbeRequest, *, again: bool = False) -> Answer:
     storage.write_whole(paths.state, state.model_dump_json())
     _started[paths.folder] = launch.start_program(PROGRAM, [str(paths.folder)], paths.log)
     return replace(answer, state=state)
+
+
+def wait_for(request: ProbeRequest, tell: Callable[[ProbeState], None]) -> TokenLengths:
+    """Return the token counts once they are complete; `tell` hears how far the probe is.
+
+    Raises:
+        OrpoQloraError: the probe failed, with its message.
+    """
+    answer = ask(request, again=True)
+    while answer.state.is_busy:
+        tell(answer.state)
+        time.sleep(WAIT_SECONDS)
+        answer = read_answer(request)
+    if answer.lengths is None:
+        error = answer.state.error or ErrorCard(slug="error", message="Nothing was counted.")
+        raise OrpoQloraError(error.message, hint=error.hint, where=error.where)
+    return answer.lengths
 
 
 def _is_complete(answer: Answer, request: ProbeRequest) -> bool:

@@ -22,7 +22,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.pairs import Dataset, load_dataset
 from orpo_qlora.errors import BrokenRows, DataError, NeedsColumns, NeedsEncoding
-from orpo_qlora.runs.lengths import ProbeRequest
+from orpo_qlora.runs.lengths import ProbeRequest, request_of
 
 DATASET_ID = re.compile(r"^[0-9a-f]{64}$")
 OPEN_AT_ONCE = 4
@@ -166,13 +166,4 @@ def probe_request(dataset_id: str, config: TrainConfig, rows: tuple[int, ...]) -
     Raises:
         DataError: it is not there any more.
     """
-    report = open_dataset(dataset_id).report
-    return ProbeRequest(
-        path=str(data_file(dataset_id)),
-        source=report.source,
-        sha256=dataset_id,
-        choices=report.choices,
-        model=config.model,
-        revision=config.revision,
-        rows=rows,
-    )
+    return request_of(data_file(dataset_id), open_dataset(dataset_id).report, config, rows)

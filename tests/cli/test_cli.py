@@ -155,3 +155,30 @@ def test_check_names_fixes_it_does_not_know(csv_file):
     done = run_cli("check", str(csv_file), "--fix", "all")
     assert done.returncode == 2
     assert "no fix “all”" in done.stderr
+
+
+def test_check_counts_the_tokens_that_training_will_see(csv_file, tiny_model):
+    with csv_file.open("a") as file:
+        file.write(f'"long","{"word " * 60}","short"\n')
+    options = ["--model", str(tiny_model), "--max-length", "100"]
+    done = run_cli("check", str(csv_file), *options)
+    assert done.returncode == 0, done.stderr
+    assert "1 pair (7.7%) will be left out: row 13" in done.stdout
+    told = json.loads(run_cli("check", str(csv_file), *options, "--json").stdout)
+    assert (told["rows_read"], told["tokens"]["pairs"], told["tokens"]["dropped"]) == (13, 13, 1)
+    assert told["tokens"]["whole"]["longest"] > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--model", "nobody/nothing"], 1, "hub cannot be reached"),
+        (["--max-length", "3"], 2, "max_length"),
+        (["--over-length", "shrink"], 2, "over_length"),
+    ],
+)
+def test_check_says_why_tokens_cannot_be_counted(csv_file, options, code, words):
+    done = run_cli("check", str(csv_file), *options)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
