@@ -69,7 +69,7 @@ def saved(page, tmp_path, kind):
 def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path):
     """Semicolons and Windows-1252, columns nobody could guess, pairs that say it twice."""
     path = tmp_path / "préférences.csv"
-    café = ["Où est le café ?", "Près du théâtre.", "Je ne sais pas, désolé."]
+    café = ["Où est le café ?", "Près du théâtre.", "Aucune idée, désolé."]
     rows = [café, ["Vide ?", "", "rien"], café, [café[0], café[2], café[1]]]
     rows += [[f"Numéro {i} ?", f"Préféré n° {i}.", f"Rejeté n° {i}"] for i in range(4)]
     with path.open("w", encoding="cp1252", newline="") as file:
