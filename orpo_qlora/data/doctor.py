@@ -59,7 +59,8 @@ class Doctor:
         self._edits = [name for name in EDITS if name in self._fixes]
         self._found: dict[str, _Tally] = {}
         self._dropped: dict[str, _Tally] = {}
-        self._pairs: set[int] = set()
+        self._pairs: dict[int, int] = {}
+        """Digest of each pair kept to its row."""
         self._prompts: dict[int, int] = {}
         self.rows_read = 0
         self.kept = 0
@@ -88,7 +89,7 @@ class Doctor:
             if kind in self._fixes and BY_ID[kind].drops:
                 self._drop(kind, row.number, sign)
                 return None
-        self._remember(whole, keys)
+        self._remember(row.number, whole, keys)
         return whole
 
     def _note(self, kind: str, row: int, sign: str) -> None:
@@ -138,16 +139,18 @@ class Doctor:
 
     def _repetitions(self, text: str, keys: _Keys) -> Iterable[tuple[str, str]]:
         prompt, chosen, rejected = keys
-        if hash((prompt, chosen, rejected)) in self._pairs:
-            yield "duplicate", text
-        if hash((prompt, rejected, chosen)) in self._pairs:
-            yield "contradiction", text
+        same = self._pairs.get(hash((prompt, chosen, rejected)))
+        if same is not None:
+            yield "duplicate", f"as row {same:,}: {text}"
+        opposite = self._pairs.get(hash((prompt, rejected, chosen)))
+        if opposite is not None:
+            yield "contradiction", f"against row {opposite:,}: {text}"
         if self._prompts.get(prompt, 0) >= PROMPT_PAIRS:
             yield "repeated-prompt", text
 
-    def _remember(self, pair: Preference, keys: _Keys) -> None:
+    def _remember(self, row: int, pair: Preference, keys: _Keys) -> None:
         prompt, chosen, rejected = keys
-        self._pairs.add(hash((prompt, chosen, rejected)))
+        self._pairs.setdefault(hash((prompt, chosen, rejected)), row)
         self._prompts[prompt] = self._prompts.get(prompt, 0) + 1
         self.kept += 1
         self._chosen_longer += len(pair.chosen) > len(pair.rejected)

@@ -76,11 +76,11 @@ OTHER = pref("what then?", "go on now", "stop here")
 FOUND = [
     ("same-but-for-form", [pref(chosen="one  two\nthree", rejected="one two three")], "one two"),
     ("same-but-for-form", [pref(chosen="ren\u00e9", rejected="rene\u0301")], "rené"),
-    ("duplicate", [pref(), OTHER, pref(chosen="because it is ")], "why is that so?"),
+    ("duplicate", [pref(), OTHER, pref(chosen="because it is ")], "as row 1: why is that so?"),
     (
         "contradiction",
         [pref(), OTHER, pref(chosen="no idea at all", rejected="because it is")],
-        "why is that so?",
+        "against row 1: why is that so?",
     ),
     ("repeated-prompt", [pref(chosen=f"answer {i}") for i in range(PROMPT_PAIRS + 1)], "why"),
     ("templated", [OTHER, pref("<|im_start|>user\nhi<|im_end|>")], "<|im_start|>user"),
