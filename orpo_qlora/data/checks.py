@@ -48,19 +48,30 @@ SECRET = re.compile(
 _SECRET_SIGNS = ("sk-", "xox", "AKIA", "AIza", "PRIVATE KEY", "eyJ")
 _UNDERSCORE_SIGNS = ("hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_")
 _SCRIPTS = (
-    ("kana", re.compile("[\u3041-\u30ff]")),
-    ("hangul", re.compile("[\uac00-\ud7a3]")),
-    ("han", re.compile("[\u3400-\u9fff]")),
-    ("cyrillic", re.compile("[\u0400-\u052f]")),
-    ("arabic", re.compile("[\u0600-\u06ff]")),
-    ("hebrew", re.compile("[\u0590-\u05ff]")),
-    ("devanagari", re.compile("[\u0900-\u097f]")),
-    ("greek", re.compile("[\u0370-\u03ff]")),
-    ("thai", re.compile("[\u0e00-\u0e7f]")),
+    ("Kana", re.compile("[\u3041-\u30ff]")),
+    ("Hangul", re.compile("[\uac00-\ud7a3]")),
+    ("Han", re.compile("[\u3400-\u9fff]")),
+    ("Cyrillic", re.compile("[\u0400-\u052f]")),
+    ("Arabic", re.compile("[\u0600-\u06ff]")),
+    ("Hebrew", re.compile("[\u0590-\u05ff]")),
+    ("Devanagari", re.compile("[\u0900-\u097f]")),
+    ("Greek", re.compile("[\u0370-\u03ff]")),
+    ("Thai", re.compile("[\u0e00-\u0e7f]")),
 )
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 SHORTEST_SCRIPT = 20
 """Letters that a text needs before its script is told."""
+_LANGUAGES = {
+    "English": (" the ", " and ", " is ", " of ", " to ", " that ", " are ", " you "),
+    "German": (" der ", " die ", " und ", " ist ", " nicht ", " das ", " ein ", " zu "),
+    "French": (" le ", " les ", " des ", " est ", " une ", " dans ", " et ", " pour "),
+    "Spanish": (" el ", " los ", " una ", " que ", " por ", " con ", " es ", " las "),
+    "Italian": (" il ", " che ", " di ", " per ", " una ", " sono ", " non ", " della "),
+    "Portuguese": (" que ", " uma ", " não ", " os ", " para ", " com ", " do ", " em "),
+    "Dutch": (" het ", " een ", " van ", " niet ", " dat ", " zijn ", " de ", " en "),
+}
+_LANGUAGE_WORDS = 2
+"""Words of a language that a text needs before it counts as written in it."""
 
 
 def may_be_templated(text: str) -> bool:
@@ -180,19 +191,38 @@ def _common(one: str, other: str) -> int:
     return low
 
 
-def script_of(text: str) -> str:
-    """Return the script most letters at the beginning of a text are in, or nothing."""
+def language_of(text: str) -> str:
+    """Return the language of a text by its commonest words, else its script, or nothing."""
     start = text[:SCRIPT_CHARACTERS]
+    script = _script_of(start)
+    if script != "Latin":
+        return script
+    words = f" {start.lower()} "
+    # What is clearly the commonest language of all needs no other look.
+    if _count_of(_LANGUAGES["English"], words) > _LANGUAGE_WORDS:
+        return "English"
+    counts = {name: _count_of(common, words) for name, common in _LANGUAGES.items()}
+    first, second = sorted(counts.values(), reverse=True)[:2]
+    if first < _LANGUAGE_WORDS or first == second:
+        return ""
+    return max(counts, key=lambda name: counts[name])
+
+
+def _count_of(common: tuple[str, ...], words: str) -> int:
+    return sum([word in words for word in common])
+
+
+def _script_of(start: str) -> str:
     if start.isascii():
-        return "latin" if len(start) >= 2 * SHORTEST_SCRIPT else ""
+        return "Latin" if len(start) >= SHORTEST_SCRIPT else ""
     counts = {name: len(pattern.findall(start)) for name, pattern in _SCRIPTS}
     # Japanese is written in both; its kana tell it from Chinese.
-    if counts["kana"]:
-        counts["kana"] += counts.pop("han")
-    counts["latin"] = len(_LATIN.findall(start))
+    if counts["Kana"]:
+        counts["Kana"] += counts.pop("Han")
+    counts["Latin"] = len(_LATIN.findall(start))
     name = max(counts, key=lambda script: counts[script])
     # Han and kana say in one character what takes an alphabet several.
-    needed = SHORTEST_SCRIPT // 4 if name in {"han", "kana", "hangul"} else SHORTEST_SCRIPT
+    needed = SHORTEST_SCRIPT // 4 if name in {"Han", "Kana", "Hangul"} else SHORTEST_SCRIPT
     return name if counts[name] >= needed else ""
 
 

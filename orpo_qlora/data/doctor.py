@@ -128,10 +128,11 @@ class Doctor:
             yield "truncated", "… " + chosen.rstrip()[-EXAMPLE_CHARACTERS + 2 :]
         if checks.EXCEL_CHARACTERS in (len(prompt), len(chosen), len(rejected)):
             yield "excel-cut", prompt
-        script = checks.script_of(prompt)
-        answers = {checks.script_of(chosen), checks.script_of(rejected)} - {""}
-        if script and answers and answers != {script}:
-            yield "language-mix", f"{prompt[:60]} → {chosen[:60]}"
+        asked = checks.language_of(prompt)
+        answered = {checks.language_of(chosen), checks.language_of(rejected)} if asked else set()
+        others = sorted(answered - {"", asked})
+        if others:
+            yield "language-mix", f"{asked} → {others[0]}: {prompt[:60]} → {chosen[:60]}"
         for name, find in (("secret", checks.secret_in), ("e-mail", checks.email_in)):
             sign = find(joined)
             if sign:

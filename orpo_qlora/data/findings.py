@@ -133,7 +133,7 @@ KINDS = (
     Kind(
         "language-mix",
         "note",
-        "an answer is written in another script than its prompt",
+        "an answer is written in another language than its prompt",
         advice="Fine for translations; else the adapter learns to change the language.",
         fix="Leave these pairs out",
         drops=True,

@@ -99,6 +99,16 @@ FOUND = [
         "Explain",
     ),
     ("language-mix", [pref(ENGLISH, "我的家乡是一个美丽的小城市", "a small town")], "Explain"),
+    (
+        "language-mix",
+        [pref(ENGLISH, "La luna est une roche, et les cailloux sont dans le ciel.", "No idea.")],
+        "English → French",
+    ),
+    (
+        "language-mix",
+        [pref("Was ist das, und wer ist der Mann mit der roten Mütze?", "It is one of the men.")],
+        "German → English",
+    ),
     ("hidden-characters", [pref("a\u200bb")], "U+200B in"),
     ("hidden-characters", [pref(rejected="abc\u202edef")], "U+202E in"),
     ("hidden-characters", [pref(chosen="bell\x07")], "U+0007 in"),
