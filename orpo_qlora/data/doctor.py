@@ -64,6 +64,7 @@ class Doctor:
         self._prompts: dict[int, int] = {}
         self.rows_read = 0
         self.kept = 0
+        self.has_python_lists = False
         self._chosen_longer = 0
 
     def look(self, row: Row, taken: Preference | str) -> Preference | None:
@@ -173,7 +174,7 @@ class Doctor:
         """Return everything worth knowing, in the order of a report."""
         seen = {**{k: self._dropped[k] for k in _DROP_IDS & set(self._dropped)}, **self._found}
         found = {kind: self._finding(BY_ID[kind], tally) for kind, tally in seen.items()}
-        for finding in (self._length_bias(), self._few_pairs()):
+        for finding in (self._length_bias(), self._few_pairs(), self._python_lists()):
             if finding:
                 found[finding.id] = finding
         return tuple(found[kind.id] for kind in KINDS if kind.id in found)
@@ -205,6 +206,19 @@ class Doctor:
             count=self._chosen_longer,
             share=share,
             advice=f"{kind.advice} Expect {lesson} answers, whatever else is learnt.",
+        )
+
+    def _python_lists(self) -> Finding | None:
+        if not self.has_python_lists:
+            return None
+        kind = BY_ID["python-lists"]
+        return Finding(
+            id=kind.id,
+            severity=kind.severity,
+            label=kind.label,
+            count=self.rows_read,
+            share=1.0,
+            advice=kind.advice,
         )
 
     def _few_pairs(self) -> Finding | None:

@@ -172,6 +172,7 @@ class _Examination:
         self._doctor = Doctor(choices.fixes)
         self._table = open_table(path, source, choices, progress)
         self._mapping, self._shape, self._is_remembered = _shape_of(self._table, choices)
+        self._doctor.has_python_lists = self._shape.has_python_lists
 
     def pairs(self) -> Iterator[PreferencePair]:
         """Yield the usable pairs in file order."""
