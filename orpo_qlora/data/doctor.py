@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.data import checks
 from orpo_qlora.data.findings import BY_ID, DROPS, EDITS, FIXES, KINDS, Kind
 from orpo_qlora.data.report import ROWS_KEPT, Drop, Example, Finding
@@ -250,19 +251,20 @@ def fault_of(prompt: str, chosen: str, rejected: str) -> str:
     return "identical" if chosen.strip() == rejected.strip() else ""
 
 
-def too_many_passes(pairs: int, steps: int, pairs_per_step: int) -> Finding | None:
-    """Return the finding of a plan that shows every pair very often, or nothing.
+def too_many_passes(pairs: int, config: TrainConfig) -> Finding | None:
+    """Return the finding of settings that show every pair very often, or nothing.
 
-    The doctor knows only the file; this needs the settings too, so the page and the plan ask.
+    The doctor knows only the file; whoever is about to start a run asks this.
     """
-    passes = steps * pairs_per_step / max(1, pairs)
+    shown = config.max_steps * config.pairs_per_step or config.epochs * pairs
+    passes = shown / max(1, pairs)
     if passes <= PASSES:
         return None
     kind = BY_ID["few-pairs"]
     return Finding(
         id=kind.id,
         severity=kind.severity,
-        label=f"every pair is shown {passes:.0f} times in {steps:,} steps",
+        label=f"every pair is shown about {passes:.0f} times",
         count=pairs,
         share=1.0,
         advice="The adapter learns them by heart; take fewer steps, or more pairs.",

@@ -29,6 +29,7 @@ LINE_CHARACTERS = 64_000_000
 """Longest line accepted; a file without line ends must not be read as one."""
 END_BYTES = 1 << 16
 SAMPLE_LINES = 40
+SAMPLE_BYTES = 400
 SCAN_SHARE = 0.15
 """Share of the whole read that looking at the bytes takes, for the progress bar."""
 
@@ -300,8 +301,14 @@ class _Scan:
                 except UnicodeDecodeError:
                     broken += 1
                     if len(sample) < SAMPLE_LINES:
-                        sample.append(line)
-        return broken, sound, b"".join(sample)
+                        sample.append(_around_first_letter(line))
+        return broken, sound, b"\n".join(sample)
+
+
+def _around_first_letter(line: bytes) -> bytes:
+    """Return the part of a line where its first bytes beyond ASCII are."""
+    first = next(place for place, byte in enumerate(line) if byte > 0x7F)
+    return line[max(0, first - SAMPLE_BYTES // 4) : first + SAMPLE_BYTES].rstrip(b"\r\n")
 
 
 def _fault_in(

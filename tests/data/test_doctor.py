@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.data import findings
 from orpo_qlora.data.doctor import PROMPT_PAIRS, Doctor, excerpt, fault_of, too_many_passes
 from orpo_qlora.data.messages import Message
@@ -230,10 +231,20 @@ def test_few_pairs_are_told_and_many_are_not():
     assert finding_of(enough, "few-pairs") is None
 
 
-@pytest.mark.parametrize(("pairs", "steps", "expected"), [(100, 125, None), (100, 200, 16)])
-def test_plan_with_very_many_passes_is_told(pairs, steps, expected):
-    found = too_many_passes(pairs, steps, pairs_per_step=8)
-    assert found is None if expected is None else f"shown {expected} times" in found.label
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"max_steps": 125}, ""),
+        ({"max_steps": 200}, "about 16 times"),
+        ({"max_steps": 200, "pairs_per_step": 1}, ""),
+        ({"epochs": 10}, ""),
+        ({"epochs": 30}, "about 30 times"),
+        ({"epochs": 30, "max_steps": 1}, ""),
+    ],
+)
+def test_settings_that_show_every_pair_very_often_are_told(settings, expected):
+    found = too_many_passes(100, TrainConfig(**settings))
+    assert expected in found.label if expected else found is None
 
 
 def test_unknown_fix_is_refused_with_those_there_are():
