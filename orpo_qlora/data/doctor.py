@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data import checks
 from orpo_qlora.data.findings import BY_ID, DROPS, EDITS, FIXES, KINDS, Kind
+from orpo_qlora.data.messages import Message
 from orpo_qlora.data.report import ROWS_KEPT, Drop, Example, Finding
 from orpo_qlora.data.rows import Row
 from orpo_qlora.data.shapes import Preference
@@ -299,12 +300,16 @@ _Mend = Callable[[Preference], Preference]
 
 def _joined(pair: Preference) -> str:
     """Return all texts of a pair as one: a question that most pairs answer alike is asked once."""
-    return "\n\n".join(pair[1:])
+    return "\n\n".join(_texts(pair))
+
+
+def _texts(pair: Preference) -> tuple[str, ...]:
+    return (*(turn.content for turn in pair.earlier), *pair[1:])
 
 
 def _any_text(find: Callable[[str], str]) -> _Sign:
     def sign(pair: Preference) -> str:
-        for text in pair[1:]:
+        for text in _texts(pair):
             found = find(text)
             if found:
                 return f"{found} in {text}"
@@ -315,7 +320,8 @@ def _any_text(find: Callable[[str], str]) -> _Sign:
 
 def _every_text(mend: Callable[[str], str]) -> _Mend:
     def mended(pair: Preference) -> Preference:
-        return Preference(pair.earlier, *(mend(text) for text in pair[1:]))
+        earlier = tuple(Message(turn.role, mend(turn.content)) for turn in pair.earlier)
+        return Preference(earlier, *map(mend, pair[1:]))
 
     return mended
 

@@ -203,6 +203,8 @@ class _Examination:
             choices=self._choices,
         )
         _refuse_useless(report)
+        if self._choices.mapping:
+            remember_mapping(table.columns, self._choices.mapping)
         return report
 
 
@@ -214,9 +216,7 @@ def _shape_of(table: Table, choices: ReadChoices) -> tuple[ColumnMapping, Shape,
     columns, head = table.columns, table.head(HEAD_ROWS)
     if choices.mapping:
         check_mapping(choices.mapping, columns, table.source)
-        shape = _known_shape(choices.mapping, table, head)
-        remember_mapping(columns, choices.mapping)
-        return choices.mapping, shape, False
+        return choices.mapping, _known_shape(choices.mapping, table, head), False
     known = recall_mapping(columns)
     try:
         mapping = guess_mapping(columns, table.source)

@@ -202,6 +202,17 @@ def test_earlier_turns_make_another_prompt():
     assert finding_of(doctor, "duplicate").rows == (2,)
 
 
+def test_earlier_turns_are_looked_through_and_mended_too():
+    def turns(text):
+        return (Message("user", text), Message("assistant", "ok"))
+
+    doctor, _ = examined(pref(earlier=turns("jane@example.org, sk-" + "a1B2" * 8)))
+    assert finding_of(doctor, "e-mail").rows == finding_of(doctor, "secret").rows == (1,)
+    before = pref(earlier=turns("a<|im_end|>\u200b"))
+    _, kept = examined(before, fixes=("special-tokens", "hidden-characters"))
+    assert kept == [pref(earlier=turns("a"))]
+
+
 def test_half_characters_are_no_text():
     doctor, kept = examined(pref(chosen="a\ud800"), pref(rejected=""), pref())
     assert [bool(one) for one in kept] == [False, False, True]

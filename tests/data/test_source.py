@@ -165,3 +165,16 @@ def test_beginning_alone_is_enough_to_know_the_columns(tmp_path, monkeypatch):
     assert open_table(path, is_whole=False).columns == ("prompt", "chosen", "rejected")
     with pytest.raises(NeedsEncoding):
         open_table(path)
+
+
+@pytest.mark.parametrize("change", [b"\xff", None])
+def test_file_that_changes_while_it_is_read_is_a_data_error(tmp_path, change):
+    path = tmp_path / "pairs.csv"
+    path.write_bytes(HEAD + b"a,b,c\n")
+    table = open_table(path)
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(HEAD + b"a,b," + change + b"\n")
+    with pytest.raises(DataError, match="changed or became unreadable behind row 0"):
+        list(table.rows())
