@@ -62,14 +62,33 @@ _LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 SHORTEST_SCRIPT = 20
 """Letters that a text needs before its script is told."""
 _LANGUAGES = {
-    "English": (" the ", " and ", " is ", " of ", " to ", " that ", " are ", " you "),
-    "German": (" der ", " die ", " und ", " ist ", " nicht ", " das ", " ein ", " zu "),
-    "French": (" le ", " les ", " des ", " est ", " une ", " dans ", " et ", " pour "),
-    "Spanish": (" el ", " los ", " una ", " que ", " por ", " con ", " es ", " las "),
-    "Italian": (" il ", " che ", " di ", " per ", " una ", " sono ", " non ", " della "),
-    "Portuguese": (" que ", " uma ", " não ", " os ", " para ", " com ", " do ", " em "),
-    "Dutch": (" het ", " een ", " van ", " niet ", " dat ", " zijn ", " de ", " en "),
+    "English": ["the", "and", "is", "of", "to", "that", "are", "you", "it", "for", "with", "this"],
+    "German": ["der", "die", "und", "ist", "nicht", "das", "ein", "zu", "sie", "mit", "den", "auf"],
+    "French": ["le", "les", "des", "est", "une", "dans", "et", "pour", "qui", "la", "un", "du"],
+    "Spanish": ["el", "los", "una", "que", "por", "con", "es", "las", "la", "un", "del", "se"],
+    "Italian": ["il", "che", "di", "per", "una", "sono", "non", "della", "un", "la", "con", "del"],
+    "Portuguese": [
+        "que",
+        "uma",
+        "não",
+        "os",
+        "para",
+        "com",
+        "em",
+        "um",
+        "da",
+        "por",
+        "mais",
+        "ser",
+    ],
+    "Dutch": ["het", "een", "van", "niet", "dat", "zijn", "de", "en", "ik", "je", "te", "met"],
 }
+_COMMON_WORDS: dict[str, list[str]] = {}
+"""Each word with the languages that it is common in."""
+for _language, _words in _LANGUAGES.items():
+    for _word in _words:
+        _COMMON_WORDS.setdefault(_word, []).append(_language)
+_ENGLISH = frozenset(_LANGUAGES["English"])
 _LANGUAGE_WORDS = 2
 """Words of a language that a text needs before it counts as written in it."""
 
@@ -159,7 +178,13 @@ def same_but_for_form(one: str, other: str) -> bool:
     both = len(one) + len(other)
     if both > SHORT_CHARACTERS and abs(len(one) - len(other)) * 5 > both:
         return False
+    if one.isascii() and other.isascii() and _first_word(one) != _first_word(other):
+        return False
     return _plain(one) == _plain(other)
+
+
+def _first_word(text: str) -> list[str]:
+    return text.split(None, 1)[:1]
 
 
 def _plain(text: str) -> str:
@@ -197,19 +222,20 @@ def language_of(text: str) -> str:
     script = _script_of(start)
     if script != "Latin":
         return script
-    words = f" {start.lower()} "
+    found = _COMMON_WORDS.keys() & start.lower().split()
+    english = len(found & _ENGLISH)
     # What is clearly the commonest language of all needs no other look.
-    if _count_of(_LANGUAGES["English"], words) > _LANGUAGE_WORDS:
+    if english > _LANGUAGE_WORDS and english * 2 > len(found):
         return "English"
-    counts = {name: _count_of(common, words) for name, common in _LANGUAGES.items()}
-    first, second = sorted(counts.values(), reverse=True)[:2]
+    counts: dict[str, int] = {}
+    for word in found:
+        for language in _COMMON_WORDS[word]:
+            counts[language] = counts.get(language, 0) + 1
+    # Two languages share some of their words; a tie tells nothing.
+    first, second = sorted([0, 0, *counts.values()])[:-3:-1]
     if first < _LANGUAGE_WORDS or first == second:
         return ""
     return max(counts, key=lambda name: counts[name])
-
-
-def _count_of(common: tuple[str, ...], words: str) -> int:
-    return sum([word in words for word in common])
 
 
 def _script_of(start: str) -> str:

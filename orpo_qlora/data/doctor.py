@@ -5,7 +5,6 @@ Floor 1; no torch. One pass over the rows; of the texts only 64-bit digests are 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -75,19 +74,20 @@ class Doctor:
         if isinstance(taken, str):
             self._drop(taken, row.number, row.fault)
             return None
-        whole = self._mended(row.number, taken)
+        joined = _joined(taken)
+        if not _is_text(joined):
+            # Bytes that were let through to be left out look the same as half a character.
+            reason = BrokenRows.fix if BrokenRows.fix in self._fixes else "no-text"
+            self._drop(reason, row.number, taken.prompt)
+            return None
+        whole = self._mended(row.number, taken, joined)
         fault = fault_of(*whole[1:])
         if fault:
             self._drop(fault, row.number, whole.prompt)
             return None
-        try:
-            keys = _digests(whole)
-        except UnicodeEncodeError:
-            # Bytes that were let through to be left out look the same as half a character.
-            reason = BrokenRows.fix if BrokenRows.fix in self._fixes else "no-text"
-            self._drop(reason, row.number, whole.prompt)
-            return None
-        for kind, sign in self._signs(whole, keys):
+        keys = _digests(whole)
+        joined = joined if whole is taken else _joined(whole)
+        for kind, sign in self._signs(whole, keys, joined):
             self._note(kind, row.number, sign)
             if kind in self._fixes and BY_ID[kind].drops:
                 self._drop(kind, row.number, sign)
@@ -101,9 +101,8 @@ class Doctor:
     def _drop(self, reason: str, row: int, sign: str) -> None:
         self._dropped.setdefault(reason, _Tally()).add(row, sign)
 
-    def _mended(self, row: int, taken: Preference) -> Preference:
+    def _mended(self, row: int, taken: Preference, joined: str) -> Preference:
         """Note what can be mended in the texts, and mend what was chosen."""
-        joined = _joined(taken)
         for kind in EDITS:
             suspect, signs, mend = _CURES[kind]
             sign = signs(taken) if suspect(joined) else ""
@@ -113,13 +112,12 @@ class Doctor:
                     taken = mend(taken)
         return taken
 
-    def _signs(self, pair: Preference, keys: _Keys) -> Iterable[tuple[str, str]]:
+    def _signs(self, pair: Preference, keys: _Keys, joined: str) -> Iterable[tuple[str, str]]:
         """Yield the findings of a pair that leaving it out would cure, each with an example.
 
         Lazily: a pair that was left out for one is not asked about the next.
         """
         prompt, chosen, rejected = pair[1:]
-        joined = _joined(pair)
         if checks.same_but_for_form(chosen, rejected):
             yield "same-but-for-form", chosen
         elif checks.is_near(chosen, rejected):
@@ -289,9 +287,20 @@ def _digests(pair: Preference) -> _Keys:
     )
 
 
+def _is_text(text: str) -> bool:
+    """Tell whether every character is a whole one."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def digest(text: str) -> int:
-    """Return 64 bits that stand for a text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+    """Return 64 bits that stand for a text in this process; keyed, so no file can make two meet."""
+    return hash(text) & 0xFFFF_FFFF_FFFF_FFFF
 
 
 _Sign = Callable[[Preference], str]
