@@ -48,6 +48,18 @@ def write_file(path: Path) -> None:
             writer.writerow([f"Question {row}: {chance.choice(pool)[:100]}?", chosen, rejected])
 
 
+def rows(path: Path) -> Iterator[str]:
+    """Read every row as exact text and do nothing with it."""
+    from orpo_qlora.data.read import open_table
+
+    yield "imported"
+    count = lost = 0
+    for row in open_table(path).rows():
+        count += 1
+        lost += not row.cells[2]
+    yield json.dumps({"rows": count, "lost": lost})
+
+
 def check(path: Path) -> Iterator[str]:
     """Read every row, examine it, keep the account only."""
     from orpo_qlora.data.pairs import check_file
@@ -89,6 +101,7 @@ def with_pandas(path: Path) -> Iterator[str]:
 
 
 READERS: dict[str, tuple[str, Callable[[Path], Iterator[str]]]] = {
+    "rows": ("orpo-qlora, rows only, nothing examined", rows),
     "check": ("orpo-qlora, check: pair doctor, pairs not kept", check),
     "load": ("orpo-qlora, load: pair doctor, pairs kept", load),
     "datasets": ('`datasets.load_dataset("csv")`, nothing examined', with_datasets),

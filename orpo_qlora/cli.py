@@ -28,6 +28,7 @@ from orpo_qlora.config import (
     read_preset,
 )
 from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.doctor import too_many_passes
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.export import write_clean, write_report
 from orpo_qlora.data.pairs import Dataset, check_file, complete_mapping, load_dataset
@@ -222,7 +223,11 @@ def train(
     values |= parse_assignments(settings or [])
     values |= {key: value for key, value in (("model", model), ("name", name)) if value}
     config: TrainConfig = build_config(values)
-    paths = launch.start_run(config, _load(file))
+    dataset = _load(file)
+    remark = too_many_passes(len(dataset.pairs), config)
+    if remark:
+        err.print(_plain(remark.sentence()), soft_wrap=True)
+    paths = launch.start_run(config, dataset)
     if not as_json:
         out.print(f"Run {paths.id}")
     run = store.read_run(paths) if detach else _follow(paths, quiet=as_json)

@@ -48,19 +48,49 @@ SECRET = re.compile(
 _SECRET_SIGNS = ("sk-", "xox", "AKIA", "AIza", "PRIVATE KEY", "eyJ")
 _UNDERSCORE_SIGNS = ("hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_")
 _SCRIPTS = (
-    ("kana", re.compile("[\u3041-\u30ff]")),
-    ("hangul", re.compile("[\uac00-\ud7a3]")),
-    ("han", re.compile("[\u3400-\u9fff]")),
-    ("cyrillic", re.compile("[\u0400-\u052f]")),
-    ("arabic", re.compile("[\u0600-\u06ff]")),
-    ("hebrew", re.compile("[\u0590-\u05ff]")),
-    ("devanagari", re.compile("[\u0900-\u097f]")),
-    ("greek", re.compile("[\u0370-\u03ff]")),
-    ("thai", re.compile("[\u0e00-\u0e7f]")),
+    ("Kana", re.compile("[\u3041-\u30ff]")),
+    ("Hangul", re.compile("[\uac00-\ud7a3]")),
+    ("Han", re.compile("[\u3400-\u9fff]")),
+    ("Cyrillic", re.compile("[\u0400-\u052f]")),
+    ("Arabic", re.compile("[\u0600-\u06ff]")),
+    ("Hebrew", re.compile("[\u0590-\u05ff]")),
+    ("Devanagari", re.compile("[\u0900-\u097f]")),
+    ("Greek", re.compile("[\u0370-\u03ff]")),
+    ("Thai", re.compile("[\u0e00-\u0e7f]")),
 )
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 SHORTEST_SCRIPT = 20
 """Letters that a text needs before its script is told."""
+_LANGUAGES = {
+    "English": ["the", "and", "is", "of", "to", "that", "are", "you", "it", "for", "with", "this"],
+    "German": ["der", "die", "und", "ist", "nicht", "das", "ein", "zu", "sie", "mit", "den", "auf"],
+    "French": ["le", "les", "des", "est", "une", "dans", "et", "pour", "qui", "la", "un", "du"],
+    "Spanish": ["el", "los", "una", "que", "por", "con", "es", "las", "la", "un", "del", "se"],
+    "Italian": ["il", "che", "di", "per", "una", "sono", "non", "della", "un", "la", "con", "del"],
+    "Portuguese": [
+        "que",
+        "uma",
+        "não",
+        "os",
+        "para",
+        "com",
+        "em",
+        "um",
+        "da",
+        "por",
+        "mais",
+        "ser",
+    ],
+    "Dutch": ["het", "een", "van", "niet", "dat", "zijn", "de", "en", "ik", "je", "te", "met"],
+}
+_COMMON_WORDS: dict[str, list[str]] = {}
+"""Each word with the languages that it is common in."""
+for _language, _words in _LANGUAGES.items():
+    for _word in _words:
+        _COMMON_WORDS.setdefault(_word, []).append(_language)
+_ENGLISH = frozenset(_LANGUAGES["English"])
+_LANGUAGE_WORDS = 2
+"""Words of a language that a text needs before it counts as written in it."""
 
 
 def may_be_templated(text: str) -> bool:
@@ -148,7 +178,13 @@ def same_but_for_form(one: str, other: str) -> bool:
     both = len(one) + len(other)
     if both > SHORT_CHARACTERS and abs(len(one) - len(other)) * 5 > both:
         return False
+    if one.isascii() and other.isascii() and _first_word(one) != _first_word(other):
+        return False
     return _plain(one) == _plain(other)
+
+
+def _first_word(text: str) -> list[str]:
+    return text.split(None, 1)[:1]
 
 
 def _plain(text: str) -> str:
@@ -180,19 +216,39 @@ def _common(one: str, other: str) -> int:
     return low
 
 
-def script_of(text: str) -> str:
-    """Return the script most letters at the beginning of a text are in, or nothing."""
+def language_of(text: str) -> str:
+    """Return the language of a text by its commonest words, else its script, or nothing."""
     start = text[:SCRIPT_CHARACTERS]
+    script = _script_of(start)
+    if script != "Latin":
+        return script
+    found = _COMMON_WORDS.keys() & start.lower().split()
+    english = len(found & _ENGLISH)
+    # What is clearly the commonest language of all needs no other look.
+    if english > _LANGUAGE_WORDS and english * 2 > len(found):
+        return "English"
+    counts: dict[str, int] = {}
+    for word in found:
+        for language in _COMMON_WORDS[word]:
+            counts[language] = counts.get(language, 0) + 1
+    # Two languages share some of their words; a tie tells nothing.
+    first, second = sorted([0, 0, *counts.values()])[:-3:-1]
+    if first < _LANGUAGE_WORDS or first == second:
+        return ""
+    return max(counts, key=lambda name: counts[name])
+
+
+def _script_of(start: str) -> str:
     if start.isascii():
-        return "latin" if len(start) >= 2 * SHORTEST_SCRIPT else ""
+        return "Latin" if len(start) >= SHORTEST_SCRIPT else ""
     counts = {name: len(pattern.findall(start)) for name, pattern in _SCRIPTS}
     # Japanese is written in both; its kana tell it from Chinese.
-    if counts["kana"]:
-        counts["kana"] += counts.pop("han")
-    counts["latin"] = len(_LATIN.findall(start))
+    if counts["Kana"]:
+        counts["Kana"] += counts.pop("Han")
+    counts["Latin"] = len(_LATIN.findall(start))
     name = max(counts, key=lambda script: counts[script])
     # Han and kana say in one character what takes an alphabet several.
-    needed = SHORTEST_SCRIPT // 4 if name in {"han", "kana", "hangul"} else SHORTEST_SCRIPT
+    needed = SHORTEST_SCRIPT // 4 if name in {"Han", "Kana", "Hangul"} else SHORTEST_SCRIPT
     return name if counts[name] >= needed else ""
 
 

@@ -5,12 +5,13 @@ Floor 1; no torch. One pass over the rows; of the texts only 64-bit digests are 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.data import checks
 from orpo_qlora.data.findings import BY_ID, DROPS, EDITS, FIXES, KINDS, Kind
+from orpo_qlora.data.messages import Message
 from orpo_qlora.data.report import ROWS_KEPT, Drop, Example, Finding
 from orpo_qlora.data.rows import Row
 from orpo_qlora.data.shapes import Preference
@@ -59,10 +60,12 @@ class Doctor:
         self._edits = [name for name in EDITS if name in self._fixes]
         self._found: dict[str, _Tally] = {}
         self._dropped: dict[str, _Tally] = {}
-        self._pairs: set[int] = set()
+        self._pairs: dict[int, int] = {}
+        """Digest of each pair kept to its row."""
         self._prompts: dict[int, int] = {}
         self.rows_read = 0
         self.kept = 0
+        self.has_python_lists = False
         self._chosen_longer = 0
 
     def look(self, row: Row, taken: Preference | str) -> Preference | None:
@@ -71,24 +74,25 @@ class Doctor:
         if isinstance(taken, str):
             self._drop(taken, row.number, row.fault)
             return None
-        whole = self._mended(row.number, taken)
+        joined = _joined(taken)
+        if not _is_text(joined):
+            # Bytes that were let through to be left out look the same as half a character.
+            reason = BrokenRows.fix if BrokenRows.fix in self._fixes else "no-text"
+            self._drop(reason, row.number, taken.prompt)
+            return None
+        whole = self._mended(row.number, taken, joined)
         fault = fault_of(*whole[1:])
         if fault:
             self._drop(fault, row.number, whole.prompt)
             return None
-        try:
-            keys = _digests(whole)
-        except UnicodeEncodeError:
-            # Bytes that were let through to be left out look the same as half a character.
-            reason = BrokenRows.fix if BrokenRows.fix in self._fixes else "no-text"
-            self._drop(reason, row.number, whole.prompt)
-            return None
-        for kind, sign in self._signs(whole, keys):
+        keys = _digests(whole)
+        joined = joined if whole is taken else _joined(whole)
+        for kind, sign in self._signs(whole, keys, joined):
             self._note(kind, row.number, sign)
             if kind in self._fixes and BY_ID[kind].drops:
                 self._drop(kind, row.number, sign)
                 return None
-        self._remember(whole, keys)
+        self._remember(row.number, whole, keys)
         return whole
 
     def _note(self, kind: str, row: int, sign: str) -> None:
@@ -97,9 +101,8 @@ class Doctor:
     def _drop(self, reason: str, row: int, sign: str) -> None:
         self._dropped.setdefault(reason, _Tally()).add(row, sign)
 
-    def _mended(self, row: int, taken: Preference) -> Preference:
+    def _mended(self, row: int, taken: Preference, joined: str) -> Preference:
         """Note what can be mended in the texts, and mend what was chosen."""
-        joined = _joined(taken)
         for kind in EDITS:
             suspect, signs, mend = _CURES[kind]
             sign = signs(taken) if suspect(joined) else ""
@@ -109,13 +112,12 @@ class Doctor:
                     taken = mend(taken)
         return taken
 
-    def _signs(self, pair: Preference, keys: _Keys) -> Iterable[tuple[str, str]]:
+    def _signs(self, pair: Preference, keys: _Keys, joined: str) -> Iterable[tuple[str, str]]:
         """Yield the findings of a pair that leaving it out would cure, each with an example.
 
         Lazily: a pair that was left out for one is not asked about the next.
         """
         prompt, chosen, rejected = pair[1:]
-        joined = _joined(pair)
         if checks.same_but_for_form(chosen, rejected):
             yield "same-but-for-form", chosen
         elif checks.is_near(chosen, rejected):
@@ -127,10 +129,11 @@ class Doctor:
             yield "truncated", "… " + chosen.rstrip()[-EXAMPLE_CHARACTERS + 2 :]
         if checks.EXCEL_CHARACTERS in (len(prompt), len(chosen), len(rejected)):
             yield "excel-cut", prompt
-        script = checks.script_of(prompt)
-        answers = {checks.script_of(chosen), checks.script_of(rejected)} - {""}
-        if script and answers and answers != {script}:
-            yield "language-mix", f"{prompt[:60]} → {chosen[:60]}"
+        asked = checks.language_of(prompt)
+        answered = {checks.language_of(chosen), checks.language_of(rejected)} if asked else set()
+        others = sorted(answered - {"", asked})
+        if others:
+            yield "language-mix", f"{asked} → {others[0]}: {prompt[:60]} → {chosen[:60]}"
         for name, find in (("secret", checks.secret_in), ("e-mail", checks.email_in)):
             sign = find(joined)
             if sign:
@@ -138,16 +141,18 @@ class Doctor:
 
     def _repetitions(self, text: str, keys: _Keys) -> Iterable[tuple[str, str]]:
         prompt, chosen, rejected = keys
-        if hash((prompt, chosen, rejected)) in self._pairs:
-            yield "duplicate", text
-        if hash((prompt, rejected, chosen)) in self._pairs:
-            yield "contradiction", text
+        same = self._pairs.get(hash((prompt, chosen, rejected)))
+        if same is not None:
+            yield "duplicate", f"as row {same:,}: {text}"
+        opposite = self._pairs.get(hash((prompt, rejected, chosen)))
+        if opposite is not None:
+            yield "contradiction", f"against row {opposite:,}: {text}"
         if self._prompts.get(prompt, 0) >= PROMPT_PAIRS:
             yield "repeated-prompt", text
 
-    def _remember(self, pair: Preference, keys: _Keys) -> None:
+    def _remember(self, row: int, pair: Preference, keys: _Keys) -> None:
         prompt, chosen, rejected = keys
-        self._pairs.add(hash((prompt, chosen, rejected)))
+        self._pairs.setdefault(hash((prompt, chosen, rejected)), row)
         self._prompts[prompt] = self._prompts.get(prompt, 0) + 1
         self.kept += 1
         self._chosen_longer += len(pair.chosen) > len(pair.rejected)
@@ -169,7 +174,7 @@ class Doctor:
         """Return everything worth knowing, in the order of a report."""
         seen = {**{k: self._dropped[k] for k in _DROP_IDS & set(self._dropped)}, **self._found}
         found = {kind: self._finding(BY_ID[kind], tally) for kind, tally in seen.items()}
-        for finding in (self._length_bias(), self._few_pairs()):
+        for finding in (self._length_bias(), self._few_pairs(), self._python_lists()):
             if finding:
                 found[finding.id] = finding
         return tuple(found[kind.id] for kind in KINDS if kind.id in found)
@@ -203,6 +208,19 @@ class Doctor:
             advice=f"{kind.advice} Expect {lesson} answers, whatever else is learnt.",
         )
 
+    def _python_lists(self) -> Finding | None:
+        if not self.has_python_lists:
+            return None
+        kind = BY_ID["python-lists"]
+        return Finding(
+            id=kind.id,
+            severity=kind.severity,
+            label=kind.label,
+            count=self.rows_read,
+            share=1.0,
+            advice=kind.advice,
+        )
+
     def _few_pairs(self) -> Finding | None:
         if self.kept >= FEW_PAIRS:
             return None
@@ -232,19 +250,20 @@ def fault_of(prompt: str, chosen: str, rejected: str) -> str:
     return "identical" if chosen.strip() == rejected.strip() else ""
 
 
-def too_many_passes(pairs: int, steps: int, pairs_per_step: int) -> Finding | None:
-    """Return the finding of a plan that shows every pair very often, or nothing.
+def too_many_passes(pairs: int, config: TrainConfig) -> Finding | None:
+    """Return the finding of settings that show every pair very often, or nothing.
 
-    The doctor knows only the file; this needs the settings too, so the page and the plan ask.
+    The doctor knows only the file; whoever is about to start a run asks this.
     """
-    passes = steps * pairs_per_step / max(1, pairs)
+    shown = config.max_steps * config.pairs_per_step or config.epochs * pairs
+    passes = shown / max(1, pairs)
     if passes <= PASSES:
         return None
     kind = BY_ID["few-pairs"]
     return Finding(
         id=kind.id,
         severity=kind.severity,
-        label=f"every pair is shown {passes:.0f} times in {steps:,} steps",
+        label=f"every pair is shown about {passes:.0f} times",
         count=pairs,
         share=1.0,
         advice="The adapter learns them by heart; take fewer steps, or more pairs.",
@@ -268,9 +287,20 @@ def _digests(pair: Preference) -> _Keys:
     )
 
 
+def _is_text(text: str) -> bool:
+    """Tell whether every character is a whole one."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def digest(text: str) -> int:
-    """Return 64 bits that stand for a text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+    """Return 64 bits that stand for a text in this process; keyed, so no file can make two meet."""
+    return hash(text) & 0xFFFF_FFFF_FFFF_FFFF
 
 
 _Sign = Callable[[Preference], str]
@@ -279,12 +309,16 @@ _Mend = Callable[[Preference], Preference]
 
 def _joined(pair: Preference) -> str:
     """Return all texts of a pair as one: a question that most pairs answer alike is asked once."""
-    return "\n\n".join(pair[1:])
+    return "\n\n".join(_texts(pair))
+
+
+def _texts(pair: Preference) -> tuple[str, ...]:
+    return (*(turn.content for turn in pair.earlier), *pair[1:])
 
 
 def _any_text(find: Callable[[str], str]) -> _Sign:
     def sign(pair: Preference) -> str:
-        for text in pair[1:]:
+        for text in _texts(pair):
             found = find(text)
             if found:
                 return f"{found} in {text}"
@@ -295,7 +329,8 @@ def _any_text(find: Callable[[str], str]) -> _Sign:
 
 def _every_text(mend: Callable[[str], str]) -> _Mend:
     def mended(pair: Preference) -> Preference:
-        return Preference(pair.earlier, *(mend(text) for text in pair[1:]))
+        earlier = tuple(Message(turn.role, mend(turn.content)) for turn in pair.earlier)
+        return Preference(earlier, *map(mend, pair[1:]))
 
     return mended
 

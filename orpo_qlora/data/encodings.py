@@ -102,11 +102,14 @@ def _lookup(name: str) -> str:
 
 
 def candidates_for(sample: bytes) -> tuple[EncodingCandidate, ...]:
-    """Return the encodings in which a sample of whole lines is text, the likeliest first."""
+    """Return the encodings in which a sample of lines is text, the likeliest first.
+
+    The lines begin with whole characters; their ends may be cut off.
+    """
     readings = []
     for encoding in _OFFERED:
         try:
-            text = sample.decode(_CODECS.get(encoding, encoding))
+            text = _decoded(sample, _CODECS.get(encoding, encoding))
         except UnicodeDecodeError:
             continue
         readings.append(_Reading(encoding, text, _score(encoding, text, sample)))
@@ -117,6 +120,12 @@ def candidates_for(sample: bytes) -> tuple[EncodingCandidate, ...]:
         for reading in readings[:CANDIDATES]
         if reading.score > 0
     )
+
+
+def _decoded(sample: bytes, codec: str) -> str:
+    decoder = codecs.getincrementaldecoder(codec)
+    # A sampled line may end inside a character; no encoding offered has a line end inside one.
+    return "\n".join(decoder().decode(line) for line in sample.split(b"\n"))
 
 
 def _score(encoding: str, text: str, sample: bytes) -> float:

@@ -133,7 +133,7 @@ KINDS = (
     Kind(
         "language-mix",
         "note",
-        "an answer is written in another script than its prompt",
+        "an answer is written in another language than its prompt",
         advice="Fine for translations; else the adapter learns to change the language.",
         fix="Leave these pairs out",
         drops=True,
@@ -180,7 +180,12 @@ KINDS = (
         "there are very few pairs",
         advice="Enough to see a run, too few to teach a style.",
     ),
-    Kind("python-lists", "note", "messages are written as Python lists, not as JSON"),
+    Kind(
+        "python-lists",
+        "note",
+        "messages are written as Python lists, not as JSON",
+        advice="They are read; other programs may not.",
+    ),
 )
 """Everything, in the order in which a report lists it."""
 

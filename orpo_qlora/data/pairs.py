@@ -172,6 +172,7 @@ class _Examination:
         self._doctor = Doctor(choices.fixes)
         self._table = open_table(path, source, choices, progress)
         self._mapping, self._shape, self._is_remembered = _shape_of(self._table, choices)
+        self._doctor.has_python_lists = self._shape.has_python_lists
 
     def pairs(self) -> Iterator[PreferencePair]:
         """Yield the usable pairs in file order."""
@@ -202,6 +203,8 @@ class _Examination:
             choices=self._choices,
         )
         _refuse_useless(report)
+        if self._choices.mapping:
+            remember_mapping(table.columns, self._choices.mapping)
         return report
 
 
@@ -213,9 +216,7 @@ def _shape_of(table: Table, choices: ReadChoices) -> tuple[ColumnMapping, Shape,
     columns, head = table.columns, table.head(HEAD_ROWS)
     if choices.mapping:
         check_mapping(choices.mapping, columns, table.source)
-        shape = _known_shape(choices.mapping, table, head)
-        remember_mapping(columns, choices.mapping)
-        return choices.mapping, shape, False
+        return choices.mapping, _known_shape(choices.mapping, table, head), False
     known = recall_mapping(columns)
     try:
         mapping = guess_mapping(columns, table.source)

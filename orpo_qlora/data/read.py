@@ -44,12 +44,20 @@ class Table:
         """
         problems = Problems(self.source)
         count = 0
-        for row in self._read():
-            count += 1
-            if row.fault and not (self._keeps_broken and not row.is_end):
-                problems.add(row)
-            else:
-                yield row
+        try:
+            for row in self._read():
+                count += 1
+                if row.fault and not (self._keeps_broken and not row.is_end):
+                    problems.add(row)
+                else:
+                    yield row
+        except (OSError, UnicodeDecodeError) as exc:
+            # It was looked at from end to end before, so somebody writes to it or the disk fails.
+            raise DataError(
+                f"{self.source} changed or became unreadable behind row {count:,}.",
+                where=self.source,
+                hint="Start again once nothing writes to the file.",
+            ) from exc
         problems.refuse_any()
         if not count:
             raise DataError(

@@ -66,6 +66,8 @@ class Shape:
     """Parts whose cells are lists of messages."""
     _guard: int | None = None
     """Where a CSV written by this program says that formulas were guarded."""
+    has_python_lists: bool = False
+    """Whether the first messages are written as Python writes lists, not as JSON."""
 
     def read(self, row: Row) -> Preference | str:
         """Return the preference of a row, or the id of the fault that keeps it from being one."""
@@ -101,7 +103,8 @@ def choose_shape(mapping: ColumnMapping, columns: Sequence[str], head: Sequence[
         part, test = ("prompt", _is_open_dialogue) if mapping.prompt else ("chosen", _is_dialogue)
         name = DIALOGUE if _most(head, positions[part], test) else name
     guard = columns.index(GUARD_COLUMN) if GUARD_COLUMN in columns else None
-    return Shape(name, positions, lists, guard)
+    cells = [row.cells[positions[part]] for row in head[:HEAD_ROWS] for part in sorted(lists)]
+    return Shape(name, positions, lists, guard, any(map(_is_python_list, cells)))
 
 
 def _most(head: Sequence[Row], position: int, test: _Test) -> bool:
@@ -129,6 +132,16 @@ def _is_message_list(cell: object) -> bool:
 
 def _unguarded(cell: object) -> object:
     return _GUARDED.sub("", cell) if isinstance(cell, str) else cell
+
+
+def _is_python_list(cell: object) -> bool:
+    if not isinstance(cell, str) or not _is_message_list(cell):
+        return False
+    try:
+        json.loads(cell)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _read_texts(cells: dict[str, object]) -> Preference:

@@ -29,6 +29,7 @@ LINE_CHARACTERS = 64_000_000
 """Longest line accepted; a file without line ends must not be read as one."""
 END_BYTES = 1 << 16
 SAMPLE_LINES = 40
+SAMPLE_BYTES = 400
 SCAN_SHARE = 0.15
 """Share of the whole read that looking at the bytes takes, for the progress bar."""
 
@@ -61,8 +62,8 @@ class Source:
     codec: str
     encoding: str
     """The encoding in words for the report; empty for Parquet."""
-    has_broken_lines: bool
-    """Whether undecodable bytes are let through, as lone surrogates, for their rows to be left."""
+    errors: str
+    """What becomes of undecodable bytes, if there are any: see `_errors_for`."""
     progress: Progress
 
     @property
@@ -73,8 +74,7 @@ class Source:
     def text(self) -> io.TextIOWrapper:
         """Open the file as characters; line ends are kept as they are."""
         raw = io.BufferedReader(_Told(self.path, self.size, self.progress), CHUNK_BYTES)
-        errors = "surrogateescape" if self.has_broken_lines else "strict"
-        return io.TextIOWrapper(raw, encoding=self.codec, errors=errors, newline="")
+        return io.TextIOWrapper(raw, encoding=self.codec, errors=self.errors, newline="")
 
     def lines(self) -> Iterator[str]:
         """Yield the lines, ended by CR, LF or both; unlike str.splitlines not by U+2028.
@@ -146,8 +146,16 @@ def open_source(
     lets_through = codec == "utf-8-sig" and BrokenRows.fix in choices.fixes
     if error is not None and not lets_through:
         scan.refuse(error, codec, encoding)
-    # Behind what was looked at anything may come.
-    return Source(path, name, size, sha256, codec, encoding, lets_through or not is_whole, tell)
+    errors = _errors_for(codec, lets_through=lets_through, is_whole=is_whole)
+    return Source(path, name, size, sha256, codec, encoding, errors, tell)
+
+
+def _errors_for(codec: str, *, lets_through: bool, is_whole: bool) -> str:
+    if lets_through or (codec == "utf-8-sig" and not is_whole):
+        # As lone surrogates, by which their rows are told and left out.
+        return "surrogateescape"
+    # Behind what was looked at anything may come; a preview shows it as a question mark.
+    return "strict" if is_whole else "replace"
 
 
 def _size_of(path: Path, name: str) -> int:
@@ -300,8 +308,14 @@ class _Scan:
                 except UnicodeDecodeError:
                     broken += 1
                     if len(sample) < SAMPLE_LINES:
-                        sample.append(line)
-        return broken, sound, b"".join(sample)
+                        sample.append(_around_first_letter(line))
+        return broken, sound, b"\n".join(sample)
+
+
+def _around_first_letter(line: bytes) -> bytes:
+    """Return the part of a line where its first bytes beyond ASCII are."""
+    first = next(place for place, byte in enumerate(line) if byte > 0x7F)
+    return line[max(0, first - SAMPLE_BYTES // 4) : first + SAMPLE_BYTES].rstrip(b"\r\n")
 
 
 def _fault_in(

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.data import findings
 from orpo_qlora.data.doctor import PROMPT_PAIRS, Doctor, excerpt, fault_of, too_many_passes
 from orpo_qlora.data.messages import Message
@@ -76,11 +77,11 @@ OTHER = pref("what then?", "go on now", "stop here")
 FOUND = [
     ("same-but-for-form", [pref(chosen="one  two\nthree", rejected="one two three")], "one two"),
     ("same-but-for-form", [pref(chosen="ren\u00e9", rejected="rene\u0301")], "rené"),
-    ("duplicate", [pref(), OTHER, pref(chosen="because it is ")], "why is that so?"),
+    ("duplicate", [pref(), OTHER, pref(chosen="because it is ")], "as row 1: why is that so?"),
     (
         "contradiction",
         [pref(), OTHER, pref(chosen="no idea at all", rejected="because it is")],
-        "why is that so?",
+        "against row 1: why is that so?",
     ),
     ("repeated-prompt", [pref(chosen=f"answer {i}") for i in range(PROMPT_PAIRS + 1)], "why"),
     ("templated", [OTHER, pref("<|im_start|>user\nhi<|im_end|>")], "<|im_start|>user"),
@@ -99,6 +100,16 @@ FOUND = [
         "Explain",
     ),
     ("language-mix", [pref(ENGLISH, "我的家乡是一个美丽的小城市", "a small town")], "Explain"),
+    (
+        "language-mix",
+        [pref(ENGLISH, "La luna est une roche, et les cailloux sont dans le ciel.", "No idea.")],
+        "English → French",
+    ),
+    (
+        "language-mix",
+        [pref("Was ist das, und wer ist der Mann mit der roten Mütze?", "It is one of the men.")],
+        "German → English",
+    ),
     ("hidden-characters", [pref("a\u200bb")], "U+200B in"),
     ("hidden-characters", [pref(rejected="abc\u202edef")], "U+202E in"),
     ("hidden-characters", [pref(chosen="bell\x07")], "U+0007 in"),
@@ -191,6 +202,17 @@ def test_earlier_turns_make_another_prompt():
     assert finding_of(doctor, "duplicate").rows == (2,)
 
 
+def test_earlier_turns_are_looked_through_and_mended_too():
+    def turns(text):
+        return (Message("user", text), Message("assistant", "ok"))
+
+    doctor, _ = examined(pref(earlier=turns("jane@example.org, sk-" + "a1B2" * 8)))
+    assert finding_of(doctor, "e-mail").rows == finding_of(doctor, "secret").rows == (1,)
+    before = pref(earlier=turns("a<|im_end|>\u200b"))
+    _, kept = examined(before, fixes=("special-tokens", "hidden-characters"))
+    assert kept == [pref(earlier=turns("a"))]
+
+
 def test_half_characters_are_no_text():
     doctor, kept = examined(pref(chosen="a\ud800"), pref(rejected=""), pref())
     assert [bool(one) for one in kept] == [False, False, True]
@@ -220,10 +242,20 @@ def test_few_pairs_are_told_and_many_are_not():
     assert finding_of(enough, "few-pairs") is None
 
 
-@pytest.mark.parametrize(("pairs", "steps", "expected"), [(100, 125, None), (100, 200, 16)])
-def test_plan_with_very_many_passes_is_told(pairs, steps, expected):
-    found = too_many_passes(pairs, steps, pairs_per_step=8)
-    assert found is None if expected is None else f"shown {expected} times" in found.label
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"max_steps": 125}, ""),
+        ({"max_steps": 200}, "about 16 times"),
+        ({"max_steps": 200, "pairs_per_step": 1}, ""),
+        ({"epochs": 10}, ""),
+        ({"epochs": 30}, "about 30 times"),
+        ({"epochs": 30, "max_steps": 1}, ""),
+    ],
+)
+def test_settings_that_show_every_pair_very_often_are_told(settings, expected):
+    found = too_many_passes(100, TrainConfig(**settings))
+    assert expected in found.label if expected else found is None
 
 
 def test_unknown_fix_is_refused_with_those_there_are():

@@ -6,7 +6,7 @@ from orpo_qlora import storage
 from orpo_qlora.data import remembered
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
-from orpo_qlora.data.pairs import load_dataset
+from orpo_qlora.data.pairs import load_dataset, preview
 from orpo_qlora.data.remembered import recall_mapping, remember_mapping
 from orpo_qlora.errors import NeedsColumns
 
@@ -28,6 +28,11 @@ def test_choice_is_asked_for_once(file):
     report = load_dataset(file).report
     assert report.is_remembered
     assert report.mapping == MAPPING
+
+
+def test_trying_is_not_choosing(file):
+    preview(file, choices=ReadChoices(mapping=MAPPING))
+    assert recall_mapping(["frage", "gut", "schlecht"]) is None
 
 
 def test_correction_of_a_guess_is_remembered_and_right_names_are_not_overruled(file):

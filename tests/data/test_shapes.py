@@ -112,7 +112,9 @@ def test_message_lists_are_read_from_cells_of_separated_values(tmp_path, write_c
     def write(rows, header):
         return separated([map(write_cell, row) for row in rows], header, separator)
 
-    assert dataset_of(tmp_path, [(TALK, GOOD, BAD)], write=write).pairs == (LONG,)
+    dataset = dataset_of(tmp_path, [(TALK, GOOD, BAD)], write=write)
+    assert dataset.pairs == (LONG,)
+    assert bool(dataset.report.finding("python-lists")) == (write_cell is repr)
 
 
 def test_code_in_a_cell_is_never_run(tmp_path):
