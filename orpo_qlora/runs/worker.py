@@ -250,7 +250,9 @@ class Worker:
         if self.config.sample_prompts:
             return list(self.config.sample_prompts)
         pairs = store.held_out_pairs(self.paths) or store.training_pairs(self.paths)
-        return list(dict.fromkeys(pair.prompt for pair in pairs))[:3]
+        # A sample is asked without its earlier turns, so prompts that stand alone come first.
+        alone = sorted(pairs, key=lambda pair: bool(pair.earlier))
+        return list(dict.fromkeys(pair.prompt for pair in alone))[:3]
 
     def _phase(self, phase: str) -> None:
         log.info("%s", phase)
