@@ -136,8 +136,15 @@ def tokenize_pairs(
     Raises:
         DataError: no pair fits.
     """
+    return fit_lengths(to_tokens(tokenizer, pairs), max_length, over_length)
+
+
+def to_tokens(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]
+) -> list[TokenizedPair]:
+    """Return pairs as token ids, whatever their length."""
     if not pairs:
-        return Tokenized(())
+        return []
     turn = _closing_turn(tokenizer)
     opened = [prompt_text(tokenizer, pair.conversation) for pair in pairs]
     prompts = _encode(tokenizer, opened)
@@ -148,11 +155,10 @@ def tokenize_pairs(
             for head, pair, answer in zip(opened, pairs, answers, strict=True)
         ]
         sides.append([_closed(ids, turn) for ids in _encode(tokenizer, texts)])
-    whole = [
+    return [
         TokenizedPair(tuple(prompt), tuple(chosen), tuple(rejected), pair.row)
         for prompt, chosen, rejected, pair in zip(prompts, *sides, pairs, strict=True)
     ]
-    return _fit(whole, max_length, over_length)
 
 
 def _closed(ids: list[int], turn: _Turn) -> list[int]:
@@ -161,7 +167,16 @@ def _closed(ids: list[int], turn: _Turn) -> list[int]:
     return ids[: len(ids) - turn.rest]
 
 
-def _fit(pairs: list[TokenizedPair], max_length: int, over_length: OverLength) -> Tokenized:
+def fit_lengths(
+    pairs: Sequence[TokenizedPair], max_length: int, over_length: OverLength
+) -> Tokenized:
+    """Apply the length policy.
+
+    Raises:
+        DataError: no pair fits.
+    """
+    if not pairs:
+        return Tokenized(())
     kept, dropped, cut = [], [], []
     for pair in pairs:
         if pair.longest <= max_length:
