@@ -34,7 +34,7 @@ def _ways_out(error: OrpoQloraError) -> list[str]:
     if isinstance(error, NeedsEncoding):
         return [f"--encoding {one.encoding}: {one.preview}" for one in error.candidates]
     if isinstance(error, NeedsColumns) and error.columns:
-        return ["--prompt-column, --chosen-column and --rejected-column say which is which."]
+        return ["check --prompt-column, --chosen-column, --rejected-column: which is which."]
     if isinstance(error, BrokenRows):
         return [f"--fix {error.fix} leaves them out."]
     return []
