@@ -31,7 +31,7 @@ from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.doctor import too_many_passes
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.export import write_clean, write_report
-from orpo_qlora.data.pairs import Dataset, check_file, complete_mapping, load_dataset
+from orpo_qlora.data.pairs import check_file, complete_mapping, load_dataset
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import BrokenRows, InputError, NeedsColumns, NeedsEncoding, OrpoQloraError
 from orpo_qlora.models import demo
@@ -50,6 +50,13 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Encoding = Annotated[
+    str, typer.Option(help="How the characters of a file that is not Unicode are written.")
+]
+Fixes = Annotated[
+    list[str] | None,
+    typer.Option("--fix", metavar="ID", help="Mend a finding, by its id; repeatable."),
+]
 DataFile = Annotated[
     str,
     typer.Argument(
@@ -91,7 +98,7 @@ def _ways_out(error: OrpoQloraError) -> list[str]:
     if isinstance(error, NeedsEncoding):
         return [f"--encoding {one.encoding}: {one.preview}" for one in error.candidates]
     if isinstance(error, NeedsColumns) and error.columns:
-        return ["--prompt-column, --chosen-column and --rejected-column say which is which."]
+        return ["check --prompt-column, --chosen-column, --rejected-column: which is which."]
     if isinstance(error, BrokenRows):
         return [f"--fix {error.fix} leaves them out."]
     return []
@@ -125,18 +132,13 @@ def ui(
 def check(
     file: DataFile,
     as_json: AsJson = False,
-    encoding: Annotated[
-        str, typer.Option(help="How the characters of a file that is not Unicode are written.")
-    ] = "",
+    encoding: Encoding = "",
     prompt_column: Annotated[str, typer.Option(help="Column that holds the prompt.")] = "",
     chosen_column: Annotated[str, typer.Option(help="Column of the preferred answer.")] = "",
     rejected_column: Annotated[str, typer.Option(help="Column of the other answer.")] = "",
     system_column: Annotated[str, typer.Option(help="Column of the system message.")] = "",
     header: Annotated[bool, typer.Option(help="Whether the first line names columns.")] = True,
-    fixes: Annotated[
-        list[str] | None,
-        typer.Option("--fix", metavar="ID", help="Mend a finding, by its id; repeatable."),
-    ] = None,
+    fixes: Fixes = None,
     export: Annotated[
         Path | None, typer.Option(help="Write the usable pairs to this .csv or .jsonl file.")
     ] = None,
@@ -215,6 +217,8 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="A label for the runs list.")] = None,
+    encoding: Encoding = "",
+    fixes: Fixes = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -223,7 +227,8 @@ def train(
     values |= parse_assignments(settings or [])
     values |= {key: value for key, value in (("model", model), ("name", name)) if value}
     config: TrainConfig = build_config(values)
-    dataset = _load(file)
+    choices = ReadChoices(encoding=encoding, fixes=tuple(fixes or ()))
+    dataset = load_dataset(_path_of(file), choices=choices)
     remark = too_many_passes(len(dataset.pairs), config)
     if remark:
         err.print(_plain(remark.sentence()), soft_wrap=True)
@@ -235,10 +240,6 @@ def train(
         out.print_json(json.dumps(store.to_json(run)))
     if not detach:
         _finish(run, quiet=as_json)
-
-
-def _load(file: str) -> Dataset:
-    return load_dataset(_path_of(file))
 
 
 def _path_of(file: str) -> Path:

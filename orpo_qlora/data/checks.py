@@ -63,25 +63,12 @@ SHORTEST_SCRIPT = 20
 """Letters that a text needs before its script is told."""
 _LANGUAGES = {
     "English": ["the", "and", "is", "of", "to", "that", "are", "you", "it", "for", "with", "this"],
-    "German": ["der", "die", "und", "ist", "nicht", "das", "ein", "zu", "sie", "mit", "den", "auf"],
+    "German": ["der", "die", "und", "wird", "nicht", "das", "ein", "zu", "wir", "mit", "auf"],
     "French": ["le", "les", "des", "est", "une", "dans", "et", "pour", "qui", "la", "un", "du"],
     "Spanish": ["el", "los", "una", "que", "por", "con", "es", "las", "la", "un", "del", "se"],
     "Italian": ["il", "che", "di", "per", "una", "sono", "non", "della", "un", "la", "con", "del"],
-    "Portuguese": [
-        "que",
-        "uma",
-        "não",
-        "os",
-        "para",
-        "com",
-        "em",
-        "um",
-        "da",
-        "por",
-        "mais",
-        "ser",
-    ],
-    "Dutch": ["het", "een", "van", "niet", "dat", "zijn", "de", "en", "ik", "je", "te", "met"],
+    "Portuguese": ["que", "uma", "não", "os", "para", "com", "em", "um", "da", "por", "mais"],
+    "Dutch": ["het", "een", "van", "niet", "dat", "zijn", "de", "en", "ik", "je", "voor", "met"],
 }
 _COMMON_WORDS: dict[str, list[str]] = {}
 """Each word with the languages that it is common in."""

@@ -61,7 +61,7 @@ class Finding(BaseModel):
     label: str
     count: int
     share: float
-    """Of the rows read, 0 to 1."""
+    """Of the rows read, 0 to 1; of the pairs, where the finding is about all of them."""
     rows: tuple[int, ...] = ()
     """The first `ROWS_KEPT` row numbers."""
     examples: tuple[Example, ...] = ()

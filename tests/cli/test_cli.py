@@ -118,6 +118,19 @@ def test_check_proposes_encodings_and_reads_the_chosen_one(tmp_path):
     assert (report["pairs"], report["choices"]["encoding"]) == (1, "gb18030")
 
 
+def test_train_reads_as_it_is_told(tmp_path):
+    path = tmp_path / "old.csv"
+    path.write_bytes("prompt,chosen,rejected\n你好吗,我很好,不好\n".encode("gbk"))
+    for options, words in (
+        ([], "--encoding gb18030: 你好吗,我很好,不好"),
+        (["--encoding", "shift_jis"], "cannot be read as shift_jis"),
+        (["--encoding", "gb18030", "--fix", "all"], "no fix “all”"),
+    ):
+        done = run_cli("train", str(path), *options)
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
 def test_check_takes_columns_and_remembers_them_for_such_files(tmp_path):
     path = tmp_path / "other.csv"
     path.write_text("question,good,bad\na,b,c\n")

@@ -107,7 +107,7 @@ FOUND = [
     ),
     (
         "language-mix",
-        [pref("Was ist das, und wer ist der Mann mit der roten Mütze?", "It is one of the men.")],
+        [pref("Wo steht das Haus, und wer wohnt auf dem Dach?", "It is one of the men.")],
         "German → English",
     ),
     ("hidden-characters", [pref("a\u200bb")], "U+200B in"),

@@ -45,9 +45,9 @@ def arrow():
     return memory.getvalue()
 
 
-def feathered(version):
+def feathered():
     memory = io.BytesIO()
-    feather.write_feather(TABLE, memory, version=version)
+    feather.write_feather(TABLE, memory)
     return memory.getvalue()
 
 
@@ -65,7 +65,7 @@ def numpy_array():
         (lambda _: tar(), "a tar archive"),
         (sqlite, "an SQLite database"),
         (lambda _: arrow(), "an Arrow file"),
-        (lambda _: feathered(2), "an Arrow file"),
+        (lambda _: feathered(), "an Arrow file"),
         (lambda _: numpy_array(), "a NumPy array"),
         (lambda _: pickle.dumps([HEAD], protocol=4), "a Python pickle"),
         (lambda _: pickle.dumps([HEAD], protocol=5), "a Python pickle"),
