@@ -39,7 +39,7 @@ from orpo_qlora.ui.wiring import QUIET, READING, UNCHECKED
 DEFAULT_PORT = 7860
 EXIT_BAD_INPUT = 2
 POLL_SECONDS = 2.0
-UPLOAD_LIMIT = "1gb"
+UPLOAD_LIMIT = "4gb"
 CACHE_SECONDS = (3600, 86_400)
 """How often old uploads are looked for, and how old they may get; the home has its own copy."""
 
