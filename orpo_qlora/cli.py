@@ -29,7 +29,7 @@ from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.pairs import Dataset, load_dataset
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
-from orpo_qlora.runs import launch, orders, store
+from orpo_qlora.runs import launch, orders, store, watch
 from orpo_qlora.runs.follow import follow
 from orpo_qlora.runs.store import Run, RunPaths
 
@@ -187,6 +187,8 @@ def runs(as_json: AsJson = False) -> None:
             *(f"{config.lambda_:g}", _plain(config.model), str(run.report.pairs)),
         )
     out.print(table)
+    for card in filter(None, map(watch.stalled, found)):
+        err.print(f"[yellow]{_plain(card.message)}[/]\n{_plain(card.hint)}", soft_wrap=True)
 
 
 @app.command()

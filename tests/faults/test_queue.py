@@ -10,7 +10,7 @@ from itertools import pairwise
 import psutil
 import pytest
 
-from orpo_qlora.errors import InputError
+from orpo_qlora.errors import CheckpointError, InputError
 from orpo_qlora.runs import launch, orders, store
 
 pytestmark = pytest.mark.usefixtures("fake_worker")
@@ -150,6 +150,21 @@ def test_resumed_twice_it_runs_once(start, wait_for):
     assert steps == list(range(1, 61))
     with pytest.raises(InputError, match="finished, so it cannot"):
         launch.resume_run(paths)
+
+
+def test_with_damaged_checkpoints_only_it_begins_anew_when_told_to(start, wait_for):
+    paths = start(max_steps=40, checkpoint_every=5)
+    wait_for(lambda: store.read_run(paths).checkpoint_step >= 5)
+    launch.end_run(paths, grace_seconds=20.0)
+    for checkpoint in paths.checkpoints.iterdir():
+        (checkpoint / "value.json").write_text("")
+    with pytest.raises(CheckpointError, match="No checkpoint can be used"):
+        launch.resume_run(paths)
+    assert status(paths) == "stopped"
+    assert launch.resume_run(paths, from_start=True) == 0
+    wait_for(paths, "finished")
+    steps = [record["step"] for record in store.metrics_of(paths).records]
+    assert steps == list(range(1, 41))
 
 
 def test_sigterm_to_everything_stops_the_run_and_leaves_the_queue_waiting(start, wait_for):
