@@ -76,7 +76,7 @@ def test_a_killed_worker_is_named_and_can_be_resumed(start, wait_for):
     assert step >= 10
     wait_for(paths, "finished")
     assert store.read_run(paths).state.error is None
-    steps = [record["step"] for record in store.metrics_of(paths).records]
+    steps = [step for step, _ in store.metrics_of(paths).series("loss")]
     assert steps == list(range(1, 41))
 
 
@@ -130,7 +130,7 @@ def test_many_who_look_at_once_start_each_run_once(start, wait_for):
         wait_for(run, "finished")
     assert [looker.wait() for looker in lookers] == [0] * 4
     for run in runs:
-        steps = [record["step"] for record in store.metrics_of(run).records]
+        steps = [step for step, _ in store.metrics_of(run).series("loss")]
         assert steps == [1, 2, 3]
     ends = [store.read_run(run).state for run in runs]
     for before, after in pairwise(ends):
@@ -146,7 +146,7 @@ def test_resumed_twice_it_runs_once(start, wait_for):
     with pytest.raises(InputError, match="cannot be resumed"):
         launch.resume_run(paths)
     wait_for(paths, "finished")
-    steps = [record["step"] for record in store.metrics_of(paths).records]
+    steps = [step for step, _ in store.metrics_of(paths).series("loss")]
     assert steps == list(range(1, 61))
     with pytest.raises(InputError, match="finished, so it cannot"):
         launch.resume_run(paths)
@@ -163,7 +163,7 @@ def test_with_damaged_checkpoints_only_it_begins_anew_when_told_to(start, wait_f
     assert status(paths) == "stopped"
     assert launch.resume_run(paths, from_start=True) == 0
     wait_for(paths, "finished")
-    steps = [record["step"] for record in store.metrics_of(paths).records]
+    steps = [step for step, _ in store.metrics_of(paths).series("loss")]
     assert steps == list(range(1, 41))
 
 

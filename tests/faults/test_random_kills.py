@@ -55,11 +55,11 @@ def test_random_kills_lose_nothing_and_leave_nothing(start, wait_for):
 
     wait_for(all_finished)
     assert kills >= 10
-    whole = [record["loss"] for record in store.metrics_of(runs[0]).records]
+    whole = store.metrics_of(runs[0]).series("loss")
     for paths in runs:
-        records = store.metrics_of(paths).records
-        assert [record["step"] for record in records] == list(range(1, STEPS + 1))
-        assert [record["loss"] for record in records] == whole
+        lines = storage.read_json_lines(paths.metrics)[0]
+        assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+        assert store.metrics_of(paths).series("loss") == whole
         assert len(list(paths.checkpoints.iterdir())) == 2
         assert not storage.is_locked(paths.lock)
     wait_for(lambda: not programs())
