@@ -36,3 +36,4 @@ docs: $(STAMP)
 
 bench: setup
 	$(BIN)/python -m benchmarks.what_orpo_does
+	$(BIN)/python -m benchmarks.read_large_file

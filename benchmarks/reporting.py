@@ -1,20 +1,28 @@
-"""Replies of trainers to numbers, a table, and a JSON file with hardware and versions."""
+"""Replies of trainers to numbers, a table, and a JSON file with hardware and versions.
+
+Run: python -m benchmarks.reporting benchmarks/results/cpu.json docs/engine.md
+puts the tables of a result file into a page.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.cells import Cell
 from benchmarks.trainers import Reply
 
+START, END = "<!-- measured -->", "<!-- /measured -->"
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
 
 
@@ -62,24 +70,58 @@ class Result:
         )
 
 
-def print_table(cell: Cell, results: Sequence[Result]) -> None:
-    """Print a cell as the table of docs/engine.md has it."""
-    print(f"\n{cell.name}: {cell.pairs_per_step} pairs and {cell.unique_tokens:.0f} tokens a step")
-    gemm = next((result.gflops for result in results if result.name == "GEMM"), float("nan"))
-    print(
-        "trainer | pairs/s | tokens/s | time | of GEMM | GB above weights | first loss, log-probs"
-    )
-    for result in results:
-        if result.name == "GEMM":
+def to_markdown(entry: Mapping[str, Any]) -> str:
+    """Return one cell of a result file as a table with a heading line."""
+    gemm = next((one["gflops"] for one in entry["results"] if one["name"] == "GEMM"), math.nan)
+    lines = [
+        f"**{entry['cell']}**, {entry['pairs_per_step']} pairs and "
+        f"{entry['unique_tokens_a_step']:.0f} tokens a step, median of "
+        f"{entry['results'][0]['steps']} steps"
+        + (f"; GEMM: {gemm:.0f} GFLOP/s" if not math.isnan(gemm) else ""),
+        "",
+        "| trainer | pairs/s | tokens/s | time | of GEMM | GB above weights | first log-probs |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in entry["results"]:
+        if one["name"] == "GEMM":
             continue
-        use = cell.useful_flops / result.seconds / 1e9 / gemm
-        print(
-            f"{result.name} | {cell.pairs_per_step / result.seconds:.3f} | "
-            f"{cell.unique_tokens / result.seconds:.0f} | {result.ratio:.2f} | {use:.0%} | "
-            f"{result.bytes_above_weights / 1e9:.2f} | {result.first_loss:.6f} "
-            f"{result.first_chosen_logps:.6f} {result.first_rejected_logps:.6f}"
-        )
-    print(f"GEMM: {gemm:.0f} GFLOP/s")
+        # By the ratio of the same step, not by the median of other minutes.
+        seconds = entry["results"][0]["seconds"] * one["ratio"]
+        use = entry["useful_gflop_a_step"] / seconds / gemm
+        logps = (one["first_chosen_logps"], one["first_rejected_logps"])
+        cells = [
+            one["name"],
+            f"{entry['pairs_per_step'] / seconds:.3f}",
+            f"{entry['unique_tokens_a_step'] / seconds:.0f}",
+            f"{one['ratio']:.2f}",
+            "" if math.isnan(use) else f"{use:.0%}",
+            f"{one['bytes_above_weights'] / 1e9:.2f}",
+            "own tokens" if math.isnan(logps[0]) else f"{logps[0]:.5f} {logps[1]:.5f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Put the tables of a result file between a page's two marks."""
+    content = json.loads(results.read_text(encoding="utf-8"))
+    versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
+    tables = "\n".join(to_markdown(entry) for entry in content["cells"])
+    head, _, rest = page.read_text(encoding="utf-8").partition(START)
+    tail = rest.partition(END)[2]
+    told = f"{content['hardware']}; {versions}.\n\n{tables}"
+    page.write_text(f"{head}{START}\n\n{told}\n{END}{tail}", encoding="utf-8")
+
+
+def to_entry(cell: Cell, results: Sequence[Result]) -> dict[str, Any]:
+    """Return a cell as the result file has it."""
+    return {
+        "cell": cell.name,
+        "pairs_per_step": cell.pairs_per_step,
+        "unique_tokens_a_step": cell.unique_tokens,
+        "useful_gflop_a_step": cell.useful_flops / 1e9,
+        "results": [asdict(result) for result in results],
+    }
 
 
 def save_result(path: Path, cell: Cell, results: Sequence[Result]) -> None:
@@ -87,13 +129,7 @@ def save_result(path: Path, cell: Cell, results: Sequence[Result]) -> None:
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"cells": []}
     content["hardware"] = _hardware()
     content["versions"] = {name: version(name) for name in PACKAGES}
-    entry = {
-        "cell": cell.name,
-        "pairs_per_step": cell.pairs_per_step,
-        "unique_tokens_a_step": cell.unique_tokens,
-        "useful_gflop_a_step": cell.useful_flops / 1e9,
-        "results": [asdict(result) for result in results],
-    }
+    entry = to_entry(cell, results)
     others = [
         old
         for old in content["cells"]
@@ -110,3 +146,7 @@ def _hardware() -> str:
         return torch.cuda.get_device_name()
     kind = torch.backends.cpu.get_cpu_capability()
     return f"{torch.get_num_threads()} CPU threads, {platform.machine()}, {kind}"
+
+
+if __name__ == "__main__":
+    write_page(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.cells import Cell, make_cell
 from benchmarks.peers.turns import Spec
-from benchmarks.reporting import Result, print_table, save_result
+from benchmarks.reporting import Result, save_result, to_entry, to_markdown
 from benchmarks.trainers import Reply, Trainer, TrainerDied
 
 TECHNIQUES = (
@@ -51,7 +51,7 @@ def main() -> None:
             results = _enlarge(cell, folder, options)
         else:
             results = _compare(cell, folder, options)
-    print_table(cell, results)
+    print(to_markdown(to_entry(cell, results)))
     if options.out:
         save_result(options.out, cell, results)
 

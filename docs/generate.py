@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orpo_qlora.config import choices_of, setting_fields
+from orpo_qlora.data.findings import KINDS
 from orpo_qlora.runs.metrics import METRICS
 
 DOCS = Path(__file__).parent
@@ -20,6 +21,16 @@ def metrics_table() -> str:
     """Return every metric with unit, meaning and TRL's name."""
     rows = ["| name | unit | meaning | TRL's name |", "| --- | --- | --- | --- |"]
     rows += [f"| `{m.name}` | {m.unit} | {m.meaning} | {m.trl_name} |" for m in METRICS]
+    return "\n".join(rows)
+
+
+def findings_table() -> str:
+    """Return everything the pair doctor can find, with its fix."""
+    rows = ["| id | severity | what is so | fix |", "| --- | --- | --- | --- |"]
+    for kind in KINDS:
+        fix = f"{kind.fix} ({'drops' if kind.drops else 'mends'})" if kind.fix else ""
+        label = kind.label.replace("|", "\\|").replace("<", "&lt;")
+        rows.append(f"| `{kind.id}` | {kind.severity} | {label} | {fix} |")
     return "\n".join(rows)
 
 
@@ -57,6 +68,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "run-folder.md": ("metrics", metrics_table),
     "settings.md": ("settings", settings_table),
     "cli.md": ("cli", cli_help),
+    "data.md": ("findings", findings_table),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from orpo_qlora import __version__
@@ -25,13 +25,25 @@ from orpo_qlora.config import (
     preset_names,
     read_preset,
 )
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.doctor import too_many_passes
 from orpo_qlora.data.examples import example_names, example_path
-from orpo_qlora.data.pairs import Dataset, load_dataset
+from orpo_qlora.data.export import write_clean, write_report
+from orpo_qlora.data.pairs import check_file, complete_mapping, load_dataset
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
 from orpo_qlora.runs import launch, orders, store, watch
 from orpo_qlora.runs.follow import follow
 from orpo_qlora.runs.store import Run, RunPaths
+from orpo_qlora.terminal import (
+    count_with_progress,
+    err,
+    out,
+    plain,
+    print_check,
+    print_error,
+    print_result,
+)
 
 app = typer.Typer(
     help="ORPO preference tuning: a CSV of preferences in, a LoRA adapter out.",
@@ -39,19 +51,31 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Encoding = Annotated[
+    str, typer.Option(help="How the characters of a file that is not Unicode are written.")
+]
+Fixes = Annotated[
+    list[str] | None,
+    typer.Option("--fix", metavar="ID", help="Mend a finding, by its id; repeatable."),
+]
 DataFile = Annotated[
     str,
     typer.Argument(
         metavar="FILE",
-        help=f"CSV with the columns prompt, chosen and rejected; or an example: "
+        help=f"CSV, JSON lines, JSON or Parquet with prompt, chosen and rejected; or an example: "
         f"{', '.join(example_names())}.",
     ),
 ]
 RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
+TokenModel = Annotated[
+    str, typer.Option("--model", help="Count tokens too, with this base model's tokenizer.")
+]
+MaxLength = Annotated[int, typer.Option(help="Longest sequence in tokens, with --model.")]
+OverLengthWay = Annotated[
+    str, typer.Option(help="With --model, over-long pairs: drop, cut_prompt or cut_answers.")
+]
 EXIT_STOPPED = 10
 
 
@@ -60,18 +84,8 @@ def main() -> None:
     try:
         app()  # exits by itself, with 2 on wrong usage
     except OrpoQloraError as exc:
-        _print_error(exc)
+        print_error(exc)
         sys.exit(2 if isinstance(exc, InputError) else 1)
-
-
-def _print_error(error: OrpoQloraError) -> None:
-    err.print(f"[red]error:[/] {_plain(error.message)}", soft_wrap=True)
-    if error.hint:
-        err.print(_plain(error.hint), soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 @app.callback(invoke_without_command=True)
@@ -95,14 +109,56 @@ def ui(
 
 
 @app.command()
-def check(file: DataFile, as_json: AsJson = False) -> None:
+def check(
+    file: DataFile,
+    as_json: AsJson = False,
+    encoding: Encoding = "",
+    prompt_column: Annotated[str, typer.Option(help="Column that holds the prompt.")] = "",
+    chosen_column: Annotated[str, typer.Option(help="Column of the preferred answer.")] = "",
+    rejected_column: Annotated[str, typer.Option(help="Column of the other answer.")] = "",
+    system_column: Annotated[str, typer.Option(help="Column of the system message.")] = "",
+    header: Annotated[bool, typer.Option(help="Whether the first line names columns.")] = True,
+    fixes: Fixes = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the usable pairs to this .csv or .jsonl file.")
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Write the report to this .json or .md file.")
+    ] = None,
+    model: TokenModel = "",
+    max_length: MaxLength = 1024,
+    over_length: OverLengthWay = "drop",
+) -> None:
     """Read a preference file and say what it holds; exit 2 when nothing is usable."""
-    report = _load(file).report
-    if as_json:
-        out.print_json(report.model_dump_json())
-        return
-    for sentence in report.sentences():
-        out.print(_plain(sentence))
+    wanted = {"model": model, "max_length": max_length, "over_length": over_length}
+    config = build_config({k: v for k, v in wanted.items() if v != ""}, source="the options")
+    columns = {
+        "prompt": prompt_column, "chosen": chosen_column, "rejected": rejected_column,
+        "system": system_column,
+    }  # fmt: skip
+    path = _path_of(file)
+    if export and export.resolve() == path.resolve():
+        raise InputError(f"{file} would be overwritten.", hint="Export under another name.")
+    choices = ReadChoices(encoding=encoding, has_header=header, fixes=tuple(fixes or ()))
+    with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
+        task = bar.add_task("reading", total=1.0)
+
+        def tell(done: float) -> None:
+            bar.update(task, completed=done)
+
+        if any(columns.values()):
+            mapping = complete_mapping(path, choices, columns)
+            choices = choices.model_copy(update={"mapping": mapping})
+        if export:
+            dataset = load_dataset(path, choices=choices, progress=tell)
+            write_clean(export, dataset.pairs)
+            report = dataset.report
+        else:
+            report = check_file(path, choices=choices, progress=tell)
+    if report_file:
+        write_report(report_file, report)
+    tokens = count_with_progress(path, report, config, quiet=as_json) if model else None
+    print_check(report, tokens, as_json=as_json)
 
 
 @app.command()
@@ -116,6 +172,8 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="A label for the runs list.")] = None,
+    encoding: Encoding = "",
+    fixes: Fixes = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -124,7 +182,12 @@ def train(
     values |= parse_assignments(settings or [])
     values |= {key: value for key, value in (("model", model), ("name", name)) if value}
     config: TrainConfig = build_config(values)
-    paths = launch.start_run(config, _load(file))
+    choices = ReadChoices(encoding=encoding, fixes=tuple(fixes or ()))
+    dataset = load_dataset(_path_of(file), choices=choices)
+    remark = too_many_passes(len(dataset.pairs), config)
+    if remark:
+        err.print(plain(remark.sentence()), soft_wrap=True)
+    paths = launch.start_run(config, dataset)
     if not as_json:
         out.print(f"Run {paths.id}")
     _watch(paths, detach=detach, as_json=as_json)
@@ -139,36 +202,26 @@ def _watch(paths: RunPaths, *, detach: bool, as_json: bool) -> None:
         _finish(run, quiet=as_json)
 
 
-def _load(file: str) -> Dataset:
-    return load_dataset(example_path(file) if file in example_names() else Path(file).expanduser())
+def _path_of(file: str) -> Path:
+    return example_path(file) if file in example_names() else Path(file).expanduser()
 
 
 def _finish(run: Run, *, quiet: bool) -> None:
     """Say how the run ended and exit with its code."""
     state = run.state
     if state.error:
-        err.print(f"[red]{state.status}:[/] {_plain(state.error.message)}", soft_wrap=True)
-        err.print(_plain(state.error.hint), soft_wrap=True)
+        err.print(f"[red]{state.status}:[/] {plain(state.error.message)}", soft_wrap=True)
+        err.print(plain(state.error.hint), soft_wrap=True)
         raise typer.Exit(1)
     if state.status == "interrupted":
         err.print(f"[red]interrupted:[/] the worker ended without a word; see {run.paths.log}")
         raise typer.Exit(1)
     if not quiet:
-        _print_result(run)
+        print_result(run)
     if state.status == "stopped":
         if not quiet:
             out.print(f"Go on later: orpo-qlora resume {run.id}")
         raise typer.Exit(EXIT_STOPPED)
-
-
-def _print_result(run: Run) -> None:
-    accuracies = store.metrics_of(run.paths).series("rewards/accuracies", held_out=True)
-    if accuracies:
-        first, last = accuracies[0][1], accuracies[-1][1]
-        out.print(f"Held-out preference accuracy: {first:.0%} before, {last:.0%} after.")
-    if run.has_adapter:
-        out.print(f"Adapter: {run.paths.adapter}", soft_wrap=True)
-        out.print(f"Talk to it: orpo-qlora chat {run.id}")
 
 
 @app.command()
@@ -183,8 +236,8 @@ def runs(as_json: AsJson = False) -> None:
         state, config = run.state, run.config
         steps = f"{state.step}/{state.total_steps}"
         table.add_row(
-            *(run.id, _plain(config.name), state.status, steps),
-            *(f"{config.lambda_:g}", _plain(config.model), str(run.report.pairs)),
+            *(run.id, plain(config.name), state.status, steps),
+            *(f"{config.lambda_:g}", plain(config.model), str(run.report.pairs)),
         )
     out.print(table)
     for card in filter(None, map(watch.stalled, found)):
@@ -247,7 +300,7 @@ def queue(
         out.print_json(json.dumps([store.to_json(queued) for queued in waiting]))
         return
     for number, queued in enumerate(waiting, start=1):
-        out.print(f"{number}. {queued.id} {_plain(queued.config.name)}".rstrip())
+        out.print(f"{number}. {queued.id} {plain(queued.config.name)}".rstrip())
 
 
 @app.command()
@@ -280,7 +333,7 @@ def chat(
             answer = {"message": text, "base": last.base, "tuned": last.tuned}
             out.print_json(json.dumps(answer))
         else:
-            out.print(f"[bold]base [/] {_plain(last.base)}\n[bold]tuned[/] {_plain(last.tuned)}")
+            out.print(f"[bold]base [/] {plain(last.base)}\n[bold]tuned[/] {plain(last.tuned)}")
 
 
 def _typed_lines() -> Iterator[str]:

@@ -3,6 +3,9 @@
 OrpoQloraError                 exit code
 ├─ InputError            2     what the person gave cannot be used
 │  ├─ DataError          20    the file, with its row and column
+│  │  ├─ NeedsEncoding         the person must say how its characters are written
+│  │  ├─ NeedsColumns          the person must say which column is which
+│  │  └─ BrokenRows            the person may leave the unreadable rows out
 │  ├─ ConfigError        2     every wrong setting at once
 │  └─ UnknownRun         2
 ├─ ModelError            24    the base model or the demo model
@@ -24,6 +27,7 @@ failure to 1, so that scripts can tell "fix your input" from "something broke".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -59,6 +63,61 @@ class DataError(InputError):
 
     exit_code = 20
     slug = "data"
+
+
+@dataclass(frozen=True)
+class EncodingCandidate:
+    """One way to read a file that is not Unicode, with what it would look like."""
+
+    encoding: str
+    """Name for `ReadChoices.encoding` and `--encoding`."""
+    label: str
+    preview: str
+    """A line of the file, read this way."""
+
+
+class NeedsEncoding(DataError):
+    """The file is text but not Unicode; only a person can say what it should look like.
+
+    `candidates` are the encodings that fit, the likeliest first; empty if none does.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        where: str = "",
+        candidates: tuple[EncodingCandidate, ...] = (),
+    ) -> None:
+        super().__init__(message, hint=hint, where=where)
+        self.candidates = candidates
+
+
+class NeedsColumns(DataError):
+    """The columns of a preference cannot be told from their names.
+
+    `columns` are the file's own; `found` maps the parts that were told, `prompt` say, to theirs.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        where: str = "",
+        columns: tuple[str, ...] = (),
+        found: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, where=where)
+        self.columns = columns
+        self.found = found or {}
+
+
+class BrokenRows(DataError):
+    """Some rows cannot be read; with `fix` among the fixes they are left out and counted."""
+
+    fix: ClassVar[str] = "broken-rows"
 
 
 class ConfigError(InputError):

@@ -10,7 +10,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -74,7 +74,7 @@ def _error_number(error: OSError | SafetensorError) -> int | None:
     return int(found[1]) if found else None
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
     """Replace a text file so that a reader, or a crash, sees the old or the new one, never a part.
 
     Raises:
@@ -84,7 +84,7 @@ def write_whole(path: Path, text: str) -> None:
     with disk_errors(path):
         try:
             with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
+                file.writelines([text] if isinstance(text, str) else text)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

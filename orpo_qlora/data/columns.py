@@ -2,79 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orpo_qlora.data.report import brief, plural
-from orpo_qlora.errors import DataError
+from orpo_qlora.data.wording import brief, listed
+from orpo_qlora.errors import NeedsColumns
 
 NEEDED = ("prompt", "chosen", "rejected")
-COLUMNS_SHOWN = 10
+SYNONYMS = {
+    "prompt": ("prompt", "instruction", "question", "input", "query", "prompts"),
+    "chosen": (
+        "chosen", "preferred", "chosen_response", "response_chosen", "chosen_answer",
+        "answer_chosen", "accepted", "positive", "winner", "better", "response_j",
+    ),
+    "rejected": (
+        "rejected", "dispreferred", "rejected_response", "response_rejected", "rejected_answer",
+        "answer_rejected", "declined", "negative", "loser", "worse", "response_k",
+    ),
+    "system": ("system", "system_prompt", "system_message"),
+    "context": ("context",),
+}  # fmt: skip
+"""Names of each part, the exact one first; only the first two lists' first names are no guess."""
+GUARD_COLUMN = "formula_guard"
+"""Column of a CSV written by this program: which rows have an apostrophe before a formula."""
 _BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """The file's own names of the three columns a preference needs."""
+    """The file's own names of the columns that a preference is made of."""
 
     prompt: str
+    """Empty where the answers hold the whole conversation."""
     chosen: str
     rejected: str
+    system: str = ""
+    context: str = ""
+    """A text that belongs to the prompt and follows it after an empty line."""
+    guessed: tuple[str, ...] = ()
+    """Parts that a synonym decided, such as `prompt`; a person has not confirmed them."""
 
-    def positions_in(self, columns: Sequence[str]) -> tuple[int, int, int]:
-        """Return where prompt, chosen and rejected stand in a row with these columns."""
-        return columns.index(self.prompt), columns.index(self.chosen), columns.index(self.rejected)
+    def parts(self) -> Iterator[tuple[str, str]]:
+        """Yield each part that has a column, with its column."""
+        for part in SYNONYMS:
+            column = getattr(self, part)
+            if column:
+                yield part, column
 
 
-def find_mapping(columns: Sequence[str], source: str = "The file") -> ColumnMapping:
-    """Find the three needed columns by name, whatever their order, case and outer spaces.
+def guess_mapping(columns: Sequence[str], source: str = "The file") -> ColumnMapping:
+    """Find the columns by name, then by synonym, whatever their order, case and outer spaces.
 
-    Only the names themselves count: a synonym is a guess, and a guess must be shown first.
+    The parts that only a synonym decided are named in `guessed`. A prompt that is not found stays
+    empty: the answers may hold the conversation, which only the rows can tell.
 
     Raises:
-        DataError: a column is missing or there are two of it; names what is needed and found.
+        NeedsColumns: an answer is missing, or two columns have the same right to a part.
     """
-    found: dict[str, list[str]] = {name: [] for name in NEEDED}
-    for column in columns:
-        found.get(_plain(column), []).append(column)
-    _refuse_missing([name for name, hits in found.items() if not hits], columns, source)
-    for name, hits in found.items():
+    plain = [_plain(column) for column in columns]
+    found: dict[str, str] = {}
+    guessed = []
+    for part, names in SYNONYMS.items():
+        name = next((name for name in names if name in plain), None)
+        if name is None:
+            continue
+        hits = [column for column, text in zip(columns, plain, strict=True) if text == name]
         if len(hits) > 1:
-            raise DataError(
-                f"{source} has {len(hits)} columns that read “{name}”: {_listed(hits)}.",
-                where=f"{source}, header",
-                hint=f"Rename all but the one to use as {name}.",
-            )
-    return ColumnMapping(**{name: hits[0] for name, hits in found.items()})
+            _refuse_twice(part, hits, columns, source)
+        found[part] = hits[0]
+        if name != names[0] or part == "context":
+            guessed.append(part)
+    _take_context(found, guessed, columns, plain)
+    missing = [part for part in ("chosen", "rejected") if part not in found]
+    if missing:
+        refuse_missing([part for part in NEEDED if part not in found], columns, source, found)
+    return ColumnMapping(**{"prompt": "", **found}, guessed=tuple(guessed))
+
+
+def check_mapping(mapping: ColumnMapping, columns: Sequence[str], source: str) -> None:
+    """Make sure that a mapping the person chose fits the file.
+
+    Raises:
+        NeedsColumns: a column is not there, is used twice, or an answer has none.
+    """
+    chosen = list(mapping.parts())
+    gone = [column for _, column in chosen if column not in columns]
+    used = [column for _, column in chosen]
+    twice = sorted({column for column in used if used.count(column) > 1})
+    if gone:
+        fact = f"{source} has no column {listed(gone)}; its columns are {listed(list(columns))}."
+    elif not mapping.chosen or not mapping.rejected:
+        fact = f"{source}: both answers need a column."
+    elif twice:
+        fact = f"{source}: {listed(twice)} cannot be two parts of a preference."
+    else:
+        return
+    raise NeedsColumns(
+        fact,
+        where=f"{source}, header",
+        hint="Choose a different column for each part.",
+        columns=tuple(columns),
+    )
 
 
 def ignored_columns(columns: Sequence[str], mapping: ColumnMapping) -> tuple[str, ...]:
     """Return the named columns that the mapping does not use, in file order."""
-    used = {mapping.prompt, mapping.chosen, mapping.rejected}
+    used = {GUARD_COLUMN, *(column for _, column in mapping.parts())}
     return tuple(column for column in columns if column.strip() and column not in used)
+
+
+def refuse_missing(
+    missing: Sequence[str], columns: Sequence[str], source: str, found: dict[str, str]
+) -> None:
+    """Say which columns are missing, and what the file has.
+
+    Raises:
+        NeedsColumns: always.
+    """
+    word = "column" if len(missing) == 1 else "columns"
+    names = listed(list(columns))
+    message = f"{source} has no {word} {listed(list(missing))}; its columns are {names}."
+    hint = "Name the three columns prompt, chosen and rejected in the first line."
+    if len(missing) == len(NEEDED):
+        hint += " If that line is a preference already, put the names above it."
+        message = (
+            f"The first line of {source} does not name the columns {listed(list(NEEDED))}; "
+            f"it reads {names}."
+        )
+    raise NeedsColumns(
+        message, where=f"{source}, header", hint=hint, columns=tuple(columns), found=dict(found)
+    )
+
+
+def _take_context(
+    found: dict[str, str], guessed: list[str], columns: Sequence[str], plain: list[str]
+) -> None:
+    # Alpaca's layout: the task in “instruction”, what it is about in “input”.
+    if plain.count("input") == 1 and "instruction" in plain and "prompt" not in plain:
+        found["context"] = columns[plain.index("input")]
+        guessed[:] = list(dict.fromkeys([*guessed, "context"]))
+
+
+def _refuse_twice(part: str, hits: list[str], columns: Sequence[str], source: str) -> None:
+    names = ", ".join(brief(hit) for hit in hits)
+    raise NeedsColumns(
+        f"{source} has {len(hits)} columns that read “{_plain(hits[0])}”: {names}.",
+        where=f"{source}, header",
+        hint=f"Rename all but the one to use as {part}.",
+        columns=tuple(columns),
+    )
 
 
 def _plain(column: str) -> str:
     # Files joined by a program carry byte order marks in the middle of the text.
     return column.replace(_BYTE_ORDER_MARK, "").strip().casefold()
-
-
-def _refuse_missing(missing: Sequence[str], columns: Sequence[str], source: str) -> None:
-    if not missing:
-        return
-    word = "column" if len(missing) == 1 else "columns"
-    message = f"{source} has no {word} {_listed(missing)}; its columns are {_listed(columns)}."
-    hint = "Name the three columns prompt, chosen and rejected in the first line."
-    if len(missing) == len(NEEDED):
-        hint += " If that line is a preference already, put the names above it."
-        message = (
-            f"The first line of {source} does not name the columns {_listed(NEEDED)}; "
-            f"it reads {_listed(columns)}."
-        )
-    raise DataError(message, where=f"{source}, header", hint=hint)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(brief(name) for name in names[:COLUMNS_SHOWN])
-    rest = len(names) - COLUMNS_SHOWN
-    return f"{shown} and {plural(rest, 'other')}" if rest > 0 else shown

@@ -1,22 +1,39 @@
-"""Preference pairs: made from a table, split, written and read back. Floor 1; no torch."""
+"""Preference pairs: made from a file, split, written and read back. Floor 1; no torch."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from orpo_qlora import storage
-from orpo_qlora.data.columns import ColumnMapping, find_mapping, ignored_columns
-from orpo_qlora.data.doctor import examine
-from orpo_qlora.data.read import Row, Table, read_table
-from orpo_qlora.data.report import DataReport, plural
-from orpo_qlora.errors import DataError
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.columns import (
+    SYNONYMS,
+    ColumnMapping,
+    check_mapping,
+    guess_mapping,
+    ignored_columns,
+    refuse_missing,
+)
+from orpo_qlora.data.doctor import Doctor, digest
+from orpo_qlora.data.messages import Message as Message
+from orpo_qlora.data.messages import Role as Role
+from orpo_qlora.data.read import Table, open_table
+from orpo_qlora.data.remembered import recall_mapping, remember_mapping
+from orpo_qlora.data.report import DataReport
+from orpo_qlora.data.rows import Row
+from orpo_qlora.data.shapes import HEAD_ROWS, Shape, choose_shape
+from orpo_qlora.data.source import Progress
+from orpo_qlora.data.spool import Chosen, Spool
+from orpo_qlora.data.wording import plural
+from orpo_qlora.errors import DataError, NeedsColumns
 
 PROMPTS_TO_SPLIT = 5
 """With fewer distinct prompts nothing is held out: every one is needed for training."""
@@ -27,10 +44,18 @@ class PreferencePair:
     """One prompt with the answer people preferred and the one they did not."""
 
     prompt: str
+    """The last message of the user, which both answers answer."""
     chosen: str
     rejected: str
     row: int
     """Row number in the file, the first row under the header being 1."""
+    earlier: tuple[Message, ...] = ()
+    """Turns before the prompt; a system message, if there is one, is the first."""
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """Everything that was said before the answer."""
+        return (*self.earlier, Message("user", self.prompt))
 
 
 _PAIR = TypeAdapter(PreferencePair)
@@ -40,7 +65,8 @@ _PAIR = TypeAdapter(PreferencePair)
 class Dataset:
     """The usable pairs of a file, in file order, and the account of the rest."""
 
-    pairs: tuple[PreferencePair, ...]
+    pairs: Sequence[PreferencePair]
+    """Held as bytes, and on disk where they are many: take them one by one."""
     report: DataReport
 
 
@@ -48,39 +74,171 @@ class Dataset:
 class Split:
     """Pairs to train on and pairs to measure on, in file order; no prompt is on both sides."""
 
-    train: tuple[PreferencePair, ...]
-    held_out: tuple[PreferencePair, ...]
+    train: Sequence[PreferencePair]
+    held_out: Sequence[PreferencePair]
 
 
-def load_dataset(path: Path, source: str = "") -> Dataset:
-    """Read a preference file into pairs; the texts kept are exactly the file's.
+def load_dataset(
+    path: Path,
+    source: str = "",
+    choices: ReadChoices | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Read a preference file into pairs; the texts kept are exactly the file's, but for fixes.
 
     Args:
         path: the file.
         source: the name the person knows the file by; the path's own name if empty.
+        choices: what the person decided about it; recorded in the report.
+        progress: told now and then which share is done.
 
     Raises:
-        DataError: the file cannot be read, lacks a column, or has no usable pair.
+        NeedsEncoding: it is text, but not Unicode, and no encoding was chosen.
+        NeedsColumns: a part of a preference has no column.
+        BrokenRows: some rows cannot be read, and leaving them out was not chosen.
+        DataError: the file cannot be read, or has no usable pair.
     """
-    table = read_table(path, source)
-    mapping = find_mapping(table.columns, table.source)
-    examination = examine(table, mapping)
-    report = DataReport(
-        source=table.source,
-        sha256=table.sha256,
-        rows_read=len(table.rows),
-        pairs=len(examination.usable),
-        drops=examination.drops,
-        ignored_columns=ignored_columns(table.columns, mapping),
-    )
-    _refuse_useless(report)
-    return Dataset(_build_pairs(table, mapping, examination.usable), report)
+    examination = _Examination(path, source, choices or ReadChoices(), progress)
+    pairs: Spool[PreferencePair] = Spool(_packed, _PAIR.validate_json)
+    for pair in examination.pairs():
+        pairs.append(pair)
+    return Dataset(pairs, examination.report())
+
+
+def check_file(
+    path: Path,
+    source: str = "",
+    choices: ReadChoices | None = None,
+    progress: Progress | None = None,
+) -> DataReport:
+    """Return the account of a preference file without keeping its pairs.
+
+    Arguments and errors are those of `load_dataset`.
+    """
+    examination = _Examination(path, source, choices or ReadChoices(), progress)
+    for _ in examination.pairs():
+        pass
+    return examination.report()
+
+
+def preview(
+    path: Path, source: str = "", choices: ReadChoices | None = None, count: int = 20
+) -> tuple[Table, list[PreferencePair]]:
+    """Return the columns of a file and the pairs of its first rows, whatever its size.
+
+    Raises:
+        DataError: as `load_dataset`, as far as the first rows can tell.
+    """
+    choices = choices or ReadChoices()
+    table = open_table(path, source, choices, is_whole=False)
+    _, shape, _ = _shape_of(table, choices)
+    doctor = Doctor(choices.fixes)
+    kept = [(row.number, doctor.look(row, shape.read(row))) for row in table.head(count)]
+    return table, [
+        PreferencePair(found.prompt, found.chosen, found.rejected, number, found.earlier)
+        for number, found in kept
+        if found is not None
+    ]
+
+
+def complete_mapping(path: Path, choices: ReadChoices, columns: Mapping[str, str]) -> ColumnMapping:
+    """Return a mapping in which some parts are chosen and the others told by their names.
+
+    Raises:
+        NeedsColumns: a part is neither chosen nor told.
+        DataError: the file cannot be read.
+    """
+    table = open_table(path, "", choices, is_whole=False)
+    chosen = {part: column for part, column in columns.items() if column}
+    try:
+        told = dict(guess_mapping(table.columns, table.source).parts())
+    except NeedsColumns as exc:
+        told = exc.found
+    free = {part: column for part, column in told.items() if column not in chosen.values()}
+    parts = {**free, **chosen}
+    prompt, good, bad, system, context = (parts.get(part, "") for part in SYNONYMS)
+    mapping = ColumnMapping(prompt, good, bad, system, context)
+    check_mapping(mapping, table.columns, table.source)
+    return mapping
+
+
+class _Examination:
+    """One pass over a file."""
+
+    def __init__(
+        self, path: Path, source: str, choices: ReadChoices, progress: Progress | None
+    ) -> None:
+        self._choices = choices
+        self._doctor = Doctor(choices.fixes)
+        self._table = open_table(path, source, choices, progress)
+        self._mapping, self._shape, self._is_remembered = _shape_of(self._table, choices)
+        self._doctor.has_python_lists = self._shape.has_python_lists
+
+    def pairs(self) -> Iterator[PreferencePair]:
+        """Yield the usable pairs in file order."""
+        read, look = self._shape.read, self._doctor.look
+        for row in self._table.rows():
+            kept = look(row, read(row))
+            if kept is not None:
+                earlier, prompt, chosen, rejected = kept
+                yield PreferencePair(prompt, chosen, rejected, row.number, earlier)
+
+    def report(self) -> DataReport:
+        """Return the account, once all pairs were taken."""
+        table = self._table
+        report = DataReport(
+            source=table.source,
+            sha256=table.sha256,
+            rows_read=self._doctor.rows_read,
+            pairs=self._doctor.kept,
+            drops=self._doctor.drops(),
+            ignored_columns=ignored_columns(table.columns, self._mapping),
+            findings=self._doctor.findings(),
+            format=table.format,
+            encoding=table.encoding,
+            shape=self._shape.name,
+            columns=table.columns,
+            mapping=self._mapping,
+            is_remembered=self._is_remembered,
+            choices=self._choices,
+        )
+        _refuse_useless(report)
+        if self._choices.mapping:
+            remember_mapping(table.columns, self._choices.mapping)
+        return report
+
+
+def _shape_of(table: Table, choices: ReadChoices) -> tuple[ColumnMapping, Shape, bool]:
+    """Return the columns, the shape, and whether the columns are remembered from an earlier file.
+
+    Memory is asked only where names do not tell, so that a file named right is read right.
+    """
+    columns, head = table.columns, table.head(HEAD_ROWS)
+    if choices.mapping:
+        check_mapping(choices.mapping, columns, table.source)
+        return choices.mapping, _known_shape(choices.mapping, table, head), False
+    known = recall_mapping(columns)
+    try:
+        mapping = guess_mapping(columns, table.source)
+        if known is None or not mapping.guessed:
+            return mapping, _known_shape(mapping, table, head), False
+    except NeedsColumns:
+        if known is None:
+            raise
+    return known, _known_shape(known, table, head), True
+
+
+def _known_shape(mapping: ColumnMapping, table: Table, head: Sequence[Row]) -> Shape:
+    shape = choose_shape(mapping, table.columns, head)
+    if not shape.name:
+        refuse_missing(["prompt"], table.columns, table.source, dict(mapping.parts()))
+    return shape
 
 
 def _refuse_useless(report: DataReport) -> None:
     if report.pairs:
         return
-    reasons = ", ".join(f"{drop.label} in {len(drop.rows):,}" for drop in report.drops)
+    reasons = ", ".join(f"{drop.label} in {drop.count:,}" for drop in report.drops)
     raise DataError(
         f"{report.source} has {plural(report.rows_read, 'row')} and no usable pair: {reasons}.",
         where=report.source,
@@ -88,46 +246,44 @@ def _refuse_useless(report: DataReport) -> None:
     )
 
 
-def _build_pairs(
-    table: Table, mapping: ColumnMapping, rows: Sequence[Row]
-) -> tuple[PreferencePair, ...]:
-    prompt, chosen, rejected = mapping.positions_in(table.columns)
-    return tuple(
-        PreferencePair(row.cells[prompt], row.cells[chosen], row.cells[rejected], row.number)
-        for row in rows
-    )
-
-
 def split_pairs(pairs: Sequence[PreferencePair], held_out: float, seed: int) -> Split:
     """Keep about a share of the pairs away from training, whole prompts at a time.
 
-    Prompts that differ only in outer whitespace count as one. The same pairs, share and seed give
-    the same split. With `PROMPTS_TO_SPLIT` distinct prompts or more and a share above 0, at least
-    one prompt is held out; training always keeps at least one.
+    Prompts that differ only in outer whitespace count as one; the same words after other turns are
+    another prompt. The same pairs, share and seed give the same split. With `PROMPTS_TO_SPLIT`
+    distinct prompts or more and a share above 0, at least one prompt is held out; training always
+    keeps at least one.
     """
-    by_prompt: defaultdict[str, list[PreferencePair]] = defaultdict(list)
-    for pair in pairs:
-        by_prompt[pair.prompt.strip()].append(pair)
-    prompts = list(by_prompt)
-    if held_out <= 0 or len(prompts) < PROMPTS_TO_SPLIT:
-        return Split(tuple(pairs), ())
-    random.Random(seed).shuffle(prompts)
+    prompts = array("Q", map(_prompt_of, pairs))
+    sizes = Counter(prompts)
+    if held_out <= 0 or len(sizes) < PROMPTS_TO_SPLIT:
+        return Split(_at(pairs, range(len(prompts))), ())
+    shuffled = list(sizes)
+    random.Random(seed).shuffle(shuffled)
     target = round(held_out * len(pairs))
-    kept_away: set[str] = set()
+    kept_away: set[int] = set()
     count = 0
     # The first prompt of the shuffle always trains, so a share of 1 cannot empty the training side.
-    for prompt in prompts[1:]:
-        size = len(by_prompt[prompt])
+    for prompt in shuffled[1:]:
         # A prompt with very many pairs would overshoot the share; smaller ones still fit.
-        if count + size <= target:
+        if count + sizes[prompt] <= target:
             kept_away.add(prompt)
-            count += size
+            count += sizes[prompt]
     if not kept_away:
-        kept_away.add(min(prompts, key=lambda prompt: len(by_prompt[prompt])))
-    return Split(
-        train=tuple(pair for pair in pairs if pair.prompt.strip() not in kept_away),
-        held_out=tuple(pair for pair in pairs if pair.prompt.strip() in kept_away),
-    )
+        kept_away.add(min(shuffled, key=lambda prompt: sizes[prompt]))
+    places = enumerate(prompts)
+    sides: tuple[list[int], list[int]] = [], []
+    for place, prompt in places:
+        sides[prompt in kept_away].append(place)
+    return Split(train=_at(pairs, sides[0]), held_out=_at(pairs, sides[1]))
+
+
+def _at(pairs: Sequence[PreferencePair], places: Iterable[int]) -> Sequence[PreferencePair]:
+    return Chosen(pairs, array("Q", places))
+
+
+def _prompt_of(pair: PreferencePair) -> int:
+    return digest("\0".join([*(repr(turn) for turn in pair.earlier), pair.prompt.strip()]))
 
 
 def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> None:
@@ -136,8 +292,16 @@ def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> None:
     Raises:
         DiskFull: a file that was there before is kept.
     """
-    lines = (json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
-    storage.write_whole(path, "".join(lines))
+    storage.write_whole(path, (_packed(pair).decode() + "\n" for pair in pairs))
+
+
+def _packed(pair: PreferencePair) -> bytes:
+    record = {
+        "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected, "row": pair.row,
+    }  # fmt: skip
+    if pair.earlier:
+        record["earlier"] = [asdict(turn) for turn in pair.earlier]
+    return json.dumps(record, ensure_ascii=False).encode()
 
 
 def read_pairs(path: Path) -> tuple[PreferencePair, ...]:

@@ -38,7 +38,8 @@ from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic
 log = logging.getLogger(__name__)
 
 ADAPTER = "default"
-MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
+TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt"]
+MODEL_FILES = ["*.safetensors", *TOKENIZER_FILES]
 
 
 @dataclass(frozen=True)
@@ -60,28 +61,46 @@ def find_weights(model: str, revision: str = "") -> Path:
         ModelNotFound: not on this disk, and the hub has no such model or cannot be reached.
         UnsupportedModel: the folder has no safetensors weights.
     """
+    folder = _find_folder(model, revision, MODEL_FILES)
+    _check_config(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise UnsupportedModel(
+            f"{folder} has no safetensors weights; pickled weights are never loaded.",
+            hint="Convert the model to safetensors, or choose another.",
+        )
+    return folder
+
+
+def find_tokenizer(model: str, revision: str = "") -> Path:
+    """Return the local folder of a model's tokenizer; its weights are not downloaded for it.
+
+    Raises:
+        ModelNotFound: as for `find_weights`.
+        UnsupportedModel: the model needs code of its own.
+    """
+    folder = _find_folder(model, revision, TOKENIZER_FILES)
+    _check_config(folder)
+    return folder
+
+
+def _find_folder(model: str, revision: str, patterns: list[str]) -> Path:
     entry = find_model(model)
     local = Path(model).expanduser()
     if entry is DEMO and (demo.is_prepared() or demo.wheel_file() is not None):
         return convert.prepare_demo_model(lambda text: log.info("demo model: %s", text))
     if local.is_dir():
-        folder = local.resolve()
-    elif entry is None and (model.startswith(("/", ".", "~")) or model.count("/") != 1):
+        return local.resolve()
+    if entry is None and (model.startswith(("/", ".", "~")) or model.count("/") != 1):
         raise ModelNotFound(
             f"“{model}” is neither a folder on this machine nor a hub id.",
             hint="Give the full path of a folder, or owner/name.",
         )
-    else:
-        folder = _download(entry.hub_id if entry else model, revision)
-    _check_files(folder)
-    return folder
+    return _download(entry.hub_id if entry else model, revision, patterns)
 
 
-def _download(hub_id: str, revision: str) -> Path:
+def _download(hub_id: str, revision: str, patterns: list[str]) -> Path:
     try:
-        return Path(
-            snapshot_download(hub_id, revision=revision or None, allow_patterns=MODEL_FILES)
-        )
+        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns))
     except GatedRepoError as exc:
         raise ModelNotFound(
             f"{hub_id} asks you to accept its licence first.",
@@ -102,16 +121,11 @@ def _download(hub_id: str, revision: str) -> Path:
         ) from exc
 
 
-def _check_files(folder: Path) -> None:
+def _check_config(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ModelNotFound(
             f"{folder} is not a model folder: it has no config.json.",
             hint="Give the folder that holds config.json and the safetensors files.",
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise UnsupportedModel(
-            f"{folder} has no safetensors weights; pickled weights are never loaded.",
-            hint="Convert the model to safetensors, or choose another.",
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if "auto_map" in config:

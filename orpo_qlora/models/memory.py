@@ -19,8 +19,8 @@ ADAPTER_BYTES = 16
 """Bytes of an adapter weight: itself, its gradient and AdamW's two moments in float32."""
 SHARED_KEYS = 1.6
 """Keys an answer pair attends over per token of its row: the prompt's are gathered twice."""
-HEAD_TILE_BYTES = 3 * 64 * 2**20
-"""The tile of logits and what its softmax needs beside it."""
+HEAD_TILE_BYTES = 2 * 64 * 2**20
+"""The tile of logits, twice where it is cast to the compute type."""
 RECOMPUTED_BLOCKS = 1
 """Blocks whose activations are alive at once when activations are recomputed."""
 
@@ -220,7 +220,7 @@ class MemoryChoice:
 
 USABLE_SHARE = 0.8
 """Share of the free memory to plan with; the rest is for fragments and for other programs."""
-MOST_TOKENS = {"cpu": 1024, "cuda": 8192}
+MOST_TOKENS = {"cpu": 2048, "cuda": 8192}
 """More tokens a forward gain nothing there (docs/engine.md)."""
 FEWEST_TOKENS = {"cpu": 256, "cuda": 1024}
 """Fewer waste more time on unpacking weights than recomputing activations costs."""

@@ -6,6 +6,7 @@ Registered with transformers under `NAME`. A model whose layers forward keyword 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -54,14 +55,22 @@ def segment_attention(
     if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
         raise ValueError("attention sinks and position biases are not supported on packed rows")
     options = {"scale": kwargs.get("scaling"), "dropout": kwargs.get("dropout", 0.0)}
+    # Split, not sliced: the gradient of a split is one concatenation, that of a slice a whole row
+    # of zeros for each segment.
+    sizes = [segment.end - segment.start for segment in segments]
+    pieces = zip(
+        segments, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True
+    )
+    owners: dict[int, tuple[Tensor, Tensor]] = {}
     parts = []
-    for segment in segments:
-        own = slice(segment.start, segment.end)
-        prefix = slice(segment.prefix_start, segment.prefix_end)
-        queries, keys, values = query[:, :, own], key[:, :, own], value[:, :, own]
-        if prefix.stop > prefix.start:
-            keys = torch.cat([key[:, :, prefix], keys], dim=2)
-            values = torch.cat([value[:, :, prefix], values], dim=2)
+    for segment, queries, own_keys, own_values in pieces:
+        owners[segment.start] = own_keys, own_values
+        keys, values = own_keys, own_values
+        if segment.prefix_end > segment.prefix_start:
+            prefix = segment.prefix_end - segment.prefix_start
+            first_keys, first_values = owners[segment.prefix_start]
+            keys = torch.cat([first_keys[:, :, :prefix], keys], dim=2)
+            values = torch.cat([first_values[:, :, :prefix], values], dim=2)
         part = _attend(queries, keys, values, (window, softcap), options)
         parts.append(part.transpose(1, 2))  # as SDPA lays it out in memory
     return torch.cat(parts, dim=1), None
@@ -108,6 +117,7 @@ def _repeated(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor
     return key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
 
 
+@lru_cache(maxsize=64)
 def _causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
     behind = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(
         keys, device=device

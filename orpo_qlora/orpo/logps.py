@@ -48,27 +48,31 @@ class _FrozenHeadLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:  # noqa: ANN401
         needs_gradient = ctx.needs_input_grad[0]
-        logps = torch.empty(len(hidden), dtype=_wide(hidden.dtype), device=hidden.device)
+        wide = _wide(hidden.dtype)
+        logps = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         slopes = torch.empty_like(hidden) if needs_gradient else None
         vocabulary = head.weight.shape[0]
-        rows = max(1, TILE_BYTES // (vocabulary * logps.element_size()))
+        rows = min(len(hidden), max(1, TILE_BYTES // (vocabulary * wide.itemsize)))
+        # One buffer for all tiles: fresh memory of this size costs as much as filling it.
+        buffer = torch.empty(rows, vocabulary, dtype=wide, device=hidden.device)
         for start in range(0, len(hidden), rows):
             tile = slice(start, start + rows)
-            logits, capped = _logits(hidden[tile], head)
-            picked = logits.gather(1, targets[tile, None])
-            log_total = logits.logsumexp(1, keepdim=True)
-            logps[tile] = (picked - log_total).squeeze(1)
+            wanted = targets[tile, None]
+            logits, capped = _logits(hidden[tile], head, buffer[: len(wanted)])
+            top = logits.amax(1, keepdim=True)
+            picked = logits.gather(1, wanted).sub_(top)
+            odds = logits.sub_(top).exp_()  # p times their total
+            total = odds.sum(1, keepdim=True)
+            logps[tile] = (picked - total.log()).squeeze(1)
             if slopes is None:
                 continue
-            slope = logits.sub_(log_total).exp_().neg_()
-            slope.scatter_add_(1, targets[tile, None], torch.ones_like(picked))
+            # p − onehot, times the total. Subtracted in the wide type, before any cast: after one,
+            # 1 − p of a confident token would be lost.
+            odds.scatter_add_(1, wanted, -total)
             if capped is not None:
-                slope.mul_(1 - capped.square())
-            if head.scale != 1.0:
-                slope.mul_(head.scale)
-            # The one-hot is subtracted before this cast: after it, 1 − p of a confident token
-            # would be lost.
-            torch.mm(slope.to(head.weight.dtype), head.weight, out=slopes[tile])
+                odds.mul_(1 - capped.square())
+            slope = torch.mm(odds.to(head.weight.dtype), head.weight)
+            torch.mul(slope, (-head.scale / total).to(slope.dtype), out=slopes[tile])
         ctx.save_for_backward(slopes)
         return logps
 
@@ -82,17 +86,20 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _logits(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor | None]:
-    """Return the tile's logits in float32 or wider, and tanh of the scaled ones if capped."""
-    logits = torch.mm(hidden, head.weight.t()).to(_wide(hidden.dtype))
+def _logits(hidden: Tensor, head: Head, buffer: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the tile's logits in the buffer, and tanh of the scaled ones if capped."""
+    if hidden.dtype == buffer.dtype:
+        logits = torch.mm(hidden, head.weight.t(), out=buffer)
+    else:
+        logits = buffer.copy_(torch.mm(hidden, head.weight.t()))
     if head.bias is not None:
         logits += head.bias
     if head.scale != 1.0:
         logits *= head.scale
     if head.softcap is None:
         return logits, None
-    capped = logits.div_(head.softcap).tanh_()
-    return capped * head.softcap, capped
+    capped = logits.div_(head.softcap).tanh_().clone()
+    return logits.mul_(head.softcap), capped
 
 
 def token_logps(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:

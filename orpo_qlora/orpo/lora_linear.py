@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.functional import dequantize_4bit, dequantize_blockwise
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
@@ -31,15 +31,25 @@ class FrozenWeight:
     def __init__(self, linear: nn.Linear) -> None:
         self._linear = linear
         self._kept: Tensor | None = None
+        self._scales: Tensor | None = None
+        if isinstance(linear, Linear4bit) and linear.weight.quant_state.nested:
+            state = linear.weight.quant_state
+            # The scales are packed too. Unpacked once they take 1/16 of a byte a weight.
+            self._scales = dequantize_blockwise(state.absmax, state.state2).add_(state.offset)
 
     def values(self, dtype: torch.dtype) -> Tensor:
         """Return the weight, shape (out, in); unpacked anew each time unless it is kept."""
         if self._kept is not None:
             return self._kept
-        if isinstance(self._linear, Linear4bit):
-            packed = self._linear.weight
-            return dequantize_4bit(packed.data, packed.quant_state).to(dtype)
-        return self._linear.weight.to(dtype)
+        if not isinstance(self._linear, Linear4bit):
+            return self._linear.weight.to(dtype)
+        packed = self._linear.weight
+        state = packed.quant_state
+        if self._scales is None or state.dtype != dtype:
+            return dequantize_4bit(packed.data, state).to(dtype)
+        return torch.ops.bitsandbytes.dequantize_4bit.default(
+            packed.data, self._scales, state.blocksize, state.quant_type, state.shape, dtype
+        )
 
     def keep(self, dtype: torch.dtype) -> None:
         """Hold the unpacked weight from now on: the same numbers, more memory."""

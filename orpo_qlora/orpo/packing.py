@@ -37,7 +37,10 @@ class Needs:
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens [start, end) of a row: they attend to a prefix, then causally to themselves."""
+    """Tokens [start, end) of a row: they attend to a prefix, then causally to themselves.
+
+    A prefix is the beginning of an earlier segment.
+    """
 
     start: int
     end: int

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.data.pairs import Message, PreferencePair
 from orpo_qlora.errors import DataError
 
 OverLength = Literal["drop", "cut_prompt", "cut_answers"]
@@ -63,21 +64,34 @@ class _Turn:
     """Number of ids of the tail after the end-of-turn token, a newline as a rule."""
 
 
-def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """Return the templated conversation up to where the answer begins."""
-    return _render(tokenizer, [{"role": "user", "content": prompt}], is_open=True)
+def prompt_text(tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Message]) -> str:
+    """Return the templated conversation up to where the answer begins.
+
+    Raises:
+        DataError: the template refuses it, a system message say.
+    """
+    return _render(tokenizer, conversation, is_open=True)
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, is_open: bool
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, is_open: bool
 ) -> str:
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=is_open, enable_thinking=False
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            [asdict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=is_open,
+            enable_thinking=False,
+        )
+    except TemplateError as exc:
+        raise DataError(
+            f"The chat template of this base model refuses the conversation: {exc}.",
+            hint="Some templates have no system message, or want user and assistant in turn.",
+        ) from exc
 
 
 def _closing_turn(tokenizer: PreTrainedTokenizerBase) -> _Turn:
-    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": _MARK}]
+    messages = [Message("user", "hi"), Message("assistant", _MARK)]
     tail = _render(tokenizer, messages, is_open=False).rpartition(_MARK)[2]
     ids = _encode(tokenizer, [tail])[0] if tail else []
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
@@ -98,10 +112,13 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _answer_text(
-    tokenizer: PreTrainedTokenizerBase, opened: str, pair: tuple[str, str], turn: _Turn
+    tokenizer: PreTrainedTokenizerBase,
+    opened: str,
+    told: tuple[Sequence[Message], str],
+    turn: _Turn,
 ) -> str:
-    prompt, answer = pair
-    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    conversation, answer = told
+    messages = [*conversation, Message("assistant", answer)]
     whole = _render(tokenizer, messages, is_open=False)
     # Some templates open an answer otherwise than they re-tell one (a reasoning block, say); then
     # the words that generation would see decide.
@@ -119,23 +136,29 @@ def tokenize_pairs(
     Raises:
         DataError: no pair fits.
     """
+    return fit_lengths(to_tokens(tokenizer, pairs), max_length, over_length)
+
+
+def to_tokens(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]
+) -> list[TokenizedPair]:
+    """Return pairs as token ids, whatever their length."""
     if not pairs:
-        return Tokenized(())
+        return []
     turn = _closing_turn(tokenizer)
-    opened = [prompt_text(tokenizer, pair.prompt) for pair in pairs]
+    opened = [prompt_text(tokenizer, pair.conversation) for pair in pairs]
     prompts = _encode(tokenizer, opened)
     sides = []
     for answers in ([p.chosen for p in pairs], [p.rejected for p in pairs]):
         texts = [
-            _answer_text(tokenizer, head, (pair.prompt, answer), turn)
+            _answer_text(tokenizer, head, (pair.conversation, answer), turn)
             for head, pair, answer in zip(opened, pairs, answers, strict=True)
         ]
         sides.append([_closed(ids, turn) for ids in _encode(tokenizer, texts)])
-    whole = [
+    return [
         TokenizedPair(tuple(prompt), tuple(chosen), tuple(rejected), pair.row)
         for prompt, chosen, rejected, pair in zip(prompts, *sides, pairs, strict=True)
     ]
-    return _fit(whole, max_length, over_length)
 
 
 def _closed(ids: list[int], turn: _Turn) -> list[int]:
@@ -144,7 +167,16 @@ def _closed(ids: list[int], turn: _Turn) -> list[int]:
     return ids[: len(ids) - turn.rest]
 
 
-def _fit(pairs: list[TokenizedPair], max_length: int, over_length: OverLength) -> Tokenized:
+def fit_lengths(
+    pairs: Sequence[TokenizedPair], max_length: int, over_length: OverLength
+) -> Tokenized:
+    """Apply the length policy.
+
+    Raises:
+        DataError: no pair fits.
+    """
+    if not pairs:
+        return Tokenized(())
     kept, dropped, cut = [], [], []
     for pair in pairs:
         if pair.longest <= max_length:

@@ -41,7 +41,7 @@ from orpo_qlora.orpo.objective import (
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 OPTIMIZERS = {
-    "adamw": "adamw_torch",
+    "adamw": "adamw_torch_fused",
     "adamw_8bit": "adamw_bnb_8bit",
     "paged_adamw_8bit": "paged_adamw_8bit",
 }

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,7 @@ from peft import PeftModel
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware, load
 from orpo_qlora.models.generate import answer_all
@@ -31,7 +33,8 @@ from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.batches import total_steps
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.packing import Needs
-from orpo_qlora.orpo.tokens import Tokenized, tokenize_pairs
+from orpo_qlora.orpo.token_cache import tokenize_once
+from orpo_qlora.orpo.tokens import Tokenized
 from orpo_qlora.orpo.trainer import OrpoTrainer, Record
 from orpo_qlora.program import run_program
 from orpo_qlora.runs import checkpoints, metrics, orders, preflight, store
@@ -60,6 +63,7 @@ class Worker:
         self._base: load.Base | None = None
         self._policy: PeftModel | None = None
         self._wants_stop = False
+        self._phases: list[tuple[str, float]] = []
 
     def run(self) -> None:
         """Do the whole run: load, tokenise, train, save, sample."""
@@ -183,6 +187,8 @@ class Worker:
     def on_step(self, record: Record) -> None:
         """Write one step's metrics and the progress (see `orpo.trainer.Watcher`)."""
         self._metrics.append(dict(record))
+        if not self._recent_seconds:
+            self._say_start_up()
         self._recent_seconds.append(record["seconds"])
         log.info(
             "step %d/%d  loss %.4f  accuracy %.2f  %.1f s",
@@ -223,9 +229,12 @@ class Worker:
         )
 
     def _tokenize(self, base: load.Base) -> tuple[Tokenized, Tokenized]:
-        limits = (self.config.max_length, self.config.over_length)
-        train = tokenize_pairs(base.tokenizer, store.training_pairs(self.paths), *limits)
-        held_out = tokenize_pairs(base.tokenizer, store.held_out_pairs(self.paths), *limits)
+        def tokenize(pairs: Sequence[PreferencePair]) -> Tokenized:
+            limits = (self.config.max_length, self.config.over_length)
+            return tokenize_once(storage.home() / "cache", base.tokenizer, pairs, *limits)
+
+        train = tokenize(store.training_pairs(self.paths))
+        held_out = tokenize(store.held_out_pairs(self.paths))
         for name, side in (("Training", train), ("Held out", held_out)):
             sentence = side.sentence(self.config.max_length)
             if sentence:
@@ -250,10 +259,21 @@ class Worker:
         if self.config.sample_prompts:
             return list(self.config.sample_prompts)
         pairs = store.held_out_pairs(self.paths) or store.training_pairs(self.paths)
-        return list(dict.fromkeys(pair.prompt for pair in pairs))[:3]
+        # A sample is asked without its earlier turns, so prompts that stand alone come first.
+        alone = sorted(pairs, key=lambda pair: bool(pair.earlier))
+        return list(dict.fromkeys(pair.prompt for pair in alone))[:3]
+
+    def _say_start_up(self) -> None:
+        """Say how long it took to the end of the first step, and what took it."""
+        moments = [*self._phases, ("", time.monotonic())]
+        spent = [(name, end - start) for (name, start), (_, end) in pairwise(moments)]
+        parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent if seconds >= 0.5)
+        self.on_note(f"First step after {moments[-1][1] - moments[0][1]:.0f} s: {parts}.")
 
     def _phase(self, phase: str) -> None:
         log.info("%s", phase)
+        if not self._recent_seconds:
+            self._phases.append((phase, time.monotonic()))
         self._change(self.state, phase=phase)
 
     def on_note(self, note: str) -> None:

@@ -22,14 +22,14 @@ class Tile:
     """What a good course looks like, in a few words."""
 
 
-def error_card(message: str, *, hint: str = "", where: str = "") -> str:
-    """Return a failure with its place and the way out."""
+def error_card(message: str, *, hint: str = "", where: str = "", more: str = "") -> str:
+    """Return a failure with its place and the way out; `more` is HTML below it."""
     parts = [f'<p class="card-title">{html.escape(message)}</p>']
     if hint:
         parts.append(f"<p>{html.escape(hint)}</p>")
     if where and where not in message:
         parts.append(f'<p class="card-where">{html.escape(where)}</p>')
-    return f'<div class="card card-error" role="alert">{"".join(parts)}</div>'
+    return f'<div class="card card-error" role="alert">{"".join(parts)}{more}</div>'
 
 
 def empty_card(title: str, text: str) -> str:
@@ -45,6 +45,11 @@ def reason(text: str) -> str:
     return f'<p class="reason" role="status">{html.escape(text)}</p>'
 
 
+def busy(text: str) -> str:
+    """Return what is being worked on at the moment."""
+    return f'<p class="busy" role="status">{html.escape(text)}</p>'
+
+
 def pace(text: str) -> str:
     """Return how the answers are coming along."""
     return f'<p class="quiet" role="status">{html.escape(text[:1].upper() + text[1:])}</p>'
@@ -55,10 +60,10 @@ def heading(title: str, text: str) -> str:
     return f'<div class="opening"><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p></div>'
 
 
-def account(title: str, sentences: Sequence[str]) -> str:
-    """Return a title with a few facts below it."""
+def account(title: str, sentences: Sequence[str], more: str = "") -> str:
+    """Return a title with a few facts below it; `more` is HTML below them."""
     lines = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
-    return f'<div class="card"><p class="card-title">{html.escape(title)}</p>{lines}</div>'
+    return f'<div class="card"><p class="card-title">{html.escape(title)}</p>{lines}{more}</div>'
 
 
 def waiting_list(titles: Iterable[str]) -> str:

@@ -33,7 +33,7 @@ class Scale:
 
     def ticks(self) -> list[float]:
         """Return the round numbers to label, about `TICKS` of them."""
-        step = _round_step((self.high - self.low) / TICKS)
+        step = round_step((self.high - self.low) / TICKS)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [round(index * step, 10) for index in range(first, last + 1)]
 
@@ -73,8 +73,14 @@ def _area(plot: Plot, curves: Sequence[Curve], last_step: int) -> str:
     y = _value_scale(plot, curves)
     labels = "".join(
         (
-            *(_tick("tick-y", "top", 1 - y.place(tick), plot.format(tick)) for tick in y.ticks()),
-            *(_tick("tick-x", "left", x.place(tick), f"{tick:,.0f}") for tick in _whole(x.ticks())),
+            *(
+                tick_label("tick-y", "top", 1 - y.place(tick), plot.format(tick))
+                for tick in y.ticks()
+            ),
+            *(
+                tick_label("tick-x", "left", x.place(tick), f"{tick:,.0f}")
+                for tick in _whole(x.ticks())
+            ),
         )
     )
     lines = "".join(f'<path class="grid" d="M0 {_down(y, tick)}H{SIZE}"/>' for tick in y.ticks())
@@ -88,7 +94,8 @@ def _area(plot: Plot, curves: Sequence[Curve], last_step: int) -> str:
     )
 
 
-def _tick(kind: str, side: str, share: float, text: str) -> str:
+def tick_label(kind: str, side: str, share: float, text: str) -> str:
+    """Return a label that stands at a share of a chart's height or width."""
     return f'<span class="{kind}" style="{side}:{100 * share:.2f}%">{text}</span>'
 
 
@@ -122,7 +129,7 @@ def _value_scale(plot: Plot, curves: Sequence[Curve]) -> Scale:
     return Scale(low - (margin if low else 0.0), high + margin)
 
 
-def _round_step(rough: float) -> float:
+def round_step(rough: float) -> float:
     """Return the next larger 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next((power * factor for factor in (1, 2, 5) if rough <= power * factor), power * 10)

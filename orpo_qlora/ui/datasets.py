@@ -1,6 +1,7 @@
 """The home's `datasets/` folder: each file under its own SHA-256, so nothing else is needed later.
 
-Floor 5; page process. A dataset's id is that SHA-256; the page's address carries it.
+Floor 5; page process. A dataset's id is that SHA-256; the page's address carries it. What the
+person decided about a file stands beside it, so every page, and a reload, reads it alike.
 """
 
 from __future__ import annotations
@@ -8,36 +9,87 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
 import uuid
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from orpo_qlora import storage
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.pairs import Dataset, load_dataset
-from orpo_qlora.errors import DataError
+from orpo_qlora.errors import BrokenRows, DataError, NeedsColumns, NeedsEncoding
+from orpo_qlora.runs.lengths import ProbeRequest, request_of
 
 DATASET_ID = re.compile(r"^[0-9a-f]{64}$")
+OPEN_AT_ONCE = 4
+QUESTIONS = (NeedsEncoding, NeedsColumns, BrokenRows)
+"""Errors that the person can answer; a file that raises one is kept for the answer."""
+
+Progress = Callable[[float], None]
+_reading = threading.Lock()
+_opened: OrderedDict[tuple[str, str, ReadChoices], Dataset | DataError] = OrderedDict()
 
 
-def keep_dataset(path: Path, source: str) -> str:
+def keep_dataset(path: Path, source: str, progress: Progress | None = None) -> str:
     """Copy a preference file into the home and return its id.
+
+    A file that waits for an answer of the person is kept too; `open_dataset` asks then.
 
     Raises:
         DataError: the file cannot be used; nothing is kept.
         DiskFull: nothing is kept.
     """
-    folder = storage.home() / "datasets"
-    draft = folder / f".draft-{uuid.uuid4().hex[:8]}"
+    draft = _folder() / f".draft-{uuid.uuid4().hex[:8]}"
     with storage.disk_errors(draft):
         try:
             _copy_private(path, draft)
-            dataset = load_dataset(draft, source)
-            dataset_id = dataset.report.sha256
-            storage.write_whole(folder / f"{dataset_id}.name", source)
-            draft.replace(folder / f"{dataset_id}.csv")
+            dataset_id = storage.sha256_of(draft)
+            is_new = not is_kept(dataset_id)
+            storage.write_whole(_name_file(dataset_id), source)
+            draft.replace(data_file(dataset_id))
         finally:
             draft.unlink(missing_ok=True)
+    try:
+        _forget_reading(dataset_id)
+        report = open_dataset(dataset_id, progress).report
+        if report.is_remembered:
+            # Written down, so that a later choice for another file does not change this one.
+            choices = report.choices.model_copy(update={"mapping": report.mapping})
+            choose(dataset_id, choices)
+    except QUESTIONS:
+        pass  # asked on the page, where the file is opened next
+    except DataError:
+        if is_new:
+            for file in (data_file, _name_file, _choices_file):
+                file(dataset_id).unlink(missing_ok=True)
+        raise
     return dataset_id
+
+
+def _folder() -> Path:
+    return storage.home() / "datasets"
+
+
+def data_file(dataset_id: str) -> Path:
+    """Return where a kept file is; its format is told by content, so the name says nothing."""
+    return _folder() / f"{dataset_id}.data"
+
+
+def _name_file(dataset_id: str) -> Path:
+    return _folder() / f"{dataset_id}.name"
+
+
+def _choices_file(dataset_id: str) -> Path:
+    return _folder() / f"{dataset_id}.choices.json"
+
+
+def is_kept(dataset_id: str) -> bool:
+    """Whether a file with that id is here."""
+    return bool(DATASET_ID.match(dataset_id)) and data_file(dataset_id).is_file()
 
 
 def _copy_private(path: Path, target: Path) -> None:
@@ -46,24 +98,72 @@ def _copy_private(path: Path, target: Path) -> None:
         shutil.copyfileobj(source, copy)
 
 
-def open_dataset(dataset_id: str) -> Dataset:
-    """Return the pairs and the account of a kept file.
+def open_dataset(dataset_id: str, progress: Progress | None = None) -> Dataset:
+    """Return the pairs and the account of a kept file, read as the person chose.
 
     Raises:
-        DataError: it is not there any more.
+        DataError: it is not there any more, cannot be used, or asks one of `QUESTIONS`.
     """
-    folder = storage.home() / "datasets"
-    path = folder / f"{dataset_id}.csv"
-    if not DATASET_ID.match(dataset_id) or not path.is_file():
+    if not is_kept(dataset_id):
         raise DataError(
             "The preference file in this page's address is not stored here any more.",
             hint="Upload it again, or choose an example.",
         )
-    source = (folder / f"{dataset_id}.name").read_text(encoding="utf-8")
-    return _load(path, source)
+    source, choices = source_of(dataset_id), choices_of(dataset_id)
+    key = (dataset_id, source, choices)
+    # One at a time: a page asks for the same file in several places at once.
+    with _reading:
+        if key not in _opened:
+            # The name of the file is its content's SHA-256, so what was read once stays true.
+            _opened[key] = _load(data_file(dataset_id), source, choices, progress)
+            while len(_opened) > OPEN_AT_ONCE:
+                _opened.popitem(last=False)
+        _opened.move_to_end(key)
+        found = _opened[key]
+    if isinstance(found, DataError):
+        raise found
+    return found
 
 
-@lru_cache(maxsize=4)
-def _load(path: Path, source: str) -> Dataset:
-    # The name of the file is its content's SHA-256, so what was read once stays true.
-    return load_dataset(path, source)
+def _load(
+    path: Path, source: str, choices: ReadChoices, progress: Progress | None
+) -> Dataset | DataError:
+    try:
+        return load_dataset(path, source, choices, progress)
+    except DataError as error:
+        return error.with_traceback(None)
+
+
+def source_of(dataset_id: str) -> str:
+    """Return the name by which the person knows a kept file."""
+    return _name_file(dataset_id).read_text(encoding="utf-8")
+
+
+def choices_of(dataset_id: str) -> ReadChoices:
+    """Return what the person decided about a kept file."""
+    try:
+        return ReadChoices.model_validate_json(_choices_file(dataset_id).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return ReadChoices()  # also after a version that knew other choices
+
+
+def choose(dataset_id: str, choices: ReadChoices) -> None:
+    """Record what the person decided about a kept file; it is read so from now on."""
+    storage.write_whole(_choices_file(dataset_id), choices.model_dump_json())
+    _forget_reading(dataset_id)
+
+
+def _forget_reading(dataset_id: str) -> None:
+    # Which columns are remembered for its shape may have changed as well.
+    with _reading:
+        for key in [key for key in _opened if key[0] == dataset_id]:
+            del _opened[key]
+
+
+def probe_request(dataset_id: str, config: TrainConfig, rows: tuple[int, ...]) -> ProbeRequest:
+    """Return the question about a kept file's tokens under the model of these settings.
+
+    Raises:
+        DataError: it is not there any more.
+    """
+    return request_of(data_file(dataset_id), open_dataset(dataset_id).report, config, rows)

@@ -116,6 +116,17 @@ def config_from(values: Sequence[object]) -> TrainConfig:
     return build_config(settings, source="the form")
 
 
+def config_from_some(values: Mapping[str, object]) -> TrainConfig:
+    """Return the settings that some inputs hold, by setting name; the others have their default.
+
+    Raises:
+        ConfigError: lists every wrong setting at once.
+    """
+    fields = setting_fields()
+    settings = {name: _typed(fields[name], value) for name, value in values.items()}
+    return build_config(settings, source="the form")
+
+
 def _typed(info: FieldInfo, value: object) -> object:
     if isinstance(value, str):
         if info.annotation is not str and not choices_of(info):

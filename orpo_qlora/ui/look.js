@@ -53,3 +53,32 @@ window.orpoRemember = (name, value) => {
     if (area) { show(area, event); } else { hide(); }
   });
 })();
+
+// One token of a part can be reached by Tab; arrow keys move on, and the line below says which it is.
+(() => {
+  const tell = (token) => {
+    const line = token.closest(".token-view")?.querySelector(".token-readout");
+    if (line) { line.textContent = `“${token.textContent}” · ${token.title}`; }
+  };
+
+  document.addEventListener("focusin", (event) => {
+    if (event.target.matches?.(".tokens > .token")) { tell(event.target); }
+  });
+  document.addEventListener("pointerover", (event) => {
+    if (event.target.matches?.(".tokens > .token")) { tell(event.target); }
+  });
+  document.addEventListener("keydown", (event) => {
+    const token = event.target;
+    if (!token.matches?.(".tokens > .token")) { return; }
+    const all = [...token.parentElement.querySelectorAll(".token")];
+    const at = all.indexOf(token);
+    const steps = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1,
+      Home: 0, End: all.length - 1 };
+    const next = all[steps[event.key]];
+    if (!next) { return; }
+    event.preventDefault();
+    token.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  });
+})();

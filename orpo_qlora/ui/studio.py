@@ -26,9 +26,10 @@ from orpo_qlora import storage
 from orpo_qlora.chat import client
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.runs import launch, orders, store
-from orpo_qlora.ui import chat_tab, data_tab, look, runs_tab, security, train_tab
+from orpo_qlora.ui import chat_tab, data_tab, look, runs_tab, security, token_panel, train_tab
 from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
 from orpo_qlora.ui.data_tab import DataTab
+from orpo_qlora.ui.data_wiring import wire_data_tab
 from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
 from orpo_qlora.ui.run_actions import wire_run_actions
 from orpo_qlora.ui.runs_tab import RunsTab
@@ -133,26 +134,10 @@ def _parameters(address: str) -> dict[str, str]:
 
 
 def _wire_data(studio: Studio) -> None:
-    data = studio.data
-    nothing = data_tab.dataset_updates(data, "")
-
-    def on_upload(path: str | None) -> Updates:
-        return data_tab.upload_updates(data, path)
-
-    def on_clear() -> Updates:
-        return nothing
-
-    handler = guarded(data.card, on_upload, nothing)
-    event = data.upload.upload(handler, data.upload, data.outputs, api_visibility="private")
-    _check_train_after(studio, event)
-    event = data.upload.clear(guarded(data.card, on_clear), None, data.outputs, **QUIET)
-    _check_train_after(studio, event)
-    for name, button in data.examples.items():
-        on_example = partial(data_tab.example_updates, data, name)
-        handler = guarded(data.card, on_example, nothing)
-        event = button.click(handler, None, [data.upload, *data.outputs], **QUIET)
-        _check_train_after(studio, event)
-    data.go_on.click(lambda: gr.Tabs(selected="train"), None, studio.tabs, **QUIET)
+    settings = {name: studio.train.form.components[name] for name in token_panel.SETTINGS}
+    wire_data_tab(studio.data, settings, partial(_check_train_after, studio))
+    go_on = studio.data.go_on
+    go_on.click(lambda: gr.Tabs(selected="train"), None, studio.tabs, **QUIET)
 
 
 def _check_train_after(studio: Studio, event: Any) -> None:  # noqa: ANN401 - gradio's dependency

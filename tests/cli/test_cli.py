@@ -145,3 +145,94 @@ def test_chat_answers_from_both_sides(csv_file, tiny_model):
     answer = json.loads(done.stdout)
     assert answer["message"] == "hello"
     assert set(answer) == {"message", "base", "tuned"}
+
+
+def test_check_proposes_encodings_and_reads_the_chosen_one(tmp_path):
+    path = tmp_path / "old.csv"
+    path.write_bytes("prompt,chosen,rejected\n你好吗,我很好,不好\n".encode("gbk"))
+    refused = run_cli("check", str(path))
+    assert refused.returncode == 2
+    assert "--encoding gb18030: 你好吗,我很好,不好" in refused.stderr
+    done = run_cli("check", str(path), "--encoding", "gb18030", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["pairs"], report["choices"]["encoding"]) == (1, "gb18030")
+
+
+def test_train_reads_as_it_is_told(tmp_path):
+    path = tmp_path / "old.csv"
+    path.write_bytes("prompt,chosen,rejected\n你好吗,我很好,不好\n".encode("gbk"))
+    for options, words in (
+        ([], "--encoding gb18030: 你好吗,我很好,不好"),
+        (["--encoding", "shift_jis"], "cannot be read as shift_jis"),
+        (["--encoding", "gb18030", "--fix", "all"], "no fix “all”"),
+    ):
+        done = run_cli("train", str(path), *options)
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
+def test_check_takes_columns_and_remembers_them_for_such_files(tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_text("question,good,bad\na,b,c\n")
+    refused = run_cli("check", str(path))
+    assert refused.returncode == 2
+    assert "--chosen-column" in refused.stderr
+    options = ["--chosen-column", "good", "--rejected-column", "bad"]
+    assert "1 pair usable" in run_cli("check", str(path), *options).stdout
+    path.write_text("bad,good,question\nc,b,a\nf,e,d\n")
+    again = run_cli("check", str(path))
+    assert "2 pairs usable" in again.stdout
+    assert "Columns as chosen before for such a file: “question” as prompt" in again.stdout
+
+
+def test_check_mends_and_writes_what_is_usable(tmp_path):
+    path = tmp_path / "ugly.csv"
+    path.write_text("prompt,chosen,rejected\na,b,c\na,b,c\nd,e\n=f,g<|im_end|>,h\n")
+    refused = run_cli("check", str(path))
+    assert refused.returncode == 2
+    assert "--fix broken-rows" in refused.stderr
+    fixes = ["--fix", "broken-rows", "--fix", "duplicate", "--fix", "special-tokens"]
+    files = ["--export", str(tmp_path / "clean.jsonl"), "--report", str(tmp_path / "report.json")]
+    done = run_cli("check", str(path), *fixes, *files)
+    assert done.returncode == 0, done.stderr
+    for words in ("4 rows read, 2 pairs usable", "the row cannot be read (row 3)", "(row 2)"):
+        assert words in done.stdout
+    lines = (tmp_path / "clean.jsonl").read_text().splitlines()
+    assert [json.loads(line)["chosen"] for line in lines] == ["b", "g"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["rows_read"] == report["pairs"] + sum(one["count"] for one in report["drops"])
+    assert report["choices"]["fixes"] == ["broken-rows", "duplicate", "special-tokens"]
+
+
+def test_check_names_fixes_it_does_not_know(csv_file):
+    done = run_cli("check", str(csv_file), "--fix", "all")
+    assert done.returncode == 2
+    assert "no fix “all”" in done.stderr
+
+
+def test_check_counts_the_tokens_that_training_will_see(csv_file, tiny_model):
+    with csv_file.open("a") as file:
+        file.write(f'"long","{"word " * 60}","short"\n')
+    options = ["--model", str(tiny_model), "--max-length", "100"]
+    done = run_cli("check", str(csv_file), *options)
+    assert done.returncode == 0, done.stderr
+    assert "1 pair (7.7%) will be left out: row 13" in done.stdout
+    told = json.loads(run_cli("check", str(csv_file), *options, "--json").stdout)
+    assert (told["rows_read"], told["tokens"]["pairs"], told["tokens"]["dropped"]) == (13, 13, 1)
+    assert told["tokens"]["whole"]["longest"] > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--model", "nobody/nothing"], 1, "hub cannot be reached"),
+        (["--max-length", "3"], 2, "max_length"),
+        (["--over-length", "shrink"], 2, "over_length"),
+    ],
+)
+def test_check_says_why_tokens_cannot_be_counted(csv_file, options, code, words):
+    done = run_cli("check", str(csv_file), *options)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

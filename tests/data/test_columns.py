@@ -1,9 +1,9 @@
-"""Three columns are found by name and nothing is guessed."""
+"""Columns are found by name; a synonym is a guess that is said to be one."""
 
 import pytest
 
-from orpo_qlora.data.columns import ColumnMapping, find_mapping, ignored_columns
-from orpo_qlora.errors import DataError
+from orpo_qlora.data.columns import ColumnMapping, check_mapping, guess_mapping, ignored_columns
+from orpo_qlora.errors import NeedsColumns
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from orpo_qlora.errors import DataError
     ],
 )
 def test_columns_are_found_in_any_order_case_and_spacing(columns, mapping):
-    assert find_mapping(columns) == ColumnMapping(*mapping)
+    assert guess_mapping(columns) == ColumnMapping(*mapping)
 
 
 @pytest.mark.parametrize(
@@ -45,31 +45,62 @@ def test_columns_are_found_in_any_order_case_and_spacing(columns, mapping):
     ],
 )
 def test_refusal_names_needed_and_found_columns(columns, message):
-    with pytest.raises(DataError) as caught:
-        find_mapping(columns, "p.csv")
+    with pytest.raises(NeedsColumns) as caught:
+        guess_mapping(columns, "p.csv")
     assert caught.value.message == message
     assert caught.value.hint
     assert caught.value.where == "p.csv, header"
 
 
-@pytest.mark.parametrize("synonyms", [["question", "chosen", "rejected"], ["prompts", "a", "b"]])
-def test_synonyms_are_not_taken_silently(synonyms):
-    with pytest.raises(DataError):
-        find_mapping(synonyms)
+@pytest.mark.parametrize(
+    ("columns", "mapping"),
+    [
+        (
+            ["question", "chosen", "rejected"],
+            ColumnMapping("question", "chosen", "rejected", guessed=("prompt",)),
+        ),
+        (
+            ["Query", "response_j", "response_k"],
+            ColumnMapping(
+                "Query", "response_j", "response_k", guessed=("prompt", "chosen", "rejected")
+            ),
+        ),
+        (
+            ["system", "instruction", "input", "chosen", "rejected"],
+            ColumnMapping(
+                "instruction", "chosen", "rejected", "system", "input", ("prompt", "context")
+            ),
+        ),
+        (["prompt", "input", "chosen", "rejected"], ColumnMapping("prompt", "chosen", "rejected")),
+        (["chosen", "rejected"], ColumnMapping("", "chosen", "rejected")),
+    ],
+)
+def test_synonyms_are_taken_and_said_to_be_guesses(columns, mapping):
+    assert guess_mapping(columns) == mapping
+
+
+@pytest.mark.parametrize(
+    ("mapping", "fact"),
+    [
+        (ColumnMapping("a", "b", "x"), "p.csv has no column “x”; its columns are “a”, “b”, “c”."),
+        (ColumnMapping("a", "b", "b"), "p.csv: “b” cannot be two parts of a preference."),
+        (ColumnMapping("a", "b", ""), "p.csv: both answers need a column."),
+    ],
+)
+def test_mapping_of_the_person_must_fit_the_file(mapping, fact):
+    with pytest.raises(NeedsColumns) as caught:
+        check_mapping(mapping, ["a", "b", "c"], "p.csv")
+    assert caught.value.message == fact
+    assert caught.value.columns == ("a", "b", "c")
 
 
 def test_very_many_and_very_long_names_stay_readable():
-    with pytest.raises(DataError) as caught:
-        find_mapping(["x" * 1000] * 500, "p.csv")
+    with pytest.raises(NeedsColumns) as caught:
+        guess_mapping(["x" * 1000] * 500, "p.csv")
     assert len(caught.value.message) < 700
     assert "and 490 others" in caught.value.message
 
 
-def test_positions_follow_the_file_order():
-    columns = ("rejected", "id", " Prompt", "chosen")
-    assert find_mapping(columns).positions_in(columns) == (2, 3, 0)
-
-
 def test_unused_columns_are_listed_without_nameless_ones():
     columns = ["id", "prompt", "chosen", "", "rejected", "source", " "]
-    assert ignored_columns(columns, find_mapping(columns)) == ("id", "source")
+    assert ignored_columns(columns, guess_mapping(columns)) == ("id", "source")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from orpo_qlora.data.pairs import (
     PROMPTS_TO_SPLIT,
+    Message,
     PreferencePair,
     load_dataset,
     read_pairs,
@@ -18,7 +19,15 @@ from orpo_qlora.errors import DataError
 
 HEADER = "prompt,chosen,rejected"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-PAIRS = st.builds(PreferencePair, TEXTS, TEXTS, TEXTS, st.integers(1, 2**40))
+TURNS = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXTS)
+PAIRS = st.builds(
+    PreferencePair,
+    TEXTS,
+    TEXTS,
+    TEXTS,
+    st.integers(1, 2**40),
+    st.lists(TURNS, max_size=3).map(tuple),
+)
 # Few distinct prompts among many pairs, some apart by whitespace only.
 GROUPED = st.lists(
     st.builds(
@@ -168,6 +177,24 @@ def scratch(tmp_path_factory):
 def test_pairs_written_are_read_back(scratch, pairs):
     write_pairs(scratch, pairs)
     assert read_pairs(scratch) == tuple(pairs)
+
+
+def test_same_words_after_other_turns_are_another_prompt():
+    pairs = [
+        PreferencePair("go on", "good", "bad", 2 * i + j, (Message("user", f"story {i}"),))
+        for i in range(10)
+        for j in (1, 2)
+    ]
+    split = split_pairs(pairs, 0.2, seed=1)
+    assert len(split.held_out) == 4
+    train = {pair.earlier for pair in split.train}
+    assert not train & {pair.earlier for pair in split.held_out}
+
+
+def test_pairs_of_earlier_versions_are_read(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"prompt":"a","chosen":"b","rejected":"c","row":1}\n')
+    assert read_pairs(path) == (PreferencePair("a", "b", "c", 1),)
 
 
 def test_every_kind_of_line_break_stays_inside_its_pair(tmp_path):

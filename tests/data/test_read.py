@@ -4,21 +4,38 @@ import csv
 import hashlib
 import io
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orpo_qlora.data import read
+from orpo_qlora.data import separated, source
 from orpo_qlora.data.pairs import load_dataset
-from orpo_qlora.data.read import read_table
+from orpo_qlora.data.read import open_table
 from orpo_qlora.errors import DataError
 
 HEADER = "prompt,chosen,rejected"
 REAL = Path(__file__).parents[2].parent / "shared/data/alpaca_eval_davinci.csv"
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+
+
+@dataclass
+class Whole:
+    """A table with its rows at hand."""
+
+    columns: tuple
+    source: str
+    sha256: str
+    format: str
+    rows: tuple
+
+
+def read_table(path, name="", choices=None):
+    table = open_table(path, name, choices)
+    return Whole(table.columns, table.source, table.sha256, table.format, tuple(table.rows()))
 
 
 @pytest.fixture
@@ -66,6 +83,13 @@ def zip_with(*members):
         pytest.param("007,true,1e5\n", ("007", "true", "1e5"), id="numbers and truth"),
         pytest.param(" a ,\tb,c \n", (" a ", "\tb", "c "), id="outer spaces"),
         pytest.param(",,\n", ("", "", ""), id="empty cells"),
+        pytest.param('"","""",""\n', ("", '"', ""), id="empty quoted cells"),
+        pytest.param(
+            '1,"{""type"": ""Point"", ""at"": [1, 2]}",c\n',
+            ("1", '{"type": "Point", "at": [1, 2]}', "c"),
+            id="JSON in a cell",
+        ),
+        pytest.param('"a ""b""\nc","""","d\n"\n', ('a "b"\nc', '"', "d\n"), id="quotes, lines"),
         pytest.param("5\" pipe,it's,c\\n\n", ('5" pipe', "it's", "c\\n"), id="stray marks"),
         pytest.param("a\u2028b,c\x85d,e\x0cf\n", ("a\u2028b", "c\x85d", "e\x0cf"), id="U+2028"),
         pytest.param("你好,😀,é\n", ("你好", "😀", "é"), id="beyond ASCII"),
@@ -190,8 +214,6 @@ def test_source_and_hash_belong_to_the_file(tmp_path):
         pytest.param(
             b"a,b\n1,\xed\xa0\x80\n", ["not UTF-8", "line 2", "byte offset 6"], id="surrogate"
         ),
-        pytest.param(HEADER.encode("utf-16"), ["UTF-16", "Save it again as UTF-8"], id="UTF-16"),
-        pytest.param(b"\xfe\xff" + HEADER.encode("utf-16-be"), ["UTF-16"], id="UTF-16 BE"),
         pytest.param(HEADER.encode("utf-16-le"), ["UTF-16 without its mark"], id="UTF-16 bare"),
         pytest.param(HEADER.encode("utf-16-be"), ["UTF-16 without its mark"], id="UTF-16 BE bare"),
         pytest.param(HEADER.encode("utf-32"), ["UTF-32"], id="UTF-32"),
@@ -203,11 +225,9 @@ def test_source_and_hash_belong_to_the_file(tmp_path):
             id="xlsx",
         ),
         pytest.param(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0", ["old Excel workbook"], id="xls"),
-        pytest.param(b"PAR1\x15\x04", ["Parquet"], id="parquet"),
+        pytest.param(b"PAR1\x15\x04", ["a Parquet file that cannot be read"], id="parquet"),
         pytest.param(b"%PDF-1.7\n", ["PDF"], id="pdf"),
         pytest.param(b"\n<!DOCTYPE html><html>", ["a web page", "login"], id="HTML"),
-        pytest.param(b'\xef\xbb\xbf{"prompt": "a"}\n', ["JSON", "as CSV"], id="JSON lines"),
-        pytest.param(b'[\n  {"prompt": "a"}]', ["JSON"], id="JSON array"),
     ],
 )
 def test_refusal_names_the_fact_and_the_place(refusal_of, data, facts):
@@ -240,14 +260,14 @@ def test_cell_beyond_the_limit_of_the_csv_module_is_read(table_of):
 
 @pytest.mark.parametrize("cell", ["b" * 101, '"' + "b" * 101 + '"', '"x","' + "b" * 101 + '"'])
 def test_too_long_a_cell_names_its_row(refusal_of, monkeypatch, cell):
-    monkeypatch.setattr(read, "CELL_CHARACTERS", 100)
+    monkeypatch.setattr(separated, "CELL_CHARACTERS", 100)
     error = refusal_of(f"{HEADER}\na,b,c\nd,{cell},e\n")
     assert "row 2 (line 3)" in error.message
     assert "100 characters" in str(error)
 
 
 def test_file_over_the_size_limit_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "FILE_BYTES", 1000)
+    monkeypatch.setattr(source, "FILE_BYTES", 1000)
     path = tmp_path / "huge.csv"
     path.write_bytes(b"x" * 1001)
     with pytest.raises(DataError, match=r"huge\.csv has 1,001 bytes; at most 1,000"):
@@ -271,7 +291,7 @@ def scratch(tmp_path_factory):
 
 @given(
     rows=st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1, max_size=8),
-    separator=st.sampled_from(sorted(read.SEPARATORS)),
+    separator=st.sampled_from(sorted(separated.SEPARATORS)),
     end=st.sampled_from(["\n", "\r\n", "\r"]),
     mark=st.booleans(),
 )

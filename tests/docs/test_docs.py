@@ -5,6 +5,7 @@ import pytest
 
 import orpo_qlora
 from docs import generate
+from orpo_qlora.data.pairs import load_dataset
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -49,6 +50,26 @@ def test_promised_tests_exist():
     for file, name in promised:
         path = ROOT / "tests" / (file if "/" in file else f"faults/{file}")
         assert f"def {name}(" in path.read_text(encoding="utf-8") if name else path.exists(), file
+
+
+EXAMPLES = re.findall(
+    r"^\| (.+?) \| `(\{.*\})` \|$",
+    (ROOT / "docs" / "data.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("shape", "row"), EXAMPLES, ids=[shape for shape, _ in EXAMPLES])
+def test_every_shape_in_the_docs_is_read(tmp_path, shape, row):
+    path = tmp_path / "example"
+    path.write_text(row, encoding="utf-8")
+    pair = load_dataset(path).pairs[0]
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("Why?", "Because.", "No idea.")
+    assert bool(pair.earlier) == (shape in {"a system column", "several turns"})
+
+
+def test_shapes_in_the_docs_are_as_many_as_are_promised():
+    assert len(EXAMPLES) == 11
 
 
 def test_changelog_tops_with_this_version():

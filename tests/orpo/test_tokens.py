@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 from tiny import make_tiny_tokenizer
 
-from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.data.pairs import Message, PreferencePair
 from orpo_qlora.errors import DataError
 from orpo_qlora.orpo.tokens import end_of_turn_id, tokenize_pairs
 
@@ -97,3 +99,33 @@ def test_answers_that_become_identical_by_cutting_are_dropped(tokenizer):
     whole = tokenize(tokenizer, same).pairs[0]
     with pytest.raises(DataError):
         tokenize(tokenizer, same, len(whole.prompt) + 2, "cut_answers")
+
+
+EARLIER = (Message("system", "be kind"), Message("user", "who are you"), Message("assistant", "me"))
+
+
+def test_earlier_turns_are_rendered_as_turns_of_the_chat(tokenizer):
+    pair = tokenize(tokenizer, replace(PAIR, earlier=EARLIER)).pairs[0]
+    opened = tokenizer.apply_chat_template(
+        [
+            {"role": "system", "content": "be kind"},
+            {"role": "user", "content": "who are you"},
+            {"role": "assistant", "content": "me"},
+            {"role": "user", "content": PAIR.prompt},
+        ],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    assert tokenizer.decode(pair.prompt) == opened
+    plain = tokenize(tokenizer).pairs[0]
+    assert (pair.chosen, pair.rejected) == (plain.chosen, plain.rejected)
+
+
+def test_template_without_a_system_role_is_a_data_error(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}"
+        "{{ raise_exception('System role not supported') }}{% endif %}"
+        "{{ m.content }}<|im_end|>{% endfor %}"
+    )
+    with pytest.raises(DataError, match="refuses the conversation: System role not supported"):
+        tokenize(tokenizer, replace(PAIR, earlier=EARLIER))

@@ -3,8 +3,10 @@ import stat
 import pytest
 
 from orpo_qlora import storage
-from orpo_qlora.errors import DataError
-from orpo_qlora.ui import datasets
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.errors import DataError, NeedsColumns, NeedsEncoding
+from orpo_qlora.ui import answers, datasets
 
 
 @pytest.fixture
@@ -30,15 +32,64 @@ def test_kept_file_outlives_the_upload(upload):
 
 def test_kept_file_is_private(upload):
     datasets.keep_dataset(upload, "mine.csv")
-    copy = next(path for path in kept_files() if path.suffix == ".csv")
+    copy = next(path for path in kept_files() if path.suffix == ".data")
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
 
 
 def test_useless_file_is_not_kept(upload):
-    upload.write_text("question,good,bad\na,b,c\n", encoding="utf-8")
-    with pytest.raises(DataError):
+    upload.write_text("prompt,chosen,rejected\na,same,same\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no usable pair"):
         datasets.keep_dataset(upload, "mine.csv")
     assert kept_files() == []
+
+
+def test_refusal_of_a_known_file_does_not_throw_it_away(upload):
+    dataset_id = datasets.keep_dataset(upload, "mine.csv")
+    swapped = ColumnMapping("rejected", "chosen", "chosen")
+    datasets.choose(dataset_id, ReadChoices(mapping=swapped))
+    assert datasets.keep_dataset(upload, "again.csv") == dataset_id
+    assert datasets.is_kept(dataset_id)
+
+
+def test_file_with_a_question_waits_for_the_answer(upload):
+    upload.write_bytes("prompt;chosen;rejected\nça va ?;très bien;bof\n".encode("cp1252"))
+    dataset_id = datasets.keep_dataset(upload, "mine.csv")
+    with pytest.raises(NeedsEncoding) as question:
+        datasets.open_dataset(dataset_id)
+    best = question.value.candidates[0].encoding
+    datasets.choose(dataset_id, ReadChoices(encoding=best))
+    assert datasets.open_dataset(dataset_id).pairs[0].chosen == "très bien"
+
+
+def test_columns_chosen_once_serve_the_next_file_of_the_shape(upload, tmp_path):
+    upload.write_text("frage,gut,schlecht\na,b,c\n", encoding="utf-8")
+    first = datasets.keep_dataset(upload, "first.csv")
+    with pytest.raises(NeedsColumns):
+        datasets.open_dataset(first)
+    answers.choose_columns(first, ["frage", "gut", "schlecht", "", ""], has_header=True)
+    assert datasets.open_dataset(first).pairs[0].rejected == "c"
+
+    other = tmp_path / "other.csv"
+    other.write_text("frage,gut,schlecht\nx,y,z\n", encoding="utf-8")
+    second = datasets.keep_dataset(other, "other.csv")
+    assert datasets.open_dataset(second).pairs[0].prompt == "x"
+    other.write_text("frage,schlecht,gut\nx,y,z\n", encoding="utf-8")
+    third = datasets.keep_dataset(other, "other.csv")
+    assert datasets.open_dataset(third).pairs[0].chosen == "z"
+    other.write_text("frage,gut,schlechter\nx,y,z\n", encoding="utf-8")
+    with pytest.raises(NeedsColumns):
+        datasets.open_dataset(datasets.keep_dataset(other, "other.csv"))
+
+    # What was remembered is written down with the file and stays.
+    answers.choose_columns(first, ["frage", "schlecht", "gut", "", ""], has_header=True)
+    assert datasets.open_dataset(first).pairs[0].rejected == "b"
+    assert datasets.open_dataset(second).pairs[0].rejected == "z"
+
+
+def test_answers_of_an_unknown_version_are_as_none(upload):
+    dataset_id = datasets.keep_dataset(upload, "mine.csv")
+    (storage.home() / "datasets" / f"{dataset_id}.choices.json").write_text('{"colour": "blue"}')
+    assert datasets.choices_of(dataset_id) == ReadChoices()
 
 
 @pytest.mark.parametrize("dataset_id", ["", "0" * 64, "../runs/x", "A" * 64])

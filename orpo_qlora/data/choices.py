@@ -1,0 +1,25 @@
+"""What the person decided about a file; recorded with the run, so a read can be repeated.
+
+Floor 1; no torch.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from orpo_qlora.data.columns import ColumnMapping
+
+
+class ReadChoices(BaseModel):
+    """How to read one file; the defaults decide nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoding: str = ""
+    """Encoding the person confirmed; empty for Unicode, which needs no confirmation."""
+    mapping: ColumnMapping | None = None
+    """Columns the person chose; without it names and their synonyms decide."""
+    has_header: bool = True
+    """Off: the first line of separated values is a row, and columns are “Column 1”, …"""
+    fixes: tuple[str, ...] = ()
+    """Ids of findings whose fix is on, such as `duplicate`."""

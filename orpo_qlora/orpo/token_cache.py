@@ -1,0 +1,111 @@
+"""Token ids kept on disk: the same pairs under the same tokenizer are tokenised once. Floor 2.
+
+The length policy is applied afterwards, so another `max_length` needs no new tokens. A file that
+cannot be read is made anew; nothing here can fail a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import uuid
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.orpo.tokens import OverLength, Tokenized, TokenizedPair, fit_lengths, to_tokens
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised whenever `tokens.to_tokens` gives other ids for the same pairs."""
+KEPT_FILES = 16
+
+
+def tokenize_once(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[PreferencePair],
+    max_length: int,
+    over_length: OverLength,
+) -> Tokenized:
+    """Return what `tokens.tokenize_pairs` does, from a file in `folder` if there is one.
+
+    Raises:
+        DataError: no pair fits.
+    """
+    if not pairs:
+        return Tokenized(())
+    path = folder / f"{_key(tokenizer, pairs)}.npz"
+    whole = _read(path)
+    if whole is None:
+        whole = to_tokens(tokenizer, pairs)
+        _write(path, whole)
+    else:
+        log.info("token ids of %d pairs taken from %s", len(whole), path.name)
+    return fit_lengths(whole, max_length, over_length)
+
+
+def _key(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]) -> str:
+    """Return a hash of everything that decides about the ids."""
+    digest = hashlib.sha256(f"{VERSION} {tokenizer.chat_template} {tokenizer.eos_token}".encode())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    digest.update(vocabulary.encode())
+    for pair in pairs:
+        digest.update(json.dumps(asdict(pair)).encode())
+    return digest.hexdigest()[:32]
+
+
+def _write(path: Path, pairs: Sequence[TokenizedPair]) -> None:
+    sides = [(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
+    ids = [token for three in sides for side in three for token in side]
+    draft = path.with_name(f".{uuid.uuid4().hex[:8]}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        np.savez(
+            draft,
+            rows=np.array([pair.row for pair in pairs], dtype=np.int64),
+            lengths=np.array([[len(side) for side in three] for three in sides], dtype=np.int32),
+            ids=np.array(ids, dtype=np.int32),
+        )
+        draft.replace(path)
+        oldest_first = sorted(path.parent.glob("[!.]*.npz"), key=lambda file: file.stat().st_mtime)
+        for old in oldest_first[:-KEPT_FILES]:
+            old.unlink(missing_ok=True)
+    except OSError as exc:  # a full disk, say: the run has its tokens all the same
+        log.info("token ids were not kept: %s", exc)
+        with suppress(OSError):
+            draft.unlink()
+
+
+def _read(path: Path) -> list[TokenizedPair] | None:
+    try:
+        # From memory: of a damaged file numpy would leave the descriptor open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            rows, lengths = arrays["rows"].tolist(), arrays["lengths"]
+            ids = arrays["ids"].tolist()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
+        log.info("%s is damaged and made anew: %s", path.name, exc)
+        return None
+    ends = lengths.cumsum().reshape(-1, 3).tolist()
+    starts = [0, *(end[2] for end in ends)]
+    return [
+        TokenizedPair(
+            tuple(ids[start : end[0]]),
+            tuple(ids[end[0] : end[1]]),
+            tuple(ids[end[1] : end[2]]),
+            row,
+        )
+        for row, start, end in zip(rows, starts[:-1], ends, strict=True)
+    ]

@@ -1,0 +1,318 @@
+"""What a probe is asked and what it found: tokens of pairs under a base model's tokenizer. Floor 3.
+
+A probe is a short job in a process of its own (`runs/probe.py`), because tokenizers need
+transformers. Its answer is a folder under the home's `probes/`, named for the question without the
+rows, so a second look is instant. No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from orpo_qlora import storage
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.report import DataReport
+from orpo_qlora.errors import OrpoQloraError
+from orpo_qlora.orpo.length_policy import PairLengths
+from orpo_qlora.runs import launch
+from orpo_qlora.runs.state import ErrorCard
+
+PROGRAM = "orpo_qlora.runs.probe"
+SCHEMA = 1
+START_SECONDS = 60.0
+"""How long a fresh probe may be without its lock before it counts as lost."""
+PROBES_KEPT = 30
+WAIT_SECONDS = 0.2
+_started: dict[Path, subprocess.Popen[bytes]] = {}
+"""Programs started by this process; of others only the time of their start is known."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+class ProbeRequest(BaseModel):
+    """A preference file, how it is read, and the model whose tokenizer reads it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    source: str
+    sha256: str
+    """Content of the file; another one under the same path is another question."""
+    choices: ReadChoices = ReadChoices()
+    model: str
+    revision: str = ""
+    rows: tuple[int, ...] = ()
+    """Rows of pairs whose tokens are wanted; lengths are counted of all."""
+
+    @property
+    def key(self) -> str:
+        """Name of the answer: the same for the same file, reading and tokenizer."""
+        question = self.model_dump(mode="json", exclude={"path", "source", "rows"})
+        about = [SCHEMA, question, _stamps(Path(self.model).expanduser())]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _stamps(folder: Path) -> list[tuple[str, int, int]]:
+    """Return what tells one state of a model folder from the next, nothing for a hub model."""
+    files = [folder / name for name in _TOKENIZER_FILES]
+    return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.is_file()]
+
+
+class Token(BaseModel):
+    """One token and the text it adds; empty if it only completes a character begun before."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    text: str
+    is_special: bool = False
+
+
+class PairTokens(BaseModel):
+    """The tokens of one whole pair, template included, before the length policy."""
+
+    model_config = ConfigDict(frozen=True)
+
+    row: int
+    prompt: tuple[Token, ...]
+    chosen: tuple[Token, ...]
+    rejected: tuple[Token, ...]
+
+    @property
+    def lengths(self) -> PairLengths:
+        """The counts that the length policy looks at."""
+        same = 0
+        for left, right in zip(self.chosen, self.rejected, strict=False):
+            if left.id != right.id:
+                break
+            same += 1
+        return PairLengths(len(self.prompt), len(self.chosen), len(self.rejected), same)
+
+
+class TokenLengths(BaseModel):
+    """Token counts of every pair, in file order, column by column."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: tuple[int, ...]
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    same_start: tuple[int, ...]
+
+    def pairs(self) -> Iterator[PairLengths]:
+        """Yield the counts pair by pair."""
+        columns = (self.prompt, self.chosen, self.rejected, self.same_start)
+        return (PairLengths(*counts) for counts in zip(*columns, strict=True))
+
+    def longest(self) -> list[int]:
+        """Return the tokens of each prompt with its longer answer."""
+        return [pair.longest for pair in self.pairs()]
+
+
+class ProbeState(BaseModel):
+    """How far a probe is; `lost` is never stored, readers derive it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Literal["starting", "working", "done", "failed", "lost"] = "starting"
+    phase: str = "starting"
+    done: int = 0
+    total: int = 0
+    """Pairs counted so far, and all of them; 0 until known."""
+    error: ErrorCard | None = None
+    started_at: float = 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is still to come."""
+        return self.status in {"starting", "working"}
+
+
+@dataclass(frozen=True)
+class ProbePaths:
+    """The files of one probe's folder."""
+
+    folder: Path
+
+    @property
+    def request(self) -> Path:
+        """The latest question."""
+        return self.folder / "request.json"
+
+    @property
+    def state(self) -> Path:
+        """How far the probe is."""
+        return self.folder / "state.json"
+
+    @property
+    def lengths(self) -> Path:
+        """Token counts of all pairs; there once they are complete."""
+        return self.folder / "lengths.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the program while it works."""
+        return self.folder / "lock"
+
+    @property
+    def log(self) -> Path:
+        """Everything the program prints."""
+        return self.folder / "log.txt"
+
+    def tokens(self, row: int) -> Path:
+        """Return the file of one row's tokens."""
+        return self.folder / f"row-{row}.json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known about a question now."""
+
+    state: ProbeState
+    lengths: TokenLengths | None
+    tokens: dict[int, PairTokens]
+    """Tokens of the asked-for rows that are there."""
+
+
+def probes_folder() -> Path:
+    """Return the folder of all probes, made if missing."""
+    folder = storage.home() / "probes"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def paths_of(request: ProbeRequest) -> ProbePaths:
+    """Return where the answer to a question is, or will be."""
+    return ProbePaths(probes_folder() / request.key)
+
+
+def request_of(
+    path: Path, report: DataReport, config: TrainConfig, rows: tuple[int, ...] = ()
+) -> ProbeRequest:
+    """Return the question about a file that was read, under the model of these settings."""
+    choices = report.choices
+    if report.is_remembered:
+        # Memory may change before the probe reads the file; what was shown counts.
+        choices = choices.model_copy(update={"mapping": report.mapping})
+    return ProbeRequest(
+        path=str(path),
+        source=report.source,
+        sha256=report.sha256,
+        choices=choices,
+        model=config.model,
+        revision=config.revision,
+        rows=rows,
+    )
+
+
+def ask(request: ProbeRequest, *, again: bool = False) -> Answer:
+    """Return what is known, and start a probe for what is not; returns at once.
+
+    A probe that failed or was lost stays so until asked `again`.
+
+    Raises:
+        DiskFull: nothing was started.
+    """
+    answer = read_answer(request)
+    state = answer.state
+    if _is_complete(answer, request) or (state.status in {"failed", "lost"} and not again):
+        return answer
+    paths = paths_of(request)
+    if not paths.folder.is_dir():
+        _forget_oldest()
+        paths.folder.mkdir(mode=0o700, exist_ok=True)
+    storage.write_whole(paths.request, request.model_dump_json())
+    if state.is_busy and paths.state.exists():
+        return answer  # the probe at work looks at the question again
+    state = ProbeState(started_at=time.time())
+    storage.write_whole(paths.state, state.model_dump_json())
+    _started[paths.folder] = launch.start_program(PROGRAM, [str(paths.folder)], paths.log)
+    return replace(answer, state=state)
+
+
+def wait_for(request: ProbeRequest, tell: Callable[[ProbeState], None]) -> TokenLengths:
+    """Return the token counts once they are complete; `tell` hears how far the probe is.
+
+    Raises:
+        OrpoQloraError: the probe failed, with its message.
+    """
+    answer = ask(request, again=True)
+    while answer.state.is_busy:
+        tell(answer.state)
+        time.sleep(WAIT_SECONDS)
+        answer = read_answer(request)
+    if answer.lengths is None:
+        error = answer.state.error or ErrorCard(slug="error", message="Nothing was counted.")
+        raise OrpoQloraError(error.message, hint=error.hint, where=error.where)
+    return answer.lengths
+
+
+def _is_complete(answer: Answer, request: ProbeRequest) -> bool:
+    return answer.lengths is not None and set(request.rows) <= set(answer.tokens)
+
+
+def read_answer(request: ProbeRequest) -> Answer:
+    """Return what is known about a question, without starting anything."""
+    paths = paths_of(request)
+    # The state is read first: whatever it says is done is then on disk.
+    state = _read_state(paths)
+    lengths = None
+    if paths.lengths.is_file():
+        lengths = _read_lengths(paths.lengths, paths.lengths.stat().st_mtime_ns)
+    tokens = {
+        row: PairTokens.model_validate_json(paths.tokens(row).read_bytes())
+        for row in request.rows
+        if paths.tokens(row).is_file()
+    }
+    return Answer(state, lengths, tokens)
+
+
+@lru_cache(maxsize=4)
+def _read_lengths(path: Path, changed_at: int) -> TokenLengths:
+    return TokenLengths.model_validate_json(path.read_bytes())
+
+
+def _read_state(paths: ProbePaths) -> ProbeState:
+    try:
+        state = ProbeState.model_validate_json(paths.state.read_bytes())
+    except FileNotFoundError:
+        return ProbeState()
+    if not state.is_busy or storage.is_locked(paths.lock):
+        return state
+    # A program that ends says so before it lets go of its lock: look again.
+    state = ProbeState.model_validate_json(paths.state.read_bytes())
+    if not state.is_busy or (state.status == "starting" and _may_start(paths, state)):
+        return state
+    lost = ErrorCard(
+        slug="worker-lost",
+        message="Counting tokens ended without a word.",
+        hint=f"Try again. The details are in {paths.log}.",
+    )
+    return state.model_copy(update={"status": "lost", "error": lost})
+
+
+def _may_start(paths: ProbePaths, state: ProbeState) -> bool:
+    process = _started.get(paths.folder)
+    if process is not None:
+        return process.poll() is None
+    return time.time() - state.started_at < START_SECONDS
+
+
+def _forget_oldest() -> None:
+    """Make room for one more answer; those at work stay."""
+    folders = sorted(probes_folder().iterdir(), key=lambda path: path.stat().st_mtime)
+    for folder in folders[: max(0, len(folders) - PROBES_KEPT + 1)]:
+        if not storage.is_locked(ProbePaths(folder).lock):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,188 @@
+"""The program of a probe: `python -m orpo_qlora.runs.probe PROBE_FOLDER`. Floor 3.
+
+Loads the tokenizer of a model, never its weights, and writes what `runs.lengths` reads: the token
+counts of all pairs and the tokens of the rows asked for. The question may grow while it works.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from orpo_qlora import storage
+from orpo_qlora.data.pairs import Dataset, PreferencePair, load_dataset
+from orpo_qlora.errors import DataError, OrpoQloraError
+from orpo_qlora.models import load
+from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
+from orpo_qlora.program import run_program
+from orpo_qlora.runs.lengths import (
+    PairTokens,
+    ProbePaths,
+    ProbeRequest,
+    ProbeState,
+    Token,
+    TokenLengths,
+)
+from orpo_qlora.runs.state import ErrorCard
+
+log = logging.getLogger(__name__)
+
+BATCH_PAIRS = 256
+WHOLE = 1_000_000_000
+"""A length that no pair has: the policy is applied by whoever reads the counts."""
+REPORT_SECONDS = 0.5
+LOCK_PATIENCE_SECONDS = 2.0
+CHARACTER_TOKENS = 8
+"""Byte-level tokens that one character, or a joined emoji's part, may be cut into."""
+_UNFINISHED = "\ufffd"
+
+
+class Probe:
+    """One question from its folder to its answer."""
+
+    def __init__(self, paths: ProbePaths) -> None:
+        self.paths = paths
+        self.state = ProbeState(status="working", started_at=time.time())
+        self._reported_at = 0.0
+
+    def run(self) -> None:
+        """Answer the question, and again while it has grown."""
+        request = self._request()
+        self._report("loading the tokenizer")
+        tokenizer = load.load_tokenizer(load.find_tokenizer(request.model, request.revision))
+        self._report("reading the pairs")
+        dataset = _read(request)
+        while not self._is_answered(dataset):
+            self._show_rows(tokenizer, dataset)
+            if not self.paths.lengths.exists():
+                self._count(tokenizer, dataset)
+        self._report("done", status="done")
+
+    def fail(self, error: OrpoQloraError) -> None:
+        """Leave the last word of a probe that went wrong."""
+        self._report("failed", status="failed", error=ErrorCard.of(error))
+
+    def _request(self) -> ProbeRequest:
+        return ProbeRequest.model_validate_json(self.paths.request.read_bytes())
+
+    def _is_answered(self, dataset: Dataset) -> bool:
+        return self.paths.lengths.exists() and not self._missing(dataset)
+
+    def _missing(self, dataset: Dataset) -> list[PreferencePair]:
+        rows = [row for row in self._request().rows if not self.paths.tokens(row).exists()]
+        # Pairs are in the order of their rows, and may be a million on disk.
+        places = [bisect_left(dataset.pairs, row, key=lambda pair: pair.row) for row in rows]
+        near = [dataset.pairs[place] for place in places if place < len(dataset.pairs)]
+        return [pair for pair in near if pair.row in rows]
+
+    def _show_rows(self, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
+        missing = self._missing(dataset)
+        if not missing:
+            return
+        for pair in tokenize_pairs(tokenizer, missing, WHOLE, "drop").pairs:
+            tokens = spell_out(tokenizer, pair)
+            storage.write_whole(self.paths.tokens(pair.row), tokens.model_dump_json())
+
+    def _count(self, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
+        self._report("counting tokens", total=len(dataset.pairs))
+        columns: tuple[list[int], ...] = ([], [], [], [], [])
+        for first in range(0, len(dataset.pairs), BATCH_PAIRS):
+            batch = dataset.pairs[first : first + BATCH_PAIRS]
+            for pair in tokenize_pairs(tokenizer, batch, WHOLE, "drop").pairs:
+                for column, count in zip(columns, _counts(pair), strict=True):
+                    column.append(count)
+            if time.monotonic() - self._reported_at > REPORT_SECONDS:
+                self._report("counting tokens", done=first + len(batch))
+                # Somebody may have turned to another row meanwhile.
+                self._show_rows(tokenizer, dataset)
+        rows, prompt, chosen, rejected, same_start = map(tuple, columns)
+        lengths = TokenLengths(
+            rows=rows, prompt=prompt, chosen=chosen, rejected=rejected, same_start=same_start
+        )
+        storage.write_whole(self.paths.lengths, lengths.model_dump_json())
+
+    def _report(self, phase: str, **changes: object) -> None:
+        self.state = self.state.model_copy(update={"phase": phase, **changes})
+        storage.write_whole(self.paths.state, self.state.model_dump_json())
+        self._reported_at = time.monotonic()
+        log.info("%s %d/%d", phase, self.state.done, self.state.total)
+
+
+def _read(request: ProbeRequest) -> Dataset:
+    dataset = load_dataset(Path(request.path), request.source, request.choices)
+    if dataset.report.sha256 != request.sha256:
+        raise DataError(
+            f"{request.source} has changed since it was read.", hint="Choose the file again."
+        )
+    return dataset
+
+
+def _counts(pair: TokenizedPair) -> tuple[int, int, int, int, int]:
+    answers = zip(pair.chosen, pair.rejected, strict=False)
+    same = sum(1 for _ in takewhile(lambda ids: ids[0] == ids[1], answers))
+    return pair.row, len(pair.prompt), len(pair.chosen), len(pair.rejected), same
+
+
+def spell_out(tokenizer: PreTrainedTokenizerBase, pair: TokenizedPair) -> PairTokens:
+    """Return the tokens of a pair with the text that each adds."""
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+
+    def tokens(ids: Sequence[int], before: Sequence[int]) -> tuple[Token, ...]:
+        texts = _texts(tokenizer, ids, before)
+        return tuple(
+            Token(id=token, text=text, is_special=token in special)
+            for token, text in zip(ids, texts, strict=True)
+        )
+
+    prompt = tokens(pair.prompt, ())
+    chosen, rejected = (tokens(ids, pair.prompt) for ids in (pair.chosen, pair.rejected))
+    return PairTokens(row=pair.row, prompt=prompt, chosen=chosen, rejected=rejected)
+
+
+def _texts(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: Sequence[int]
+) -> Iterator[str]:
+    """Yield the text each token adds; a character of several tokens belongs to its first one."""
+    context, open_ids = list(before[-1:]), list[int]()
+    for index, token in enumerate(ids):
+        open_ids.append(token)
+        text = _added(tokenizer, context, open_ids)
+        is_unfinished = text.endswith(_UNFINISHED) and len(open_ids) < CHARACTER_TOKENS
+        if is_unfinished and index + 1 < len(ids):
+            continue
+        yield text
+        yield from [""] * (len(open_ids) - 1)
+        context, open_ids = open_ids, []
+
+
+def _added(tokenizer: PreTrainedTokenizerBase, context: list[int], ids: list[int]) -> str:
+    """Return the text of tokens as it reads after others: alone, a word may lose its space."""
+    before, whole = (
+        tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for part in (context, [*context, *ids])
+    )
+    return whole[len(before) :] if whole.startswith(before) else whole
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the probe of one folder; return its exit code."""
+    probe_paths = ProbePaths(Path(arguments[0]))
+    lock = storage.FileLock(probe_paths.lock)
+    if not lock.acquire(LOCK_PATIENCE_SECONDS):
+        return 0  # the probe at work reads the question again
+    try:
+        probe = Probe(probe_paths)
+        return run_program(probe.run, probe.fail)
+    finally:
+        lock.release()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""What the command line prints: errors, the account of a file, the result of a run. Floor 4."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.report import DataReport
+from orpo_qlora.errors import BrokenRows, NeedsColumns, NeedsEncoding, OrpoQloraError
+from orpo_qlora.runs import store
+from orpo_qlora.runs.length_report import LengthReport, count_tokens
+from orpo_qlora.runs.lengths import ProbeState, request_of
+from orpo_qlora.runs.store import Run
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def print_error(error: OrpoQloraError) -> None:
+    """Print what went wrong and the ways out."""
+    err.print(f"[red]error:[/] {plain(error.message)}", soft_wrap=True)
+    if error.hint:
+        err.print(plain(error.hint), soft_wrap=True)
+    for option in _ways_out(error):
+        err.print(f"  {plain(option)}", soft_wrap=True)
+
+
+def _ways_out(error: OrpoQloraError) -> list[str]:
+    """Return the options of `check` that lead on from an error about data."""
+    if isinstance(error, NeedsEncoding):
+        return [f"--encoding {one.encoding}: {one.preview}" for one in error.candidates]
+    if isinstance(error, NeedsColumns) and error.columns:
+        return ["check --prompt-column, --chosen-column, --rejected-column: which is which."]
+    if isinstance(error, BrokenRows):
+        return [f"--fix {error.fix} leaves them out."]
+    return []
+
+
+def plain(text: str) -> str:
+    """Return a text whose brackets are no markup."""
+    return text.replace("[", r"\[")
+
+
+def print_check(report: DataReport, tokens: LengthReport | None, *, as_json: bool) -> None:
+    """Print the account of a file."""
+    if as_json:
+        counted = {"tokens": tokens.model_dump(mode="json")} if tokens else {}
+        out.print_json(json.dumps(report.model_dump(mode="json") | counted))
+        return
+    told = tokens.sentences() if tokens else []
+    for sentence in [*report.sentences(), *report.remarks(), *told]:
+        out.print(plain(sentence), soft_wrap=True)
+
+
+def count_with_progress(
+    path: Path, report: DataReport, config: TrainConfig, *, quiet: bool
+) -> LengthReport:
+    """Count in a probe, with a progress bar; the answer is kept for the page and the next time."""
+    request = request_of(path.resolve(), report, config)
+    with Progress(console=err, transient=True, disable=quiet or not err.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(state: ProbeState) -> None:
+            total = state.total or None
+            bar.update(task, description=state.phase, completed=state.done, total=total)
+
+        return count_tokens(request, config, tell)
+
+
+def print_result(run: Run) -> None:
+    """Print what a run has brought."""
+    accuracies = store.metrics_of(run.paths).series("rewards/accuracies", held_out=True)
+    if accuracies:
+        first, last = accuracies[0][1], accuracies[-1][1]
+        out.print(f"Held-out preference accuracy: {first:.0%} before, {last:.0%} after.")
+    if run.has_adapter:
+        out.print(f"Adapter: {run.paths.adapter}", soft_wrap=True)
+        out.print(f"Talk to it: orpo-qlora chat {run.id}")

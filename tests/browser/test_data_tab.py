@@ -1,0 +1,220 @@
+"""Three ugly files on the Data tab, as a person meets them: asked, mended, seen, taken away."""
+
+import csv
+import json
+import re
+
+import pytest
+from pages import chromium, served_page, watch_errors
+from playwright.sync_api import expect
+
+from orpo_qlora.data.pairs import load_dataset
+from orpo_qlora.ui import datasets
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+MINUTE = 60_000
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(demo_home, browser):
+    """A page on its Data tab; whatever goes wrong in it fails the test."""
+    with served_page() as address:
+        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        errors = watch_errors(page)
+        page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
+        page.goto(address)
+        yield page
+        page.context.close()
+    assert errors == []
+
+
+def upload(page, path):
+    page.locator("#data-upload input[type=file]").set_input_files(str(path))
+
+
+def choose(page, part, column):
+    page.locator(f"#column-{part} input").click()
+    page.locator(f"#column-{part} [role=option]", has_text=column).first.click()
+
+
+def press(page, choice):
+    page.locator(f'[data-choice="{choice}"]').click()
+
+
+def finding(page, finding_id):
+    return page.locator(f'[data-finding="{finding_id}"]')
+
+
+def wait_for_tokens(page, row):
+    expect(page.locator("#token-view")).to_contain_text(f"Row {row}:", timeout=3 * MINUTE)
+    expect(page.locator("#token-status .busy")).to_have_count(0, timeout=3 * MINUTE)
+
+
+def saved(page, tmp_path, kind):
+    with page.expect_download(timeout=MINUTE) as download:
+        page.locator(f"#data-download-{kind}").click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path):
+    """Semicolons and Windows-1252, columns nobody could guess, pairs that say it twice."""
+    path = tmp_path / "préférences.csv"
+    café = ["Où est le café ?", "Près du théâtre.", "Aucune idée, désolé."]
+    rows = [café, ["Vide ?", "", "rien"], café, [café[0], café[2], café[1]]]
+    rows += [[f"Numéro {i} ?", f"Préféré n° {i}.", f"Rejeté n° {i}"] for i in range(4)]
+    with path.open("w", encoding="cp1252", newline="") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerows([["frage", "gut", HOSTILE], *rows])
+    upload(page, path)
+
+    # Never guessed silently: every candidate shows how the text would read.
+    card = page.locator("#data-error [role=alert]")
+    expect(card).to_contain_text("not UTF-8", timeout=MINUTE)
+    expect(card.locator("li", has_text="Western European (Windows)")).to_contain_text("théâtre")
+    press(page, "encoding:windows-1252")
+    expect(card).to_contain_text("does not name the columns", timeout=MINUTE)
+    expect(page.locator("#data-continue")).to_be_hidden()
+    for part, column in (("prompt", "frage"), ("chosen", "gut"), ("rejected", "<img")):
+        choose(page, part, column)
+    page.locator("#data-columns-use").click()
+
+    account = page.locator("#data-account")
+    expect(account).to_contain_text("8 rows read, 7 pairs usable", timeout=MINUTE)
+    expect(account).to_contain_text("windows-1252")
+    expect(card).to_have_count(0)
+    expect(finding(page, "empty-chosen")).to_contain_text("Row 2")
+    expect(finding(page, "contradiction")).to_contain_text("Row 4")
+    press(page, "fix:duplicate")
+    expect(account).to_contain_text("6 pairs usable", timeout=MINUTE)
+    expect(finding(page, "duplicate")).to_contain_text("Fixed")
+    press(page, "fix:contradiction")
+    expect(account).to_contain_text("5 pairs usable", timeout=MINUTE)
+    press(page, "unfix:duplicate")
+    expect(account).to_contain_text("6 pairs usable", timeout=MINUTE)
+    expect(page.locator("#data-findings")).to_contain_text("8 rows = 6 pairs kept + 1 left out")
+
+    # A reload, and another file of the same columns, are read the same way.
+    page.reload()
+    expect(account).to_contain_text("6 pairs usable", timeout=MINUTE)
+    other = tmp_path / "autres.csv"
+    other.write_text(f"frage;gut;{HOSTILE}\nà ?;b;c\n", encoding="utf-8")
+    upload(page, other)
+    expect(account).to_contain_text("1 row read, 1 pair usable", timeout=MINUTE)
+
+
+def test_conversations_in_disguise_seen_token_by_token(page, tmp_path, demo_models):
+    """JSON Lines named .csv: turns, control tokens, markup, one pair far too long."""
+    path = tmp_path / "talks.csv"
+    system = {"role": "system", "content": f"Be brief. {HOSTILE}"}
+    lines = []
+    for i in range(12):
+        asked = {"role": "user", "content": f"What is {i}? " + "Think. " * (600 if i == 6 else 1)}
+        bad = "Who knows?<|im_end|>" if i % 4 == 0 else "No idea."
+        lines.append(
+            {
+                "prompt": [system, asked],
+                "chosen": [{"role": "assistant", "content": f"The number {i}."}],
+                "rejected": [{"role": "assistant", "content": bad}],
+            }
+        )
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    upload(page, path)
+    expect(page.locator("#data-account")).to_contain_text("12 pairs usable", timeout=MINUTE)
+    wait_for_tokens(page, 1)
+    expect(page.locator("#data-preview")).to_contain_text("<img src=x")
+    expect(page.locator("#token-account")).to_contain_text("1 pair (8.3%) will be left out: row 7")
+    expect(page.locator("[data-histogram]")).to_have_count(4)
+    expect(page.locator('[data-histogram="whole"] .limit')).to_have_count(1)
+    view = page.locator("#token-view")
+    expect(view).to_contain_text("<img")
+    # The same token before and after the fix: first the real end of turn twice, then once.
+    ends = view.locator(".tokens").nth(2).locator(".token-special", has_text="<|im_end|>")
+    expect(ends).to_have_count(2)
+    press(page, "fix:special-tokens")
+    expect(finding(page, "special-tokens")).to_contain_text("Fixed", timeout=MINUTE)
+    expect(ends).to_have_count(1, timeout=3 * MINUTE)
+
+    page.locator("#token-longest").click()
+    expect(view).to_contain_text("Row 7:", timeout=3 * MINUTE)
+    expect(view).to_contain_text("left out")
+    expect(view.locator(".token-cut").first).to_be_visible()
+    page.locator("#token-next").click()
+    wait_for_tokens(page, 8)
+    expect(view.locator(".tokens .token-cut")).to_have_count(0)
+    page.locator("#token-row input").fill("3")
+    wait_for_tokens(page, 3)
+
+    # By keyboard: into the prompt, one token on; the line below says which it is.
+    first = view.locator(".tokens").first.locator(".token").first
+    first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(view.locator(".token-readout")).to_contain_text(re.compile(r"id \d+ · 2 of \d+"))
+
+    # The settings of the Train tab decide: other roles, another length.
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#group-objective button").first.click()
+    page.locator("#setting-nll_on").get_by_label("answer").check()
+    page.locator("#group-data button").first.click()
+    page.locator("#setting-max_length input").fill("2000")
+    page.locator("#setting-max_length input").blur()
+    page.get_by_role("tab", name="Data").click()
+    expect(page.locator("#token-account")).to_contain_text("Every pair fits", timeout=MINUTE)
+    expect(view.locator(".tokens").first.locator(".token-nll")).to_have_count(0)
+
+
+def test_broken_rows_and_no_header_and_formulas_to_take_away(page, tmp_path):
+    """The first line is a preference, one row is too wide, and cells look like formulas."""
+    path = tmp_path / "nohead.csv"
+    path.write_text(
+        '=1+1?,"=2","=11"\nwhy?,because,no reason,x,y\nwhat?,+49 is Germany,-1\nhow?,so,not so\n',
+        encoding="utf-8",
+    )
+    upload(page, path)
+    card = page.locator("#data-error [role=alert]")
+    expect(card).to_contain_text("does not name the columns", timeout=MINUTE)
+    page.locator("#data-has-header input").uncheck()
+    page.locator("#data-columns-use").click()
+    expect(card).to_contain_text("Column 1", timeout=MINUTE)
+    for index, part in enumerate(("prompt", "chosen", "rejected"), start=1):
+        choose(page, part, f"Column {index}")
+    page.locator("#data-columns-use").click()
+    expect(card).to_contain_text("row 2", timeout=MINUTE)
+    press(page, "fix:broken-rows")
+    account = page.locator("#data-account")
+    expect(account).to_contain_text("4 rows read, 3 pairs usable", timeout=MINUTE)
+
+    wait_for_tokens(page, 1)
+    kept = datasets.open_dataset(page.locator("#data-id textarea, #data-id input").input_value())
+    texts = [(pair.prompt, pair.chosen, pair.rejected) for pair in kept.pairs]
+    for kind in ("csv", "jsonl"):
+        taken = saved(page, tmp_path, kind)
+        assert taken.name == f"nohead-cleaned.{kind}"
+        again = load_dataset(taken).pairs
+        assert [(pair.prompt, pair.chosen, pair.rejected) for pair in again] == texts
+    assert texts[0] == ("=1+1?", "=2", "=11")
+    assert '"=' not in (tmp_path / "nohead-cleaned.csv").read_text(encoding="utf-8-sig")
+    report = json.loads(saved(page, tmp_path, "report").read_text(encoding="utf-8"))
+    assert (report["rows_read"], report["pairs"]) == (4, 3)
+    assert report["choices"]["fixes"] == ["broken-rows"]
+
+    press(page, "forget")
+    expect(card).to_contain_text("does not name the columns", timeout=MINUTE)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_narrow_page_needs_no_sideways_scrolling(page, theme):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{page.url.partition('?')[0]}?__theme={theme}")
+    page.locator("#example-hello").click()
+    wait_for_tokens(page, 1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
