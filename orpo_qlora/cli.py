@@ -241,7 +241,7 @@ def runs(as_json: AsJson = False) -> None:
         )
     out.print(table)
     for card in filter(None, map(watch.stalled, found)):
-        err.print(f"[yellow]{_plain(card.message)}[/]\n{_plain(card.hint)}", soft_wrap=True)
+        err.print(f"[yellow]{plain(card.message)}[/]\n{plain(card.hint)}", soft_wrap=True)
 
 
 @app.command()
