@@ -32,7 +32,7 @@ from orpo_qlora.data.export import write_clean, write_report
 from orpo_qlora.data.pairs import check_file, complete_mapping, load_dataset
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
-from orpo_qlora.runs import launch, orders, store
+from orpo_qlora.runs import launch, orders, store, watch
 from orpo_qlora.runs.follow import follow
 from orpo_qlora.runs.store import Run, RunPaths
 from orpo_qlora.terminal import (
@@ -240,6 +240,8 @@ def runs(as_json: AsJson = False) -> None:
             *(f"{config.lambda_:g}", plain(config.model), str(run.report.pairs)),
         )
     out.print(table)
+    for card in filter(None, map(watch.stalled, found)):
+        err.print(f"[yellow]{plain(card.message)}[/]\n{plain(card.hint)}", soft_wrap=True)
 
 
 @app.command()

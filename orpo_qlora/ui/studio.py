@@ -192,7 +192,7 @@ def _wire_runs(studio: Studio) -> None:
 
     def on_tick(run_id: str | None, seen: str, chat_run: str | None, *rest: str) -> Updates | None:
         updates = runs_tab.show_updates(runs, run_id, seen)
-        if _is_busy():
+        if _is_busy() or runs_tab.awaits_cause(run_id):
             return updates
         return {
             **(updates or {}),
