@@ -11,7 +11,6 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -125,9 +124,8 @@ def _read(request: ProbeRequest) -> Dataset:
 
 
 def _counts(pair: TokenizedPair) -> tuple[int, int, int, int, int]:
-    answers = zip(pair.chosen, pair.rejected, strict=False)
-    same = sum(1 for _ in takewhile(lambda ids: ids[0] == ids[1], answers))
-    return pair.row, len(pair.prompt), len(pair.chosen), len(pair.rejected), same
+    counts = pair.lengths
+    return pair.row, counts.prompt, counts.chosen, counts.rejected, counts.same_start
 
 
 def spell_out(tokenizer: PreTrainedTokenizerBase, pair: TokenizedPair) -> PairTokens:
