@@ -87,7 +87,8 @@ class Audience:
         names = {name.lower() for name in (*LOOPBACK_HOSTS, *public_names)}
         if host in LOOPBACK_HOSTS:
             return cls(frozenset(names), any_address=False)
-        own = {host, socket.gethostname(), socket.getfqdn()}
+        name = socket.gethostname()  # not its full name: finding that asks a name server
+        own = {host, name, f"{name}.local"}
         return cls(frozenset(names | {name.lower() for name in own}), any_address=True)
 
     @property
@@ -179,5 +180,13 @@ class SameOrigin:
             return PlainTextResponse("Unknown host.", status_code=400)
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
-            return PlainTextResponse("Requests from other pages are refused.", status_code=403)
+            return _foreign()
+        # Pictures and scripts of another page come without an Origin; links may lead here.
+        is_link = headers.get("sec-fetch-mode") == "navigate"
+        if headers.get("sec-fetch-site", "none") not in {"same-origin", "none"} and not is_link:
+            return _foreign()
         return None
+
+
+def _foreign() -> PlainTextResponse:
+    return PlainTextResponse("Requests from other pages are refused.", status_code=403)

@@ -78,6 +78,21 @@ def test_foreign_origin_is_refused(page, method, path, origin):
     assert page.request(method, path, headers={"Origin": origin}).status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("site", "mode", "status"),
+    [
+        ("cross-site", "no-cors", 403),
+        ("same-site", "no-cors", 403),
+        ("cross-site", "navigate", 200),
+        ("same-origin", "cors", 200),
+        ("none", "navigate", 200),
+    ],
+)
+def test_another_page_may_link_here_but_embed_nothing(page, site, mode, status):
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+    assert page.get("/config", headers=headers).status_code == status
+
+
 def test_own_origin_may_upload(page, served):
     files = {"files": ("a.csv", b"prompt,chosen,rejected\na,b,c\n")}
     answer = page.post("/gradio_api/upload", files=files, headers={"Origin": served[0]})
