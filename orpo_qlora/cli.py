@@ -100,12 +100,19 @@ def version(
 
 @app.command()
 def ui(
-    host: Annotated[str, typer.Option(help="Address to listen on; loopback only.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other machines have to log in.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 7860,
+    public_name: Annotated[
+        list[str] | None,
+        typer.Option(help="Name under which a proxy passes requests on; asks for a login."),
+    ] = None,
 ) -> None:
     """Open the studio in the browser."""
-    arguments = ["--host", host, "--port", str(port)]
-    raise typer.Exit(launch.run_foreground("orpo_qlora.ui.studio", arguments))
+    names = [word for name in public_name or () for word in ("--public-name", name)]
+    arguments = ["--host", host, "--port", str(port), *names]
+    raise typer.Exit(launch.run_foreground("orpo_qlora.ui.serve", arguments))
 
 
 @app.command()
