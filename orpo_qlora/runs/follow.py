@@ -35,24 +35,24 @@ def follow(paths: RunPaths, console: Console, *, quiet: bool) -> Run:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with _sigterm_is_ctrl_c(), Progress(*columns, console=console, disable=quiet) as progress:
+    with _asked_to_stop() as asked, Progress(*columns, console=console, disable=quiet) as progress:
         task = progress.add_task("starting", total=None)
-        asked = 0
+        answered = 0
         while True:
-            try:
-                run = _shown(paths, progress, task)
-                if not run.is_active:
-                    return run
+            run = _shown(paths, progress, task)
+            if not run.is_active:
+                return run
+            if answered == len(asked):
                 time.sleep(FOLLOW_SECONDS)
-            except KeyboardInterrupt:
-                asked += 1
-                if asked == 1:
-                    launch.stop_run(paths)
-                    progress.console.print(
-                        "Stopping after this step with a checkpoint; once more ends it at once."
-                    )
-                else:
-                    launch.end_run(paths, grace_seconds=0.0)
+                continue
+            answered += 1
+            if answered == 1:
+                launch.stop_run(paths)
+                progress.console.print(
+                    "Stopping after this step with a checkpoint; once more ends it at once."
+                )
+            else:
+                launch.end_run(paths, grace_seconds=0.0)
 
 
 def _shown(paths: RunPaths, progress: Progress, task: TaskID) -> Run:
@@ -70,9 +70,13 @@ def _shown(paths: RunPaths, progress: Progress, task: TaskID) -> Run:
 
 
 @contextmanager
-def _sigterm_is_ctrl_c() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM. As an exception one could come where it is swallowed."""
+    asked: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: asked.append(number)) for number in numbers]
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -16,8 +16,10 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from orpo_qlora.data.source import FILE_BYTES
+
 UPLOAD_PATH = "/gradio_api/upload"
-UPLOAD_BYTES = 1024**3
+UPLOAD_BYTES = FILE_BYTES
 """Of one file."""
 REQUEST_BYTES = UPLOAD_BYTES + 1024**2
 """With what surrounds the file in its form."""

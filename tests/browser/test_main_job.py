@@ -65,8 +65,9 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
         page.locator("#data-upload input[type=file]").set_input_files(str(ugly_csv))
         account = page.locator("#data-account")
         expect(account).to_contain_text("42 rows read, 40 pairs usable", timeout=MINUTE)
-        expect(account).to_contain_text("row 41")
-        expect(account).to_contain_text("row 42")
+        findings = page.locator("#data-findings")
+        expect(findings).to_contain_text("Row 41")
+        expect(findings).to_contain_text("Row 42")
         page.locator("#data-continue").click()
 
         page.locator("#train-preset input").click()
