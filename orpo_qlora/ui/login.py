@@ -49,7 +49,7 @@ class Login:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request with an open session on; ask for the password before anything else."""
-        if scope["type"] not in {"http", "websocket"} or self._may_pass(scope):
+        if self._may_pass(scope):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
@@ -59,12 +59,17 @@ class Login:
             await response(scope, receive, send)
 
     def _may_pass(self, scope: Scope) -> bool:
-        token = HTTPConnection(scope).cookies.get(self._cookie, "")
-        return scope["path"] == STARTUP_PATH or self._sessions.is_open(token)
+        if scope["type"] not in {"http", "websocket"}:
+            return True
+        return not _is_login(scope) and (scope["path"] == STARTUP_PATH or self._is_open(scope))
+
+    def _is_open(self, scope: Scope) -> bool:
+        return self._sessions.is_open(HTTPConnection(scope).cookies.get(self._cookie, ""))
 
     async def _answer(self, request: Request) -> Response:
-        if request.method != "POST" or request.scope["path"].rstrip("/") != LOGIN_PATH:
-            return _ask(request)
+        if request.method != "POST" or not _is_login(request.scope):
+            # The page that asks is kept in the browser's history.
+            return _lead_in(request) if self._is_open(request.scope) else _ask(request)
         text = await _given_password(request)
         if text is None:
             return PlainTextResponse("That is no password.", status_code=413)
@@ -84,13 +89,7 @@ class Login:
         return self._welcome(request)
 
     def _welcome(self, request: Request) -> Response:
-        # The path is fixed: one taken from the request could lead to another site.
-        query = f"?{request.url.query}" if request.url.query else ""
-        response: Response = (
-            RedirectResponse(f"/{query}", status_code=303)
-            if _is_browser(request)
-            else JSONResponse({"success": True})
-        )
+        response = _lead_in(request) if _is_browser(request) else JSONResponse({"success": True})
         response.set_cookie(
             self._cookie,
             self._sessions.open(),
@@ -100,6 +99,16 @@ class Login:
             samesite="strict",
         )
         return response
+
+
+def _is_login(scope: Scope) -> bool:
+    return bool(scope["path"].rstrip("/") == LOGIN_PATH)
+
+
+def _lead_in(request: Request) -> Response:
+    # The path is fixed: one taken from the request could lead to another site.
+    query = f"?{request.url.query}" if request.url.query else ""
+    return RedirectResponse(f"/{query}", status_code=303)
 
 
 async def _given_password(request: Request) -> str | None:

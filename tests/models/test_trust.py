@@ -54,6 +54,12 @@ def adapter(tiny_model, tmp_path):
     return tmp_path / "adapter"
 
 
+def replace(path, content):
+    """Put another file in its place: the old one may be mapped into memory."""
+    path.unlink()
+    path.write_bytes(content)
+
+
 def change(path, **values):
     settings = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(settings | values))
@@ -73,10 +79,10 @@ def test_pickles_in_a_model_folder_are_not_read(base_folder, canary, with_weight
 
 def test_a_pickle_that_calls_itself_safetensors_is_not_read(base_folder, adapter, canary):
     base = load.load_base(str(base_folder), quantization="none")
-    (base_folder / "model.safetensors").write_bytes(canary)
+    replace(base_folder / "model.safetensors", canary)
     with pytest.raises(Exception, match=r"(?i)safetensors|header"):
         load.load_base(str(base_folder), quantization="none")
-    (adapter / "adapter_model.safetensors").write_bytes(canary)
+    replace(adapter / "adapter_model.safetensors", canary)
     with pytest.raises(Exception, match=r"(?i)safetensors|header"):
         load.attach_saved_adapter(base.model, adapter, "x")
 

@@ -80,6 +80,7 @@ def test_the_password_opens_the_page_where_it_was_asked_for(page, password):
     assert "samesite=strict" in cookie
     assert page.get("/config").status_code == 200
     assert page.get("/monitoring").status_code in {403, 404}
+    assert page.get("/login", params={"run": "x"}).headers["Location"] == "/?run=x"
 
 
 def test_behind_tls_the_cookie_is_for_tls_only(page, password):

@@ -162,13 +162,18 @@ def test_what_was_uploaded_never_opens_as_a_page(page, name):
     assert "html" not in answer.headers["Content-Type"]
 
 
-@pytest.mark.parametrize("name", ["../../../x.csv", "/etc/x.csv", "..", "a/../../b.csv", "x" * 300])
+@pytest.mark.parametrize("name", ["../../../x.csv", "/etc/x.csv", "a/../../b.csv", "x" * 300])
 def test_an_upload_stays_in_its_folder_whatever_its_name(page, name):
     answer = page.post("/gradio_api/upload", files={"files": (name, b"a")})
     assert answer.status_code == 200
     path = Path(answer.json()[0])
     assert path.resolve() == path
     assert path.parents[1].name == "uploads"
+
+
+def test_an_upload_that_is_only_a_way_out_is_refused(page):
+    answer = page.post("/gradio_api/upload", files={"files": ("..", b"a")})
+    assert answer.status_code == 400
 
 
 def file_inputs(config):
