@@ -12,8 +12,9 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import BrokenRows, NeedsColumns, NeedsEncoding, OrpoQloraError
 from orpo_qlora.runs import store
+from orpo_qlora.runs.jobs import JobState
 from orpo_qlora.runs.length_report import LengthReport, count_tokens
-from orpo_qlora.runs.lengths import ProbeState, request_of
+from orpo_qlora.runs.lengths import request_of
 from orpo_qlora.runs.store import Run
 
 out = Console(highlight=False)
@@ -64,7 +65,7 @@ def count_with_progress(
     with Progress(console=err, transient=True, disable=quiet or not err.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
 
-        def tell(state: ProbeState) -> None:
+        def tell(state: JobState) -> None:
             total = state.total or None
             bar.update(task, description=state.phase, completed=state.done, total=total)
 
