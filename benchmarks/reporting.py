@@ -125,20 +125,20 @@ def to_entry(cell: Cell, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def save_result(path: Path, cell: Cell, results: Sequence[Result]) -> None:
-    """Add a cell to a JSON file, replacing an older one of the same name and size."""
+    """Add a cell to a JSON file, replacing an older one of the same trainers."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"cells": []}
     content["hardware"] = _hardware()
     content["versions"] = {name: version(name) for name in PACKAGES}
     entry = to_entry(cell, results)
-    others = [
-        old
-        for old in content["cells"]
-        if (old["cell"], old["pairs_per_step"], len(old["results"]))
-        != (entry["cell"], entry["pairs_per_step"], len(results))
-    ]
+    others = [old for old in content["cells"] if _identity(old) != _identity(entry)]
     content["cells"] = [*others, entry]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _identity(entry: Mapping[str, Any]) -> tuple[object, ...]:
+    names = {one["name"] for one in entry["results"]}
+    return entry["cell"], entry["pairs_per_step"], frozenset(names)
 
 
 def _hardware() -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,8 @@ class Trainer:
 
     def end(self) -> None:
         """End the program."""
-        self._tell("end")
+        with suppress(BrokenPipeError):  # it has come to the end of its pairs
+            self._tell("end")
         self._process.wait(timeout=60)
         self._log.close()
 

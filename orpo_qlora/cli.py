@@ -32,7 +32,7 @@ from orpo_qlora.data.export import write_clean, write_report
 from orpo_qlora.data.pairs import check_file, complete_mapping, load_dataset
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
-from orpo_qlora.runs import launch, orders, store
+from orpo_qlora.runs import launch, orders, store, watch
 from orpo_qlora.runs.follow import follow
 from orpo_qlora.runs.store import Run, RunPaths
 from orpo_qlora.terminal import (
@@ -107,12 +107,19 @@ def version(
 
 @app.command()
 def ui(
-    host: Annotated[str, typer.Option(help="Address to listen on; loopback only.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other machines have to log in.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 7860,
+    public_name: Annotated[
+        list[str] | None,
+        typer.Option(help="Name under which a proxy passes requests on; asks for a login."),
+    ] = None,
 ) -> None:
     """Open the studio in the browser."""
-    arguments = ["--host", host, "--port", str(port)]
-    raise typer.Exit(launch.run_foreground("orpo_qlora.ui.studio", arguments))
+    names = [word for name in public_name or () for word in ("--public-name", name)]
+    arguments = ["--host", host, "--port", str(port), *names]
+    raise typer.Exit(launch.run_foreground("orpo_qlora.ui.serve", arguments))
 
 
 @app.command()
@@ -176,9 +183,7 @@ def plan(
     settings: Settings = None,
     encoding: Encoding = "",
     fixes: Fixes = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Measure anew, also what is known already.")
-    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew, known or not.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what memory, disk and time a training takes, from one real step; exit 1 if it cannot."""
@@ -186,10 +191,9 @@ def plan(
     choices = ReadChoices(encoding=encoding, fixes=tuple(fixes or ()))
     path = _path_of(file)
     report = check_file(path, choices=choices)
-    forecast = plan_with_progress(path, report, config, again=again, quiet=as_json)
-    print_forecast(forecast, as_json=as_json)
-    if not forecast.fits:
-        raise typer.Exit(1)
+    found = plan_with_progress(path, report, config, again=again, quiet=as_json)
+    print_forecast(found, as_json=as_json)
+    raise typer.Exit(0 if found.fits else 1)
 
 
 def _config_of(
@@ -273,6 +277,8 @@ def runs(as_json: AsJson = False) -> None:
             *(f"{config.lambda_:g}", plain(config.model), str(run.report.pairs)),
         )
     out.print(table)
+    for card in filter(None, map(watch.stalled, found)):
+        err.print(f"[yellow]{plain(card.message)}[/]\n{plain(card.hint)}", soft_wrap=True)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import faulthandler
 import logging
+import os
 import re
 import sys
 import traceback
@@ -13,17 +14,25 @@ from collections.abc import Callable
 from orpo_qlora.errors import DiskFull, OrpoQloraError
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_SHORTEST_TOKEN = 8
+_PRIVATE_UMASK = 0o077
 
 
 def without_secrets(text: str) -> str:
-    """Return the text with hub tokens blotted out."""
+    """Return the text with hub tokens blotted out, those of the environment in any form."""
+    for name in _TOKEN_VARIABLES:
+        token = os.environ.get(name, "").strip()
+        if len(token) >= _SHORTEST_TOKEN:
+            text = text.replace(token, "hf_…")
     return _TOKEN.sub("hf_…", text)
 
 
-class _SecretFilter(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = without_secrets(record.getMessage()), ()
-        return True
+class _WithoutSecrets(logging.Formatter):
+    """Blots out tokens of the whole entry: a traceback quotes what was sent."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
 
 def run_program(main: Callable[[], None], on_error: Callable[[OrpoQloraError], None]) -> int:
@@ -34,10 +43,9 @@ def run_program(main: Callable[[], None], on_error: Callable[[OrpoQloraError], N
     """
     faulthandler.enable()
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_SecretFilter())
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[handler]
-    )
+    handler.setFormatter(_WithoutSecrets("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    os.umask(_PRIVATE_UMASK)
     try:
         main()
     except OrpoQloraError as exc:

@@ -156,8 +156,12 @@ class JsonLines:
         os.close(self._descriptor)
 
 
-def read_json_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, object]], int]:
+def read_json_lines(
+    path: Path, offset: int = 0, most_bytes: int = -1
+) -> tuple[list[dict[str, object]], int]:
     """Return the whole records after byte `offset`, and the offset to go on from.
+
+    Reads at most `most_bytes`, which must be longer than any line; -1 is everything.
 
     Bytes after the last newline are an append in progress and are left for the next call; lines
     that are not JSON objects are skipped.
@@ -165,7 +169,7 @@ def read_json_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, object]
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            chunk = file.read()
+            chunk = file.read(most_bytes)
     except FileNotFoundError:
         return [], offset
     end = chunk.rfind(b"\n") + 1

@@ -20,8 +20,9 @@ HEAD_OBJECTS = 1000
 CHUNK_CHARACTERS = 1 << 20
 OBJECT_CHARACTERS = 64_000_000
 """Longest element of an array accepted."""
-_START = re.compile(r'[\ufeff\s]*(?:(\{)\s*(?:["}]|$)|(\[)\s*(?:[\[{\]]|$))')
+# Only these four are white space in JSON; Python's \s knows many more.
 _SPACE = re.compile(r"[ \t\n\r]*")
+_START = re.compile(r'[ \t\n\r]*(?:(\{)[ \t\n\r]*(?:["}]|$)|(\[)[ \t\n\r]*(?:[\[{\]]|$))')
 _ONE_PER_LINE = "Write one JSON object per line, or one array of objects."
 _STRAY_COMMA = "A comma before } or ] is not allowed in JSON: take it out."
 

@@ -72,9 +72,17 @@ class Source:
         return not self.codec
 
     def text(self) -> io.TextIOWrapper:
-        """Open the file as characters; line ends are kept as they are."""
+        """Open the file as characters behind its mark; line ends are kept as they are."""
         raw = io.BufferedReader(_Told(self.path, self.size, self.progress), CHUNK_BYTES)
-        return io.TextIOWrapper(raw, encoding=self.codec, errors=self.errors, newline="")
+        file = io.TextIOWrapper(raw, encoding=self.codec, errors=self.errors, newline="")
+        try:
+            # A codec that a person chose, UTF-16-LE say, leaves the mark in the text.
+            if file.read(1) != "\ufeff":
+                file.seek(0)
+        except ValueError:
+            file.close()
+            raise
+        return file
 
     def lines(self) -> Iterator[str]:
         """Yield the lines, ended by CR, LF or both; unlike str.splitlines not by U+2028.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from orpo_qlora.errors import ModelNotFound, NoChatTemplate, OutOfMemory, Unsupp
 from orpo_qlora.models import convert, demo
 from orpo_qlora.models.catalogue import DEMO, find_model
 from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic
+from orpo_qlora.models.trust import refuse_unsafe_adapter, refuse_unsafe_base
 
 log = logging.getLogger(__name__)
 
@@ -127,12 +127,7 @@ def _check_config(folder: Path) -> None:
             f"{folder} is not a model folder: it has no config.json.",
             hint="Give the folder that holds config.json and the safetensors files.",
         )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if "auto_map" in config:
-        raise UnsupportedModel(
-            f"{folder.name} needs code from its own folder, which is never run.",
-            hint="Choose a model of an architecture that transformers ships.",
-        )
+    refuse_unsafe_base(folder)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -269,12 +264,14 @@ def attach_saved_adapter(model: PreTrainedModel | PeftModel, folder: Path, name:
 
     Raises:
         ModelNotFound: the folder holds no safetensors adapter.
+        UnsupportedModel: it is no plain LoRA adapter.
     """
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelNotFound(
             f"There is no adapter in {folder}.",
             hint="Choose a run that finished, or was stopped after its first steps.",
         )
+    refuse_unsafe_adapter(folder)
     options: dict[str, Any] = {"is_trainable": False, "use_safetensors": True}
     if isinstance(model, PeftModel):
         model.load_adapter(str(folder), adapter_name=name, **options)

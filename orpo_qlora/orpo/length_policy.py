@@ -1,7 +1,6 @@
 """What becomes of a pair that is too long, from its token counts alone. Floor 2; no torch.
 
-`orpo.tokens` does it to the tokens of a run; the page asks here before a run. A test holds the two
-together.
+`orpo.tokens` cuts a run's pairs by it; the page asks before a run.
 """
 
 from __future__ import annotations

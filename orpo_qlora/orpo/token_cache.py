@@ -21,7 +21,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora.data.pairs import PreferencePair
-from orpo_qlora.orpo.tokens import OverLength, Tokenized, TokenizedPair, fit_lengths, to_tokens
+from orpo_qlora.orpo.length_policy import OverLength
+from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair, fit_lengths, to_tokens
 
 log = logging.getLogger(__name__)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from itertools import takewhile
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora.data.pairs import Message, PreferencePair
 from orpo_qlora.errors import DataError
+from orpo_qlora.orpo.length_policy import Kept, OverLength, PairLengths, fit
 
-OverLength = Literal["drop", "cut_prompt", "cut_answers"]
 _MARK = "ANSWERGOESHERE"
 
 
@@ -29,6 +29,13 @@ class TokenizedPair:
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
     row: int
+
+    @property
+    def lengths(self) -> PairLengths:
+        """The token counts that the length policy looks at."""
+        answers = zip(self.chosen, self.rejected, strict=False)
+        same_start = sum(1 for _ in takewhile(lambda ids: ids[0] == ids[1], answers))
+        return PairLengths(len(self.prompt), len(self.chosen), len(self.rejected), same_start)
 
     @property
     def longest(self) -> int:
@@ -182,11 +189,11 @@ def fit_lengths(
         if pair.longest <= max_length:
             kept.append(pair)
             continue
-        shorter = _cut(pair, max_length, over_length)
-        if shorter is None:
+        left = fit(pair.lengths, max_length, over_length)
+        if left is None:
             dropped.append(pair.row)
         else:
-            kept.append(shorter)
+            kept.append(_cut(pair, left))
             cut.append(pair.row)
     if not kept:
         raise DataError(
@@ -196,14 +203,10 @@ def fit_lengths(
     return Tokenized(tuple(kept), tuple(dropped), tuple(cut))
 
 
-def _cut(pair: TokenizedPair, max_length: int, over_length: OverLength) -> TokenizedPair | None:
-    """Return the pair shortened to `max_length`, or None where the policy leaves nothing."""
-    if over_length == "cut_prompt":
-        room = max_length - max(len(pair.chosen), len(pair.rejected))
-        return replace(pair, prompt=pair.prompt[-room:]) if room >= 1 else None
-    if over_length == "cut_answers":
-        room = max_length - len(pair.prompt)
-        shorter = replace(pair, chosen=pair.chosen[:room], rejected=pair.rejected[:room])
-        differs = shorter.chosen != shorter.rejected
-        return shorter if room >= 1 and differs else None
-    return None
+def _cut(pair: TokenizedPair, kept: Kept) -> TokenizedPair:
+    return replace(
+        pair,
+        prompt=pair.prompt[len(pair.prompt) - kept.prompt :],
+        chosen=pair.chosen[: kept.chosen],
+        rejected=pair.rejected[: kept.rejected],
+    )

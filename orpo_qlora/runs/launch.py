@@ -87,11 +87,25 @@ def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
         found = checkpoints.find_checkpoint(paths.checkpoints)
         checkpoints.refuse_foreign(found, identity_of(run.config, paths.train.parent))
         step = found.newest.step if found.newest else 0
-        paths.stop.unlink(missing_ok=True)
-        fresh = {"phase": "", "error": None, "ended_at": 0.0, "step": step, "place": _last_place()}
-        store.write_state(paths, run.state.moved_to("queued").model_copy(update=fresh))
+        _queue_again(run, step)
         _start_next()
     return step
+
+
+def _queue_again(run: Run, step: int) -> None:
+    # Held while the state is replaced: the keeper of the dead worker may be writing its cause.
+    lock = storage.FileLock(run.paths.lock)
+    if not lock.acquire(PATIENCE_SECONDS):
+        raise InputError(f"Run “{run.title}” is at work again.")
+    try:
+        fresh: dict[str, object] = {
+            **{"phase": "", "error": None, "ended_at": 0.0, "step": step, "place": _last_place()},
+            "notes": store.stored_state(run.paths).notes,
+        }
+        run.paths.stop.unlink(missing_ok=True)
+        store.write_state(run.paths, run.state.moved_to("queued").model_copy(update=fresh))
+    finally:
+        lock.release()
 
 
 def start_next() -> None:

@@ -21,8 +21,27 @@ class Fate:
     """What the length policy will do to the pairs of a file."""
 
     kept: int
+    cut: int
+    dropped: int
     cut_rows: tuple[int, ...]
+    """The first `ROWS_KEPT`, as those below."""
     dropped_rows: tuple[int, ...]
+
+    def sentence(self, max_length: int) -> str:
+        """Return it in words, which is what training then does."""
+        if not self.cut and not self.dropped:
+            return f"Every pair fits into max_length = {max_length:,} tokens."
+        pairs = self.kept + self.dropped
+        parts = []
+        for count, rows, verb in (
+            (self.dropped, self.dropped_rows, "left out"),
+            (self.cut, self.cut_rows, "cut"),
+        ):
+            if count:
+                share, told = f"{count / pairs:.1%}", row_list(rows, count)
+                parts.append(f"{plural(count, 'pair')} ({share}) will be {verb}: {told}")
+        end = "" if self.kept else " Nothing would be left: raise max_length."
+        return f"Longer than max_length = {max_length:,} tokens: {'; '.join(parts)}.{end}"
 
 
 def fate_of(lengths: TokenLengths, max_length: int, over_length: OverLength) -> Fate:
@@ -33,7 +52,9 @@ def fate_of(lengths: TokenLengths, max_length: int, over_length: OverLength) -> 
         if pair.longest <= max_length:
             continue
         (dropped if fit(pair, max_length, over_length) is None else cut).append(row)
-    return Fate(len(lengths.rows) - len(dropped), tuple(cut), tuple(dropped))
+    kept = len(lengths.rows) - len(dropped)
+    rows = (tuple(cut[:ROWS_KEPT]), tuple(dropped[:ROWS_KEPT]))
+    return Fate(kept, len(cut), len(dropped), *rows)
 
 
 def quantile(values: Sequence[int], share: float) -> int:
@@ -88,18 +109,10 @@ class LengthReport(BaseModel):
 
     def policy_sentence(self) -> str:
         """Return what `max_length` will do to these pairs, which is what training then does."""
-        if not self.cut and not self.dropped:
-            return f"Every pair fits into max_length = {self.max_length:,} tokens."
-        parts = []
-        for count, rows, verb in (
-            (self.dropped, self.dropped_rows, "left out"),
-            (self.cut, self.cut_rows, "cut"),
-        ):
-            if count:
-                pairs, told = plural(count, "pair"), row_list(rows, count)
-                parts.append(f"{pairs} ({count / self.pairs:.1%}) will be {verb}: {told}")
-        end = " Nothing would be left: raise max_length." if self.dropped == self.pairs else ""
-        return f"Longer than max_length = {self.max_length:,} tokens: {'; '.join(parts)}.{end}"
+        kept = self.pairs - self.dropped
+        return Fate(kept, self.cut, self.dropped, self.cut_rows, self.dropped_rows).sentence(
+            self.max_length
+        )
 
     def sentences(self) -> list[str]:
         """Return the account as short sentences, most important first."""
@@ -139,10 +152,10 @@ def report_lengths(
         chosen_longer=sum(difference > 0 for difference in differences),
         rejected_longer=sum(difference < 0 for difference in differences),
         median_difference=quantile(differences, 0.5),
-        cut=len(fate.cut_rows),
-        dropped=len(fate.dropped_rows),
-        cut_rows=fate.cut_rows[:ROWS_KEPT],
-        dropped_rows=fate.dropped_rows[:ROWS_KEPT],
+        cut=fate.cut,
+        dropped=fate.dropped,
+        cut_rows=fate.cut_rows,
+        dropped_rows=fate.dropped_rows,
     )
 
 

@@ -10,7 +10,6 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -99,9 +98,8 @@ class Probe(Job):
 
 
 def _counts(pair: TokenizedPair) -> tuple[int, int, int, int, int]:
-    answers = zip(pair.chosen, pair.rejected, strict=False)
-    same = sum(1 for _ in takewhile(lambda ids: ids[0] == ids[1], answers))
-    return pair.row, len(pair.prompt), len(pair.chosen), len(pair.rejected), same
+    counts = pair.lengths
+    return pair.row, counts.prompt, counts.chosen, counts.rejected, counts.same_start
 
 
 def spell_out(tokenizer: PreTrainedTokenizerBase, pair: TokenizedPair) -> PairTokens:

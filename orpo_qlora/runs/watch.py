@@ -20,6 +20,7 @@ LONGEST_SECONDS = {
     "saving the adapter": 900.0,
 }
 OTHERWISE_SECONDS = 900.0
+KEEPER_SECONDS = 10.0
 STEPS = 20
 """A phase may also last as long as this many ordinary steps: an evaluation sees many pairs."""
 
@@ -40,6 +41,15 @@ def stalled(run: Run) -> ErrorCard | None:
         hint="It may still come back. If not: stop it, by force if need be, and resume it; the "
         "latest checkpoint is kept.",
     )
+
+
+def awaits_cause(run: Run) -> bool:
+    """Tell whether a worker has just died and its keeper may still say of what."""
+    state = run.state
+    if state.status != "interrupted" or state.error is not None:
+        return False
+    quiet_seconds = time.monotonic() - state.progressed_at
+    return 0 <= quiet_seconds < KEEPER_SECONDS + STEPS * state.seconds_per_step
 
 
 def can_be_forced(run: Run) -> bool:

@@ -143,7 +143,17 @@ def _wire_tokens(tab: DataTab, settings: Mapping[str, Any]) -> None:
         asked = question(values)
         return token_panel.turn_updates(panel, asked, int(event.row_value[0]))
 
+    def on_remedy(event: gr.EventData, *values: Any) -> Updates:  # noqa: ANN401 - inputs' values
+        dataset_id, row, *rest = values
+        changed = token_panel.remedy_of(str(event._data.get("choice", "")))
+        named = dict(zip(settings, rest, strict=True)) | changed
+        asked = token_panel.question_of(dataset_id, row, named)
+        shown = token_panel.look(panel, asked) or {}
+        return {**shown, **{settings[name]: value for name, value in changed.items()}}
+
     look = _on_look(tab, settings)
+    handler = guarded(panel.card, on_remedy, at_rest)
+    panel.account.click(handler, inputs, [*outputs, *settings.values()], **QUIET)
     panel.timer.tick(guarded(panel.card, on_tick, at_rest), [panel.seen, *inputs], outputs, **QUIET)
     panel.row.input(look, inputs, outputs, trigger_mode="always_last", **QUIET)
     tab.tab.select(look, inputs, outputs, **QUIET)

@@ -21,9 +21,13 @@ from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.pairs import Dataset, load_dataset
-from orpo_qlora.errors import BrokenRows, DataError, NeedsColumns, NeedsEncoding
+from orpo_qlora.errors import BrokenRows, DataError, DiskFull, NeedsColumns, NeedsEncoding
 from orpo_qlora.runs.lengths import ProbeRequest, request_of
 
+KEPT_BYTES = 32 * 1024**3
+"""What all kept files may take together; whoever may upload shall not fill the disk with them."""
+FREE_BYTES = 1024**3
+"""What the disk keeps for runs."""
 DATASET_ID = re.compile(r"^[0-9a-f]{64}$")
 OPEN_AT_ONCE = 4
 QUESTIONS = (NeedsEncoding, NeedsColumns, BrokenRows)
@@ -41,8 +45,9 @@ def keep_dataset(path: Path, source: str, progress: Progress | None = None) -> s
 
     Raises:
         DataError: the file cannot be used; nothing is kept.
-        DiskFull: nothing is kept.
+        DiskFull: the disk, or what files may take of it, is used up; nothing is kept.
     """
+    _check_room(path)
     draft = _folder() / f".draft-{uuid.uuid4().hex[:8]}"
     with storage.disk_errors(draft):
         try:
@@ -68,6 +73,24 @@ def keep_dataset(path: Path, source: str, progress: Progress | None = None) -> s
                 file(dataset_id).unlink(missing_ok=True)
         raise
     return dataset_id
+
+
+def _check_room(path: Path) -> None:
+    """Refuse a file that would fill what kept files may take, or the disk."""
+    folder, size = _folder(), path.stat().st_size
+    kept = sum(file.stat().st_size for file in folder.glob("*.data"))
+    if kept + size > KEPT_BYTES:
+        raise DiskFull(
+            f"The kept preference files take {kept / 1e9:,.1f} of the {KEPT_BYTES / 1e9:,.1f} GB "
+            f"they may, and this one has {size / 1e9:,.1f} GB.",
+            hint=f"Delete files you no longer need from {folder}.",
+        )
+    free = shutil.disk_usage(folder).free
+    if free - size < FREE_BYTES:
+        raise DiskFull(
+            f"The disk has {free / 1e9:,.1f} GB free, and this file takes {size / 1e9:,.1f} GB.",
+            hint=f"Free some space; {FREE_BYTES / 1e9:,.1f} GB stay free for runs.",
+        )
 
 
 def _folder() -> Path:

@@ -21,8 +21,8 @@ from orpo_qlora.ui.guard import Updates
 
 Kind = Literal["csv", "jsonl", "report"]
 LABELS: dict[Kind, str] = {
-    "csv": "Cleaned pairs as CSV",
-    "jsonl": "Cleaned pairs as JSON Lines",
+    "csv": "Pairs as CSV",
+    "jsonl": "Pairs as JSON Lines",
     "report": "Report",
 }
 FOLDERS_KEPT = 4
@@ -49,7 +49,7 @@ def build_downloads() -> Downloads:
         gr.HTML('<p class="label">Download</p>', elem_id="data-downloads-label")
         buttons = {
             kind: gr.Button(
-                label, size="md", scale=0, min_width=160, elem_id=f"data-download-{kind}"
+                label, size="md", scale=0, min_width=190, elem_id=f"data-download-{kind}"
             )
             for kind, label in LABELS.items()
         }

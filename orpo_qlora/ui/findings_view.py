@@ -33,7 +33,7 @@ def account_card(report: DataReport) -> str:
     """Return what was read, what came of it and what the person decided."""
     format_ = " · ".join(part for part in (report.format, report.encoding) if part)
     decided = _decided(report)
-    again = _button("forget", "Undo my choices", "quiet-button") if decided else ""
+    again = choice_button("forget", "Undo my choices", "quiet-button") if decided else ""
     return cards.account(
         report.source, [*report.sentences()[:1], *filter(None, (format_, decided))], again
     )
@@ -107,11 +107,12 @@ def _fix(finding: Finding) -> str:
         return ""
     if finding.fixed:
         done = f'<span class="quiet">Done: {html.escape(finding.fix)}.</span> '
-        return f'<p class="fix">{done}{_button(f"unfix:{finding.id}", "Undo")}</p>'
-    return f'<p class="fix">{_button(f"fix:{finding.id}", finding.fix)}</p>'
+        return f'<p class="fix">{done}{choice_button(f"unfix:{finding.id}", "Undo")}</p>'
+    return f'<p class="fix">{choice_button(f"fix:{finding.id}", finding.fix)}</p>'
 
 
-def _button(choice: str, label: str, kind: str = "choice-button") -> str:
+def choice_button(choice: str, label: str, kind: str = "choice-button") -> str:
+    """Return a button that hands its choice to the handler of its component's click."""
     return (
         f'<button type="button" class="{kind}" data-choice="{html.escape(choice)}">'
         f"{html.escape(label)}</button>"
@@ -127,13 +128,13 @@ def question_card(error: DataError, choices: ReadChoices) -> str:
     if isinstance(error, NeedsEncoding):
         buttons = [
             f'<li><q dir="auto">{html.escape(candidate.preview)}</q>'
-            f"{_button(f'encoding:{candidate.encoding}', f'Read as {candidate.label}')}</li>"
+            f"{choice_button(f'encoding:{candidate.encoding}', f'Read as {candidate.label}')}</li>"
             for candidate in error.candidates
         ]
     elif isinstance(error, BrokenRows):
-        buttons = [f"<li>{_button(f'fix:{error.fix}', 'Leave these rows out')}</li>"]
+        buttons = [f"<li>{choice_button(f'fix:{error.fix}', 'Leave these rows out')}</li>"]
     if choices != ReadChoices():
-        buttons.append(f"<li>{_button('forget', 'Undo my choices')}</li>")
+        buttons.append(f"<li>{choice_button('forget', 'Undo my choices')}</li>")
     answers = f'<ul class="answers">{"".join(buttons)}</ul>' if buttons else ""
     return cards.error_card(error.message, hint=hint, where=error.where, more=answers)
 

@@ -93,8 +93,13 @@ def wire_run_actions(
     for button, act in (
         (actions.stop, launch.stop_run),
         (actions.force, lambda paths: launch.end_run(paths, grace_seconds=0.0)),
-        (actions.resume, launch.resume_run),
+        (actions.resume, _resume_or_begin),
         (actions.earlier, lambda paths: launch.shift_run(paths, by=-1)),
         (actions.later, lambda paths: launch.shift_run(paths, by=1)),
     ):
         button.click(on_click(act), picker, outputs, trigger_mode="once", **QUIET)
+
+
+def _resume_or_begin(paths: RunPaths) -> None:
+    """Do what the button says: without a checkpoint to resume from, the run begins anew."""
+    launch.resume_run(paths, from_start=store.read_run(paths).checkpoint_step == 0)

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from orpo_qlora.config import setting_fields
-from orpo_qlora.runs import store
+from orpo_qlora.runs import store, watch
 from orpo_qlora.ui import cards, charts, form, plots, present, snapshot
 from orpo_qlora.ui.guard import Updates
 from orpo_qlora.ui.run_actions import RunActions, action_updates, build_run_actions
@@ -184,6 +184,11 @@ def _plot_updates(tab: RunsTab, now: Snapshot) -> Updates:
         component: charts.draw_chart(plot, plots.curves_of(plot, now.metrics, lambda_), last_step)
         for component, plot in zip(tab.plots, plots.PLOTS, strict=True)
     }
+
+
+def awaits_cause(run_id: str | None) -> bool:
+    """Tell whether more may yet be said about the end of the run that is shown."""
+    return bool(run_id) and watch.awaits_cause(store.read_run(store.paths_of(str(run_id))))
 
 
 def title_of(run_id: str) -> str:

@@ -1,12 +1,18 @@
 """What keeps other web pages, other machines and the environment out of the page. Floor 5.
 
-The reasons are in docs/security.md; there is no login yet, so the page serves this machine only.
+The reasons are in docs/security.md. Gradio must not be imported here: it reads the environment
+while it is imported, and that is cleaned first.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
+import socket
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,6 +23,8 @@ from orpo_qlora import storage
 from orpo_qlora.errors import InputError
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost"})
+NAME = re.compile(r"[\w.-]+", re.ASCII)
+READ_BY_THE_SERVER = ("GRADIO_", "SPACE_", "FORWARDED_ALLOW_IPS", "WEB_CONCURRENCY")
 
 # Gradio's page has inline scripts, and its plots and event scripts are compiled in the browser.
 CONTENT_POLICY = "; ".join(
@@ -38,24 +46,70 @@ HEADERS = {
     "Content-Security-Policy": CONTENT_POLICY,
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Not "no-referrer": with that a browser sends the form of the login with `Origin: null`.
+    "Referrer-Policy": "same-origin",
 }
 
 
-def refuse_exposed(host: str) -> None:
-    """Allow this machine's own address only.
+@dataclass(frozen=True)
+class Audience:
+    """Under which names the page may be asked for; beyond this machine only with a login."""
 
-    Raises:
-        InputError: others could reach the page, and it has no login.
-    """
-    if host not in LOOPBACK_HOSTS:
-        raise InputError(
-            f"The page will not listen on {host}: it has no login yet, so anybody who can reach "
-            "that address could train, chat and read your data.",
-            hint="Leave --host away, and from another machine use a tunnel: "
-            "ssh -L 7860:127.0.0.1:7860 THIS-MACHINE.",
-            where="--host",
-        )
+    names: frozenset[str]
+    any_address: bool
+    """Whether a bare address is a name too. A foreign web page cannot fake one: what it can point
+    at this machine (DNS rebinding) is a name of its own."""
+
+    @classmethod
+    def of(cls, host: str, public_names: Sequence[str] = ()) -> Audience:
+        """Return who may ask a page that listens on `host`.
+
+        Args:
+            host: address to listen on.
+            public_names: names under which a proxy passes requests on.
+
+        Raises:
+            InputError: the page cannot listen there.
+        """
+        if not host or ":" in host:
+            raise InputError(
+                f"The page cannot listen on “{host}”.",
+                hint="Give an IPv4 address of this machine, or 0.0.0.0 for all of them.",
+                where="--host",
+            )
+        for name in public_names:
+            if not NAME.fullmatch(name):
+                raise InputError(
+                    f"“{name}” is not the name of a machine.",
+                    hint="Give it without scheme, port and path, like studio.example.org.",
+                    where="--public-name",
+                )
+        names = {name.lower() for name in (*LOOPBACK_HOSTS, *public_names)}
+        if host in LOOPBACK_HOSTS:
+            return cls(frozenset(names), any_address=False)
+        name = socket.gethostname()  # not its full name: finding that asks a name server
+        own = {host, name, f"{name}.local"}
+        return cls(frozenset(names | {name.lower() for name in own}), any_address=True)
+
+    @property
+    def needs_login(self) -> bool:
+        """Whether anybody but the person at this machine may ask."""
+        return self.any_address or self.names > LOOPBACK_HOSTS
+
+    def knows(self, host: str) -> bool:
+        """Tell whether the Host header of a request names this page."""
+        name, _, port = host.partition(":")
+        if port and not port.isdecimal():
+            return False
+        return name.lower() in self.names or (self.any_address and _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def enter_private_folder(private: Path) -> None:
@@ -74,17 +128,19 @@ def enter_private_folder(private: Path) -> None:
     os.chdir(empty)
 
 
-def clean_environment() -> None:
-    """Let no variable of the environment change what the page serves.
+def clean_environment(host: str = "127.0.0.1") -> None:
+    """Let no variable of the environment change what the page serves or whom it believes.
 
-    Gradio reads dozens of `GRADIO_*` variables, and an empty `allowed_paths` falls back to one.
+    Gradio reads dozens of `GRADIO_*` variables, some while it is imported, and an empty
+    `allowed_paths` falls back to one; `SPACE_*` make it think it is hosted. Uvicorn believes the
+    client addresses of whomever `FORWARDED_ALLOW_IPS` names.
     """
-    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+    for name in [name for name in os.environ if name.startswith(READ_BY_THE_SERVER)]:
         del os.environ[name]
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     # Gradio asks its own page whether it is up; a proxy cannot know.
     exceptions = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
-    own = ",".join(filter(None, (exceptions, *sorted(LOOPBACK_HOSTS))))
+    own = ",".join(filter(None, (exceptions, *sorted({*LOOPBACK_HOSTS, host}))))
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = own
 
 
@@ -95,15 +151,16 @@ class SameOrigin:
     127.0.0.1 (DNS rebinding) would even get to read them.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, audience: Audience) -> None:
         self.app = app
+        self._audience = audience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 400 (foreign host) or 403 (foreign origin)."""
         if scope["type"] not in {"http", "websocket"}:
             await self.app(scope, receive, send)
             return
-        refusal = _refusal(Headers(scope=scope))
+        refusal = self._refusal(Headers(scope=scope))
         if refusal is not None:
             await refusal(scope, receive, send)
             return
@@ -117,12 +174,19 @@ class SameOrigin:
 
         await self.app(scope, receive, send_guarded)
 
+    def _refusal(self, headers: Headers) -> PlainTextResponse | None:
+        host = headers.get("host", "")
+        if not self._audience.knows(host):
+            return PlainTextResponse("Unknown host.", status_code=400)
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            return _foreign()
+        # Pictures and scripts of another page come without an Origin; links may lead here.
+        is_link = headers.get("sec-fetch-mode") == "navigate"
+        if headers.get("sec-fetch-site", "none") not in {"same-origin", "none"} and not is_link:
+            return _foreign()
+        return None
 
-def _refusal(headers: Headers) -> PlainTextResponse | None:
-    host = headers.get("host", "")
-    if host.rsplit(":", 1)[0] not in LOOPBACK_HOSTS:
-        return PlainTextResponse("Unknown host.", status_code=400)
-    origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != host:
-        return PlainTextResponse("Requests from other pages are refused.", status_code=403)
-    return None
+
+def _foreign() -> PlainTextResponse:
+    return PlainTextResponse("Requests from other pages are refused.", status_code=403)

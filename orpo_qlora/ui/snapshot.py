@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 from orpo_qlora.runs import orders, store, watch
 from orpo_qlora.runs.metrics import MetricsTail
@@ -35,10 +34,10 @@ class Snapshot:
         # Written with every phase, shown nowhere.
         state = self.run.state.model_dump_json(exclude={"progressed_at"})
         around = f"{self.waiting} {self.checkpoint_step} {self.stalled} {self.can_be_forced}"
-        steps = f"{len(self.metrics.records)} {self.run.has_adapter}"
+        steps = f"{self.metrics.count} {self.run.has_adapter}"
         return {
             "status": f"{self.run.id} {state} {steps} {around}",
-            "plots": f"{self.run.id} {len(self.metrics.records)} {self.run.state.total_steps}",
+            "plots": f"{self.run.id} {self.metrics.count} {self.run.state.total_steps}",
             "samples": f"{self.run.id} {len(self.samples)}",
             "log": f"{self.run.id} {hash(self.log)}",
         }
@@ -53,8 +52,7 @@ def take_snapshot(run_id: str) -> Snapshot:
     paths = store.paths_of(run_id)
     with _READING:
         run = store.read_run(paths)
-        metrics = MetricsTail(Path())
-        metrics.records = list(store.metrics_of(paths).records)
+        metrics = store.metrics_of(paths).snapshot()
     return Snapshot(
         run,
         metrics,

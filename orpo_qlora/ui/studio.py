@@ -1,4 +1,4 @@
-"""The page: four tabs, one timer, what the address says, and how it is served. Floor 5.
+"""The page: four tabs, one timer and what the address says. Floor 5.
 
 `wire_*` join components to handlers; a handler reads values, calls one function and returns what
 changed. The page never imports torch; runs and chat are processes of their own.
@@ -6,27 +6,17 @@ changed. The page never imports torch; runs and chat are processes of their own.
 
 from __future__ import annotations
 
-import argparse
 import json
-import signal
-import socket
-import sys
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
 
-from orpo_qlora import storage
 from orpo_qlora.chat import client
-from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.runs import launch, orders, store
-from orpo_qlora.ui import chat_tab, data_tab, look, runs_tab, security, token_panel, train_tab
+from orpo_qlora.ui import chat_tab, data_tab, look, runs_tab, token_panel, train_tab
 from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
 from orpo_qlora.ui.data_tab import DataTab
 from orpo_qlora.ui.data_wiring import wire_data_tab
@@ -37,10 +27,7 @@ from orpo_qlora.ui.runs_tab import RunsTab
 from orpo_qlora.ui.train_tab import TrainTab
 from orpo_qlora.ui.wiring import QUIET, READING, UNCHECKED
 
-DEFAULT_PORT = 7860
-EXIT_BAD_INPUT = 2
 POLL_SECONDS = 2.0
-UPLOAD_LIMIT = "1gb"
 CACHE_SECONDS = (3600, 86_400)
 """How often old uploads are looked for, and how old they may get; the home has its own copy."""
 
@@ -195,7 +182,7 @@ def _wire_runs(studio: Studio) -> None:
 
     def on_tick(run_id: str | None, seen: str, chat_run: str | None, *rest: str) -> Updates | None:
         updates = runs_tab.show_updates(runs, run_id, seen)
-        if _is_busy():
+        if _is_busy() or runs_tab.awaits_cause(run_id):
             return updates
         return {
             **(updates or {}),
@@ -266,100 +253,3 @@ def _wire_chat(studio: Studio) -> None:
     )
     stop = guarded(chat.card, on_stop)
     chat.stop.click(stop, None, chat.outputs, cancels=[answering], **QUIET)
-
-
-def main() -> None:
-    """Serve the page as the command line asks: `python app.py --host HOST --port PORT`."""
-    parser = argparse.ArgumentParser(prog="app.py", description="Open the orpo-qlora page.")
-    parser.add_argument("--host", default="127.0.0.1", help="this machine's own address")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free port")
-    arguments = parser.parse_args()
-    try:
-        serve(arguments.host, arguments.port)
-    except OrpoQloraError as error:
-        parser.exit(EXIT_BAD_INPUT, f"{error}\n")
-
-
-def serve(host: str, port: int) -> None:
-    """Serve the page until the person ends it; `port` 0 takes a free one.
-
-    Raises:
-        InputError: the host is not this machine's own, or the port is taken.
-    """
-    security.refuse_exposed(host)
-    security.clean_environment()
-    port = _usable_port(host, port)
-    with tempfile.TemporaryDirectory(prefix="orpo-qlora-page-") as private:
-        security.enter_private_folder(Path(private))
-        page = open_page(host, port)
-        _say(f"orpo-qlora is open at http://{host}:{port} (Ctrl-C closes it)")
-        _wait_for_end()
-        page.close(verbose=False)
-    _say("The page is closed. A run that is training goes on; open the page again to watch it.")
-
-
-def open_page(host: str, port: int) -> gr.Blocks:
-    """Serve the page in the background and return it."""
-    page = build_studio()
-    page.queue(max_size=32, default_concurrency_limit=2, api_open=False)
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        allowed_paths=[],
-        blocked_paths=[str(storage.home())],
-        max_file_size=UPLOAD_LIMIT,
-        show_error=False,
-        enable_monitoring=False,
-        run_history=False,
-        mcp_server=False,
-        ssr_mode=False,
-        strict_cors=True,
-        pwa=False,
-        num_workers=0,
-        root_path="",
-        footer_links=["settings"],
-        theme=look.build_theme(),
-        css_paths=[look.STYLES],
-        head=f"<script>{look.SCRIPT.read_text(encoding='utf-8')}</script>",
-        app_kwargs={
-            "docs_url": None,
-            "redoc_url": None,
-            "openapi_url": None,
-            "middleware": [Middleware(security.SameOrigin)],
-        },
-    )
-    return page
-
-
-def _usable_port(host: str, port: int) -> int:
-    with socket.socket() as probe:
-        # As the server itself does: a port in TIME_WAIT after a restart is not taken.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as exc:
-            raise InputError(
-                f"Port {port} cannot be used ({exc.strerror}); perhaps the page is already open.",
-                hint=f"Open http://{host}:{port}, or let --port 0 take a free one.",
-                where="--port",
-            ) from exc
-        return int(probe.getsockname()[1])
-
-
-def _wait_for_end() -> None:
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    ended.wait()
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -11,15 +11,23 @@ import gradio as gr
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import Dataset, PreferencePair
+from orpo_qlora.errors import InputError
 from orpo_qlora.models import at_hand
 from orpo_qlora.runs import lengths
-from orpo_qlora.runs.length_report import LengthReport, report_lengths
+from orpo_qlora.runs.length_report import LengthReport, fate_of, report_lengths
 from orpo_qlora.runs.lengths import Answer, ProbeRequest, TokenLengths
 from orpo_qlora.ui import cards, datasets, form, histograms, present, token_view
+from orpo_qlora.ui.findings_view import CHOOSING, choice_button
 from orpo_qlora.ui.guard import Updates
 
 PICTURES = ("whole", "prompt", "answers", "difference")
 POLL_SECONDS = 1.0
+REMEDIES = {
+    "drop": "Leave them out",
+    "cut_prompt": "Cut their prompts from the left",
+    "cut_answers": "Cut their answers from the right",
+}
+"""What can be done with over-long pairs, by the value of `over_length`."""
 SETTINGS = ("model", "revision", "max_length", "over_length", "nll_on", "lambda")
 """Settings of the Train tab that decide what a pair looks like to the model."""
 
@@ -66,7 +74,7 @@ def build_token_panel() -> TokenPanel:
         status = gr.HTML(elem_id="token-status")
         count = gr.Button("Count tokens", elem_id="token-count", scale=0, min_width=200)
         with gr.Column(visible=False, elem_id="token-results") as results:
-            account = gr.HTML(elem_id="token-account")
+            account = gr.HTML(elem_id="token-account", js_on_load=CHOOSING)
             with gr.Row(elem_classes="plots"):
                 pictures = tuple(
                     gr.HTML(elem_id=f"histogram-{name}", min_width=420) for name in PICTURES
@@ -211,12 +219,45 @@ def _picture_updates(panel: TokenPanel, question: Question, counted: TokenLength
     drawn = histograms.histograms_of(counted, report)
     title = f"Tokens with {present.model_title(report.model)}"
     return {
-        panel.account: cards.account(title, [report.policy_sentence()]),
+        panel.account: cards.account(title, [report.policy_sentence()], _remedies(report)),
         **{
             component: histograms.draw_histogram(picture)
             for component, picture in zip(panel.pictures, drawn, strict=True)
         },
     }
+
+
+def _remedies(report: LengthReport) -> str:
+    """Return buttons for over-long pairs; each sets a setting of the Train tab."""
+    if not report.cut and not report.dropped:
+        return ""
+    ways = [way for way in REMEDIES if way != report.over_length]
+    buttons = [choice_button(f"over_length:{way}", REMEDIES[way]) for way in ways]
+    longest = report.whole.longest
+    buttons.append(choice_button(f"max_length:{longest}", f"Raise max_length to {longest:,}"))
+    return f'<p class="fix">{" ".join(buttons)}</p>'
+
+
+def remedy_of(choice: str) -> dict[str, object]:
+    """Return the setting that a button for over-long pairs changes.
+
+    Raises:
+        InputError: there is no such button.
+    """
+    name, _, value = choice.partition(":")
+    if name == "over_length" and value in REMEDIES:
+        return {name: value}
+    if name == "max_length" and value.isdecimal():
+        return {name: int(value)}
+    raise InputError(f"There is nothing to choose as “{choice}”.")
+
+
+def length_sentence(dataset_id: str, config: TrainConfig) -> str:
+    """Return what the length policy will do, as far as tokens are counted already."""
+    counted = lengths.read_answer(datasets.probe_request(dataset_id, config, ())).lengths
+    if counted is None:
+        return ""
+    return fate_of(counted, config.max_length, config.over_length).sentence(config.max_length)
 
 
 def report_of(config: TrainConfig, counted: TokenLengths) -> LengthReport:

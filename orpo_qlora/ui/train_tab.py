@@ -9,11 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.config import preset_names
-from orpo_qlora.errors import InputError, OrpoQloraError
+from orpo_qlora.config import TrainConfig, preset_names
+from orpo_qlora.data.doctor import too_many_passes
+from orpo_qlora.errors import ConfigError, InputError, OrpoQloraError
 from orpo_qlora.runs import launch, store
 from orpo_qlora.runs.store import RunPaths
-from orpo_qlora.ui import cards, datasets, form, plan_panel
+from orpo_qlora.ui import cards, datasets, form, plan_panel, token_panel
 from orpo_qlora.ui.form import Form
 from orpo_qlora.ui.guard import Updates
 from orpo_qlora.ui.plan_panel import PlanPanel
@@ -95,7 +96,7 @@ def readiness_updates(tab: TrainTab, dataset_id: str, values: Sequence[object]) 
     if active is not None:
         waits = f"Run “{active.title}” is {active.state.status}; this one starts after it."
     return {
-        tab.data: _data_line(dataset_id),
+        tab.data: _data_line(dataset_id, values),
         tab.start: gr.Button(QUEUE if active else START, interactive=not reason),
         tab.reason: cards.reason(reason or waits),
     }
@@ -113,14 +114,25 @@ def reason_against(dataset_id: str, values: Sequence[object]) -> str:
     return ""
 
 
-def _data_line(dataset_id: str) -> str:
+def _data_line(dataset_id: str, values: Sequence[object]) -> str:
     if not dataset_id:
         return ""
     try:
         report = datasets.open_dataset(dataset_id).report
+        remarks = _remarks(dataset_id, form.config_from(values), report.pairs)
+    except ConfigError:
+        remarks = []  # said beside the button
     except OrpoQloraError:
         return ""
-    return cards.account(f"Training data: {report.source}", report.sentences()[:1])
+    sentences = [*report.sentences()[:1], *remarks]
+    return cards.account(f"Training data: {report.source}", sentences)
+
+
+def _remarks(dataset_id: str, config: TrainConfig, pairs: int) -> list[str]:
+    """Return what these settings will do to the pairs."""
+    passes = too_many_passes(pairs, config)
+    told = [passes.sentence()] if passes else []
+    return [*filter(None, [token_panel.length_sentence(dataset_id, config)]), *told]
 
 
 def preset_updates(tab: TrainTab, preset: str | None) -> Updates:

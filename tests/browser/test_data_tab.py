@@ -160,11 +160,17 @@ def test_conversations_in_disguise_seen_token_by_token(page, tmp_path, demo_mode
     page.keyboard.press("ArrowRight")
     expect(view.locator(".token-readout")).to_contain_text(re.compile(r"id \d+ · 2 of \d+"))
 
-    # The settings of the Train tab decide: other roles, another length.
+    # One click for over-long pairs is a setting of the Train tab.
+    press(page, "over_length:cut_prompt")
+    expect(page.locator("#token-account")).to_contain_text("will be cut: row 7", timeout=MINUTE)
     page.get_by_role("tab", name="Train").click()
+    expect(page.locator("#train-data")).to_contain_text("will be cut: row 7", timeout=MINUTE)
+    page.locator("#group-data button").first.click()
+    expect(page.locator("#setting-over_length").get_by_label("cut_prompt")).to_be_checked()
+
+    # The settings of the Train tab decide: other roles, another length.
     page.locator("#group-objective button").first.click()
     page.locator("#setting-nll_on").get_by_label("answer").check()
-    page.locator("#group-data button").first.click()
     page.locator("#setting-max_length input").fill("2000")
     page.locator("#setting-max_length input").blur()
     page.get_by_role("tab", name="Data").click()
@@ -214,6 +220,7 @@ def test_broken_rows_and_no_header_and_formulas_to_take_away(page, tmp_path):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_narrow_page_needs_no_sideways_scrolling(page, theme):
     page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_load_state("networkidle")
     page.goto(f"{page.url.partition('?')[0]}?__theme={theme}")
     page.locator("#example-hello").click()
     wait_for_tokens(page, 1)

@@ -63,6 +63,22 @@ def test_unicode_is_read_with_any_mark(tmp_path, way, encoding):
     assert dataset.report.encoding == ENCODINGS[encoding]
 
 
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "Parquet"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "gb18030"])
+def test_mark_is_no_part_of_the_text_in_a_confirmed_encoding(tmp_path, way, encoding):
+    """A chosen codec leaves the mark in the text; the array's first bracket was not found then."""
+    path = write(tmp_path, "\ufeff" + WAYS[way](ROWS), encoding)
+    dataset = load_dataset(path, choices=ReadChoices(encoding=encoding))
+    assert dataset.pairs == PAIRS
+    assert dataset.report.columns == HEADER
+
+
+@pytest.mark.parametrize("space", ["\x0b", "\u00a0", "\x1c"])
+def test_what_is_no_white_space_in_json_does_not_begin_an_array(tmp_path, space):
+    with pytest.raises(DataError):
+        load_dataset(write(tmp_path, space + json_array(ROWS)))
+
+
 def test_confirmed_encoding_is_read_and_recorded(tmp_path):
     rows = [("你好吗", "我很好", "不好")]
     choices = ReadChoices(encoding="gb18030")

@@ -43,12 +43,13 @@ def test_tree_in_architecture_equals_the_disk():
     assert told == there
 
 
-def test_promised_tests_exist():
-    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("page", "folder"), [("reliability", "faults"), ("security", "ui")])
+def test_promised_tests_exist(page, folder):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     promised = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", text)
     assert len(promised) > 20
     for file, name in promised:
-        path = ROOT / "tests" / (file if "/" in file else f"faults/{file}")
+        path = ROOT / "tests" / (file if "/" in file else f"{folder}/{file}")
         assert f"def {name}(" in path.read_text(encoding="utf-8") if name else path.exists(), file
 
 

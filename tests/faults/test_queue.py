@@ -10,7 +10,7 @@ from itertools import pairwise
 import psutil
 import pytest
 
-from orpo_qlora.errors import InputError
+from orpo_qlora.errors import CheckpointError, InputError
 from orpo_qlora.runs import launch, orders, store
 
 pytestmark = pytest.mark.usefixtures("fake_worker")
@@ -76,7 +76,7 @@ def test_a_killed_worker_is_named_and_can_be_resumed(start, wait_for):
     assert step >= 10
     wait_for(paths, "finished")
     assert store.read_run(paths).state.error is None
-    steps = [record["step"] for record in store.metrics_of(paths).records]
+    steps = [step for step, _ in store.metrics_of(paths).series("loss")]
     assert steps == list(range(1, 41))
 
 
@@ -130,7 +130,7 @@ def test_many_who_look_at_once_start_each_run_once(start, wait_for):
         wait_for(run, "finished")
     assert [looker.wait() for looker in lookers] == [0] * 4
     for run in runs:
-        steps = [record["step"] for record in store.metrics_of(run).records]
+        steps = [step for step, _ in store.metrics_of(run).series("loss")]
         assert steps == [1, 2, 3]
     ends = [store.read_run(run).state for run in runs]
     for before, after in pairwise(ends):
@@ -146,10 +146,25 @@ def test_resumed_twice_it_runs_once(start, wait_for):
     with pytest.raises(InputError, match="cannot be resumed"):
         launch.resume_run(paths)
     wait_for(paths, "finished")
-    steps = [record["step"] for record in store.metrics_of(paths).records]
+    steps = [step for step, _ in store.metrics_of(paths).series("loss")]
     assert steps == list(range(1, 61))
     with pytest.raises(InputError, match="finished, so it cannot"):
         launch.resume_run(paths)
+
+
+def test_with_damaged_checkpoints_only_it_begins_anew_when_told_to(start, wait_for):
+    paths = start(max_steps=40, checkpoint_every=5)
+    wait_for(lambda: store.read_run(paths).checkpoint_step >= 5)
+    launch.end_run(paths, grace_seconds=20.0)
+    for checkpoint in paths.checkpoints.iterdir():
+        (checkpoint / "value.json").write_text("")
+    with pytest.raises(CheckpointError, match="No checkpoint can be used"):
+        launch.resume_run(paths)
+    assert status(paths) == "stopped"
+    assert launch.resume_run(paths, from_start=True) == 0
+    wait_for(paths, "finished")
+    steps = [step for step, _ in store.metrics_of(paths).series("loss")]
+    assert steps == list(range(1, 41))
 
 
 def test_sigterm_to_everything_stops_the_run_and_leaves_the_queue_waiting(start, wait_for):

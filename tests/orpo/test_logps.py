@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from orpo_qlora.orpo import logps
 from orpo_qlora.orpo.logps import Head, token_logps
@@ -49,3 +50,44 @@ def test_no_gradient_is_prepared_when_none_is_asked_for():
         values = token_logps(hidden, torch.zeros(ROWS, dtype=torch.long), head)
     assert not values.requires_grad
     assert (values < 0).all()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the size of the largest tensor any operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize(("rows", "vocabulary"), [(200, 300), (800, 300), (200, 2000)])
+def test_no_tensor_is_larger_than_a_tile(monkeypatch, rows, vocabulary):
+    monkeypatch.setattr(logps, "TILE_BYTES", 24_000)
+    head = Head(torch.randn(vocabulary, 2))
+    hidden = torch.randn(rows, 2, requires_grad=True)
+    targets = torch.randint(vocabulary, (rows,))
+    with LargestTensor() as largest:
+        token_logps(hidden, targets, head).sum().backward()
+    assert largest.bytes <= 24_000 < rows * vocabulary * 4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.02)], ids=str
+)
+def test_a_confident_token_keeps_its_small_gradient(dtype, tolerance):
+    """At p = 0.9999 the gradient is 1 − p: a cast before the subtraction would leave nothing."""
+    weight = torch.tensor([[9.25, 1.0], [0.0, -1.0], [0.0, 0.5]], dtype=dtype)
+    hidden = torch.tensor([[1.0, 0.0]], dtype=dtype, requires_grad=True)
+    target = torch.tensor([0])
+    token_logps(hidden, target, Head(weight)).sum().backward()
+    exact = hidden.detach().double().requires_grad_()
+    plain(exact, target, Head(weight.double())).sum().backward()
+    assert exact.grad.abs().max() < 2e-3
+    torch.testing.assert_close(hidden.grad.double(), exact.grad, rtol=tolerance, atol=0)

@@ -97,6 +97,7 @@ def test_fate_is_what_tokenising_the_file_does(request_for, tiny_model):
         for limit in (min(longest), sorted(longest)[1], max(longest)):
             done = tokenize_pairs(tokenizer, pairs, limit, policy)
             fate = fate_of(counted, limit, policy)
+            assert (fate.dropped, fate.cut) == (len(done.dropped_rows), len(done.cut_rows))
             assert fate.dropped_rows == done.dropped_rows
             assert fate.cut_rows == done.cut_rows
             assert fate.kept == len(done.pairs)

@@ -5,7 +5,7 @@ import pytest
 from orpo_qlora import storage
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
-from orpo_qlora.errors import DataError, NeedsColumns, NeedsEncoding
+from orpo_qlora.errors import DataError, DiskFull, NeedsColumns, NeedsEncoding
 from orpo_qlora.ui import answers, datasets
 
 
@@ -96,3 +96,20 @@ def test_answers_of_an_unknown_version_are_as_none(upload):
 def test_unknown_id_is_an_error_with_a_way_out(dataset_id):
     with pytest.raises(DataError, match="not stored here"):
         datasets.open_dataset(dataset_id)
+
+
+def test_kept_files_have_a_limit_together(upload, monkeypatch):
+    kept = datasets.keep_dataset(upload, "pairs.csv")
+    monkeypatch.setattr(datasets, "KEPT_BYTES", upload.stat().st_size * 2 - 1)
+    with pytest.raises(DiskFull, match="they may") as caught:
+        datasets.keep_dataset(upload, "pairs.csv")
+    assert "datasets" in caught.value.hint
+    assert datasets.is_kept(kept)
+    assert len(list(datasets.data_file(kept).parent.glob("*.data"))) == 1
+
+
+def test_the_disk_is_not_filled_to_the_brim(upload, own_home, monkeypatch):
+    monkeypatch.setattr(datasets, "FREE_BYTES", 2**60)
+    with pytest.raises(DiskFull, match="free"):
+        datasets.keep_dataset(upload, "pairs.csv")
+    assert not list((own_home / "datasets").iterdir())

@@ -1,20 +1,20 @@
 """The page as it is really served, asked over HTTP; S-numbers are those of the threat list."""
 
+import http.client
+import json
 import os
-import re
-import signal
 import socket
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+from serving import END_SECONDS, ROOT, serving, start_page
 
 from orpo_qlora.errors import InputError
-from orpo_qlora.ui import security
+from orpo_qlora.ui import security, upload_limit
+from orpo_qlora.ui.security import Audience
 
-REPOSITORY = Path(__file__).parents[2]
 HOSTILE = {
     "GRADIO_ALLOWED_PATHS": "/etc",
     "GRADIO_SHARE": "true",
@@ -24,36 +24,32 @@ HOSTILE = {
     "GRADIO_MCP_SERVER": "true",
     "GRADIO_RUN_HISTORY": "true",
     "GRADIO_ANALYTICS_ENABLED": "True",
+    "GRADIO_WATCH_DIRS": "/",
+    "GRADIO_VIBE_MODE": "1",
+    "GRADIO_LOCAL_DEV_MODE": "1",
+    "GRADIO_NUM_PORTS": "none",
+    "GRADIO_NUM_WORKERS": "2",
+    "GRADIO_SSR_MODE": "true",
+    "GRADIO_PROFILING": "1",
+    "GRADIO_DEBUG": "1",
+    "SPACE_ID": "owner/space",
+    "FORWARDED_ALLOW_IPS": "*",
+    "WEB_CONCURRENCY": "4",
     "HTTP_PROXY": "http://127.0.0.1:9",
     "http_proxy": "http://127.0.0.1:9",
 }
-START_SECONDS = 120
-
-
-def start_page(home, *arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "app.py"), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "ORPO_QLORA_HOME": str(home), **environment},
-    )
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    home = tmp_path_factory.mktemp("page") / "home"
-    process = start_page(home, "--port", "0", **HOSTILE)
-    said = process.stdout.readline()
-    address = re.search(r"http://127\.0\.0\.1:\d+", said)
-    if address is None:
-        process.kill()
-        pytest.fail(said + process.stdout.read())
-    yield address[0], home
-    process.send_signal(signal.SIGTERM)
-    rest = process.communicate(timeout=START_SECONDS)[0]
-    assert process.returncode == 0, rest
-    assert "goes on" in rest
+def opened(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("page") / "home", **HOSTILE) as served:
+        yield served
+    assert "goes on" in served.rest
+
+
+@pytest.fixture(scope="module")
+def served(opened):
+    return opened.address, opened.home
 
 
 @pytest.fixture
@@ -74,10 +70,27 @@ def test_foreign_host_is_refused(page, host):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-@pytest.mark.parametrize("path", ["/", "/gradio_api/upload", "/gradio_api/queue/join"])
+@pytest.mark.parametrize(
+    "path", ["/", "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/cancel"]
+)
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", ""])
 def test_foreign_origin_is_refused(page, method, path, origin):
     assert page.request(method, path, headers={"Origin": origin}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "status"),
+    [
+        ("cross-site", "no-cors", 403),
+        ("same-site", "no-cors", 403),
+        ("cross-site", "navigate", 200),
+        ("same-origin", "cors", 200),
+        ("none", "navigate", 200),
+    ],
+)
+def test_another_page_may_link_here_but_embed_nothing(page, site, mode, status):
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+    assert page.get("/config", headers=headers).status_code == status
 
 
 def test_own_origin_may_upload(page, served):
@@ -120,14 +133,115 @@ def test_no_file_of_the_machine_can_be_fetched(page, served):
     for path in (
         "/etc/passwd",
         str(home / "runs" / "private.txt"),
-        str(REPOSITORY / "app.py"),
+        str(ROOT / "app.py"),
         "../../etc/passwd",
         "..%2f..%2fetc%2fpasswd",
+        "~/.ssh/id_rsa",
+        str(Path.home() / ".ssh" / "id_rsa"),
+        f"{home}/../home/runs/private.txt",
+        f"{home}//runs//private.txt",
+        f"/proc/self/root{home}/runs/private.txt",
+        "/proc/self/environ",
+        "app.py",
         "http://127.0.0.1:22/",
         "file:///etc/passwd",
     ):
         answer = page.get(f"/gradio_api/file={path}")
         assert answer.status_code in {400, 403, 404}, path
+
+
+@pytest.mark.parametrize("name", ["evil.html", "evil.svg", "evil.xml", "evil.js", "evil.mhtml"])
+def test_what_was_uploaded_never_opens_as_a_page(page, name):
+    text = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
+    path = page.post("/gradio_api/upload", files={"files": (name, text)}).json()[0]
+    answer = page.get(f"/gradio_api/file={path}")
+    assert answer.status_code == 200
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "svg" not in answer.headers["Content-Type"]
+    assert "html" not in answer.headers["Content-Type"]
+
+
+@pytest.mark.parametrize("name", ["../../../x.csv", "/etc/x.csv", "..", "a/../../b.csv", "x" * 300])
+def test_an_upload_stays_in_its_folder_whatever_its_name(page, name):
+    answer = page.post("/gradio_api/upload", files={"files": (name, b"a")})
+    assert answer.status_code == 200
+    path = Path(answer.json()[0])
+    assert path.resolve() == path
+    assert path.parents[1].name == "uploads"
+
+
+def file_inputs(config):
+    """Yield every event that takes a file, with what to send for it and where the file stands."""
+    files = {c["id"] for c in config["components"] if c["type"] in {"file", "uploadbutton"}}
+    for event in config["dependencies"]:
+        places = [i for i, part in enumerate(event["inputs"]) if part in files]
+        if places:
+            yield event["id"], len(event["inputs"]), places
+
+
+def ask_event(page, number, data, session):
+    body = {"data": data, "fn_index": number, "session_hash": session}
+    joined = page.post("/gradio_api/queue/join", json=body)
+    assert joined.status_code == 200, joined.text
+    with page.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as answer:
+        for line in answer.iter_lines():
+            told = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+            if told.get("msg") in {"process_completed", "unexpected_error"}:
+                return told
+    raise AssertionError("no answer")
+
+
+def test_no_event_takes_a_file_that_was_not_uploaded(page, served):
+    found = list(file_inputs(page.get("/config").json()))
+    assert found
+    foreign = ["/etc/passwd", str(ROOT / "app.py"), str(served[1] / "login.json"), "../app.py"]
+    for number, count, places in found:
+        for path in foreign:
+            data = [None] * count
+            for place in places:
+                data[place] = {"path": path, "meta": {"_type": "gradio.FileData"}}
+            told = ask_event(page, number, data, f"s{number}{foreign.index(path)}")
+            assert told["success"] is False, path
+            assert "root:" not in json.dumps(told)
+
+
+def test_uploads_are_limited(page, served):
+    def announce(**headers):
+        # httpx would not announce more than it sends.
+        asked = http.client.HTTPConnection(served[0].removeprefix("http://"), timeout=30)
+        asked.putrequest("POST", "/gradio_api/upload")
+        for name, value in headers.items():
+            asked.putheader(name.replace("_", "-"), value)
+        asked.endheaders()
+        try:
+            return asked.getresponse().status
+        finally:
+            asked.close()
+
+    assert announce(Content_Length=str(upload_limit.REQUEST_BYTES + 1)) == 413
+    assert announce(Transfer_Encoding="chunked") == 411
+    many = [("files", (f"{i}.csv", b"a")) for i in range(1001)]
+    assert page.post("/gradio_api/upload", files=many).status_code == 400
+
+
+def test_many_at_once_are_served_or_told_that_it_is_full(page):
+    """50 uploads and 500 events; the page answers all, and goes on afterwards."""
+    upload = {"files": ("a.csv", b"prompt,chosen,rejected\na,b,c\n")}
+    number, count, _ = next(iter(file_inputs(page.get("/config").json())))
+
+    def send(i):
+        if i % 10 == 0:
+            return page.post("/gradio_api/upload", files=upload).status_code
+        body = {"data": [None] * count, "fn_index": number, "session_hash": f"many{i}"}
+        return page.post("/gradio_api/queue/join", json=body).status_code
+
+    with ThreadPoolExecutor(32) as pool:
+        codes = list(pool.map(send, range(550)))
+    uploads, events = codes[::10], [code for i, code in enumerate(codes) if i % 10]
+    assert set(uploads) == {200}
+    assert set(events) <= {200, 503}
+    assert page.get("/").status_code == 200
 
 
 def test_nothing_is_shared_or_measured(page):
@@ -138,17 +252,59 @@ def test_nothing_is_shared_or_measured(page):
     assert "elsewhere" not in config["root"]
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.com", ""])
-def test_other_machines_are_kept_out(host):
-    with pytest.raises(InputError, match="no login"):
-        security.refuse_exposed(host)
+@pytest.mark.parametrize("host", ["::", "::1", ""])
+def test_an_address_the_page_cannot_listen_on_is_refused(host):
+    with pytest.raises(InputError, match="cannot listen"):
+        Audience.of(host)
 
 
-def test_exposed_host_ends_the_program_with_a_reason(tmp_path):
-    process = start_page(tmp_path / "home", "--host", "0.0.0.0")
-    said = process.communicate(timeout=START_SECONDS)[0]
+@pytest.mark.parametrize("name", ["http://a.example", "a.example:80", "a.example/", "", "*"])
+def test_a_public_name_is_a_bare_name(name):
+    with pytest.raises(InputError, match="not the name of a machine"):
+        Audience.of("127.0.0.1", [name])
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "needed"),
+    [
+        ("127.0.0.1", [], False),
+        ("localhost", [], False),
+        ("127.0.0.1", ["studio.example"], True),
+        ("0.0.0.0", [], True),
+        ("127.0.0.2", [], True),
+        ("192.168.0.7", [], True),
+        ("machine.example", [], True),
+    ],
+)
+def test_whoever_is_not_at_this_machine_needs_a_login(host, names, needed):
+    assert Audience.of(host, names).needs_login is needed
+
+
+@pytest.mark.parametrize(
+    ("asked", "alone", "exposed"),
+    [
+        ("127.0.0.1:7860", True, True),
+        ("LOCALHOST", True, True),
+        ("192.168.0.7:7860", False, True),
+        ("studio.example:443", False, True),
+        ("evil.example:7860", False, False),
+        ("studio.example.evil.example", False, False),
+        ("127.0.0.1:7860:1", False, False),
+        ("127.0.0.1:", True, True),
+        ("[::1]:7860", False, False),
+        ("", False, False),
+    ],
+)
+def test_hosts_are_known_by_name_and_addresses_once_others_may_ask(asked, alone, exposed):
+    assert Audience.of("127.0.0.1").knows(asked) is alone
+    assert Audience.of("0.0.0.0", ["studio.example"]).knows(asked) is exposed
+
+
+def test_an_address_of_another_machine_ends_the_program_with_a_reason(tmp_path):
+    process = start_page(tmp_path / "home", "--host", "192.0.2.1")
+    said = process.communicate(timeout=END_SECONDS)[0]
     assert process.returncode == 2
-    assert "no login" in said
+    assert "cannot listen on 192.0.2.1" in said
     assert "Traceback" not in said
 
 
@@ -158,7 +314,7 @@ def test_taken_port_ends_the_program_with_a_reason(tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         process = start_page(tmp_path / "home", "--port", str(port))
-        said = process.communicate(timeout=START_SECONDS)[0]
+        said = process.communicate(timeout=END_SECONDS)[0]
     assert process.returncode == 2
     assert f"Port {port}" in said
     assert "--port 0" in said
@@ -171,6 +327,7 @@ def test_hostile_environment_is_emptied(monkeypatch):
     for name in ("NO_PROXY", "no_proxy", "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "")
     security.clean_environment()
-    left = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
-    assert left == {"GRADIO_ANALYTICS_ENABLED": "False"}
+    left = {name: os.environ[name] for name in os.environ if name in {*HOSTILE, "GRADIO_TEMP_DIR"}}
+    assert left.pop("GRADIO_ANALYTICS_ENABLED") == "False"
+    assert left.keys() == {"HTTP_PROXY", "http_proxy"}
     assert "127.0.0.1" in os.environ["NO_PROXY"]

@@ -6,7 +6,7 @@ import time
 import gradio as gr
 import pytest
 
-from orpo_qlora.errors import ConfigError
+from orpo_qlora.errors import ConfigError, InputError
 from orpo_qlora.runs import lengths
 from orpo_qlora.ui import datasets, token_panel
 from orpo_qlora.ui.token_panel import TokenPanel
@@ -93,3 +93,14 @@ def test_rows_without_a_pair_are_stepped_over(dataset_id, row, step, found):
 
 def test_no_row_given_means_the_first_pair(dataset_id):
     assert token_panel.nearest_row(datasets.open_dataset(dataset_id), None) == 1
+
+
+@pytest.mark.parametrize("choice", ["", "over_length:shrink", "max_length:many", "lambda:0"])
+def test_only_remedies_that_exist_are_taken(choice):
+    with pytest.raises(InputError):
+        token_panel.remedy_of(choice)
+
+
+def test_remedies_are_settings():
+    assert token_panel.remedy_of("over_length:cut_answers") == {"over_length": "cut_answers"}
+    assert token_panel.remedy_of("max_length:1310") == {"max_length": 1310}

@@ -1,0 +1,93 @@
+"""What a model or adapter folder may not ask for: code, pickles, foreign files. Floor 1; no torch.
+
+Weights are numbers; what runs code is what stands around them. The libraries that load them have
+their own guards, which were too weak before: these here are looked at first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from orpo_qlora.errors import UnsupportedModel
+
+SETTINGS = ("config.json", "tokenizer_config.json", "processor_config.json")
+ADAPTER_SETTINGS = "adapter_config.json"
+OWN_PACKAGES = {"transformers", "peft"}
+
+
+def refuse_unsafe_base(folder: Path) -> None:
+    """Refuse a base model that would bring code of its own, or lead to other files.
+
+    Raises:
+        UnsupportedModel: names what was found.
+    """
+    for name in SETTINGS:
+        for key, value in _entries(_read(folder / name)):
+            if key == "auto_map" and value:
+                raise UnsupportedModel(
+                    f"{folder.name} needs code from its own folder, which is never run.",
+                    hint="Choose a model of an architecture that transformers ships.",
+                )
+            # An implementation with an owner's name is a kernel that is fetched and run.
+            if "_implementation" in key and "/" in str(value):
+                raise UnsupportedModel(
+                    f"{folder.name} asks for code from elsewhere ({key}: {value}), which is never "
+                    "fetched.",
+                    hint=f"Take {key} out of its {name}, or choose another model.",
+                )
+    if (folder / ADAPTER_SETTINGS).exists():
+        # The loading library would quietly take the base that is named there instead.
+        raise UnsupportedModel(
+            f"{folder.name} holds an adapter, not a base model alone.",
+            hint=f"Give the folder of the base model, or move {ADAPTER_SETTINGS} away.",
+        )
+    for index in folder.glob("*.safetensors.index.json"):
+        for file in {str(name) for _, name in _entries(_read(index).get("weight_map", {}))}:
+            if not file.endswith(".safetensors") or Path(file).name != file:
+                raise UnsupportedModel(
+                    f"{index.name} names {file!r}, which is no safetensors file of its folder.",
+                    hint="Download the model again, or choose another.",
+                )
+
+
+def refuse_unsafe_adapter(folder: Path) -> None:
+    """Refuse an adapter that is no plain LoRA, or that names modules to import.
+
+    Raises:
+        UnsupportedModel: names what was found.
+    """
+    settings = _read(folder / ADAPTER_SETTINGS)
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise UnsupportedModel(
+            f"{folder} holds no LoRA adapter but {kind!r}.", hint="Choose another run."
+        )
+    library = str((settings.get("auto_mapping") or {}).get("parent_library") or "transformers")
+    if library.partition(".")[0] not in OWN_PACKAGES or settings.get("megatron_config"):
+        raise UnsupportedModel(
+            f"The adapter in {folder} asks to import modules of its choice, which is never done.",
+            hint="Choose another run, or train it again.",
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as exc:
+        raise UnsupportedModel(
+            f"{path} is no JSON ({exc}).", hint="Download the model again, or choose another."
+        ) from exc
+    return settings if isinstance(settings, dict) else {}
+
+
+def _entries(settings: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield every key with its value, those of settings within settings too."""
+    for key, value in settings.items():
+        yield key, value
+        if isinstance(value, dict):
+            yield from _entries(value)

@@ -1,0 +1,183 @@
+"""The program of the page: how it is served, to whom, and until when. Floor 5.
+
+Gradio reads its environment while it is imported, so the page is imported once that is clean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.middleware import Middleware
+
+from orpo_qlora import storage
+from orpo_qlora.errors import InputError, OrpoQloraError
+from orpo_qlora.ui import security
+from orpo_qlora.ui.login import Login
+from orpo_qlora.ui.password import Password, open_password, password_file
+from orpo_qlora.ui.security import Audience
+from orpo_qlora.ui.upload_limit import UPLOAD_BYTES, UploadLimit
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+DEFAULT_PORT = 7860
+EXIT_BAD_INPUT = 2
+PRIVATE_UMASK = 0o077
+
+
+def main() -> None:
+    """Serve the page as the command line asks: `python app.py --host HOST --port PORT`."""
+    parser = argparse.ArgumentParser(prog="app.py", description="Open the orpo-qlora page.")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; another asks for a login"
+    )
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free port")
+    parser.add_argument(
+        "--public-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name under which a proxy passes requests on; asks for a login; repeatable",
+    )
+    arguments = parser.parse_args()
+    try:
+        audience = Audience.of(arguments.host, arguments.public_name)
+        serve(arguments.host, arguments.port, audience)
+    except OrpoQloraError as error:
+        parser.exit(EXIT_BAD_INPUT, f"{error}\n")
+
+
+def serve(host: str, port: int, audience: Audience) -> None:
+    """Serve the page until the person ends it; `port` 0 takes a free one.
+
+    Raises:
+        InputError: the page cannot listen there, or its login cannot be read.
+    """
+    os.umask(PRIVATE_UMASK)
+    security.clean_environment(host)
+    port = _usable_port(host, port)
+    password, is_new = open_password() if audience.needs_login else (None, None)
+    with tempfile.TemporaryDirectory(prefix="orpo-qlora-page-") as private:
+        security.enter_private_folder(Path(private))
+        page = open_page(host, port, _guards(audience, password, Path(private)))
+        if audience.needs_login:
+            _say(_about_login(is_new))
+        _say(f"orpo-qlora is open at http://{host}:{port} (Ctrl-C closes it)")
+        _wait_for_end()
+        page.close(verbose=False)
+    _say("The page is closed. A run that is training goes on; open the page again to watch it.")
+
+
+def _guards(audience: Audience, password: Password | None, private: Path) -> list[Middleware]:
+    """Return what a request passes before it reaches Gradio, the outermost first."""
+    login = [Middleware(Login, password=password)] if password else []
+    return [
+        Middleware(security.SameOrigin, audience=audience),
+        *login,
+        Middleware(UploadLimit, folder=private),
+    ]
+
+
+def _about_login(new_password: str | None) -> str:
+    file = password_file()
+    if new_password:
+        known = (
+            f"The password is: {new_password}\n"
+            f"It is shown this once only; {file} keeps nothing but a salted hash of it."
+        )
+    else:
+        known = (
+            "The password is the one that was shown when this was first done. "
+            f"Forgotten? Delete {file} and start again."
+        )
+    return (
+        f"Others can reach this page, so it asks for a password.\n{known}\n"
+        "The connection is not encrypted: use it in a network you trust, or behind a proxy with "
+        "TLS (--public-name)."
+    )
+
+
+def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
+    """Serve the page in the background and return it."""
+    # Here and not above: see this module's docstring.
+    from orpo_qlora.ui import look
+    from orpo_qlora.ui.studio import build_studio
+
+    page = build_studio()
+    page.queue(max_size=32, default_concurrency_limit=2, api_open=False)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        allowed_paths=[],
+        blocked_paths=[str(storage.home())],
+        max_file_size=UPLOAD_BYTES,
+        show_error=False,
+        enable_monitoring=False,
+        run_history=False,
+        mcp_server=False,
+        ssr_mode=False,
+        strict_cors=True,
+        pwa=False,
+        num_workers=0,
+        root_path="",
+        footer_links=["settings"],
+        theme=look.build_theme(),
+        css_paths=[look.STYLES],
+        head=f"<script>{look.SCRIPT.read_text(encoding='utf-8')}</script>",
+        app_kwargs={
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+            "middleware": guards,
+        },
+    )
+    return page
+
+
+def _usable_port(host: str, port: int) -> int:
+    with socket.socket() as probe:
+        # As the server itself does: a port in TIME_WAIT after a restart is not taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            if exc.errno not in {errno.EADDRINUSE, errno.EACCES}:
+                raise InputError(
+                    f"The page cannot listen on {host} ({exc.strerror}).",
+                    hint="Give an address of this machine, or 0.0.0.0 for all of them.",
+                    where="--host",
+                ) from exc
+            raise InputError(
+                f"Port {port} cannot be used ({exc.strerror}); perhaps the page is already open.",
+                hint=f"Open http://{host}:{port}, or let --port 0 take a free one.",
+                where="--port",
+            ) from exc
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_end() -> None:
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
