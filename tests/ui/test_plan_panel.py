@@ -89,7 +89,7 @@ def test_a_run_at_work_is_said_instead(panel, dataset_id, tiny_model):
         with pytest.raises(Busy, match="needs the machine to itself"):
             plan_panel.estimate(panel, dataset_id, values)
     finally:
-        launch.end_run(paths, 0.0)
+        launch.end_run(paths, WAIT_SECONDS)
 
 
 def test_without_pairs_or_with_wrong_settings_nothing_is_estimated(panel, dataset_id, tiny_model):
