@@ -12,7 +12,7 @@ from orpo_qlora.runs.metrics import METRICS
 
 DOCS = Path(__file__).parent
 COMMANDS = (
-    *("check", "train", "runs", "queue", "stop", "resume"),
+    *("check", "plan", "train", "runs", "queue", "stop", "resume"),
     *("chat", "ui", "prepare-demo-model"),
 )
 

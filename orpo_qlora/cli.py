@@ -40,8 +40,10 @@ from orpo_qlora.terminal import (
     err,
     out,
     plain,
+    plan_with_progress,
     print_check,
     print_error,
+    print_forecast,
     print_result,
 )
 
@@ -52,6 +54,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Preset = Annotated[str | None, typer.Option(help=f"{', '.join(preset_names())}, or a YAML file.")]
+ModelName = Annotated[str | None, typer.Option("--model", help="Catalogue name, hub id or folder.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Encoding = Annotated[
     str, typer.Option(help="How the characters of a file that is not Unicode are written.")
@@ -169,15 +176,41 @@ def check(
 
 
 @app.command()
+def plan(
+    file: DataFile,
+    preset: Preset = None,
+    model: ModelName = None,
+    settings: Settings = None,
+    encoding: Encoding = "",
+    fixes: Fixes = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew, known or not.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what memory, disk and time a training takes, from one real step; exit 1 if it cannot."""
+    config = _config_of(preset, settings, {"model": model})
+    choices = ReadChoices(encoding=encoding, fixes=tuple(fixes or ()))
+    path = _path_of(file)
+    report = check_file(path, choices=choices)
+    found = plan_with_progress(path, report, config, again=again, quiet=as_json)
+    print_forecast(found, as_json=as_json)
+    raise typer.Exit(0 if found.fits else 1)
+
+
+def _config_of(
+    preset: str | None, settings: list[str] | None, named: dict[str, str | None]
+) -> TrainConfig:
+    values = read_preset(preset) if preset else {}
+    values |= parse_assignments(settings or [])
+    values |= {key: value for key, value in named.items() if value}
+    return build_config(values)
+
+
+@app.command()
 def train(
     file: DataFile,
-    preset: Annotated[
-        str | None, typer.Option(help=f"{', '.join(preset_names())}, or a YAML file.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Catalogue name, hub id or folder.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
-    ] = None,
+    preset: Preset = None,
+    model: ModelName = None,
+    settings: Settings = None,
     name: Annotated[str | None, typer.Option(help="A label for the runs list.")] = None,
     encoding: Encoding = "",
     fixes: Fixes = None,
@@ -185,10 +218,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune an adapter; Ctrl-C stops the run with a checkpoint. Waits while another trains."""
-    values = read_preset(preset) if preset else {}
-    values |= parse_assignments(settings or [])
-    values |= {key: value for key, value in (("model", model), ("name", name)) if value}
-    config: TrainConfig = build_config(values)
+    config = _config_of(preset, settings, {"model": model, "name": name})
     choices = ReadChoices(encoding=encoding, fixes=tuple(fixes or ()))
     dataset = load_dataset(_path_of(file), choices=choices)
     remark = too_many_passes(len(dataset.pairs), config)

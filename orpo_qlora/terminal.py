@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -11,9 +13,11 @@ from rich.progress import Progress
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import BrokenRows, NeedsColumns, NeedsEncoding, OrpoQloraError
-from orpo_qlora.runs import store
+from orpo_qlora.runs import forecast, store
+from orpo_qlora.runs.forecast import Forecast
+from orpo_qlora.runs.jobs import JobState
 from orpo_qlora.runs.length_report import LengthReport, count_tokens
-from orpo_qlora.runs.lengths import ProbeState, request_of
+from orpo_qlora.runs.lengths import request_of
 from orpo_qlora.runs.store import Run
 
 out = Console(highlight=False)
@@ -61,14 +65,45 @@ def count_with_progress(
 ) -> LengthReport:
     """Count in a probe, with a progress bar; the answer is kept for the page and the next time."""
     request = request_of(path.resolve(), report, config)
+    with _job_progress(quiet=quiet) as tell:
+        return count_tokens(request, config, tell)
+
+
+@contextmanager
+def _job_progress(*, quiet: bool) -> Iterator[Callable[[JobState], None]]:
+    """Give a function that shows how far a job is."""
     with Progress(console=err, transient=True, disable=quiet or not err.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
 
-        def tell(state: ProbeState) -> None:
+        def tell(state: JobState) -> None:
             total = state.total or None
             bar.update(task, description=state.phase, completed=state.done, total=total)
 
-        return count_tokens(request, config, tell)
+        yield tell
+
+
+def plan_with_progress(
+    path: Path, report: DataReport, config: TrainConfig, *, again: bool, quiet: bool
+) -> Forecast:
+    """Plan a training in a process of its own; the answer is kept for the page and the next time.
+
+    Raises:
+        Busy: a run is at work.
+        OrpoQloraError: the plan failed, with its message.
+    """
+    request = forecast.plan_request(path.resolve(), report, config)
+    with _job_progress(quiet=quiet) as tell:
+        return forecast.wait_for(request, tell, again=again)
+
+
+def print_forecast(found: Forecast, *, as_json: bool) -> None:
+    """Print what a training takes."""
+    if as_json:
+        verdict = {"fits": found.fits, "sentence": found.sentence()}
+        out.print_json(json.dumps(found.model_dump(mode="json") | verdict))
+        return
+    for sentence in found.sentences():
+        out.print(plain(sentence), soft_wrap=True)
 
 
 def print_result(run: Run) -> None:

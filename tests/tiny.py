@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -59,6 +61,14 @@ def make_tiny_model(
     model = LlamaForCausalLM(config).to(torch.float32)
     torch.set_rng_state(state)
     model.save_pretrained(folder)
+    return folder
+
+
+def claim_layers(model: Path, folder: Path, layers: int = 60_000) -> Path:
+    """Copy a model whose config then claims so many layers: light in weights, heavy in training."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
     return folder
 
 

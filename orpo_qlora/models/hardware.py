@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,14 @@ def peak_memory_bytes() -> int:
     """Return the most memory this process has held: allocated on the GPU, else resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        status = ""
+    # `ru_maxrss` would begin with what the process that started this one held.
+    kilobytes = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    if kilobytes:
+        return int(kilobytes[1]) * 1024
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

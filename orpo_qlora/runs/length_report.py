@@ -12,7 +12,8 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.report import ROWS_KEPT, row_list
 from orpo_qlora.data.wording import plural
 from orpo_qlora.orpo.length_policy import OverLength, fit
-from orpo_qlora.runs.lengths import ProbeRequest, ProbeState, TokenLengths, wait_for
+from orpo_qlora.runs.jobs import JobState
+from orpo_qlora.runs.lengths import ProbeRequest, TokenLengths, wait_for
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def report_lengths(
 
 
 def count_tokens(
-    request: ProbeRequest, config: TrainConfig, tell: Callable[[ProbeState], None]
+    request: ProbeRequest, config: TrainConfig, tell: Callable[[JobState], None]
 ) -> LengthReport:
     """Return the account of a file's tokens, counted first if need be.
 

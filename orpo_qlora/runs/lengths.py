@@ -9,34 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.pairs import Dataset, load_dataset
 from orpo_qlora.data.report import DataReport
-from orpo_qlora.errors import OrpoQloraError
+from orpo_qlora.errors import DataError
 from orpo_qlora.orpo.length_policy import PairLengths
-from orpo_qlora.runs import launch
+from orpo_qlora.runs import jobs
+from orpo_qlora.runs.jobs import JobPaths, JobState
 from orpo_qlora.runs.state import ErrorCard
 
 PROGRAM = "orpo_qlora.runs.probe"
 SCHEMA = 1
-START_SECONDS = 60.0
-"""How long a fresh probe may be without its lock before it counts as lost."""
 PROBES_KEPT = 30
-WAIT_SECONDS = 0.2
-_started: dict[Path, subprocess.Popen[bytes]] = {}
-"""Programs started by this process; of others only the time of their start is known."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -121,55 +113,14 @@ class TokenLengths(BaseModel):
         return [pair.longest for pair in self.pairs()]
 
 
-class ProbeState(BaseModel):
-    """How far a probe is; `lost` is never stored, readers derive it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    status: Literal["starting", "working", "done", "failed", "lost"] = "starting"
-    phase: str = "starting"
-    done: int = 0
-    total: int = 0
-    """Pairs counted so far, and all of them; 0 until known."""
-    error: ErrorCard | None = None
-    started_at: float = 0.0
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether an answer is still to come."""
-        return self.status in {"starting", "working"}
-
-
 @dataclass(frozen=True)
-class ProbePaths:
+class ProbePaths(JobPaths):
     """The files of one probe's folder."""
-
-    folder: Path
-
-    @property
-    def request(self) -> Path:
-        """The latest question."""
-        return self.folder / "request.json"
-
-    @property
-    def state(self) -> Path:
-        """How far the probe is."""
-        return self.folder / "state.json"
 
     @property
     def lengths(self) -> Path:
         """Token counts of all pairs; there once they are complete."""
         return self.folder / "lengths.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the program while it works."""
-        return self.folder / "lock"
-
-    @property
-    def log(self) -> Path:
-        """Everything the program prints."""
-        return self.folder / "log.txt"
 
     def tokens(self, row: int) -> Path:
         """Return the file of one row's tokens."""
@@ -180,7 +131,7 @@ class ProbePaths:
 class Answer:
     """What is known about a question now."""
 
-    state: ProbeState
+    state: JobState
     lengths: TokenLengths | None
     tokens: dict[int, PairTokens]
     """Tokens of the asked-for rows that are there."""
@@ -188,9 +139,7 @@ class Answer:
 
 def probes_folder() -> Path:
     """Return the folder of all probes, made if missing."""
-    folder = storage.home() / "probes"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    return jobs.jobs_folder("probes")
 
 
 def paths_of(request: ProbeRequest) -> ProbePaths:
@@ -217,6 +166,20 @@ def request_of(
     )
 
 
+def read_dataset(request: ProbeRequest) -> Dataset:
+    """Return the pairs of a file, read as they were when the question was asked.
+
+    Raises:
+        DataError: the file is gone, or another one by now.
+    """
+    dataset = load_dataset(Path(request.path), request.source, request.choices)
+    if dataset.report.sha256 != request.sha256:
+        raise DataError(
+            f"{request.source} has changed since it was read.", hint="Choose the file again."
+        )
+    return dataset
+
+
 def ask(request: ProbeRequest, *, again: bool = False) -> Answer:
     """Return what is known, and start a probe for what is not; returns at once.
 
@@ -231,31 +194,26 @@ def ask(request: ProbeRequest, *, again: bool = False) -> Answer:
         return answer
     paths = paths_of(request)
     if not paths.folder.is_dir():
-        _forget_oldest()
+        jobs.forget_oldest(probes_folder(), PROBES_KEPT)
         paths.folder.mkdir(mode=0o700, exist_ok=True)
-    storage.write_whole(paths.request, request.model_dump_json())
+    jobs.write_request(paths, request)
     if state.is_busy and paths.state.exists():
         return answer  # the probe at work looks at the question again
-    state = ProbeState(started_at=time.time())
-    storage.write_whole(paths.state, state.model_dump_json())
-    _started[paths.folder] = launch.start_program(PROGRAM, [str(paths.folder)], paths.log)
-    return replace(answer, state=state)
+    return replace(answer, state=jobs.start_job(paths, PROGRAM))
 
 
-def wait_for(request: ProbeRequest, tell: Callable[[ProbeState], None]) -> TokenLengths:
+def wait_for(request: ProbeRequest, tell: Callable[[JobState], None]) -> TokenLengths:
     """Return the token counts once they are complete; `tell` hears how far the probe is.
 
     Raises:
         OrpoQloraError: the probe failed, with its message.
     """
     answer = ask(request, again=True)
-    while answer.state.is_busy:
-        tell(answer.state)
-        time.sleep(WAIT_SECONDS)
+    if answer.state.is_busy:
+        jobs.wait_while_busy(lambda: _read_state(paths_of(request)), tell)
         answer = read_answer(request)
     if answer.lengths is None:
-        error = answer.state.error or ErrorCard(slug="error", message="Nothing was counted.")
-        raise OrpoQloraError(error.message, hint=error.hint, where=error.where)
+        raise jobs.error_of(answer.state, "Nothing was counted.")
     return answer.lengths
 
 
@@ -284,35 +242,10 @@ def _read_lengths(path: Path, changed_at: int) -> TokenLengths:
     return TokenLengths.model_validate_json(path.read_bytes())
 
 
-def _read_state(paths: ProbePaths) -> ProbeState:
-    try:
-        state = ProbeState.model_validate_json(paths.state.read_bytes())
-    except FileNotFoundError:
-        return ProbeState()
-    if not state.is_busy or storage.is_locked(paths.lock):
-        return state
-    # A program that ends says so before it lets go of its lock: look again.
-    state = ProbeState.model_validate_json(paths.state.read_bytes())
-    if not state.is_busy or (state.status == "starting" and _may_start(paths, state)):
-        return state
+def _read_state(paths: ProbePaths) -> JobState:
     lost = ErrorCard(
         slug="worker-lost",
         message="Counting tokens ended without a word.",
         hint=f"Try again. The details are in {paths.log}.",
     )
-    return state.model_copy(update={"status": "lost", "error": lost})
-
-
-def _may_start(paths: ProbePaths, state: ProbeState) -> bool:
-    process = _started.get(paths.folder)
-    if process is not None:
-        return process.poll() is None
-    return time.time() - state.started_at < START_SECONDS
-
-
-def _forget_oldest() -> None:
-    """Make room for one more answer; those at work stay."""
-    folders = sorted(probes_folder().iterdir(), key=lambda path: path.stat().st_mtime)
-    for folder in folders[: max(0, len(folders) - PROBES_KEPT + 1)]:
-        if not storage.is_locked(ProbePaths(folder).lock):
-            shutil.rmtree(folder, ignore_errors=True)
+    return jobs.read_state(paths, lost)

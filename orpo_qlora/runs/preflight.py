@@ -78,7 +78,12 @@ def checkpoints_bytes(trained_bytes: int, kept: int) -> int:
         trained_bytes: size of the trained weights.
         kept: checkpoints that stay; one more is there while it is written.
     """
-    return trained_bytes * (STATES * (kept + 1) + 2) + NEEDED_BYTES // 4
+    return states_bytes(trained_bytes, kept) + NEEDED_BYTES // 4
+
+
+def states_bytes(trained_bytes: int, kept: int) -> int:
+    """Return the same without anything to spare."""
+    return trained_bytes * (STATES * (kept + 1) + 2)
 
 
 def _megabytes(count: int) -> str:

@@ -6,67 +6,56 @@ counts of all pairs and the tokens of the rows asked for. The question may grow 
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora import storage
-from orpo_qlora.data.pairs import Dataset, PreferencePair, load_dataset
-from orpo_qlora.errors import DataError, OrpoQloraError
+from orpo_qlora.data.pairs import Dataset, PreferencePair
 from orpo_qlora.models import load
 from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
-from orpo_qlora.program import run_program
+from orpo_qlora.runs.jobs import Job, run_job
 from orpo_qlora.runs.lengths import (
     PairTokens,
     ProbePaths,
     ProbeRequest,
-    ProbeState,
     Token,
     TokenLengths,
+    read_dataset,
 )
-from orpo_qlora.runs.state import ErrorCard
-
-log = logging.getLogger(__name__)
 
 BATCH_PAIRS = 256
 WHOLE = 1_000_000_000
 """A length that no pair has: the policy is applied by whoever reads the counts."""
 REPORT_SECONDS = 0.5
-LOCK_PATIENCE_SECONDS = 2.0
 CHARACTER_TOKENS = 8
 """Byte-level tokens that one character, or a joined emoji's part, may be cut into."""
 _UNFINISHED = "\ufffd"
 
 
-class Probe:
+class Probe(Job):
     """One question from its folder to its answer."""
 
     def __init__(self, paths: ProbePaths) -> None:
+        super().__init__(paths)
         self.paths = paths
-        self.state = ProbeState(status="working", started_at=time.time())
-        self._reported_at = 0.0
 
     def run(self) -> None:
         """Answer the question, and again while it has grown."""
         request = self._request()
-        self._report("loading the tokenizer")
+        self.report("loading the tokenizer")
         tokenizer = load.load_tokenizer(load.find_tokenizer(request.model, request.revision))
-        self._report("reading the pairs")
-        dataset = _read(request)
+        self.report("reading the pairs")
+        dataset = read_dataset(request)
         while not self._is_answered(dataset):
             self._show_rows(tokenizer, dataset)
             if not self.paths.lengths.exists():
                 self._count(tokenizer, dataset)
-        self._report("done", status="done")
-
-    def fail(self, error: OrpoQloraError) -> None:
-        """Leave the last word of a probe that went wrong."""
-        self._report("failed", status="failed", error=ErrorCard.of(error))
+        self.finish()
 
     def _request(self) -> ProbeRequest:
         return ProbeRequest.model_validate_json(self.paths.request.read_bytes())
@@ -90,15 +79,15 @@ class Probe:
             storage.write_whole(self.paths.tokens(pair.row), tokens.model_dump_json())
 
     def _count(self, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
-        self._report("counting tokens", total=len(dataset.pairs))
+        self.report("counting tokens", total=len(dataset.pairs))
         columns: tuple[list[int], ...] = ([], [], [], [], [])
         for first in range(0, len(dataset.pairs), BATCH_PAIRS):
             batch = dataset.pairs[first : first + BATCH_PAIRS]
             for pair in tokenize_pairs(tokenizer, batch, WHOLE, "drop").pairs:
                 for column, count in zip(columns, _counts(pair), strict=True):
                     column.append(count)
-            if time.monotonic() - self._reported_at > REPORT_SECONDS:
-                self._report("counting tokens", done=first + len(batch))
+            if time.monotonic() - self.reported_at > REPORT_SECONDS:
+                self.report("counting tokens", done=first + len(batch))
                 # Somebody may have turned to another row meanwhile.
                 self._show_rows(tokenizer, dataset)
         rows, prompt, chosen, rejected, same_start = map(tuple, columns)
@@ -106,21 +95,6 @@ class Probe:
             rows=rows, prompt=prompt, chosen=chosen, rejected=rejected, same_start=same_start
         )
         storage.write_whole(self.paths.lengths, lengths.model_dump_json())
-
-    def _report(self, phase: str, **changes: object) -> None:
-        self.state = self.state.model_copy(update={"phase": phase, **changes})
-        storage.write_whole(self.paths.state, self.state.model_dump_json())
-        self._reported_at = time.monotonic()
-        log.info("%s %d/%d", phase, self.state.done, self.state.total)
-
-
-def _read(request: ProbeRequest) -> Dataset:
-    dataset = load_dataset(Path(request.path), request.source, request.choices)
-    if dataset.report.sha256 != request.sha256:
-        raise DataError(
-            f"{request.source} has changed since it was read.", hint="Choose the file again."
-        )
-    return dataset
 
 
 def _counts(pair: TokenizedPair) -> tuple[int, int, int, int, int]:
@@ -171,15 +145,13 @@ def _added(tokenizer: PreTrainedTokenizerBase, context: list[int], ids: list[int
 
 def main(arguments: Sequence[str]) -> int:
     """Run the probe of one folder; return its exit code."""
-    probe_paths = ProbePaths(Path(arguments[0]))
-    lock = storage.FileLock(probe_paths.lock)
-    if not lock.acquire(LOCK_PATIENCE_SECONDS):
-        return 0  # the probe at work reads the question again
-    try:
-        probe = Probe(probe_paths)
-        return run_program(probe.run, probe.fail)
-    finally:
-        lock.release()
+    paths = ProbePaths(Path(arguments[0]))
+
+    def make() -> tuple[Probe, Callable[[], None]]:
+        probe = Probe(paths)
+        return probe, probe.run
+
+    return run_job(paths, make)
 
 
 if __name__ == "__main__":

@@ -24,20 +24,14 @@ from peft import PeftModel
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware, load
-from orpo_qlora.models.generate import answer_all
-from orpo_qlora.models.sampling import Conversation, Sampling, Turn
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.batches import total_steps
-from orpo_qlora.orpo.engine import build_engine
-from orpo_qlora.orpo.packing import Needs
-from orpo_qlora.orpo.token_cache import tokenize_once
 from orpo_qlora.orpo.tokens import Tokenized
 from orpo_qlora.orpo.trainer import OrpoTrainer, Record
 from orpo_qlora.program import run_program
-from orpo_qlora.runs import checkpoints, metrics, orders, preflight, store
+from orpo_qlora.runs import checkpoints, metrics, orders, parts, preflight, store
 from orpo_qlora.runs.checkpoints import Checkpoint, Found
 from orpo_qlora.runs.identity import Identity, identity_of
 from orpo_qlora.runs.state import ErrorCard, RunState, Status
@@ -45,7 +39,6 @@ from orpo_qlora.runs.store import RunPaths
 
 log = logging.getLogger(__name__)
 
-SAMPLE_TOKENS = 64
 RESERVE_BYTES = 65_536
 
 
@@ -79,12 +72,7 @@ class Worker:
             self._finish("stopped")
             return
         self._phase("loading the base model")
-        base = self._base = load.load_base(
-            self.config.model,
-            self.config.revision,
-            quantization=self.config.quantization,
-            compute_dtype=self.config.compute_dtype,
-        )
+        base = self._base = parts.load_base(self.config)
         self.on_note(f"Arithmetic: {base.arithmetic.reason}.")
         self._identity = identity_of(self.config, self.paths.train.parent, base.folder)
         found = self._checkpoint()
@@ -95,7 +83,7 @@ class Worker:
         train, held_out = self._tokenize(base)
 
         self._phase("checking the layout")
-        engine = build_engine(policy, self._needs(), train.pairs[:64])
+        engine = parts.engine_for(self.config, policy, train.pairs)
         self.on_note(engine.describe)
 
         steps = total_steps(self.config, len(train.pairs))
@@ -140,9 +128,8 @@ class Worker:
         Raises:
             DiskFull: before the first step.
         """
-        trained_bytes = sum(p.nbytes for p in policy.parameters() if p.requires_grad)
         to_come = 0 if found.newest else checkpoints.KEPT  # a resumed run has its checkpoints
-        room = preflight.checkpoints_bytes(trained_bytes, to_come)
+        room = preflight.checkpoints_bytes(parts.trained_bytes(policy), to_come)
         preflight.check_room(self.paths.folder, room)
 
     def _train_from(self, trainer: OrpoTrainer, start: Checkpoint | None) -> bool:
@@ -222,19 +209,11 @@ class Worker:
         self._wants_stop = True
         orders.ask_to_stop(self.paths)  # so that readers see “stopping”
 
-    def _needs(self) -> Needs:
-        return Needs(
-            prompt=self.config.nll_on == "sequence",
-            rejected=self.config.lambda_ > 0 or self.config.track_rejected,
-        )
-
     def _tokenize(self, base: load.Base) -> tuple[Tokenized, Tokenized]:
-        def tokenize(pairs: Sequence[PreferencePair]) -> Tokenized:
-            limits = (self.config.max_length, self.config.over_length)
-            return tokenize_once(storage.home() / "cache", base.tokenizer, pairs, *limits)
-
-        train = tokenize(store.training_pairs(self.paths))
-        held_out = tokenize(store.held_out_pairs(self.paths))
+        train, held_out = (
+            parts.tokenize(self.config, base.tokenizer, pairs)
+            for pairs in (store.training_pairs(self.paths), store.held_out_pairs(self.paths))
+        )
         for name, side in (("Training", train), ("Held out", held_out)):
             sentence = side.sentence(self.config.max_length)
             if sentence:
@@ -246,22 +225,13 @@ class Worker:
         if base is None or policy is None:
             return
         self._phase("answering the sample prompts")
-        prompts = self._sample_prompts()
-        sampling = Sampling(temperature=0.0, max_tokens=SAMPLE_TOKENS)
-        asked = [Conversation((Turn("user", text),), load.ADAPTER) for text in prompts]
-        answers = answer_all(policy, base.tokenizer, asked, sampling)
+        pairs = store.held_out_pairs(self.paths) or store.training_pairs(self.paths)
+        prompts = parts.sample_prompts(self.config, pairs)
+        answers = parts.answer_samples(policy, base.tokenizer, prompts)
         for prompt, answer in zip(prompts, answers, strict=True):
             self._samples.append(
                 {"step": self.state.step, "when": when, "prompt": prompt, "answer": answer}
             )
-
-    def _sample_prompts(self) -> list[str]:
-        if self.config.sample_prompts:
-            return list(self.config.sample_prompts)
-        pairs = store.held_out_pairs(self.paths) or store.training_pairs(self.paths)
-        # A sample is asked without its earlier turns, so prompts that stand alone come first.
-        alone = sorted(pairs, key=lambda pair: bool(pair.earlier))
-        return list(dict.fromkeys(pair.prompt for pair in alone))[:3]
 
     def _say_start_up(self) -> None:
         """Say how long it took to the end of the first step, and what took it."""

@@ -45,6 +45,19 @@ def reason(text: str) -> str:
     return f'<p class="reason" role="status">{html.escape(text)}</p>'
 
 
+def forecast(sentence: str, changes: Sequence[str], details: Sequence[str], *, fits: bool) -> str:
+    """Return what a run would take, what to change where it does not fit, and the small print."""
+    advice = "".join(f"<li>{html.escape(change)}</li>" for change in changes)
+    small = "".join(f"<p>{html.escape(detail)}</p>" for detail in details)
+    return (
+        f'<div class="forecast{"" if fits else " forecast-unfit"}" role="status">'
+        f"<p>{html.escape(sentence)}</p>"
+        f"{f'<ul>{advice}</ul>' if advice else ''}"
+        f"{f'<details><summary>How it was measured</summary>{small}</details>' if small else ''}"
+        "</div>"
+    )
+
+
 def busy(text: str) -> str:
     """Return what is being worked on at the moment."""
     return f'<p class="busy" role="status">{html.escape(text)}</p>'

@@ -21,6 +21,7 @@ from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
 from orpo_qlora.ui.data_tab import DataTab
 from orpo_qlora.ui.data_wiring import wire_data_tab
 from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
+from orpo_qlora.ui.plan_panel import wire_plan_panel
 from orpo_qlora.ui.run_actions import wire_run_actions
 from orpo_qlora.ui.runs_tab import RunsTab
 from orpo_qlora.ui.train_tab import TrainTab
@@ -166,8 +167,10 @@ def _wire_train(studio: Studio) -> None:
     _check_train_after(studio, event)
     handler = guarded(train.card, on_start)
     parts = [*train.outputs, train.ticket, runs.picker, studio.tabs, studio.timer]
-    inputs = [train.ticket, *inputs]
-    train.start.click(handler, inputs, parts, trigger_mode="once", **QUIET)
+    ordered = [train.ticket, *inputs]
+    train.start.click(handler, ordered, parts, trigger_mode="once", **QUIET)
+    edits = [*edits, studio.data.dataset_id.change, train.tab.select]
+    wire_plan_panel(train.plan, inputs, edits, filled=event)
 
 
 def _wire_runs(studio: Studio) -> None:

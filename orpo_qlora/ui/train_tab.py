@@ -14,9 +14,10 @@ from orpo_qlora.data.doctor import too_many_passes
 from orpo_qlora.errors import ConfigError, InputError, OrpoQloraError
 from orpo_qlora.runs import launch, store
 from orpo_qlora.runs.store import RunPaths
-from orpo_qlora.ui import cards, datasets, form, token_panel
+from orpo_qlora.ui import cards, datasets, form, plan_panel, token_panel
 from orpo_qlora.ui.form import Form
 from orpo_qlora.ui.guard import Updates
+from orpo_qlora.ui.plan_panel import PlanPanel
 
 START = "Start training"
 QUEUE = "Add to the queue"
@@ -35,6 +36,7 @@ class TrainTab:
     start: gr.Button
     ticket: gr.Textbox
     """Marks the next order, so that pressing twice is one run."""
+    plan: PlanPanel
 
     @property
     def outputs(self) -> list[Any]:
@@ -80,10 +82,11 @@ def build_train_tab() -> TrainTab:
                 scale=0,
                 min_width=200,
             )
+            plan = plan_panel.build_plan_panel()
             reason = gr.HTML(elem_id="train-reason")
         ticket = gr.Textbox(visible="hidden", elem_id="train-ticket", label="Order")
     in_order = {name: components[name] for name in form.setting_names()}
-    return TrainTab(tab, data, preset, Form(in_order), card, reason, start, ticket)
+    return TrainTab(tab, data, preset, Form(in_order), card, reason, start, ticket, plan)
 
 
 def readiness_updates(tab: TrainTab, dataset_id: str, values: Sequence[object]) -> Updates:

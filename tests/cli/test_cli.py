@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from tiny import claim_layers
 
 from orpo_qlora.runs import store
 
@@ -41,6 +42,8 @@ def csv_file(tmp_path):
         (["train", "hello", "--set", "lamda=1"], 2, "did you mean lambda?"),
         (["train", "hello", "--set", "lambda=7"], 2, "less than or equal to 2"),
         (["train", "hello", "--preset", "huge"], 2, "no preset or file “huge”"),
+        (["plan", "missing.csv"], 2, "missing.csv cannot be opened"),
+        (["plan", "hello", "--set", "lambda=7"], 2, "less than or equal to 2"),
         (["chat", "nobody"], 2, "no run “nobody”"),
         (["stop", "nobody"], 2, "no run “nobody”"),
         (["resume", "nobody"], 2, "no run “nobody”"),
@@ -80,6 +83,28 @@ def test_train_follows_to_the_end_and_lists_the_run(csv_file, tiny_model):
     listed = json.loads(run_cli("runs", "--json").stdout)
     assert [(run["name"], run["state"]["status"]) for run in listed] == [("small", "finished")]
     assert listed[0]["has_adapter"]
+
+
+def test_plan_says_what_a_training_takes_and_knows_it_the_second_time(csv_file, tiny_model):
+    settings = ["--model", str(tiny_model), "--set", "max_steps=5"]
+    done = run_cli("plan", str(csv_file), *settings)
+    assert done.returncode == 0, done.stderr
+    assert "of memory (" in done.stdout
+    assert "for 5 steps" in done.stdout
+    told = json.loads(run_cli("plan", str(csv_file), *settings, "--json").stdout)
+    assert done.stdout.startswith(told["sentence"])
+    assert (told["fits"], told["steps"], told["pairs"] + told["held_out_pairs"]) == (True, 5, 12)
+    assert json.loads(run_cli("runs", "--json").stdout) == []
+
+
+def test_plan_exits_1_when_it_does_not_fit_and_says_what_to_change(csv_file, tiny_model, tmp_path):
+    greedy = ["max_tokens_per_forward=1000000", "activation_checkpointing=off", "lora_r=1"]
+    settings = [part for setting in [*greedy, "pairs_per_step=12"] for part in ("--set", setting)]
+    deep = claim_layers(tiny_model, tmp_path / "deep")
+    done = run_cli("plan", str(csv_file), "--model", str(deep), *settings)
+    assert done.returncode == 1
+    assert "Does not fit" in done.stdout
+    assert "Tokens per forward" in done.stdout
 
 
 def test_train_reports_a_failure_with_its_way_out(csv_file):

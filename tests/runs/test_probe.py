@@ -11,8 +11,9 @@ from orpo_qlora.data.pairs import load_dataset
 from orpo_qlora.models.load import load_tokenizer
 from orpo_qlora.orpo.tokens import tokenize_pairs
 from orpo_qlora.runs import lengths
+from orpo_qlora.runs.jobs import JobState
 from orpo_qlora.runs.length_report import fate_of, quantile
-from orpo_qlora.runs.lengths import ProbeRequest, ProbeState
+from orpo_qlora.runs.lengths import ProbeRequest
 
 WAIT_SECONDS = 240.0
 ROWS = [
@@ -126,7 +127,7 @@ def test_a_probe_that_died_is_called_lost(request_for):
     request = request_for()
     paths = lengths.paths_of(request)
     paths.folder.mkdir()
-    state = ProbeState(status="working", phase="counting tokens")
+    state = JobState(status="working", phase="counting tokens")
     storage.write_whole(paths.state, state.model_dump_json())
     lost = lengths.ask(request).state
     assert lost.status == "lost"

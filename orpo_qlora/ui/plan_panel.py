@@ -1,0 +1,136 @@
+"""The estimate beside Start training: what a run would take, measured when asked for. Floor 5.
+
+It never stands in the way of a start: the work is a program of its own, and a run that begins ends
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from orpo_qlora.errors import InputError
+from orpo_qlora.runs import forecast
+from orpo_qlora.runs.forecast import Forecast, Plan, PlanRequest
+from orpo_qlora.ui import cards, datasets, form
+from orpo_qlora.ui.guard import Updates, guarded
+from orpo_qlora.ui.wiring import QUIET
+
+POLL_SECONDS = 1.0
+ESTIMATE = "Estimate"
+AGAIN = "Estimate again"
+
+
+@dataclass(frozen=True)
+class PlanPanel:
+    """The components of the estimate."""
+
+    estimate: gr.Button
+    view: gr.HTML
+    timer: gr.Timer
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Every component that changes with an estimate."""
+        return [self.estimate, self.view, self.timer]
+
+
+def build_plan_panel() -> PlanPanel:
+    """Return the panel's components, without an estimate."""
+    estimate = gr.Button(ESTIMATE, elem_id="plan-estimate", scale=0, min_width=140)
+    view = gr.HTML(elem_id="plan-view")
+    return PlanPanel(estimate, view, gr.Timer(POLL_SECONDS, active=False))
+
+
+def request_of(dataset_id: str, values: Sequence[object]) -> PlanRequest:
+    """Return the question that the page's components ask.
+
+    Raises:
+        DataError: the file is not kept any more.
+        ConfigError: lists every wrong setting.
+    """
+    if not dataset_id:
+        raise InputError(
+            "There are no pairs to estimate with.", hint="Choose them on the Data tab."
+        )
+    config = form.config_from(values)
+    report = datasets.open_dataset(dataset_id).report
+    return forecast.plan_request(datasets.data_file(dataset_id), report, config)
+
+
+def estimate(panel: PlanPanel, dataset_id: str, values: Sequence[object]) -> Updates:
+    """Measure because the person asked for it, also what is known already."""
+    return _plan_updates(panel, forecast.ask(request_of(dataset_id, values), again=True))
+
+
+def look(panel: PlanPanel, dataset_id: str, values: Sequence[object]) -> Updates:
+    """Return what is known about these settings, without starting anything."""
+    try:
+        request = request_of(dataset_id, values)
+    except InputError:
+        return nothing(panel)  # why training cannot start is said beside the button
+    if not forecast.is_asked(request):
+        return nothing(panel)
+    return _plan_updates(panel, forecast.read_plan(request))
+
+
+def nothing(panel: PlanPanel) -> Updates:
+    """Return the panel without an estimate."""
+    return {panel.estimate: ESTIMATE, panel.view: "", panel.timer: gr.Timer(active=False)}
+
+
+def _plan_updates(panel: PlanPanel, plan: Plan) -> Updates:
+    return {
+        panel.estimate: AGAIN if plan.forecast else ESTIMATE,
+        panel.view: _shown(plan),
+        panel.timer: gr.Timer(active=plan.state.is_busy),
+    }
+
+
+def _shown(plan: Plan) -> str:
+    state = plan.state
+    if state.is_busy:
+        return cards.busy(f"Estimating: {state.phase} …")
+    if plan.forecast is not None:
+        return draw_forecast(plan.forecast)
+    if state.error is None:
+        return ""
+    return cards.error_card(state.error.message, hint=state.error.hint, where=state.error.where)
+
+
+def draw_forecast(found: Forecast) -> str:
+    """Return a forecast: the sentence, what to change, and where the numbers come from."""
+    sentence, *rest = found.sentences()
+    return cards.forecast(sentence, found.changes, rest[len(found.changes) :], fits=found.fits)
+
+
+def wire_plan_panel(
+    panel: PlanPanel,
+    inputs: list[Any],
+    edits: list[Any],
+    filled: Any,  # noqa: ANN401 - gradio's dependency
+) -> None:
+    """Join the estimate to the page.
+
+    Args:
+        panel: the components.
+        inputs: the data and every setting, which the estimate is about.
+        edits: events after which an estimate may be about something else.
+        filled: the preset has been chosen, which fills the form without an edit.
+    """
+
+    def on_estimate(dataset_id: str, *values: object) -> Updates:
+        return estimate(panel, dataset_id, values)
+
+    def on_look(dataset_id: str, *values: object) -> Updates:
+        return look(panel, dataset_id, values)
+
+    click = guarded(panel.view, on_estimate)
+    panel.estimate.click(click, inputs, panel.outputs, trigger_mode="once", **QUIET)
+    watch = guarded(panel.view, on_look, {panel.timer: gr.Timer(active=False)})
+    panel.timer.tick(watch, inputs, panel.outputs, **QUIET)
+    gr.on(edits, watch, inputs, panel.outputs, trigger_mode="always_last", **QUIET)
+    filled.then(watch, inputs, panel.outputs, **QUIET)
