@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar, overload
@@ -23,9 +24,9 @@ Item = TypeVar("Item")
 class Lazy(Sequence[Item]):
     """A sequence whose items are made when they are asked for; equal to any with equal items."""
 
+    @abstractmethod
     def at(self, index: int) -> Item:
         """Return the item at an index from 0."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
