@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from pages import chromium, served_page, watch_errors
+from pages import chromium, served_page, watched_page
 from playwright.sync_api import expect
 
 from orpo_qlora.data.pairs import load_dataset
@@ -26,14 +26,9 @@ def browser():
 @pytest.fixture
 def page(demo_home, browser):
     """A page on its Data tab; whatever goes wrong in it fails the test."""
-    with served_page() as address:
-        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-        errors = watch_errors(page)
-        page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
+    with served_page() as address, watched_page(browser) as page:
         page.goto(address)
         yield page
-        page.context.close()
-    assert errors == []
 
 
 def upload(page, path):
@@ -220,7 +215,6 @@ def test_broken_rows_and_no_header_and_formulas_to_take_away(page, tmp_path):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_narrow_page_needs_no_sideways_scrolling(page, theme):
     page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_load_state("networkidle")
     page.goto(f"{page.url.partition('?')[0]}?__theme={theme}")
     page.locator("#example-hello").click()
     wait_for_tokens(page, 1)
