@@ -77,6 +77,8 @@ def watch_errors(page: Page) -> list[str]:
 
 
 def _note_failure(errors: list[str], request: Request) -> None:
-    # Gradio closes the stream of an event itself once the event has ended.
-    if not (request.failure == "net::ERR_ABORTED" and "/queue/data" in request.url):
+    # Gradio closes the stream of an event itself once the event has ended, and a reload breaks off
+    # what is being asked.
+    is_ours = "/queue/data" in request.url or "/run/predict" in request.url
+    if not (request.failure == "net::ERR_ABORTED" and is_ours):
         errors.append(f"{request.failure}: {request.url}")
