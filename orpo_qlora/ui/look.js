@@ -27,52 +27,6 @@ window.orpoMark = (names) => {
   }
 };
 
-// Values of every curve at the step under the pointer; the chart itself is drawn by the server.
-(() => {
-  let tip;
-  const hide = () => tip?.remove();
-
-  const nearest = (points, step) =>
-    points.reduce((best, point) =>
-      Math.abs(point[0] - step) < Math.abs(best[0] - step) ? point : best);
-
-  const line = (colour, text) => {
-    const entry = document.createElement("div");
-    const dot = document.createElement("span");
-    dot.style.background = colour;
-    entry.append(dot, text);
-    return entry;
-  };
-
-  const show = (area, event) => {
-    const box = area.getBoundingClientRect();
-    const share = (event.clientX - box.left) / box.width;
-    if (share < 0 || share > 1) { hide(); return; }
-    const low = Number(area.dataset.low), high = Number(area.dataset.high);
-    const curves = JSON.parse(area.dataset.curves);
-    const all = curves.flatMap((curve) => curve.points);
-    const step = nearest(all, low + share * (high - low))[0];
-    hide();
-    tip = document.createElement("div");
-    tip.className = "chart-tip";
-    tip.append(line("transparent", `step ${step}`));
-    for (const curve of curves) {
-      const point = nearest(curve.points, step);
-      const at = point[0] === step ? "" : ` (step ${point[0]})`;
-      tip.append(line(curve.colour, `${curve.label} ${point[1]}${at}`));
-    }
-    (document.querySelector(".gradio-container") ?? document.body).append(tip);
-    const left = Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8);
-    tip.style.left = `${left}px`;
-    tip.style.top = `${Math.max(8, event.clientY - tip.offsetHeight - 10)}px`;
-  };
-
-  document.addEventListener("pointermove", (event) => {
-    const area = event.target.closest?.(".chart-area[data-curves]");
-    if (area) { show(area, event); } else { hide(); }
-  });
-})();
-
 // One token of a part can be reached by Tab; arrow keys move on, and the line below says which it is.
 (() => {
   const tell = (token) => {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import gradio as gr
 
-STYLES = Path(__file__).with_name("look.css")
-
-SCRIPT = Path(__file__).with_name("look.js")
+HERE = Path(__file__).parent
+STYLES = [HERE / "look.css", HERE / "charts.css"]
+SCRIPTS = [HERE / "look.js", HERE / "charts.js"]
 
 FAVICON = str(Path(__file__).with_name("favicon.png"))
 
@@ -67,6 +67,11 @@ SHAPES = {
     "button_medium_text_weight": "600",
     "button_border_width": "1px",
 }
+
+
+def head() -> str:
+    """Return what every page of the studio begins with: its scripts, in the page itself."""
+    return "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in SCRIPTS)
 
 
 def remember(name: str) -> str:

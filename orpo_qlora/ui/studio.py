@@ -16,7 +16,17 @@ import gradio as gr
 
 from orpo_qlora.chat import client
 from orpo_qlora.runs import launch, orders, store
-from orpo_qlora.ui import chat_tab, data_tab, look, next_step, runs_tab, token_panel, train_tab
+from orpo_qlora.ui import (
+    chat_tab,
+    data_tab,
+    live_view,
+    look,
+    next_step,
+    runs_tab,
+    token_panel,
+    train_tab,
+)
+from orpo_qlora.ui.chart_view import Choices
 from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
 from orpo_qlora.ui.data_tab import DataTab
 from orpo_qlora.ui.data_wiring import wire_data_tab
@@ -184,13 +194,24 @@ def _wire_train(studio: Studio) -> None:
 def _wire_runs(studio: Studio) -> None:
     runs = studio.runs
 
-    def on_show(run_id: str | None) -> Updates:
-        updates = runs_tab.show_updates(runs, run_id)
-        return {**(updates or {}), studio.timer: gr.Timer(active=_is_busy())}
+    choices = runs.live.choices
 
-    def on_tick(run_id: str | None, seen: str, chat_run: str | None, *rest: str) -> Updates | None:
-        updates = runs_tab.show_updates(runs, run_id, seen)
-        if _is_busy() or runs_tab.awaits_cause(run_id):
+    def on_show(run_id: str | None, *chosen: object) -> Updates:
+        updates = runs_tab.show_updates(runs, run_id, chosen=Choices.of(chosen))
+        is_busy = _is_busy() or runs_tab.awaits_more(run_id)
+        return {**(updates or {}), studio.timer: gr.Timer(active=is_busy)}
+
+    def on_pick(run_id: str | None, *chosen: object) -> Updates:
+        kept = chosen[: live_view.KEPT_CHOICES]
+        return {**on_show(run_id, *kept), **live_view.anew_updates(runs.live)}
+
+    def on_choice(run_id: str | None, seen: str, *chosen: object) -> Updates | None:
+        return runs_tab.show_updates(runs, run_id, seen, Choices.of(chosen)) if run_id else None
+
+    def on_tick(run_id: str | None, seen: str, *values: Any) -> Updates | None:  # noqa: ANN401 - whatever the inputs hold
+        chosen, (chat_run, *rest) = values[: len(choices)], values[len(choices) :]
+        updates = runs_tab.show_updates(runs, run_id, seen, Choices.of(chosen))
+        if _is_busy() or runs_tab.awaits_more(run_id):
             return updates
         return {
             **(updates or {}),
@@ -207,13 +228,23 @@ def _wire_runs(studio: Studio) -> None:
         return {**chosen, studio.tabs: gr.Tabs(selected="chat")}
 
     shown = [*runs.outputs, studio.timer]
-    runs.picker.change(guarded(runs.card, on_show), runs.picker, shown, **QUIET)
+    picked = [runs.picker, *choices]
+    runs.picker.change(guarded(runs.card, on_pick), picked, shown, **QUIET)
+    chosen = [runs.picker, runs.seen, *choices]
+    gr.on(
+        [component.change for component in choices],
+        guarded(runs.card, on_choice),
+        chosen,
+        [runs.card, *runs.outputs],
+        trigger_mode="always_last",
+        **QUIET,
+    )
     runs.tab.select(guarded(runs.card, on_open), runs.picker, [runs.card, runs.picker], **QUIET)
     awake = {studio.timer: gr.Timer(active=True)}
-    wire_run_actions(runs.actions, runs.picker, runs.card, on_show, shown, awake)
+    wire_run_actions(runs.actions, picked, runs.card, on_show, shown, awake)
     parts = [runs.card, studio.tabs, *studio.chat.selection]
     runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
-    watched = [runs.picker, runs.seen, studio.chat.picker, *studio.train_inputs]
+    watched = [*chosen, studio.chat.picker, *studio.train_inputs]
     parts = [*shown, *studio.chat.selection, *studio.train.outputs]
     studio.timer.tick(guarded(runs.card, on_tick), watched, parts, **QUIET)
 
