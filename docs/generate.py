@@ -13,7 +13,7 @@ from orpo_qlora.runs.metrics import METRICS
 DOCS = Path(__file__).parent
 COMMANDS = (
     *("check", "plan", "train", "runs", "queue", "stop", "resume"),
-    *("chat", "ui", "prepare-demo-model"),
+    *("chat", "evaluate", "export", "ui", "prepare-demo-model"),
 )
 
 
