@@ -33,8 +33,10 @@ from orpo_qlora.ui.data_wiring import wire_data_tab
 from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
 from orpo_qlora.ui.plan_panel import wire_plan_panel
 from orpo_qlora.ui.preset_wiring import wire_preset_panel
+from orpo_qlora.ui.report_card import wire_report_panel
 from orpo_qlora.ui.run_actions import wire_run_actions
 from orpo_qlora.ui.runs_tab import RunsTab
+from orpo_qlora.ui.take_home import wire_take_home
 from orpo_qlora.ui.train_tab import TrainTab
 from orpo_qlora.ui.wiring import QUIET, READING, UNCHECKED
 
@@ -242,6 +244,8 @@ def _wire_runs(studio: Studio) -> None:
     runs.tab.select(guarded(runs.card, on_open), runs.picker, [runs.card, runs.picker], **QUIET)
     awake = {studio.timer: gr.Timer(active=True)}
     wire_run_actions(runs.actions, picked, runs.card, on_show, shown, awake)
+    wire_report_panel(runs.report, runs.picker)
+    wire_take_home(runs.take_home, runs.picker, runs.card)
     parts = [runs.card, studio.tabs, *studio.chat.selection]
     runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
     watched = [*chosen, studio.chat.picker, *studio.train_inputs]
