@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from playwright.sync_api import Browser, Page, Request, Response, expect, sync_p
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 120
 END_SECONDS = 120
+ELSEWHERE = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])")
+"""Nothing of the page comes from another machine."""
 # A busy machine may need far more than the five seconds a condition has otherwise.
 expect.set_options(timeout=30_000)
 
@@ -82,6 +85,7 @@ def watch_errors(page: Page) -> list[str]:
     page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     page.on("requestfailed", lambda request: _note_failure(errors, request))
     page.on("response", lambda response: _note_answer(errors, response))
+    page.on("request", lambda asked: errors.append(asked.url) if ELSEWHERE.match(asked.url) else 0)
     return errors
 
 
