@@ -99,8 +99,9 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
         run = store.find_run("last")
         assert run.state.status == "finished"
         assert run.has_adapter
-        # Four steps and three measurements of loss, NLL and λ·OR.
-        assert points(page, "loss") == 3 * (4 + 3)
+        # Four steps and three measurements; of two parts.
+        assert points(page, "loss") == 4 + 3
+        assert points(page, "parts") == 2 * (4 + 3)
         assert points(page, "accuracy") == 4 + 3
         expect(page.locator("#run-samples")).to_contain_text("?")
 
@@ -108,7 +109,7 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
         page.locator("#report-evaluate").click()
         report = page.locator("#report-view")
         expect(report).to_contain_text("Tuned prefers the chosen answer", timeout=3 * MINUTE)
-        expect(report.get_by_role("group")).to_have_attribute("aria-label", re.compile("^Margins"))
+        expect(report.locator("figure")).to_have_attribute("aria-label", re.compile("^Margins"))
         with page.expect_download(timeout=MINUTE) as taken:
             page.get_by_role("button", name="Download: Adapter (zip)").click()
         assert run.id in taken.value.suggested_filename

@@ -16,7 +16,7 @@ from orpo_qlora.data.pairs import write_pairs
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.evaluation import report_card as cards
 from orpo_qlora.runs import store
-from orpo_qlora.ui import report_card, run_report, take_home
+from orpo_qlora.ui import plots, report_card, run_report, take_home
 from orpo_qlora.ui.report_card import ReportPanel
 from orpo_qlora.ui.take_home import KINDS, TakeHome
 
@@ -94,10 +94,15 @@ def test_the_html_report_is_whole_in_itself_and_shows_texts_as_texts(copied_run)
     assert card.difference.gained + card.difference.lost >= 1
     for words in (
         *(hostile, "ours <b>|` λ", card.verdict(), "prompt and chosen answer", "cd" * 32),
-        *("Loss and its parts", "Margins of the held-out pairs", "learning_rate", "Arithmetic: "),
+        *(
+            "Log-prob of the answers",
+            "Margins of the held-out pairs",
+            "learning_rate",
+            "Arithmetic: ",
+        ),
     ):
         assert words in shown, words
-    assert reader.tags.count("svg") == 5
+    assert reader.tags.count("svg") == len(plots.PLOTS) + 1
     assert "data-curves" not in page
 
 
