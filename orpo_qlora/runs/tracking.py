@@ -35,7 +35,7 @@ def track(trainer: OrpoTrainer, run: Run) -> str:
         integration = kind()
         trainer.add_callback(integration)
         trainer.add_callback(_HeldOut(integration))
-    return f"Metrics also go to {tracker}{_where(run)}."
+    return f"Metrics also go to {tracker}{_where(tracker)}."
 
 
 def _environment(run: Run) -> dict[str, str]:
@@ -51,11 +51,10 @@ def _environment(run: Run) -> dict[str, str]:
     }
 
 
-def _where(run: Run) -> str:
-    if run.config.report_to == "tensorboard":
-        return f": {os.environ['TENSORBOARD_LOGGING_DIR']}"
-    if run.config.report_to == "wandb":
-        return f" ({os.environ['WANDB_MODE']}): {os.environ['WANDB_DIR']}"
+def _where(tracker: str) -> str:
+    """Return in words where the metrics go; no folder, since notes are taken home with a run."""
+    if tracker == "wandb":
+        return f", {os.environ['WANDB_MODE']}"
     return ", on this disk"
 
 

@@ -89,7 +89,7 @@ def draw_margins(before: Values, after: Values) -> str:
     ).replace("%", " %")
     zero = f'<path class="zero" d="M{SIZE * bins.place(0):.1f} 0V{SIZE}"/>'
     legend = "".join(
-        f'<li><span class="swatch" style="border-color:{colour}"></span>{label}</li>'
+        f'<li><span class="swatch" style="border-color:{colour};color:{colour}"></span>{label}</li>'
         for label, colour, _ in sides
     )
     return (

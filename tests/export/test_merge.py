@@ -8,22 +8,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from orpo_qlora.errors import InputError
+from orpo_qlora.export import merge
 from orpo_qlora.models import load
 from orpo_qlora.runs import parts, store
 
 
-def export_cli(*arguments):
-    return subprocess.run(
+def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_path):
+    folder = tmp_path / "merged"
+    arguments = [copied_run.id, "--merged", str(folder), "--dtype", "float32"]
+    done = subprocess.run(
         [sys.executable, "-m", "orpo_qlora.cli", "export", *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_path):
-    folder = tmp_path / "merged"
-    done = export_cli(copied_run.id, "--merged", str(folder), "--dtype", "float32")
     assert done.returncode == 0, done.stderr
     about = json.loads((folder / "manifest.json").read_text())
     assert about["largest_difference_nats"] < 1e-4
@@ -44,6 +43,5 @@ def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_pa
     assert abs(logged[-1][1] - logged[0][1]) > 0.01
     assert load.find_weights(str(folder)) == folder.resolve()
 
-    again = export_cli(copied_run.id, "--merged", str(folder))
-    assert again.returncode == 2
-    assert "is there already" in again.stderr
+    with pytest.raises(InputError, match="is there already"):
+        merge.merge_run(copied_run, folder, "float32")

@@ -9,12 +9,14 @@ from html.parser import HTMLParser
 
 import gradio as gr
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from orpo_qlora import storage
 from orpo_qlora.data.pairs import write_pairs
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.evaluation import report_card as cards
 from orpo_qlora.runs import store
-from orpo_qlora.ui import report_card, run_report, take_home
+from orpo_qlora.ui import plots, report_card, run_report, take_home
 from orpo_qlora.ui.report_card import ReportPanel
 from orpo_qlora.ui.take_home import KINDS, TakeHome
 
@@ -41,8 +43,7 @@ def test_every_button_makes_its_file(copied_run, kind):
         with zipfile.ZipFile(path) as archive:
             assert any(name.endswith("adapter_model.safetensors") for name in archive.namelist())
     else:
-        said = cards.read_card(copied_run).verdict().split(":")[0]
-        assert " ".join(said.split()) in " ".join(path.read_text("utf-8").split())
+        assert cards.read_card(copied_run).flip_sentence() in path.read_text("utf-8")
 
 
 def test_only_runs_can_be_taken_home(copied_run):
@@ -87,17 +88,21 @@ def test_the_html_report_is_whole_in_itself_and_shows_texts_as_texts(copied_run)
     reader.feed(page)
     assert reader.fetched == []
     assert {"script", "img", "link", "iframe"}.isdisjoint(reader.tags)
-    assert "ours <b>" not in page
     assert not re.search(r"url\((?!#)|@import", page)
     shown = " ".join(reader.texts)
     card = cards.read_card(copied_run)
     assert card.difference.gained + card.difference.lost >= 1
     for words in (
         *(hostile, "ours <b>|` λ", card.verdict(), "prompt and chosen answer", "cd" * 32),
-        *("Loss and its parts", "Margins of the held-out pairs", "learning_rate", "Arithmetic: "),
+        *(
+            "Log-prob of the answers",
+            "Margins of the held-out pairs",
+            "learning_rate",
+            "Arithmetic: ",
+        ),
     ):
         assert words in shown, words
-    assert reader.tags.count("svg") == 5
+    assert reader.tags.count("svg") == len(plots.PLOTS) + 1
     assert "data-curves" not in page
 
 
@@ -127,11 +132,13 @@ def test_a_report_needs_an_ending_it_knows(copied_run, tmp_path, capsys):
     assert (tmp_path / "x.html").read_text("utf-8") == run_report.html_report(copied_run)
 
 
-def test_the_panel_shows_a_kept_card_and_measures_again_when_asked(panel, copied_run):
+def test_the_panel_shows_a_kept_card_and_measures_another_adapter_when_asked(panel, copied_run):
     shown = report_card.report_updates(panel, copied_run)
-    assert cards.read_card(copied_run).flip_sentence() in shown[panel.view]
+    kept = cards.read_card(copied_run)
+    assert kept.flip_sentence() in shown[panel.view]
     assert shown[panel.button].value == report_card.AGAIN
-    cards.file_of(copied_run.paths).unlink()
+    path = copied_run.paths.adapter / "adapter_model.safetensors"
+    save_file({name: 2 * values for name, values in load_file(path).items()}, path)
     bare = report_card.report_updates(panel, copied_run)
     assert (bare[panel.view], bare[panel.button].value) == ("", report_card.EVALUATE)
     begun = report_card.evaluate(panel, copied_run.id)
@@ -143,8 +150,11 @@ def test_the_panel_shows_a_kept_card_and_measures_again_when_asked(panel, copied
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.1)
     assert now[panel.message] == ""
-    measured = [re.sub(r"<details><summary>How.*", "", text[panel.view]) for text in (now, shown)]
-    assert measured[0] == measured[1]
+    measured = cards.read_card(copied_run)
+    assert measured.flip_sentence() in now[panel.view]
+    assert measured.adapter_sha256 == storage.sha256_of(path) != kept.adapter_sha256
+    assert (measured.base, measured.pairs) == (kept.base, kept.pairs)
+    assert measured.tuned != kept.tuned
 
 
 def test_the_panel_says_why_a_run_cannot_be_evaluated(panel, copied_run):
