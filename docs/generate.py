@@ -13,6 +13,7 @@ from orpo_qlora.runs.metrics import METRICS
 DOCS = Path(__file__).parent
 COMMANDS = (
     *("check", "plan", "train", "runs", "queue", "stop", "resume"),
+    *("label", "log", "sweep", "delete"),
     *("chat", "ui", "prepare-demo-model"),
 )
 

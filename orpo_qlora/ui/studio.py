@@ -6,7 +6,6 @@ changed. The page never imports torch; runs and chat are processes of their own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +20,18 @@ from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
 from orpo_qlora.ui.data_tab import DataTab
 from orpo_qlora.ui.data_wiring import wire_data_tab
 from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
+from orpo_qlora.ui.history_wiring import (
+    wire_again,
+    wire_history,
+    wire_restore,
+    wire_run_files,
+    wire_sweeps,
+)
 from orpo_qlora.ui.plan_panel import wire_plan_panel
 from orpo_qlora.ui.run_actions import wire_run_actions
 from orpo_qlora.ui.runs_tab import RunsTab
 from orpo_qlora.ui.train_tab import TrainTab
-from orpo_qlora.ui.wiring import QUIET, READING, UNCHECKED
+from orpo_qlora.ui.wiring import QUIET, READING, UNCHECKED, parameters_of
 
 POLL_SECONDS = 2.0
 CACHE_SECONDS = (3600, 86_400)
@@ -90,12 +96,13 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> None:
         tab.select(None, None, None, js=f"() => window.orpoRemember('tab', '{tab.id}')")
 
     def on_load_data(address: str) -> Updates:
-        return data_tab.dataset_updates(studio.data, _parameters(address).get("data", ""))
+        return data_tab.dataset_updates(studio.data, parameters_of(address).get("data", ""))
 
     def on_load_run(address: str) -> Updates:
-        asked = _parameters(address).get("run", "")
-        tab = _parameters(address).get("tab", "runs" if asked else "data")
-        run_id = runs_tab.chosen_or_newest(asked)
+        parameters = parameters_of(address)
+        asked = parameters.get("run") or parameters.get("compare")
+        tab = parameters.get("tab", "runs" if asked else "data")
+        run_id = runs_tab.opened_run(parameters)
         return {
             **runs_tab.select_updates(studio.runs, run_id),
             **chat_tab.select_updates(studio.chat, run_id),
@@ -108,17 +115,10 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> None:
     page.load(train_tab.new_ticket, None, studio.train.ticket, **QUIET)
     data_parts = (studio.address, studio.data.outputs)
     _check_train_after(studio, page.load(handler, *data_parts, **READING))
-    handler = guarded(studio.runs.card, on_load_run)
+    wire_restore(studio.runs, page, studio.address)
+    handler = guarded(studio.runs.card, on_load_run, {studio.tabs: gr.update(selected="runs")})
     parts = [studio.tabs, studio.runs.card, studio.runs.picker, *studio.chat.selection]
     page.load(handler, studio.address, parts, **READING)
-
-
-def _parameters(address: str) -> dict[str, str]:
-    try:
-        parameters = json.loads(address)
-    except ValueError:
-        return {}
-    return parameters if isinstance(parameters, dict) else {}
 
 
 def _wire_data(studio: Studio) -> None:
@@ -181,7 +181,7 @@ def _wire_runs(studio: Studio) -> None:
         return {**(updates or {}), studio.timer: gr.Timer(active=_is_busy())}
 
     def on_tick(run_id: str | None, seen: str, chat_run: str | None, *rest: str) -> Updates | None:
-        updates = runs_tab.show_updates(runs, run_id, seen)
+        updates = runs_tab.show_updates(runs, run_id, seen) if run_id else None
         if _is_busy() or runs_tab.awaits_cause(run_id):
             return updates
         return {
@@ -191,23 +191,24 @@ def _wire_runs(studio: Studio) -> None:
             studio.timer: gr.Timer(active=False),
         }
 
-    def on_open(run_id: str | None) -> Updates:
-        return runs_tab.select_updates(runs, runs_tab.chosen_or_newest(run_id or ""))
-
     def on_chat(run_id: str) -> Updates:
         chosen = chat_tab.select_updates(studio.chat, run_id)
         return {**chosen, studio.tabs: gr.Tabs(selected="chat")}
 
     shown = [*runs.outputs, studio.timer]
     runs.picker.change(guarded(runs.card, on_show), runs.picker, shown, **QUIET)
-    runs.tab.select(guarded(runs.card, on_open), runs.picker, [runs.card, runs.picker], **QUIET)
     awake = {studio.timer: gr.Timer(active=True)}
     wire_run_actions(runs.actions, runs.picker, runs.card, on_show, shown, awake)
     parts = [runs.card, studio.tabs, *studio.chat.selection]
     runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
     watched = [runs.picker, runs.seen, studio.chat.picker, *studio.train_inputs]
     parts = [*shown, *studio.chat.selection, *studio.train.outputs]
-    studio.timer.tick(guarded(runs.card, on_tick), watched, parts, **QUIET)
+    ticked = studio.timer.tick(guarded(runs.card, on_tick), watched, parts, **QUIET)
+    wire_history(runs, ticked)
+    wire_run_files(runs)
+    _check_train_after(studio, wire_again(runs, studio.data, studio.train, studio.tabs))
+    for event in wire_sweeps(runs, studio.data, studio.train, studio.tabs):
+        event.success(lambda: gr.Timer(active=True), None, studio.timer, **QUIET)
 
 
 def _is_busy() -> bool:

@@ -14,10 +14,11 @@ from orpo_qlora.data.doctor import too_many_passes
 from orpo_qlora.errors import ConfigError, InputError, OrpoQloraError
 from orpo_qlora.runs import launch, store
 from orpo_qlora.runs.store import RunPaths
-from orpo_qlora.ui import cards, datasets, form, plan_panel, token_panel
+from orpo_qlora.ui import cards, datasets, form, plan_panel, sweep_panel, token_panel
 from orpo_qlora.ui.form import Form
 from orpo_qlora.ui.guard import Updates
 from orpo_qlora.ui.plan_panel import PlanPanel
+from orpo_qlora.ui.sweep_panel import SweepPanel
 
 START = "Start training"
 QUEUE = "Add to the queue"
@@ -37,6 +38,7 @@ class TrainTab:
     ticket: gr.Textbox
     """Marks the next order, so that pressing twice is one run."""
     plan: PlanPanel
+    sweep: SweepPanel
 
     @property
     def outputs(self) -> list[Any]:
@@ -72,6 +74,7 @@ def build_train_tab() -> TrainTab:
             with fold, gr.Group(elem_classes="settings-grid"):
                 for name in names:
                     components[name] = form.build_component(name)
+        sweep = sweep_panel.build_sweep_panel("train-sweep")
         card = gr.HTML(elem_id="train-error")
         with gr.Row(elem_classes="actions", elem_id="train-actions"):
             start = gr.Button(
@@ -86,7 +89,7 @@ def build_train_tab() -> TrainTab:
             reason = gr.HTML(elem_id="train-reason")
         ticket = gr.Textbox(visible="hidden", elem_id="train-ticket", label="Order")
     in_order = {name: components[name] for name in form.setting_names()}
-    return TrainTab(tab, data, preset, Form(in_order), card, reason, start, ticket, plan)
+    return TrainTab(tab, data, preset, Form(in_order), card, reason, start, ticket, plan, sweep)
 
 
 def readiness_updates(tab: TrainTab, dataset_id: str, values: Sequence[object]) -> Updates:
