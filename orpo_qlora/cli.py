@@ -22,7 +22,6 @@ from orpo_qlora.config import (
     build_config,
     parse_assignments,
     preset_names,
-    read_preset,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.doctor import too_many_passes
@@ -31,6 +30,7 @@ from orpo_qlora.data.export import write_clean, write_report
 from orpo_qlora.data.pairs import check_file, complete_mapping, load_dataset
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
+from orpo_qlora.presets import read_preset
 from orpo_qlora.run_verbs import add_run_verbs
 from orpo_qlora.runs import launch, orders, store
 from orpo_qlora.runs.follow import follow

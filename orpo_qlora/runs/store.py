@@ -6,6 +6,7 @@ See docs/run-folder.md for who writes which file.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import secrets
@@ -14,7 +15,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.runs.checkpoints import find_checkpoint
 from orpo_qlora.runs.file_memory import FileMemory
 from orpo_qlora.runs.labels import NO_LABEL, RunLabel, read_label, write_label
-from orpo_qlora.runs.metrics import MetricsTail
+from orpo_qlora.runs.metrics import Metrics, shared_tail
 from orpo_qlora.runs.paths import RunPaths as RunPaths
 from orpo_qlora.runs.state import RunState, Status
 
@@ -330,16 +330,16 @@ def held_out_pairs(paths: RunPaths) -> Sequence[PreferencePair]:
     return read_pairs(paths.held_out)
 
 
-@lru_cache(maxsize=64)
-def _tail(path: Path) -> MetricsTail:
-    return MetricsTail(path)
+def metrics_of(paths: RunPaths, most_seconds: float = math.inf) -> Metrics:
+    """Return the run's metrics as they are now.
 
-
-def metrics_of(paths: RunPaths) -> MetricsTail:
-    """Return the run's metrics, read up to now; the tail is shared between callers."""
-    tail = _tail(paths.metrics)
-    tail.refresh()
-    return tail
+    Args:
+        paths: the run's.
+        most_seconds: how long a long file may be read before the rest is left for the next call.
+    """
+    tail = shared_tail(paths.metrics)
+    tail.refresh(most_seconds)
+    return tail.snapshot()
 
 
 def samples_of(paths: RunPaths) -> list[dict[str, object]]:

@@ -6,6 +6,7 @@ import html
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 from urllib.parse import urlencode
 
 from orpo_qlora import storage
@@ -16,6 +17,7 @@ from orpo_qlora.runs.intervals import wilson
 from orpo_qlora.runs.results import Measured
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui import cards, charts, form, plots, present
+from orpo_qlora.ui.chart_view import ChartView
 from orpo_qlora.ui.plots import Curve, Plot, Quantity
 
 MOST_RUNS = 6
@@ -95,9 +97,13 @@ def draw_curves(several: Sequence[Compared], *, held_out: bool) -> str:
 
 
 def _curves(one: Compared, plot: Plot, metric: str, held_out: bool) -> list[Curve]:
-    alone = replace(plot, quantities=(Quantity(metric, one.label, one.colour),))
-    found = plots.curves_of(alone, store.metrics_of(one.run.paths), one.run.config.lambda_)
-    return [replace(curve, label=one.label) for curve in found if curve.is_held_out == held_out]
+    mark: Literal["round", "square"] = "square" if one.place % 2 else "round"
+    alone = replace(plot, quantities=(Quantity(metric, one.label, one.colour, mark=mark),))
+    measured = store.metrics_of(one.run.paths)
+    found = plots.curves_of(alone, measured, one.run.config.lambda_, ChartView())
+    # Smoothed as in the view of one run; what is faint there would be a thicket here.
+    drawn = [replace(curve, label=one.label, raw=None) for curve in found]
+    return [curve for curve in drawn if curve.is_held_out == held_out]
 
 
 def draw_differences(several: Sequence[Compared]) -> str:

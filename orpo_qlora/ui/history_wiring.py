@@ -256,9 +256,9 @@ def wire_again(runs: RunsTab, data: DataTab, train: TrainTab, tabs: gr.Tabs) -> 
         config = run.config.model_copy(update={"name": run.name})
         filled = dict(zip(train.form.inputs, form.values_of(config), strict=True))
         shown = data_tab.dataset_updates(data, run_files.dataset_of(paths))
-        return {**shown, **filled, train.preset: None, tabs: gr.Tabs(selected="train")}
+        return {**shown, **filled, tabs: gr.Tabs(selected="train")}
 
-    parts = [runs.card, tabs, train.preset, *data.outputs, *train.form.inputs]
+    parts = [runs.card, tabs, *data.outputs, *train.form.inputs]
     handler = guarded(runs.card, on_again)
     return runs.files.head.again.click(handler, runs.picker, parts, trigger_mode="once", **QUIET)
 

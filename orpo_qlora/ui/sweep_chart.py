@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from orpo_qlora.runs.intervals import Interval, wilson
 from orpo_qlora.runs.results import Measured
 from orpo_qlora.ui import present
-from orpo_qlora.ui.charts import SIZE, Scale, tick_label
+from orpo_qlora.ui.charts import SIZE, tick_label
 from orpo_qlora.ui.compare_view import Compared, accuracy_text
 from orpo_qlora.ui.present import setting_value
+from orpo_qlora.ui.scales import Scale
 
 
 @dataclass(frozen=True)
