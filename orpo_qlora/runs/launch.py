@@ -1,4 +1,4 @@
-"""Start, queue, stop and resume runs. Talks to processes and files, never to torch. Floor 3.
+"""Start, queue, stop, resume and delete runs. Talks to processes and files, no torch. Floor 3.
 
 One run is at work at a time. Whoever looks may start the next one of the queue (`start_next`): the
 keeper of the run that ended, a page, a terminal; one lock decides.
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +20,8 @@ import psutil
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.pairs import Dataset, split_pairs
+from orpo_qlora.data.pairs import Dataset, Split, split_pairs
+from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import InputError, WorkerLost
 from orpo_qlora.runs import checkpoints, orders, preflight, store, trackers
 from orpo_qlora.runs.ending import record_end
@@ -64,13 +65,41 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         if known is not None:
             return known
         trackers.check_installed(config.report_to)
-        preflight.check_home()
-        store.sweep_drafts()
         split = split_pairs(dataset.pairs, config.held_out, config.seed)
-        place = _last_place()
-        paths = store.create_run(config, split, dataset.report, place=place, ticket=ticket)
+        return _queue_new([config], split, dataset.report, ticket=ticket)[0]
+
+
+def start_several(
+    configs: Sequence[TrainConfig], split: Split, report: DataReport, tag: str
+) -> list[RunPaths]:
+    """Queue a run for each of some settings, on the same pairs and under one tag.
+
+    Raises:
+        InputError: the home cannot keep a run.
+        DiskFull: those made before are queued.
+    """
+    with _launching():
+        return _queue_new(configs, split, report, tags=(tag,))
+
+
+def _queue_new(
+    configs: Sequence[TrainConfig],
+    split: Split,
+    report: DataReport,
+    *,
+    ticket: str = "",
+    tags: tuple[str, ...] = (),
+) -> list[RunPaths]:
+    preflight.check_home()
+    store.sweep_drafts()
+    place = _last_place()
+    try:
+        return [
+            store.create_run(config, split, report, place=place + at, ticket=ticket, tags=tags)
+            for at, config in enumerate(configs)
+        ]
+    finally:
         _start_next()
-    return paths
 
 
 def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
@@ -226,6 +255,48 @@ def run_foreground(module: str, arguments: Sequence[str] = ()) -> int:
         return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
     except KeyboardInterrupt:
         return 0  # Ctrl-C reached the program too, which has ended by now
+
+
+def why_not(run: Run, held_by_chat: Collection[str] = ()) -> str:
+    """Return why a run cannot be deleted now, empty if it can.
+
+    Args:
+        run: the run.
+        held_by_chat: ids of the runs whose adapters the chat has in memory.
+    """
+    if run.state.status == "queued":
+        return f"Run “{run.title}” waits in the queue: take it out of the queue first."
+    if run.is_active:
+        return f"Run “{run.title}” is {run.state.status}: stop it first, and wait until it has."
+    if run.id in held_by_chat:
+        return f"The chat holds the adapter of run “{run.title}”."
+    return ""
+
+
+def delete_run(paths: RunPaths, held_by_chat: Collection[str] = ()) -> None:
+    """Delete a run with everything in its folder; a crash leaves it whole or out of the list.
+
+    Args:
+        paths: the run.
+        held_by_chat: ids of the runs whose adapters the chat has in memory.
+
+    Raises:
+        UnknownRun: it is gone already.
+        InputError: it is in use; nothing was touched.
+    """
+    with _launching():  # nobody can start or resume it meanwhile
+        reason = why_not(store.read_run(paths), held_by_chat)
+        if reason:
+            raise InputError(reason, hint="Nothing was deleted.")
+        # The keeper of a worker that has just ended may still be writing how.
+        lock = storage.FileLock(paths.lock)
+        if not lock.acquire(PATIENCE_SECONDS):
+            raise InputError(f"Run {paths.id} is at work again.", hint="Nothing was deleted.")
+        try:
+            aside = store.set_aside(paths)
+        finally:
+            lock.release()
+    store.remove_folder(aside)
 
 
 def stop_run(paths: RunPaths) -> None:
