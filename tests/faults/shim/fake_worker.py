@@ -42,7 +42,7 @@ def train(paths):
     )
     store.write_state(paths, state)
     saved = step
-    while step < steps and not paths.stop.exists():
+    while step < steps and (config.name == "deaf" or not paths.stop.exists()):
         time.sleep(STEP_SECONDS)
         step, value = step + 1, value * 31 % 1009 + step
         if config.name == f"crash at {step}":
