@@ -9,6 +9,7 @@ from pathlib import Path
 from orpo_qlora.config import choices_of, setting_fields
 from orpo_qlora.data.findings import KINDS
 from orpo_qlora.runs.metrics import METRICS
+from orpo_qlora.runs.referee import RULES
 
 DOCS = Path(__file__).parent
 COMMANDS = (
@@ -31,6 +32,13 @@ def findings_table() -> str:
         fix = f"{kind.fix} ({'drops' if kind.drops else 'mends'})" if kind.fix else ""
         label = kind.label.replace("|", "\\|").replace("<", "&lt;")
         rows.append(f"| `{kind.id}` | {kind.severity} | {label} | {fix} |")
+    return "\n".join(rows)
+
+
+def rules_table() -> str:
+    """Return everything the run referee can say."""
+    rows = ["| rule | level | when | what to do |", "| --- | --- | --- | --- |"]
+    rows += [f"| `{r.id}` | {r.level} | {r.when} | {r.advice} |" for r in RULES]
     return "\n".join(rows)
 
 
@@ -69,6 +77,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "settings.md": ("settings", settings_table),
     "cli.md": ("cli", cli_help),
     "data.md": ("findings", findings_table),
+    "referee.md": ("rules", rules_table),
 }
 
 

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import BrokenRows, NeedsColumns, NeedsEncoding, OrpoQloraError
-from orpo_qlora.runs import forecast, store
+from orpo_qlora.runs import forecast, referee, store
 from orpo_qlora.runs.forecast import Forecast
 from orpo_qlora.runs.jobs import JobState
 from orpo_qlora.runs.length_report import LengthReport, count_tokens
@@ -108,10 +108,14 @@ def print_forecast(found: Forecast, *, as_json: bool) -> None:
 
 def print_result(run: Run) -> None:
     """Print what a run has brought."""
-    accuracies = store.metrics_of(run.paths).series("rewards/accuracies", held_out=True)
+    metrics = store.metrics_of(run.paths)
+    accuracies = metrics.series("rewards/accuracies", held_out=True)
     if accuracies:
         first, last = accuracies[0][1], accuracies[-1][1]
         out.print(f"Held-out preference accuracy: {first:.0%} before, {last:.0%} after.")
+    for one in referee.judge(metrics, run.config.lambda_):
+        said = " ".join(filter(None, (one.sentence, one.advice)))
+        out.print(f"{plain(said)} ({one.rule})", soft_wrap=True)
     if run.has_adapter:
         out.print(f"Adapter: {run.paths.adapter}", soft_wrap=True)
         out.print(f"Talk to it: orpo-qlora chat {run.id}")

@@ -38,6 +38,7 @@ from orpo_qlora.orpo.objective import (
     Weights,
     orpo_terms,
 )
+from orpo_qlora.orpo.rhythm import evaluation_every
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 OPTIMIZERS = {
@@ -51,7 +52,6 @@ SCHEDULERS = {
     "constant": "constant_with_warmup",
     "inverse_sqrt": "inverse_sqrt",
 }
-EVALUATIONS_A_RUN = 4
 
 Record = dict[str, float]
 
@@ -175,7 +175,7 @@ class OrpoTrainer(Trainer):
     @property
     def eval_every(self) -> int:
         """Optimizer steps between evaluations."""
-        return self.settings.eval_every or max(1, math.ceil(self.steps / EVALUATIONS_A_RUN))
+        return evaluation_every(self.settings, self.steps)
 
     @property
     def epochs_done(self) -> float:

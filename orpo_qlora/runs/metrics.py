@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+import math
+import threading
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orpo_qlora import storage
+from orpo_qlora.runs.series import Course, Point, Series, weight_for
 
 EVAL_PREFIX = "eval/"
-MOST_POINTS = 4096
-PIECE_BYTES = 8_000_000
-
-Point = tuple[int, float]
+PIECE_BYTES = 1_000_000
+MARK_BYTES = 64
+"""So much before the place where reading goes on is compared with what was read."""
+MOST_HELD = 24_000_000
+"""Points of all runs kept in memory, 12 bytes each: one run of a million steps, or a thousand of a
+thousand."""
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+NOTHING = Series()
 
 
 @dataclass(frozen=True)
@@ -66,112 +73,194 @@ METRICS = (
 NAMES = tuple(metric.name for metric in METRICS)
 
 
-class Series:
-    """The points of one quantity, oldest first, in bounded room.
-
-    Up to `MOST_POINTS` every one of them; beyond, the lowest and the highest of equal stretches, so
-    a spike stays a spike. Adding a point takes the same time however many there are.
-    """
-
-    def __init__(self) -> None:
-        self._kept: list[Point] = []
-        self._width = 1
-        self._stretch: list[Point] = []
-        self._first: Point | None = None
-        self._last: Point | None = None
-
-    def add(self, step: int, value: float) -> None:
-        """Take the next point."""
-        self._last = (step, value)
-        self._first = self._first or self._last
-        self._stretch.append(self._last)
-        if len(self._stretch) == self._width:
-            self._kept += _extremes(self._stretch)
-            self._stretch = []
-        if len(self._kept) >= MOST_POINTS:
-            self._halve()
-
-    def _halve(self) -> None:
-        # Every four points are four stretches of one, or two of more with two extremes each.
-        fours = [self._kept[start : start + 4] for start in range(0, len(self._kept), 4)]
-        self._kept = [point for four in fours for point in _extremes(four)]
-        self._width = 4 if self._width == 1 else 2 * self._width
-
-    def copy(self) -> Series:
-        """Return the points so far; adding to one does not change the other."""
-        same = copy.copy(self)
-        same._kept, same._stretch = [*self._kept], [*self._stretch]
-        return same
-
-    def points(self) -> list[Point]:
-        """Return what is kept; the first and the latest point are always among it."""
-        if self._first is None or self._last is None:
-            return []
-        found = dict([self._first, *self._kept, *_extremes(self._stretch), self._last])
-        return list(found.items())
-
-
-def _extremes(points: Sequence[Point]) -> list[Point]:
-    """Return the lowest and the highest point in order of their steps; one if they are the same."""
-    if len(points) < 2:
-        return list(points)
-    low = min(points, key=lambda point: point[1])
-    high = max(points, key=lambda point: point[1])
-    return sorted({low, high})
+TOKENS_PER_SECOND = "tokens_per_second"
+"""Not in the file: the tokens of a step, or of an evaluation, by its seconds."""
 
 
 class MetricsTail:
     """Reads a growing `metrics.jsonl`; each call to `refresh` reads only what is new.
 
-    A resumed run replaces the file by a shorter one, which is then read from its beginning.
+    A resumed run replaces the file by a shorter one, which is then read from its beginning. Threads
+    may share one.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
         """Records read so far."""
-        self._series: defaultdict[str, Series] = defaultdict(Series)
+        self._series: dict[str, Series] = {}
         self._offset = 0
-        self._inode = 0
+        self._seen: tuple[int, int, int] | None = None
+        self._share_read = 1.0
+        self._last_bytes = b""
+        self._reading = threading.RLock()
 
-    def refresh(self) -> bool:
-        """Read what was appended since; True when there was anything."""
-        inode = self.path.stat().st_ino if self.path.exists() else self._inode
-        if inode != self._inode:
-            self._series.clear()
-            self.count, self._offset, self._inode = 0, 0, inode
-        before = self.count
-        while True:
-            fresh, offset = storage.read_json_lines(self.path, self._offset, PIECE_BYTES)
-            for record in fresh:
-                self._take(record)
-            if offset == self._offset:
-                return self.count > before
-            self._offset = offset
+    def refresh(self, most_seconds: float = math.inf) -> bool:
+        """Read what was appended since; True when there was anything.
 
-    def _take(self, record: dict[str, object]) -> None:
-        self.count += 1
-        step = record.get("step")
-        if not isinstance(step, int):
-            return
-        for name, value in record.items():
-            if isinstance(value, int | float):
-                self._series[name].add(step, float(value))
+        Args:
+            most_seconds: when to leave the rest of a long file for the next call.
+        """
+        with self._reading:
+            now = _looks_of(self.path)
+            if now == self._seen:
+                return False
+            if self._is_another(now):
+                self._forget()
+            deadline = time.monotonic() + most_seconds
+            before = self.count
+            while self._read_piece():
+                if time.monotonic() > deadline:
+                    self._share_read = min(1.0, self._offset / now[1]) if now else 1.0
+                    return True
+            self._seen, self._share_read = now, 1.0
+            return self.count > before
+
+    def _is_another(self, now: tuple[int, int, int] | None) -> bool:
+        """Tell whether what was read is no longer what the file begins with."""
+        if now is None or not self._offset:
+            return False
+        if now[1] < self._offset:
+            return True
+        # A replaced file may have got the number of an older one.
+        return self._bytes_read_last() != self._last_bytes
+
+    def _bytes_read_last(self) -> bytes:
+        length = min(MARK_BYTES, self._offset)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset - length)
+                return file.read(length)
+        except FileNotFoundError:
+            return b""
+
+    def _forget(self) -> None:
+        # What snapshots hold is left alone.
+        self._series = {}
+        self.count = self._offset = 0
+
+    def _read_piece(self) -> bool:
+        fresh, offset = storage.read_json_lines(self.path, self._offset, PIECE_BYTES)
+        self._take(fresh)
+        if offset == self._offset:
+            return False
+        self._offset = offset
+        self._last_bytes = self._bytes_read_last()
+        return True
+
+    def _take(self, records: Sequence[dict[str, object]]) -> None:
+        self.count += len(records)
+        fresh: defaultdict[str, tuple[list[int], list[float]]]
+        fresh = defaultdict(lambda: ([], []))
+        for record in records:
+            step = record.get("step")
+            if not isinstance(step, int):
+                continue
+            record |= _derived(record)
+            for name, value in record.items():
+                number = NON_FINITE.get(value) if isinstance(value, str) else value
+                if isinstance(number, int | float):
+                    steps, values = fresh[name]
+                    steps.append(step)
+                    values.append(number)
+        for name, (steps, values) in fresh.items():
+            self._series.setdefault(name, Series()).extend(steps, values)
 
     def series(self, name: str, *, held_out: bool = False) -> list[Point]:
-        """Return (step, value) of one metric, measured on training or held-out pairs.
+        """Return every finite (step, value) of one metric, on training or held-out pairs."""
+        return self.snapshot().course(name, held_out=held_out).points()
 
-        All of them up to `MOST_POINTS`, then as `Series` says.
-        """
-        key = EVAL_PREFIX + name if held_out else name
-        return self._series[key].points() if key in self._series else []
-
-    def snapshot(self) -> MetricsTail:
+    def snapshot(self) -> Metrics:
         """Return what is known now, which no longer grows."""
-        still = MetricsTail(self.path)
-        still.count = self.count
-        still._series.update({name: series.copy() for name, series in self._series.items()})
-        return still
+        with self._reading:
+            counted = {name: (series, len(series)) for name, series in self._series.items()}
+            return Metrics(self.count, self._share_read, counted)
+
+    @property
+    def points_held(self) -> int:
+        """How many points of all quantities are in memory."""
+        with self._reading:
+            return sum(len(series) for series in self._series.values())
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of a run as they were at one moment."""
+
+    count: int
+    """Records."""
+    share_read: float
+    """How much of the file that is, below 1 while a long one is being read."""
+    counted: Mapping[str, tuple[Series, int]]
+
+    def course(self, name: str, *, held_out: bool = False, smoothing: float = 0.0) -> Course:
+        """Return one metric, on training or held-out pairs, all points.
+
+        `smoothing`, from 0 to below 1, is a share of the picture (see `series.weight_for`).
+        """
+        series, count = self.counted.get(_key(name, held_out), (NOTHING, 0))
+        return series.course(count, weight_for(smoothing, count))
+
+    def series(self, name: str, *, held_out: bool = False) -> list[Point]:
+        """Return every finite (step, value) of one metric, on training or held-out pairs."""
+        return self.course(name, held_out=held_out).points()
+
+    def broken(self, name: str, *, held_out: bool = False) -> list[int]:
+        """Return the steps at which a metric was not a finite number."""
+        return list(self.counted.get(_key(name, held_out), (NOTHING, 0))[0].broken)
+
+
+def _key(name: str, held_out: bool) -> str:
+    return EVAL_PREFIX + name if held_out else name
+
+
+def _derived(record: dict[str, object]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for prefix in ("", EVAL_PREFIX):
+        tokens, seconds = record.get(f"{prefix}tokens"), record.get(f"{prefix}seconds")
+        if isinstance(tokens, int | float) and isinstance(seconds, int | float) and seconds > 0:
+            found[prefix + TOKENS_PER_SECOND] = tokens / seconds
+    return found
+
+
+def _looks_of(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes with the file's content; None without one."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+_tails: OrderedDict[Path, MetricsTail] = OrderedDict()
+_choosing = threading.Lock()
+
+
+def shared_tail(path: Path) -> MetricsTail:
+    """Return the one tail of a file that all callers in this process share.
+
+    The ones not asked for longest are forgotten when all hold more than `MOST_HELD` points.
+    """
+    with _choosing:
+        tail = _tails.setdefault(path, MetricsTail(path))
+        _tails.move_to_end(path)
+        held = sum(other.points_held for other in _tails.values())
+        while held > MOST_HELD and len(_tails) > 1:
+            held -= _tails.popitem(last=False)[1].points_held
+        return tail
+
+
+def as_json(record: Mapping[str, float]) -> dict[str, object]:
+    """Return a record whose values JSON can hold: what is not finite becomes a word."""
+    return {
+        name: value if math.isfinite(value) else _word_for(value) for name, value in record.items()
+    }
+
+
+def _word_for(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
 
 
 def rewind(path: Path, keep: Callable[[dict[str, object]], bool]) -> None:

@@ -6,6 +6,7 @@ See docs/run-folder.md for who writes which file.
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 import shutil
@@ -24,11 +25,12 @@ from orpo_qlora.data.pairs import PreferencePair, Split, read_pairs, write_pairs
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import UnknownRun
 from orpo_qlora.runs.checkpoints import find_checkpoint
-from orpo_qlora.runs.metrics import MetricsTail
+from orpo_qlora.runs.metrics import Metrics, shared_tail
 from orpo_qlora.runs.state import RunState, Status
 
 _DRAFT = ".draft-"
 RUN_ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{4}$")
+SETTLED_SECONDS = 2.0
 VERSIONED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "gradio")
 
 
@@ -303,7 +305,17 @@ def _seen(paths: RunPaths, stored: RunState) -> RunState:
 
 def stored_state(paths: RunPaths) -> RunState:
     """Return what `state.json` says; the worker goes on from it, readers want `read_run`."""
-    return RunState.model_validate_json(paths.state.read_text(encoding="utf-8"))
+    stat = paths.state.stat()
+    # Two writings within a tick of the file system's clock may look alike.
+    if not stat.st_mtime + SETTLED_SECONDS < time.time():
+        return _stored.__wrapped__(paths.state, ())
+    return _stored(paths.state, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=4096)
+def _stored(path: Path, looks: tuple[int, ...]) -> RunState:
+    # Every writing is a new file: a page that looks at a thousand runs reads what has changed.
+    return RunState.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def write_state(paths: RunPaths, state: RunState) -> None:
@@ -327,16 +339,16 @@ def held_out_pairs(paths: RunPaths) -> Sequence[PreferencePair]:
     return read_pairs(paths.held_out)
 
 
-@lru_cache(maxsize=64)
-def _tail(path: Path) -> MetricsTail:
-    return MetricsTail(path)
+def metrics_of(paths: RunPaths, most_seconds: float = math.inf) -> Metrics:
+    """Return the run's metrics as they are now.
 
-
-def metrics_of(paths: RunPaths) -> MetricsTail:
-    """Return the run's metrics, read up to now; the tail is shared between callers."""
-    tail = _tail(paths.metrics)
-    tail.refresh()
-    return tail
+    Args:
+        paths: the run's.
+        most_seconds: how long a long file may be read before the rest is left for the next call.
+    """
+    tail = shared_tail(paths.metrics)
+    tail.refresh(most_seconds)
+    return tail.snapshot()
 
 
 def samples_of(paths: RunPaths) -> list[dict[str, object]]:

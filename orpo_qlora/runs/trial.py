@@ -6,7 +6,6 @@ optimizer and settings. Seconds are counted a token, so pairs of any length foll
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from orpo_qlora.models.memory import footprint, shape_of
 from orpo_qlora.orpo.batches import steps_an_epoch, total_steps
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.packing import cost_in_tokens
+from orpo_qlora.orpo.rhythm import evaluation_every
 from orpo_qlora.orpo.tokens import TokenizedPair
-from orpo_qlora.orpo.trainer import EVALUATIONS_A_RUN, OrpoTrainer, Record
+from orpo_qlora.orpo.trainer import OrpoTrainer, Record
 from orpo_qlora.runs.forecast import Seconds
 
 MOST_STEPS = 3
@@ -107,7 +107,7 @@ def expected_run(
     per_epoch = steps_an_epoch(len(train), config.pairs_per_step)
     epochs, rest = divmod(steps, per_epoch)
     seen = epochs * len(train) + min(len(train), rest * config.pairs_per_step)
-    every = config.eval_every or max(1, math.ceil(steps / EVALUATIONS_A_RUN))
+    every = evaluation_every(config, steps)
     inner = [step for step in range(every, steps, every)] if held_out else []
     evaluations = len(inner) + 2 if held_out else 0  # at step 0 and after the last one
     return ExpectedRun(

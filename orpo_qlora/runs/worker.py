@@ -173,7 +173,7 @@ class Worker:
 
     def on_step(self, record: Record) -> None:
         """Write one step's metrics and the progress (see `orpo.trainer.Watcher`)."""
-        self._metrics.append(dict(record))
+        self._metrics.append(metrics.as_json(record))
         if not self._recent_seconds:
             self._say_start_up()
         self._recent_seconds.append(record["seconds"])
@@ -194,7 +194,7 @@ class Worker:
 
     def on_evaluation(self, record: Record) -> None:
         """Write one measurement on held-out pairs, and new sample answers."""
-        self._metrics.append(dict(record))
+        self._metrics.append(metrics.as_json(record))
         log.info("held-out pairs: loss %.4f", record["eval/loss"])
         # Step 0 and the last step have samples of their own moment.
         if 0 < record["step"] < self.state.total_steps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orpo_qlora.runs.state import RunState
@@ -140,40 +140,6 @@ def _tile(tile: Tile) -> str:
         f'<div class="tile"><p class="tile-title">{html.escape(tile.title)}</p>'
         f'<p class="tile-now">{before if tile.before else ""}{html.escape(tile.now)}</p>'
         f'<p class="tile-good">{html.escape(tile.good)}</p></div>'
-    )
-
-
-def samples_table(samples: Sequence[Mapping[str, object]]) -> str:
-    """Return each sample prompt with the answer before training and the latest one."""
-    rows = "".join(_sample_row(prompt, samples) for prompt in _prompts(samples))
-    if not rows:
-        return '<p class="quiet">No answers yet.</p>'
-    return (
-        '<table class="samples"><thead><tr><th>Prompt</th><th>Before training</th><th>Now</th></tr>'
-        f"</thead><tbody>{rows}</tbody></table>"
-    )
-
-
-def _prompts(samples: Sequence[Mapping[str, object]]) -> list[str]:
-    return list(dict.fromkeys(str(sample.get("prompt", "")) for sample in samples))
-
-
-def _sample_row(prompt: str, samples: Sequence[Mapping[str, object]]) -> str:
-    answers = [sample for sample in samples if sample.get("prompt") == prompt]
-    first, latest = answers[0], answers[-1]
-    now = _cell("Now", "Comes with the first evaluation.", "quiet")
-    if latest is not first:
-        now = _cell("Now", str(latest.get("answer", "")), note=f"step {latest.get('step')}")
-    before = _cell("Before training", str(first.get("answer", "")))
-    return f"<tr>{_cell('Prompt', prompt)}{before}{now}</tr>"
-
-
-def _cell(title: str, text: str, kind: str = "answer", note: str = "") -> str:
-    small = f"<small>{html.escape(note)}</small>" if note else ""
-    # The title is shown instead of the table's head on a narrow screen.
-    return (
-        f'<td data-title="{title}"><div class="{kind}" dir="auto">{html.escape(text)}</div>'
-        f"{small}</td>"
     )
 
 

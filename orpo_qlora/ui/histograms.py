@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from orpo_qlora.runs.length_report import LengthReport, differences_of, quantile
 from orpo_qlora.runs.lengths import TokenLengths
-from orpo_qlora.ui.charts import SIZE, Scale, round_step, tick_label
+from orpo_qlora.ui.charts import SIZE, tick_label
 from orpo_qlora.ui.plots import BLUE, GREEN, ORANGE
+from orpo_qlora.ui.scales import Scale, round_step
 
 BARS = 32
 """About so many bars; their width is a round number of tokens."""

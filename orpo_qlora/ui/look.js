@@ -2,57 +2,30 @@
 window.orpoAddress = JSON.stringify(Object.fromEntries(new URLSearchParams(location.search)));
 
 // What the page shows is in its address, so a reload or a bookmark shows the same.
+// The first tab opens itself, sooner or later than the one that was asked for: until somebody does
+// something, only the latter is the person's choice.
+let orpoAsked = new URLSearchParams(location.search).get("tab");
+for (const kind of ["pointerdown", "keydown", "click"]) {
+  document.addEventListener(kind, () => { orpoAsked = null; }, { capture: true, once: true });
+}
 window.orpoRemember = (name, value) => {
+  if (name === "tab") {
+    if (orpoAsked && value !== orpoAsked) { return; }
+    document.body.dataset.tab = value;
+    document.title = `${value[0].toUpperCase()}${value.slice(1)} · orpo-qlora`;
+  }
   const url = new URL(window.location.href);
   if (value) { url.searchParams.set(name, value); } else { url.searchParams.delete(name); }
   window.history.replaceState(null, "", url);
 };
 
-// Values of every curve at the step under the pointer; the chart itself is drawn by the server.
-(() => {
-  let tip;
-  const hide = () => tip?.remove();
-
-  const nearest = (points, step) =>
-    points.reduce((best, point) =>
-      Math.abs(point[0] - step) < Math.abs(best[0] - step) ? point : best);
-
-  const line = (colour, text) => {
-    const entry = document.createElement("div");
-    const dot = document.createElement("span");
-    dot.style.background = colour;
-    entry.append(dot, text);
-    return entry;
-  };
-
-  const show = (area, event) => {
-    const box = area.getBoundingClientRect();
-    const share = (event.clientX - box.left) / box.width;
-    if (share < 0 || share > 1) { hide(); return; }
-    const low = Number(area.dataset.low), high = Number(area.dataset.high);
-    const curves = JSON.parse(area.dataset.curves);
-    const all = curves.flatMap((curve) => curve.points);
-    const step = nearest(all, low + share * (high - low))[0];
-    hide();
-    tip = document.createElement("div");
-    tip.className = "chart-tip";
-    tip.append(line("transparent", `step ${step}`));
-    for (const curve of curves) {
-      const point = nearest(curve.points, step);
-      const at = point[0] === step ? "" : ` (step ${point[0]})`;
-      tip.append(line(curve.colour, `${curve.label} ${point[1]}${at}`));
-    }
-    (document.querySelector(".gradio-container") ?? document.body).append(tip);
-    const left = Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8);
-    tip.style.left = `${left}px`;
-    tip.style.top = `${Math.max(8, event.clientY - tip.offsetHeight - 10)}px`;
-  };
-
-  document.addEventListener("pointermove", (event) => {
-    const area = event.target.closest?.(".chart-area[data-curves]");
-    if (area) { show(area, event); } else { hide(); }
-  });
-})();
+// The style sheet says “changed” behind the labels of the settings that are.
+window.orpoMark = (names) => {
+  const changed = new Set((names || "").split(" ").map((name) => `setting-${name}`));
+  for (const setting of document.querySelectorAll('[id^="setting-"]')) {
+    setting.toggleAttribute("data-changed", changed.has(setting.id));
+  }
+};
 
 // One token of a part can be reached by Tab; arrow keys move on, and the line below says which it is.
 (() => {

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import gradio as gr
 
-STYLES = Path(__file__).with_name("look.css")
+HERE = Path(__file__).parent
+STYLES = [HERE / "look.css", HERE / "charts.css"]
+SCRIPTS = [HERE / "look.js", HERE / "charts.js"]
 
-SCRIPT = Path(__file__).with_name("look.js")
+FAVICON = str(Path(__file__).with_name("favicon.png"))
 
 READ_ADDRESS = "() => [window.orpoAddress]"
 """Script that gives a handler the parameters the page was opened with, as a JSON object."""
-
+MARK = "(names) => { window.orpoMark(names); }"
+"""Script that marks the settings with these names as changed."""
 
 COLOURS = {
     "body_background_fill": ("#f6f7f9", "#101418"),
@@ -64,6 +67,11 @@ SHAPES = {
     "button_medium_text_weight": "600",
     "button_border_width": "1px",
 }
+
+
+def head() -> str:
+    """Return what every page of the studio begins with: its scripts, in the page itself."""
+    return "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in SCRIPTS)
 
 
 def remember(name: str) -> str:

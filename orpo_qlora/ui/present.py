@@ -48,6 +48,12 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def scientific(value: float) -> str:
+    """Return a small number as it is written in papers: “2e-4”."""
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if value else "0"
+
+
 def percent(share: float) -> str:
     """Return a share between 0 and 1 as whole per cent."""
     return f"{share * 100:.0f} %"

@@ -66,9 +66,9 @@ def action_updates(actions: RunActions, now: Snapshot) -> Updates:
 
 def wire_run_actions(
     actions: RunActions,
-    picker: gr.Dropdown,
+    shown: list[Any],
     card: gr.HTML,
-    show: Callable[[str], Updates],
+    show: Callable[..., Updates],
     outputs: list[Any],
     on_error: Updates,
 ) -> None:
@@ -76,17 +76,17 @@ def wire_run_actions(
 
     Args:
         actions: the buttons.
-        picker: holds the run that is shown.
+        shown: hold the run that is shown, and how.
         card: where errors appear.
         show: draws the run anew.
         outputs: what `show` changes.
         on_error: what changes when an action is refused, because the page was behind the truth.
     """
 
-    def on_click(act: Callable[[RunPaths], object]) -> Callable[[str], Updates]:
-        def handler(run_id: str) -> Updates:
+    def on_click(act: Callable[[RunPaths], object]) -> Callable[..., Updates]:
+        def handler(run_id: str, *chosen: object) -> Updates:
             act(store.paths_of(run_id))
-            return show(run_id)
+            return show(run_id, *chosen)
 
         return guarded(card, handler, on_error)
 
@@ -97,7 +97,7 @@ def wire_run_actions(
         (actions.earlier, lambda paths: launch.shift_run(paths, by=-1)),
         (actions.later, lambda paths: launch.shift_run(paths, by=1)),
     ):
-        button.click(on_click(act), picker, outputs, trigger_mode="once", **QUIET)
+        button.click(on_click(act), shown, outputs, trigger_mode="once", **QUIET)
 
 
 def _resume_or_begin(paths: RunPaths) -> None:

@@ -9,8 +9,11 @@ import gradio as gr
 
 from orpo_qlora.config import setting_fields
 from orpo_qlora.runs import store, watch
-from orpo_qlora.ui import cards, charts, form, plots, present, snapshot
+from orpo_qlora.runs.metrics import shared_tail
+from orpo_qlora.ui import cards, form, plots, present, snapshot
+from orpo_qlora.ui.chart_view import Choices
 from orpo_qlora.ui.guard import Updates
+from orpo_qlora.ui.live_view import LiveView, build_live_view, live_updates
 from orpo_qlora.ui.run_actions import RunActions, action_updates, build_run_actions
 from orpo_qlora.ui.snapshot import Snapshot
 
@@ -30,8 +33,7 @@ class RunsTab:
     queue: gr.HTML
     actions: RunActions
     chat: gr.Button
-    plots: tuple[gr.HTML, ...]
-    samples: gr.HTML
+    live: LiveView
     facts: gr.HTML
     settings: gr.HTML
     log: gr.Textbox
@@ -41,7 +43,7 @@ class RunsTab:
         """Every component that changes while a run is watched."""
         return [
             *(self.picker, self.seen, self.empty, self.view, self.card, self.status, self.failure),
-            *(self.queue, *self.actions.outputs, self.chat, *self.plots, self.samples, self.facts),
+            *(self.queue, *self.actions.outputs, self.chat, *self.live.outputs, self.facts),
             *(self.settings, self.log),
         ]
 
@@ -75,14 +77,7 @@ def build_runs_tab() -> RunsTab:
                     min_width=200,
                 )
             queue = gr.HTML(elem_id="run-queue")
-            drawn = _build_plots()
-            gr.HTML(
-                cards.heading(
-                    "Sample answers",
-                    "The same prompts answered before training and at the latest measurement.",
-                )
-            )
-            samples = gr.HTML(elem_id="run-samples")
+            live = build_live_view()
             with gr.Accordion("Data and decisions", open=False, elem_id="run-facts-fold"):
                 facts = gr.HTML(elem_id="run-facts")
             with gr.Accordion("Settings used", open=False, elem_id="run-settings-fold"):
@@ -99,13 +94,8 @@ def build_runs_tab() -> RunsTab:
                 )
     return RunsTab(
         *(tab, picker, seen, empty, view, card, status, failure, queue, actions, chat),
-        *(drawn, samples, facts, settings, log),
+        *(live, facts, settings, log),
     )
-
-
-def _build_plots() -> tuple[gr.HTML, ...]:
-    with gr.Row(elem_classes="plots"):
-        return tuple(gr.HTML(elem_id=f"plot-{plot.name}", min_width=420) for plot in plots.PLOTS)
 
 
 def choices() -> list[tuple[str, str]]:
@@ -128,23 +118,22 @@ def select_updates(tab: RunsTab, run_id: str) -> Updates:
     return {tab.picker: gr.Dropdown(options, value=run_id if options else None)}
 
 
-def show_updates(tab: RunsTab, run_id: str | None, seen: str = "") -> Updates | None:
+def show_updates(
+    tab: RunsTab, run_id: str | None, seen: str = "", chosen: Choices = snapshot.AT_FIRST
+) -> Updates | None:
     """Return what changed of a run since the page drew it; None when nothing did."""
     if not run_id:
         return {tab.view: gr.Column(visible=False), tab.empty: gr.HTML(visible=True), tab.seen: ""}
     now = snapshot.take_snapshot(run_id)
-    changed = snapshot.changed_parts(now, seen)
+    changed = snapshot.changed_parts(now, seen, chosen)
     if not changed:
         return None
-    updates: Updates = {tab.seen: snapshot.seen_token(now)}
+    updates: Updates = {tab.seen: snapshot.seen_token(now, chosen)}
     if not seen:
         updates |= _fixed_updates(tab, now)
     if "status" in changed:
         updates |= _status_updates(tab, now)
-    if "plots" in changed:
-        updates |= _plot_updates(tab, now)
-    if "samples" in changed:
-        updates[tab.samples] = cards.samples_table(now.samples)
+    updates |= live_updates(tab.live, now, changed, chosen)
     if "log" in changed:
         updates[tab.log] = now.log
     return updates
@@ -178,17 +167,12 @@ def _status_updates(tab: RunsTab, now: Snapshot) -> Updates:
     }
 
 
-def _plot_updates(tab: RunsTab, now: Snapshot) -> Updates:
-    lambda_, last_step = now.run.config.lambda_, now.run.state.total_steps
-    return {
-        component: charts.draw_chart(plot, plots.curves_of(plot, now.metrics, lambda_), last_step)
-        for component, plot in zip(tab.plots, plots.PLOTS, strict=True)
-    }
-
-
-def awaits_cause(run_id: str | None) -> bool:
-    """Tell whether more may yet be said about the end of the run that is shown."""
-    return bool(run_id) and watch.awaits_cause(store.read_run(store.paths_of(str(run_id))))
+def awaits_more(run_id: str | None) -> bool:
+    """Tell whether more is yet to come of a run that is over: why it ended, or its curves."""
+    if not run_id:
+        return False
+    run = store.read_run(store.paths_of(run_id))
+    return watch.awaits_cause(run) or shared_tail(run.paths.metrics).snapshot().share_read < 1
 
 
 def title_of(run_id: str) -> str:

@@ -132,10 +132,11 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
         pwa=False,
         num_workers=0,
         root_path="",
+        favicon_path=look.FAVICON,
         footer_links=["settings"],
         theme=look.build_theme(),
-        css_paths=[look.STYLES],
-        head=f"<script>{look.SCRIPT.read_text(encoding='utf-8')}</script>",
+        css_paths=look.STYLES,
+        head=look.head(),
         app_kwargs={
             "docs_url": None,
             "redoc_url": None,

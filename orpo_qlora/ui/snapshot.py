@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import dataclass
 
 from orpo_qlora.runs import orders, store, watch
-from orpo_qlora.runs.metrics import MetricsTail
+from orpo_qlora.runs.metrics import Metrics
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
+from orpo_qlora.ui.chart_view import Choices
 
-# Two browser tabs may look at the same moment, and the tail of a run is shared between them.
-_READING = threading.Lock()
+AT_FIRST = Choices()
+MOST_SECONDS = 0.5
+"""How long one look may read a long metrics file; the next one goes on."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run as it was at one moment; `metrics` is a copy that no longer grows."""
+    """A run as it was at one moment."""
 
     run: Run
-    metrics: MetricsTail
+    metrics: Metrics
     samples: list[dict[str, object]]
     log: str
     waiting: tuple[str, ...]
@@ -29,16 +30,17 @@ class Snapshot:
     stalled: ErrorCard | None
     can_be_forced: bool
 
-    def fingerprints(self) -> dict[str, str]:
+    def fingerprints(self, choices: Choices) -> dict[str, str]:
         """Return for each part of the tab what it depends on, to redraw only what changed."""
         # Written with every phase, shown nowhere.
         state = self.run.state.model_dump_json(exclude={"progressed_at"})
         around = f"{self.waiting} {self.checkpoint_step} {self.stalled} {self.can_be_forced}"
         steps = f"{self.metrics.count} {self.run.has_adapter}"
+        read = f"{self.run.id} {self.metrics.count} {self.metrics.share_read}"
         return {
             "status": f"{self.run.id} {state} {steps} {around}",
-            "plots": f"{self.run.id} {self.metrics.count} {self.run.state.total_steps}",
-            "samples": f"{self.run.id} {len(self.samples)}",
+            "plots": f"{read} {self.run.state.total_steps} {choices.chart}",
+            "samples": f"{self.run.id} {len(self.samples)} {self.run.is_active} {choices}",
             "log": f"{self.run.id} {hash(self.log)}",
         }
 
@@ -50,9 +52,8 @@ def take_snapshot(run_id: str) -> Snapshot:
         UnknownRun: there is no such run.
     """
     paths = store.paths_of(run_id)
-    with _READING:
-        run = store.read_run(paths)
-        metrics = store.metrics_of(paths).snapshot()
+    run = store.read_run(paths)
+    metrics = store.metrics_of(paths, MOST_SECONDS)
     return Snapshot(
         run,
         metrics,
@@ -65,21 +66,23 @@ def take_snapshot(run_id: str) -> Snapshot:
     )
 
 
-def changed_parts(snapshot: Snapshot, seen: str) -> set[str]:
+def changed_parts(snapshot: Snapshot, seen: str, choices: Choices = AT_FIRST) -> set[str]:
     """Return the parts of the tab that differ from what a page has already drawn.
 
     Args:
         snapshot: the run now.
         seen: what `seen_token` returned for what the page shows; empty for nothing.
+        choices: how the person wants to see it now.
     """
     before = json.loads(seen) if seen else {}
-    return {name for name, print_ in _short(snapshot).items() if before.get(name) != print_}
+    now = _short(snapshot, choices)
+    return {name for name, print_ in now.items() if before.get(name) != print_}
 
 
-def seen_token(snapshot: Snapshot) -> str:
+def seen_token(snapshot: Snapshot, choices: Choices = AT_FIRST) -> str:
     """Return a short text by which a page remembers what it shows."""
-    return json.dumps(_short(snapshot))
+    return json.dumps(_short(snapshot, choices))
 
 
-def _short(snapshot: Snapshot) -> dict[str, str]:
-    return {name: f"{hash(text):x}" for name, text in snapshot.fingerprints().items()}
+def _short(snapshot: Snapshot, choices: Choices) -> dict[str, str]:
+    return {name: f"{hash(text):x}" for name, text in snapshot.fingerprints(choices).items()}

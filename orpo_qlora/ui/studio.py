@@ -16,12 +16,23 @@ import gradio as gr
 
 from orpo_qlora.chat import client
 from orpo_qlora.runs import launch, orders, store
-from orpo_qlora.ui import chat_tab, data_tab, look, runs_tab, token_panel, train_tab
+from orpo_qlora.ui import (
+    chat_tab,
+    data_tab,
+    live_view,
+    look,
+    next_step,
+    runs_tab,
+    token_panel,
+    train_tab,
+)
+from orpo_qlora.ui.chart_view import Choices
 from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
 from orpo_qlora.ui.data_tab import DataTab
 from orpo_qlora.ui.data_wiring import wire_data_tab
 from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
 from orpo_qlora.ui.plan_panel import wire_plan_panel
+from orpo_qlora.ui.preset_wiring import wire_preset_panel
 from orpo_qlora.ui.run_actions import wire_run_actions
 from orpo_qlora.ui.runs_tab import RunsTab
 from orpo_qlora.ui.train_tab import TrainTab
@@ -65,6 +76,7 @@ def build_studio() -> gr.Blocks:
     """Return the page, wired but not served."""
     with gr.Blocks(title="orpo-qlora", analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         gr.HTML(HEADER, elem_id="brand")
+        line = next_step.build_next_step()
         with gr.Tabs(elem_id="tabs") as tabs:
             data = data_tab.build_data_tab()
             train = train_tab.build_train_tab()
@@ -79,7 +91,17 @@ def build_studio() -> gr.Blocks:
         _wire_train(studio)
         _wire_runs(studio)
         _wire_chat(studio)
+        _wire_next_step(studio, line)
     return page
+
+
+def _wire_next_step(studio: Studio, line: gr.HTML) -> None:
+    data, runs = studio.data, studio.runs
+    events = [data.dataset_id.change, data.account.change, data.card.change]
+    events += [runs.seen.change, runs.picker.change, studio.train.reason.change]
+    events += [tab.select for tab in (data.tab, studio.train.tab, runs.tab, studio.chat.tab)]
+    watched = [runs.picker, *studio.train_inputs]
+    next_step.wire_next_step(line, studio.tabs, watched, events)
 
 
 def _wire_address(studio: Studio, page: gr.Blocks) -> None:
@@ -144,9 +166,6 @@ def _on_check(studio: Studio) -> Callable[..., Any]:
 def _wire_train(studio: Studio) -> None:
     train, runs = studio.train, studio.runs
 
-    def on_preset(preset: str | None) -> Updates:
-        return train_tab.preset_updates(train, preset)
-
     def on_start(ticket: str, dataset_id: str, *values: object) -> Updates:
         paths = train_tab.start_run(dataset_id, values, ticket)
         return {
@@ -161,28 +180,38 @@ def _wire_train(studio: Studio) -> None:
     check, inputs = _on_check(studio), studio.train_inputs
     gr.on(edits, check, inputs, train.outputs, trigger_mode="always_last", **QUIET)
     train.tab.select(check, inputs, train.outputs, **QUIET)
-    handler = guarded(train.card, on_preset)
-    parts = [train.card, *train.form.inputs]
-    event = train.preset.input(handler, train.preset, parts, **QUIET)
-    _check_train_after(studio, event)
+    filled = wire_preset_panel(train.presets, train.form, [*edits, train.tab.select])
+    for event in filled:
+        _check_train_after(studio, event)
     handler = guarded(train.card, on_start)
     parts = [*train.outputs, train.ticket, runs.picker, studio.tabs, studio.timer]
     ordered = [train.ticket, *inputs]
     train.start.click(handler, ordered, parts, trigger_mode="once", **QUIET)
     edits = [*edits, studio.data.dataset_id.change, train.tab.select]
-    wire_plan_panel(train.plan, inputs, edits, filled=event)
+    wire_plan_panel(train.plan, inputs, edits, filled)
 
 
 def _wire_runs(studio: Studio) -> None:
     runs = studio.runs
 
-    def on_show(run_id: str | None) -> Updates:
-        updates = runs_tab.show_updates(runs, run_id)
-        return {**(updates or {}), studio.timer: gr.Timer(active=_is_busy())}
+    choices = runs.live.choices
 
-    def on_tick(run_id: str | None, seen: str, chat_run: str | None, *rest: str) -> Updates | None:
-        updates = runs_tab.show_updates(runs, run_id, seen)
-        if _is_busy() or runs_tab.awaits_cause(run_id):
+    def on_show(run_id: str | None, *chosen: object) -> Updates:
+        updates = runs_tab.show_updates(runs, run_id, chosen=Choices.of(chosen))
+        is_busy = _is_busy() or runs_tab.awaits_more(run_id)
+        return {**(updates or {}), studio.timer: gr.Timer(active=is_busy)}
+
+    def on_pick(run_id: str | None, *chosen: object) -> Updates:
+        kept = chosen[: live_view.KEPT_CHOICES]
+        return {**on_show(run_id, *kept), **live_view.anew_updates(runs.live)}
+
+    def on_choice(run_id: str | None, seen: str, *chosen: object) -> Updates | None:
+        return runs_tab.show_updates(runs, run_id, seen, Choices.of(chosen)) if run_id else None
+
+    def on_tick(run_id: str | None, seen: str, *values: Any) -> Updates | None:  # noqa: ANN401 - whatever the inputs hold
+        chosen, (chat_run, *rest) = values[: len(choices)], values[len(choices) :]
+        updates = runs_tab.show_updates(runs, run_id, seen, Choices.of(chosen))
+        if _is_busy() or runs_tab.awaits_more(run_id):
             return updates
         return {
             **(updates or {}),
@@ -199,13 +228,23 @@ def _wire_runs(studio: Studio) -> None:
         return {**chosen, studio.tabs: gr.Tabs(selected="chat")}
 
     shown = [*runs.outputs, studio.timer]
-    runs.picker.change(guarded(runs.card, on_show), runs.picker, shown, **QUIET)
+    picked = [runs.picker, *choices]
+    runs.picker.change(guarded(runs.card, on_pick), picked, shown, **QUIET)
+    chosen = [runs.picker, runs.seen, *choices]
+    gr.on(
+        [component.change for component in choices],
+        guarded(runs.card, on_choice),
+        chosen,
+        [runs.card, *runs.outputs],
+        trigger_mode="always_last",
+        **QUIET,
+    )
     runs.tab.select(guarded(runs.card, on_open), runs.picker, [runs.card, runs.picker], **QUIET)
     awake = {studio.timer: gr.Timer(active=True)}
-    wire_run_actions(runs.actions, runs.picker, runs.card, on_show, shown, awake)
+    wire_run_actions(runs.actions, picked, runs.card, on_show, shown, awake)
     parts = [runs.card, studio.tabs, *studio.chat.selection]
     runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
-    watched = [runs.picker, runs.seen, studio.chat.picker, *studio.train_inputs]
+    watched = [*chosen, studio.chat.picker, *studio.train_inputs]
     parts = [*shown, *studio.chat.selection, *studio.train.outputs]
     studio.timer.tick(guarded(runs.card, on_tick), watched, parts, **QUIET)
 

@@ -98,8 +98,9 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
         run = store.find_run("last")
         assert run.state.status == "finished"
         assert run.has_adapter
-        # Four steps and three measurements of loss, NLL and λ·OR.
-        assert points(page, "loss") == 3 * (4 + 3)
+        # Four steps and three measurements; of two parts.
+        assert points(page, "loss") == 4 + 3
+        assert points(page, "parts") == 2 * (4 + 3)
         assert points(page, "accuracy") == 4 + 3
         expect(page.locator("#run-samples")).to_contain_text("?")
 

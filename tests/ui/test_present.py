@@ -2,6 +2,7 @@ import pytest
 
 from orpo_qlora.runs.state import RunState
 from orpo_qlora.ui import cards, present
+from orpo_qlora.ui.samples_view import samples_table
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
         cards.error_card(HOSTILE, hint=HOSTILE, where=HOSTILE),
         cards.account(HOSTILE, [HOSTILE]),
         cards.empty_card(HOSTILE, HOSTILE),
-        cards.samples_table([{"prompt": HOSTILE, "answer": HOSTILE, "step": HOSTILE}] * 2),
+        samples_table([{"prompt": HOSTILE, "answer": HOSTILE, "step": 1}] * 2, HOSTILE),
         cards.settings_table([(HOSTILE, HOSTILE, HOSTILE)]),
         cards.notes_list([HOSTILE]),
         cards.reason(HOSTILE),
@@ -83,20 +84,12 @@ def test_text_from_files_and_models_is_never_markup(block):
     assert "&lt;img" in block
 
 
-def test_samples_show_the_first_and_the_latest_answer_of_each_prompt():
-    samples = [
-        {"step": 0, "prompt": "a", "answer": "first", "when": "start"},
-        {"step": 5, "prompt": "a", "answer": "middle", "when": "evaluation"},
-        {"step": 9, "prompt": "a", "answer": "latest", "when": "end"},
-        {"step": 0, "prompt": "b", "answer": "only", "when": "start"},
-    ]
-    table = cards.samples_table(samples)
-    assert "first" in table
-    assert "latest" in table
-    assert "step 9" in table
-    assert "middle" not in table
-    assert table.count("Comes with the first evaluation.") == 1
-
-
 def test_error_card_is_announced():
     assert 'role="alert"' in cards.error_card("No.")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2e-4, "2e-4"), (1.234e-5, "1.23e-5"), (0, "0"), (1.5, "1.5e0")]
+)
+def test_scientific(value, text):
+    assert present.scientific(value) == text

@@ -1,0 +1,66 @@
+"""How a person wants to see a run; it outlives every refresh. Floor 5; no gradio."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SMOOTHING = 0.6
+MOST_SMOOTHING = 0.99
+AT_FIRST: tuple[object, ...] = (SMOOTHING, False, "", "")
+"""What the controls hold at first."""
+FAR = 10**9
+"""No run has as many steps; also what an open end of a range means."""
+STEPS = re.compile(r"\s*(\d[\d,]*)?\s*(?:-|–|\.\.|to)\s*(\d[\d,]*)?\s*")
+
+
+@dataclass(frozen=True)
+class ChartView:
+    """Smoothing, kind of axis and the steps to show."""
+
+    smoothing: float = SMOOTHING
+    is_log: bool = False
+    steps: tuple[int, int] | None = None
+    """First and last step; None for the whole run."""
+    complaint: str = ""
+    """What could not be understood, in words."""
+
+    @classmethod
+    def of(cls, values: Sequence[object]) -> ChartView:
+        """Return what the three controls say; whatever they hold, something can be drawn."""
+        smoothing, is_log, steps = values
+        given = smoothing if isinstance(smoothing, int | float) else SMOOTHING
+        share = float(min(MOST_SMOOTHING, max(0.0, given)))  # a number that is none becomes 0
+        found, complaint = parse_steps(str(steps or ""))
+        return cls(round(share, 2), is_log is True, found, complaint)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Everything a person chose about how a run is shown."""
+
+    chart: ChartView = ChartView()
+    answers_step: int | None = None
+    """Which sample answers stand beside the base model's; None for the latest."""
+
+    @classmethod
+    def of(cls, values: Sequence[object]) -> Choices:
+        """Return what the controls say; those that are not given are as they are at first."""
+        smoothing, is_log, steps, answers = (*values, *AT_FIRST[len(values) :])
+        step = int(answers) if isinstance(answers, str) and answers.isdecimal() else None
+        return cls(ChartView.of((smoothing, is_log, steps)), step)
+
+
+def parse_steps(text: str) -> tuple[tuple[int, int] | None, str]:
+    """Return the first and last step a person typed, and what is wrong with it if anything."""
+    if not text.strip():
+        return None, ""
+    match = STEPS.fullmatch(text)
+    first, last = (
+        (min(FAR, int(end.replace(",", ""))) if end else default)
+        for end, default in zip(match.groups() if match else (None, None), (0, FAR), strict=True)
+    )
+    if not match or not any(match.groups()) or first >= last:
+        return None, f"“{text.strip()[:40]}” is no range of steps; write for example 100-200."
+    return (first, last), ""

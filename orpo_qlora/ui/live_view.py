@@ -1,0 +1,142 @@
+"""The live part of the Runs tab: what the curves mean, the curves, and sample answers. Floor 5."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from orpo_qlora.runs import referee
+from orpo_qlora.ui import cards, chart_view, charts, plots, samples_view, value_table
+from orpo_qlora.ui.chart_view import ChartView, Choices
+from orpo_qlora.ui.guard import Updates
+from orpo_qlora.ui.snapshot import Snapshot
+from orpo_qlora.ui.verdict_view import verdict_card
+
+KEPT_CHOICES = 2
+"""Of a person's choices, smoothing and axes; the others mean something for one run only."""
+
+
+@dataclass(frozen=True)
+class LiveView:
+    """The components, in the order of the page."""
+
+    verdict: gr.HTML
+    smoothing: gr.Slider
+    is_log: gr.Checkbox
+    steps: gr.Textbox
+    remark: gr.HTML
+    plots: tuple[gr.HTML, ...]
+    table: gr.HTML
+    answers_step: gr.Dropdown
+    samples: gr.HTML
+
+    @property
+    def choices(self) -> list[Any]:
+        """What a person chose, in the order `Choices.of` takes it."""
+        return [self.smoothing, self.is_log, self.steps, self.answers_step]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Every component that changes while a run is watched."""
+        drawn = [self.verdict, self.remark, *self.plots, self.table, self.samples]
+        return [*drawn, self.steps, self.answers_step]
+
+
+def build_live_view() -> LiveView:
+    """Return the components, empty."""
+    verdict = gr.HTML(elem_id="run-verdict")
+    controls = _build_controls()
+    with gr.Row(elem_classes="plots"):
+        drawn = tuple(gr.HTML(elem_id=f"plot-{plot.name}", min_width=420) for plot in plots.PLOTS)
+    with gr.Accordion("Latest values as a table", open=False, elem_id="run-values-fold"):
+        table = gr.HTML(elem_id="run-values")
+    gr.HTML(
+        cards.heading(
+            "Sample answers",
+            "The same prompts answered by the base model and again at every evaluation.",
+        )
+    )
+    answers_step = gr.Dropdown(
+        samples_view.step_choices([]),
+        value=samples_view.LATEST,
+        label="Answers beside the base model's",
+        interactive=True,
+        filterable=False,
+        elem_id="run-samples-step",
+    )
+    samples = gr.HTML(elem_id="run-samples")
+    return LiveView(verdict, *controls, drawn, table, answers_step, samples)
+
+
+def _build_controls() -> tuple[gr.Slider, gr.Checkbox, gr.Textbox, gr.HTML]:
+    with gr.Row(elem_id="chart-controls"):
+        smoothing = gr.Slider(
+            0,
+            chart_view.MOST_SMOOTHING,
+            value=chart_view.SMOOTHING,
+            step=0.01,
+            label="Smoothing",
+            info="How much of a bold curve comes from the steps before; faint is as measured.",
+            elem_id="chart-smoothing",
+        )
+        steps = gr.Textbox(
+            label="Steps shown",
+            placeholder="all",
+            info="Drag over a chart, or type 100-200. Double click: all.",
+            max_lines=1,
+            max_length=40,
+            elem_id="chart-steps",
+        )
+        is_log = gr.Checkbox(
+            label="Logarithmic axes",
+            info="For loss, learning rate and gradient norm.",
+            elem_id="chart-log",
+        )
+    return smoothing, is_log, steps, gr.HTML(elem_id="chart-remark")
+
+
+def anew_updates(live: LiveView) -> Updates:
+    """Return what a run that was shown before leaves behind: nothing."""
+    return {live.steps: "", live.answers_step: samples_view.LATEST}
+
+
+def live_updates(live: LiveView, now: Snapshot, changed: set[str], choices: Choices) -> Updates:
+    """Return what changed of the live part."""
+    updates: Updates = {}
+    if "plots" in changed:
+        updates |= _plot_updates(live, now, choices.chart)
+    if "samples" in changed:
+        updates[live.answers_step] = gr.Dropdown(samples_view.step_choices(now.samples))
+        updates[live.samples] = samples_view.samples_table(
+            now.samples, samples_view.awaited_sentence(now.run), choices.answers_step
+        )
+    return updates
+
+
+def _plot_updates(live: LiveView, now: Snapshot, view: ChartView) -> Updates:
+    lambda_, last_step = now.run.config.lambda_, now.run.state.total_steps
+    return {
+        live.verdict: verdict_card(referee.judge(now.metrics, lambda_)),
+        live.remark: _remark(now, view),
+        live.table: value_table.value_table(now.metrics, lambda_, view),
+        **{
+            component: charts.draw_chart(
+                plot, plots.curves_of(plot, now.metrics, lambda_, view), last_step, view
+            )
+            for component, plot in zip(live.plots, plots.PLOTS, strict=True)
+        },
+    }
+
+
+def _remark(now: Snapshot, view: ChartView) -> str:
+    if view.complaint:
+        return cards.reason(view.complaint)
+    if now.metrics.share_read < 1:
+        return cards.busy(f"Reading what was measured so far: {now.metrics.share_read:.0%}")
+    if view.steps is not None:
+        first, last = view.steps
+        end = f"to {last:,}" if last < chart_view.FAR else "on"
+        return cards.reason(f"Steps {first:,} {end} are shown; double click on a chart for all.")
+    return ""

@@ -1,0 +1,154 @@
+"""A run that is watched while it grows: what a person chose outlives every refresh."""
+
+import time
+
+import pytest
+from pages import chromium, served_page, watch_errors
+from playwright.sync_api import expect
+
+from orpo_qlora import storage
+from orpo_qlora.config import build_config
+from orpo_qlora.data.examples import example_path
+from orpo_qlora.data.pairs import load_dataset, split_pairs
+from orpo_qlora.runs import store
+from orpo_qlora.runs.state import RunState
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+MINUTE = 60_000
+TOTAL = 100
+AREA = "#plot-loss .chart-area"
+
+
+class GrowingRun:
+    """A run whose lock this process holds, as its worker would, and whose files it writes."""
+
+    def __init__(self):
+        dataset = load_dataset(example_path("short_answers"))
+        split = split_pairs(dataset.pairs, 0.2, 1)
+        self.paths = store.create_run(build_config({"name": "growing"}), split, dataset.report)
+        self.lock = storage.FileLock(self.paths.lock)
+        assert self.lock.acquire()
+        self.lines = storage.JsonLines(self.paths.metrics)
+
+    def grow_to(self, last):
+        done = store.stored_state(self.paths).step
+        for step in range(done + 1, last + 1):
+            loss = 3 - step / TOTAL + step % 3 / 10
+            self.lines.append({"step": step, "loss": loss, "nll_loss": loss - 0.2, "or_loss": 2.0})
+            if step % 20 == 0:
+                self.lines.append({"step": step, "eval/loss": 3 - step / TOTAL})
+        state = RunState(status="running", phase="training", step=last, total_steps=TOTAL)
+        fresh = {"progressed_at": time.monotonic(), "started_at": time.time()}
+        store.write_state(self.paths, state.model_copy(update=fresh))
+
+    def end(self):
+        self.lock.release()
+        self.lines.close()
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORPO_QLORA_HOME", str(tmp_path_factory.mktemp("live") / "home"))
+        run = GrowingRun()
+        run.grow_to(40)
+        with served_page() as address, chromium() as browser:
+            page = browser.new_page(viewport={"width": 1280, "height": 1000})
+            errors = watch_errors(page)
+            page.goto(f"{address}/?run={run.paths.id}")
+            expect(page.locator(AREA)).to_be_visible(timeout=MINUTE)
+            yield page, run
+            assert errors == []
+        run.end()
+
+
+def refreshed(page, run, step):
+    """Let the run grow, and wait until the page shows it."""
+    run.grow_to(step)
+    expect(page.locator("#run-status")).to_contain_text(f"step {step} of", timeout=MINUTE)
+
+
+def ends(page):
+    area = page.locator(AREA)
+    return int(area.get_attribute("data-low")), int(area.get_attribute("data-high"))
+
+
+def drag(page, first, last):
+    """Drag over the loss from one share of its width to another."""
+    page.locator(AREA).scroll_into_view_if_needed()
+    box = page.locator(AREA).bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + first * box["width"], y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + last * box["width"], y, steps=5)
+    page.mouse.up()
+
+
+def test_chosen_steps_outlive_every_refresh(watched):
+    page, run = watched
+    assert ends(page) == (0, TOTAL)
+    drag(page, 0.1, 0.3)
+    # Every chart shows the same steps.
+    for plot in ("loss", "parts"):
+        area = page.locator(f"#plot-{plot} .chart-area")
+        expect(area).to_have_attribute("data-low", "10", timeout=MINUTE)
+        expect(area).to_have_attribute("data-high", "30", timeout=MINUTE)
+    for step in (41, 42):
+        refreshed(page, run, step)
+        assert ends(page) == (10, 30)
+    # Without a mouse: the same field.
+    page.locator("#chart-steps :is(input, textarea)").fill("5-20")
+    expect(page.locator(AREA)).to_have_attribute("data-low", "5", timeout=MINUTE)
+    page.locator(AREA).dblclick()
+    expect(page.locator(AREA)).to_have_attribute("data-high", str(TOTAL), timeout=MINUTE)
+    assert page.locator("#chart-steps :is(input, textarea)").input_value() == ""
+
+
+def test_smoothing_and_axes_outlive_every_refresh(watched):
+    page, run = watched
+    expect(page.locator("#plot-loss .curve-raw")).to_have_count(1)
+    page.locator("#chart-smoothing input[type=number]").fill("0")
+    page.locator("#chart-smoothing input[type=number]").blur()
+    expect(page.locator("#plot-loss .curve-raw")).to_have_count(0, timeout=MINUTE)
+    page.locator("#chart-log input").check()
+    title = page.locator("#plot-loss .chart-title")
+    expect(title).to_contain_text("logarithmic", timeout=MINUTE)
+    refreshed(page, run, 50)
+    expect(title).to_contain_text("logarithmic")
+    expect(page.locator("#plot-loss .curve-raw")).to_have_count(0)
+
+
+def test_nothing_moves_while_the_run_grows(watched):
+    page, run = watched
+    refreshed(page, run, 60)
+    places = "() => [...document.querySelectorAll('.plots, #run-samples, [id^=plot-]')]"
+    places += ".map((one) => one.getBoundingClientRect().top + scrollY)"
+    before = page.evaluate(places)
+    refreshed(page, run, 70)
+    assert page.evaluate(places) == before
+
+
+def test_the_pointer_shows_values(watched):
+    page, _ = watched
+    page.locator(AREA).hover()
+    tip = page.locator(".chart-tip")
+    expect(tip).to_contain_text("step 50")
+    expect(tip).to_contain_text("loss 2.7")
+
+
+def test_the_referee_speaks_as_soon_as_there_is_a_trend(watched):
+    page, _ = watched
+    expect(page.locator("#run-verdict")).to_contain_text("healthy")
+
+
+def test_a_run_that_grows_is_watched_to_its_end(watched):
+    page, run = watched
+    run.grow_to(TOTAL)
+    done = store.stored_state(run.paths).model_copy(update={"status": "finished"})
+    store.write_state(run.paths, done)
+    run.lock.release()
+    expect(page.locator("#run-status")).to_contain_text("finished", timeout=MINUTE)
+    page.get_by_role("button", name="Latest values as a table").click()
+    row = page.locator("#run-values tr", has_text="NLL")
+    expect(row).to_contain_text(str(TOTAL))

@@ -1,0 +1,98 @@
+"""The live part of the Runs tab, asked as the page asks it."""
+
+import dataclasses
+import json
+
+import gradio as gr
+import pytest
+
+from orpo_qlora.config import build_config
+from orpo_qlora.data.examples import example_path
+from orpo_qlora.data.pairs import load_dataset, split_pairs
+from orpo_qlora.runs import metrics, store
+from orpo_qlora.runs.referee import Verdict
+from orpo_qlora.ui import live_view, plots, runs_tab, snapshot
+from orpo_qlora.ui.chart_view import ChartView, Choices
+from orpo_qlora.ui.live_view import LiveView
+from orpo_qlora.ui.run_actions import RunActions
+from orpo_qlora.ui.runs_tab import RunsTab
+from orpo_qlora.ui.verdict_view import verdict_card
+
+
+def stand_in(kind, **parts):
+    """Components that only stand for themselves: a page would open event loops."""
+    names = {field.name for field in dataclasses.fields(kind)} - set(parts)
+    return kind(**{name: gr.HTML() for name in names}, **parts)
+
+
+@pytest.fixture(scope="module")
+def tab():
+    live = stand_in(LiveView, plots=tuple(gr.HTML() for _ in plots.PLOTS))
+    return stand_in(RunsTab, live=live, actions=stand_in(RunActions))
+
+
+@pytest.fixture
+def run():
+    dataset = load_dataset(example_path("hello"))
+    config = build_config({"lambda": 0.5})
+    paths = store.create_run(config, split_pairs(dataset.pairs, 0, 1), dataset.report)
+    records = [{"step": step, "loss": 3 - step / 100} for step in range(1, 41)]
+    paths.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return paths
+
+
+def test_a_fresh_page_gets_every_part(tab, run):
+    updates = runs_tab.show_updates(tab, run.id)
+    assert {*tab.live.plots, tab.live.verdict, tab.live.table, tab.live.samples} <= set(updates)
+    assert "rule <code>healthy</code>" in updates[tab.live.verdict]
+    assert updates[tab.live.remark] == ""
+
+
+def test_another_choice_redraws_the_curves_and_nothing_else(tab, run):
+    seen = runs_tab.show_updates(tab, run.id)[tab.seen]
+    assert runs_tab.show_updates(tab, run.id, seen) is None
+    chosen = Choices(ChartView(0.0, steps=(10, 20)))
+    updates = runs_tab.show_updates(tab, run.id, seen, chosen)
+    assert tab.status not in updates
+    loss = updates[tab.live.plots[0]]
+    assert 'data-low="10" data-high="20"' in loss
+    assert "curve-raw" not in loss
+    # The page remembers how it was drawn: the next tick has nothing to do.
+    assert runs_tab.show_updates(tab, run.id, updates[tab.seen], chosen) is None
+
+
+def test_another_run_is_shown_whole(tab):
+    updates = live_view.anew_updates(tab.live)
+    assert updates[tab.live.steps] == ""
+    assert Choices.of((0.2, True)) == Choices(ChartView(0.2, is_log=True))
+
+
+def test_what_could_not_be_understood_is_said(tab, run):
+    updates = runs_tab.show_updates(tab, run.id, "", Choices.of((0.6, False, "<b>", "latest")))
+    assert "“&lt;b&gt;” is no range of steps" in updates[tab.live.remark]
+
+
+def test_a_long_file_is_shown_while_it_is_read(tab, run, monkeypatch):
+    monkeypatch.setattr(metrics, "PIECE_BYTES", 100)
+    monkeypatch.setattr(snapshot, "MOST_SECONDS", 0.0)
+    updates = runs_tab.show_updates(tab, run.id)
+    assert "Reading what was measured so far" in updates[tab.live.remark]
+    assert runs_tab.awaits_more(run.id)
+    for _ in range(100):
+        updates = runs_tab.show_updates(tab, run.id, updates[tab.seen]) or updates
+    assert updates[tab.live.remark] == ""
+    assert not runs_tab.awaits_more(run.id)
+
+
+def test_a_verdict_shows_its_rule_and_every_warning():
+    card = verdict_card(
+        [Verdict("plateau", "watch", "It <stays>.", "Stop."), Verdict("overfit", "bad", "Too far.")]
+    )
+    assert "It &lt;stays&gt;. Stop." in card
+    assert card.count("<code>") == 2
+    assert "referee-watch" in card
+
+
+def test_every_plot_has_a_name_of_its_own():
+    names = [plot.name for plot in plots.PLOTS]
+    assert len(set(names)) == len(names) == 10
