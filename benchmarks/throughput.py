@@ -29,6 +29,7 @@ TECHNIQUES = (
     "sharing",
     "tiled-head",
     "fused-linears",
+    "fused-blocks",
     "long-forwards",
     "kept-activations",
     "unpacking",

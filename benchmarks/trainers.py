@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.peers.turns import Spec
+from orpo_qlora.runs.launch import PROGRAM_ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,8 +49,8 @@ class Trainer:
         path = folder / f"spec-{number}.json"
         spec.write(path)
         self._log = (folder / f"log-{number}.txt").open("w+", encoding="utf-8")
-        # Idle threads of one trainer must not take the cores of the one whose turn it is.
-        environment = os.environ | {"GOMP_SPINCOUNT": "20000", "PYTHONPATH": str(ROOT)}
+        # For all the same: what a run's worker has, where idle threads leave the cores to others.
+        environment = os.environ | PROGRAM_ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             [python, "-m", f"benchmarks.peers.{program}", str(path)],
             stdin=subprocess.PIPE,

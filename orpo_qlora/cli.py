@@ -23,7 +23,6 @@ from orpo_qlora.config import (
     build_config,
     parse_assignments,
     preset_names,
-    read_preset,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.doctor import too_many_passes
@@ -32,6 +31,7 @@ from orpo_qlora.data.export import write_clean, write_report
 from orpo_qlora.data.pairs import check_file, complete_mapping, load_dataset
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
+from orpo_qlora.presets import read_preset
 from orpo_qlora.runs import launch, orders, store, watch
 from orpo_qlora.runs.follow import follow
 from orpo_qlora.runs.store import Run, RunPaths

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Response, expect, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 120
+END_SECONDS = 120
+ELSEWHERE = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])")
+"""Nothing of the page comes from another machine."""
+# A busy machine may need far more than the five seconds a condition has otherwise.
+expect.set_options(timeout=30_000)
 
 
 @contextmanager
@@ -46,7 +53,11 @@ def served_page() -> Iterator[str]:
     finally:
         watchdog.cancel()
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(END_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
         if drain.ident is not None:
             drain.join()
         process.stdout.close()
@@ -73,10 +84,36 @@ def watch_errors(page: Page) -> list[str]:
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     page.on("requestfailed", lambda request: _note_failure(errors, request))
+    page.on("response", lambda response: _note_answer(errors, response))
+    page.on("request", lambda asked: errors.append(asked.url) if ELSEWHERE.match(asked.url) else 0)
     return errors
 
 
+@contextmanager
+def watched_page(browser: Browser, width: int = 1280, height: int = 900) -> Iterator[Page]:
+    """A page in a context of its own; whatever goes wrong in it fails the test.
+
+    Judged while it is open: what the browser gives up when it closes is nobody's mistake.
+    """
+    context = browser.new_context(viewport={"width": width, "height": height})
+    try:
+        page = context.new_page()
+        errors = watch_errors(page)
+        page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
+        yield page
+        page.evaluate("0")  # events are handed over during calls: one more, so that none is missed
+        assert errors == [], errors
+    finally:
+        context.close()
+
+
 def _note_failure(errors: list[str], request: Request) -> None:
-    # Gradio closes the stream of an event itself once the event has ended.
-    if not (request.failure == "net::ERR_ABORTED" and "/queue/data" in request.url):
+    # "Aborted" is what the page itself gave up: by a reload, a download, or because Gradio closes
+    # the stream of an ended event. A server that fails shows as another error, or as a status.
+    if request.failure != "net::ERR_ABORTED":
         errors.append(f"{request.failure}: {request.url}")
+
+
+def _note_answer(errors: list[str], response: Response) -> None:
+    if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        errors.append(f"HTTP {response.status}: {response.url}")

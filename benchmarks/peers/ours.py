@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
@@ -18,7 +17,10 @@ from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.models import hardware
 from orpo_qlora.models.load import load_base, recompute_activations
 from orpo_qlora.orpo.engine import Engine, build_engine
+from orpo_qlora.orpo.gated_mlp import restore_gated_mlps
+from orpo_qlora.orpo.lora_linear import restore_lora_linears
 from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.rms_norm import restore_rms_norms
 from orpo_qlora.orpo.tokens import TokenizedPair
 from orpo_qlora.orpo.trainer import OrpoTrainer, Record
 
@@ -99,9 +101,12 @@ def ablated(engine: Engine, policy: PeftModel, technique: str) -> Engine:
     if technique == "tiled-head":
         return replace(engine, head=None)
     if technique == "fused-linears":
-        for module in policy.modules():
-            if isinstance(module, LoraLayer):
-                module.__dict__.pop("forward", None)
+        restore_gated_mlps(policy)  # made of such linears
+        restore_lora_linears(policy)
+        return engine
+    if technique == "fused-blocks":
+        restore_gated_mlps(policy)
+        restore_rms_norms(policy)
         return engine
     if technique == "kept-activations":
         recompute_activations(policy.get_base_model())

@@ -1,5 +1,7 @@
 """JSON lines and JSON arrays: one object per preference, read piece by piece. Floor 1; no torch.
 
+A list inside one object is `wrapped.py`'s business, which reads its elements as an array's.
+
 Stricter than Python's own reader, which takes NaN for a number and the last of two equal keys.
 """
 
@@ -60,10 +62,10 @@ def read_objects(source: Source, kind: str) -> Iterator[Row]:
     return _read_lines(source) if kind == "JSON lines" else _read_array(source)
 
 
-def columns_of(source: Source, kind: str) -> tuple[str, ...]:
+def columns_of(rows: Iterator[Row]) -> tuple[str, ...]:
     """Return the keys of the first objects, in the order in which they come."""
     keys: dict[str, None] = {}
-    for row in islice(read_objects(source, kind), HEAD_OBJECTS):
+    for row in islice(rows, HEAD_OBJECTS):
         if row.cells and isinstance(row.cells[0], dict):
             keys.update(dict.fromkeys(row.cells[0]))
     return tuple(keys)
@@ -106,33 +108,40 @@ def _read_lines(source: Source) -> Iterator[Row]:
 
 def _read_array(source: Source) -> Iterator[Row]:
     with source.text() as file:
-        window = _Window(file.read)
+        window = Window(file.read)
         window.skip_space()
         window.take("[")
-        number = 0
-        while True:
+        yield from read_elements(window)
+
+
+def read_elements(window: Window) -> Iterator[Row]:
+    """Yield one row per element of a list whose bracket was taken, and take the last bracket."""
+    number = 0
+    while True:
+        window.skip_space()
+        if window.peek() == "]" and not number:
+            window.take("]")
+            return
+        number += 1
+        line = window.line
+        try:
+            value = window.value()
+            yield Row((value,), number, line)
             window.skip_space()
-            if window.peek() == "]" and not number:
+            if window.peek() == "]":
+                window.take("]")
                 return
-            number += 1
-            line = window.line
-            try:
-                value = window.value()
-                yield Row((value,), number, line)
-                window.skip_space()
-                if window.peek() == "]":
-                    return
-                window.take(",")
-            except (ValueError, RecursionError) as exc:
-                fault, hint = _explain(exc, window.rest())
-                yield Row((), number, line, fault, hint, is_end=True)
-                return
+            window.take(",")
+        except (ValueError, RecursionError) as exc:
+            fault, hint = _explain(exc, window.rest())
+            yield Row((), number, line, fault, hint, is_end=True)
+            return
 
 
 _Read = Callable[[int], str]
 
 
-class _Window:
+class Window:
     """A moving part of a long text, from which values are taken one by one."""
 
     def __init__(self, read: _Read) -> None:
@@ -153,11 +162,13 @@ class _Window:
         return self._text[self._at : self._at + 1]
 
     def take(self, character: str) -> None:
+        """Take one character; any other is an error."""
         if self.peek() != character:
             raise json.JSONDecodeError(f"Expecting '{character}'", self._text, self._at)
         self._at += 1
 
     def skip_space(self) -> None:
+        """Take the white space that comes next."""
         while True:
             space = _SPACE.match(self._text, self._at)
             self._move(space.end() if space else self._at)

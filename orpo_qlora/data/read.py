@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from orpo_qlora.data import jsonfile, separated
+from orpo_qlora.data import jsonfile, separated, wrapped
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.parquet import Parquet
 from orpo_qlora.data.rows import Problems, Row
 from orpo_qlora.data.source import Progress, Source, open_source
+from orpo_qlora.data.wording import brief
 from orpo_qlora.errors import BrokenRows, DataError
 
 HEAD_CHARACTERS = 4096
@@ -106,7 +108,14 @@ def open_table(
             f"{opened.name} is empty.", where=opened.name, hint="Choose a file that has rows."
         )
     kind = jsonfile.json_format(head)
-    return _open_json(opened, kind, choices) if kind else _open_separated(opened, choices)
+    if not kind:
+        return _open_separated(opened, choices)
+    is_object = kind == "JSON lines"
+    key = wrapped.find_list(opened, is_whole=is_whole) if is_object else None
+    if key is None:
+        return _open_json(opened, kind, partial(jsonfile.read_objects, opened, kind), choices)
+    kind = f"JSON object, list {brief(key)}"
+    return _open_json(opened, kind, partial(wrapped.read_list, opened, key), choices)
 
 
 def _table(
@@ -137,9 +146,11 @@ def _head_of(opened: Source) -> str:
     return ""
 
 
-def _open_json(opened: Source, kind: str, choices: ReadChoices) -> Table:
-    columns = jsonfile.columns_of(opened, kind)
-    first = next(jsonfile.read_objects(opened, kind), None)
+def _open_json(
+    opened: Source, kind: str, objects: Callable[[], Iterator[Row]], choices: ReadChoices
+) -> Table:
+    columns = jsonfile.columns_of(objects())
+    first = next(objects(), None)
     if first is not None and first.fault and (first.is_end or not columns):
         problems = Problems(opened.name)
         problems.add(first)
@@ -147,7 +158,7 @@ def _open_json(opened: Source, kind: str, choices: ReadChoices) -> Table:
     jsonfile.refuse_keyless(columns, opened.name)
 
     def read() -> Iterator[Row]:
-        return (jsonfile.spread(row, columns) for row in jsonfile.read_objects(opened, kind))
+        return (jsonfile.spread(row, columns) for row in objects())
 
     return _table(opened, columns, kind, read, choices)
 

@@ -174,8 +174,8 @@ def _kept_in_a_block(shape: Shape, rank: int) -> int:
     """Return the numbers a block keeps for its backward pass, a token."""
     norms = 4 * shape.hidden  # input and output of both
     attention = 3 * shape.query_width + int(2 * SHARED_KEYS * shape.key_width)
-    # Gated: gate, up, act(gate) and their product; else the input and output of the activation.
-    feed_forward = (4 if shape.is_gated else 2) * shape.intermediate
+    # Gated: gate and up; else the input and output of the activation.
+    feed_forward = 2 * shape.intermediate
     adapter = rank * (7 if shape.is_gated else 6)
     return norms + attention + feed_forward + adapter
 

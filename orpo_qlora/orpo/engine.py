@@ -13,6 +13,7 @@ from torch import Tensor
 
 from orpo_qlora.errors import UnsupportedModel
 from orpo_qlora.orpo import attention
+from orpo_qlora.orpo.gated_mlp import fuse_gated_mlps, restore_gated_mlps
 from orpo_qlora.orpo.logps import Head, frozen_head, token_logps, token_logps_of_trained_head
 from orpo_qlora.orpo.lora_linear import FusedLinears, fuse_lora_linears, restore_lora_linears
 from orpo_qlora.orpo.objective import PairSums
@@ -25,6 +26,7 @@ from orpo_qlora.orpo.packing import (
     cut_into_micro_steps,
     lay_out,
 )
+from orpo_qlora.orpo.rms_norm import fuse_rms_norms, restore_rms_norms
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 log = logging.getLogger(__name__)
@@ -125,9 +127,9 @@ def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]
     policy.eval()
     try:
         with torch.no_grad():
-            restore_lora_linears(policy)
+            _restore_modules(policy)
             expected = _plain_sums(policy, pair)
-            linears = fuse_lora_linears(policy)
+            linears = _fuse_modules(policy)
             everything = Needs(prompt=True, rejected=True)
             engine = Engine(policy, everything, "shared", frozen_head(model), linears)
             for rung in RUNGS:
@@ -140,6 +142,21 @@ def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]
         f"{type(model).__name__} gives other numbers in a batch than one sequence at a time.",
         hint="Choose another base model.",
     )
+
+
+def _restore_modules(policy: PeftModel) -> None:
+    """Let every module of a policy compute as its library wrote it."""
+    restore_lora_linears(policy)
+    restore_gated_mlps(policy)
+    restore_rms_norms(policy)
+
+
+def _fuse_modules(policy: PeftModel) -> FusedLinears:
+    linears = fuse_lora_linears(policy)
+    gated, norms = fuse_gated_mlps(policy, linears), fuse_rms_norms(policy)
+    log.info("in one function: %d linears, %d feed-forwards", len(linears.products), gated)
+    log.info("norms that keep only their input: %d", norms)
+    return linears
 
 
 def _agrees(engine: Engine, pair: TokenizedPair, expected: Tensor) -> bool:

@@ -11,7 +11,7 @@ With x (N, in), W (out, in) frozen, A (r, in), B (out, r), scale s and G = ∂lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,56 +57,99 @@ class FrozenWeight:
             self._kept = self.values(dtype)
 
 
-class _LoraProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(  # noqa: PLR0913 - autograd hands tensors over one by one
-        ctx: Any,  # noqa: ANN401 - torch's own context
-        x: Tensor,
-        a: Tensor,
-        b: Tensor,
-        bias: Tensor | None,
-        weight: FrozenWeight,
-        scale: float,
-    ) -> Tensor:
-        dtype = x.dtype
-        a, b = a.to(dtype), b.to(dtype)
-        values = weight.values(dtype)
-        y = torch.mm(x, values.t()) if bias is None else torch.addmm(bias.to(dtype), x, values.t())
+@dataclass(frozen=True, eq=False)
+class LoraProduct:
+    """What one LoRA layer computes, forward and backward, on rows of its input.
+
+    A and B, (r, in) and (out, r), are handed over in the type of x.
+    """
+
+    layer: LoraLayer
+    name: str
+    """Of the adapter."""
+    weight: FrozenWeight
+    dtype: torch.dtype
+
+    @property
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """A and B as they are trained."""
+        return self.layer.lora_A[self.name].weight, self.layer.lora_B[self.name].weight
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether the layer would now add this adapter, and no other, to its base."""
+        layer = self.layer
+        if layer.disable_adapters or layer.merged or layer._forward_pre_hooks:
+            return False  # PEFT mixes adapters in a batch through such hooks
+        return list(layer.active_adapters) == [self.name]
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Return an input of any shape as rows of the base's type."""
+        return x.reshape(-1, x.shape[-1]).to(self.dtype)
+
+    def output(self, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y (N, out) and x·Aᵀ (N, r)."""
+        values, bias = self.weight.values(x.dtype), self.layer.get_base_layer().bias
+        y = torch.mm(x, values.t()) if bias is None else torch.addmm(bias.to(x), x, values.t())
         narrow = torch.mm(x, a.t())
-        y.addmm_(narrow, b.t(), alpha=scale)
+        y.addmm_(narrow, b.t(), alpha=self._scale)
+        return y, narrow
+
+    def narrow_gradient(self, grad: Tensor, b: Tensor) -> Tensor:
+        """Return s·G·B, shape (N, r), which the gradients of both x and A need."""
+        return torch.mm(grad, b).mul_(self._scale)
+
+    def input_gradient(
+        self, grad: Tensor, narrow_grad: Tensor, a: Tensor, into: Tensor | None = None
+    ) -> Tensor:
+        """Return ∂x, added to `into` in place where that is given."""
+        values = self.weight.values(grad.dtype)
+        into = torch.mm(grad, values) if into is None else into.addmm_(grad, values)
+        return into.addmm_(narrow_grad, a)
+
+    def adapter_gradients(
+        self, grad: Tensor, narrow_grad: Tensor, x: Tensor, narrow: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return ∂A and ∂B."""
+        return torch.mm(narrow_grad.t(), x), torch.mm(grad.t(), narrow).mul_(self._scale)
+
+    @property
+    def _scale(self) -> float:
+        return float(self.layer.scaling[self.name])
+
+
+class _LoraFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, product: LoraProduct) -> Tensor:  # noqa: ANN401
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        y, narrow = product.output(x, a, b)
         ctx.save_for_backward(x, narrow, a, b)
-        ctx.weight, ctx.scale = weight, scale
+        ctx.product = product
         return y
 
     @staticmethod
-    def backward(
-        ctx: Any,  # noqa: ANN401
-        grad: Tensor,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:  # noqa: ANN401
         x, narrow, a, b = ctx.saved_tensors
-        narrow_grad = torch.mm(grad, b).mul_(ctx.scale)
+        product: LoraProduct = ctx.product
+        narrow_grad = product.narrow_gradient(grad, b)
         x_grad = None
         if ctx.needs_input_grad[0]:
-            x_grad = torch.mm(grad, ctx.weight.values(grad.dtype))
-            x_grad.addmm_(narrow_grad, a)
-        a_grad = torch.mm(narrow_grad.t(), x)
-        b_grad = torch.mm(grad.t(), narrow).mul_(ctx.scale)
-        # Of the adapter's own type, float32, for autograd to add up.
-        return x_grad, a_grad, b_grad, None, None, None
+            x_grad = product.input_gradient(grad, narrow_grad, a)
+        # Autograd casts them to the adapter's own type, float32, and adds them up.
+        return x_grad, *product.adapter_gradients(grad, narrow_grad, x, narrow), None
 
 
 @dataclass(frozen=True)
 class FusedLinears:
     """The LoRA layers of a policy that go the short way, and those that go PEFT's."""
 
-    weights: tuple[FrozenWeight, ...]
+    products: Mapping[LoraLayer, LoraProduct]
     left_to_peft: int
-    dtype: torch.dtype
 
     def keep_unpacked(self) -> None:
         """Hold all 4-bit weights unpacked, so that no micro-step unpacks them again."""
-        for weight in self.weights:
-            weight.keep(self.dtype)
+        for product in self.products.values():
+            product.weight.keep(product.dtype)
 
 
 def fuse_lora_linears(policy: PeftModel) -> FusedLinears:
@@ -118,7 +161,7 @@ def fuse_lora_linears(policy: PeftModel) -> FusedLinears:
     """
     restore_lora_linears(policy)
     dtype = policy.get_base_model().dtype
-    weights = []
+    products = {}
     left = 0
     for layer in _lora_layers(policy):
         name = _only_adapter(layer)
@@ -126,9 +169,9 @@ def fuse_lora_linears(policy: PeftModel) -> FusedLinears:
             left += 1
             continue
         weight = FrozenWeight(layer.get_base_layer())
-        weights.append(weight)
-        layer.forward = _short_forward(layer, name, weight, dtype)
-    return FusedLinears(tuple(weights), left, dtype)
+        products[layer] = LoraProduct(layer, name, weight, dtype)
+        layer.forward = _short_forward(products[layer])
+    return FusedLinears(products, left)
 
 
 def restore_lora_linears(policy: PeftModel) -> None:
@@ -156,20 +199,14 @@ def _only_adapter(layer: LoraLayer) -> str | None:
     return name if is_plain else None
 
 
-def _short_forward(
-    layer: LoraLayer, name: str, weight: FrozenWeight, dtype: torch.dtype
-) -> Callable[..., Tensor]:
-    base, usual = layer.get_base_layer(), layer.forward
-    a, b, scale = layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
+def _short_forward(product: LoraProduct) -> Callable[..., Tensor]:
+    usual, width = product.layer.forward, product.layer.get_base_layer().out_features
 
     def forward(x: Tensor, *args: object, **options: object) -> Tensor:
-        if args or options or layer.disable_adapters or layer.merged:
+        if args or options or not product.is_asked_for:
             return usual(x, *args, **options)
-        if layer.active_adapters != [name]:
-            return usual(x)
         with torch.autocast(x.device.type, enabled=False):
-            rows = x.reshape(-1, base.in_features).to(dtype)
-            y = _LoraProduct.apply(rows, a.weight, b.weight, base.bias, weight, scale)
-        return y.view(*x.shape[:-1], base.out_features)
+            y = _LoraFunction.apply(product.rows(x), *product.matrices, product)
+        return y.view(*x.shape[:-1], width)
 
     return forward

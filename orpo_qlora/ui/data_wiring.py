@@ -163,4 +163,5 @@ def _wire_tokens(tab: DataTab, settings: Mapping[str, Any]) -> None:
         handler = guarded(panel.card, partial(on_step, step), at_rest)
         button.click(handler, inputs, turned, **QUIET)
     panel.longest.click(guarded(panel.card, on_longest, at_rest), inputs, turned, **QUIET)
-    tab.preview.select(guarded(panel.card, on_pick, at_rest), inputs, turned, **QUIET)
+    picked = tab.preview.select(guarded(panel.card, on_pick, at_rest), inputs, turned, **QUIET)
+    picked.success(None, None, None, js=token_panel.SHOW)

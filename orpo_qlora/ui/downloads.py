@@ -65,7 +65,7 @@ def make_file(dataset_id: str, kind: Kind) -> Path:
     """
     dataset = datasets.open_dataset(dataset_id)
     stem = plain_name(dataset.report.source)
-    folder = _fresh_folder()
+    folder = fresh_folder()
     if kind == "report":
         path = folder / f"{stem}-report.json"
         write_report(path, dataset.report)
@@ -80,7 +80,7 @@ def plain_name(source: str) -> str:
     return re.sub(r"[^\w-]+", "-", Path(source).stem).strip("-")[:NAME_CHARACTERS] or "pairs"
 
 
-def _fresh_folder() -> Path:
+def fresh_folder() -> Path:
     """Return a new folder for one download; the page has copies of the older ones."""
     root = Path(tempfile.gettempdir()) / "downloads"
     root.mkdir(mode=0o700, exist_ok=True)

@@ -15,10 +15,10 @@ from orpo_qlora.config import (
     TrainConfig,
     build_config,
     choices_of,
-    read_preset,
     setting_fields,
 )
 from orpo_qlora.models.catalogue import CATALOGUE
+from orpo_qlora.presets import read_preset
 
 SHORT_LIST = 3
 """Up to so many choices are shown side by side, more in a list."""
@@ -55,13 +55,13 @@ def folded_settings() -> dict[str, list[str]]:
     return {group: names for group, names in groups.items() if names}
 
 
-def build_component(name: str) -> Any:  # noqa: ANN401 - any of gradio's inputs
-    """Return the input for one setting, showing its default."""
+def build_component(name: str, value: object = None) -> Any:  # noqa: ANN401 - gradio's inputs
+    """Return the input for one setting, showing a value, or its default for none."""
     info = setting_fields()[name]
     common = {
         "label": info.title,
         "info": info.description,
-        "value": shown_value(name, info.default),
+        "value": shown_value(name, info.default if value is None else value),
         "elem_id": element_id(name),
         "interactive": True,
     }
@@ -127,6 +127,28 @@ def config_from_some(values: Mapping[str, object]) -> TrainConfig:
     return build_config(settings, source="the form")
 
 
+def changed_settings(values: Sequence[object], origin: TrainConfig) -> list[str]:
+    """Return the settings whose inputs hold something else than `origin`; the name is no setting.
+
+    An input that holds nothing usable has been changed too.
+    """
+    fields, before = setting_fields(), named_values(origin)
+    return [
+        name
+        for name, value in zip(fields, values, strict=True)
+        if name != "name" and not _is_same(_typed(fields[name], value), before[name])
+    ]
+
+
+def _is_same(value: object, before: object) -> bool:
+    # The browser makes no difference between 2 and 2.0, and a list is no tuple.
+    return (
+        list(value) == list(before)
+        if isinstance(before, tuple) and isinstance(value, list | tuple)
+        else value == before
+    )
+
+
 def _typed(info: FieldInfo, value: object) -> object:
     if isinstance(value, str):
         if info.annotation is not str and not choices_of(info):
@@ -135,13 +157,22 @@ def _typed(info: FieldInfo, value: object) -> object:
     return value
 
 
+def config_of_preset(preset: str) -> TrainConfig:
+    """Return a preset's settings, complete.
+
+    Raises:
+        ConfigError: the preset does not exist or holds a wrong setting.
+    """
+    return build_config(read_preset(preset), source=f"preset {preset}")
+
+
 def preset_values(preset: str) -> list[object]:
     """Return what the form's inputs show for a preset.
 
     Raises:
         ConfigError: the preset does not exist or holds a wrong setting.
     """
-    return values_of(build_config(read_preset(preset), source=f"preset {preset}"))
+    return values_of(config_of_preset(preset))
 
 
 def values_of(config: TrainConfig) -> list[object]:

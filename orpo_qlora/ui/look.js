@@ -2,10 +2,29 @@
 window.orpoAddress = JSON.stringify(Object.fromEntries(new URLSearchParams(location.search)));
 
 // What the page shows is in its address, so a reload or a bookmark shows the same.
+// The first tab opens itself, sooner or later than the one that was asked for: until somebody does
+// something, only the latter is the person's choice.
+let orpoAsked = new URLSearchParams(location.search).get("tab");
+for (const kind of ["pointerdown", "keydown", "click"]) {
+  document.addEventListener(kind, () => { orpoAsked = null; }, { capture: true, once: true });
+}
 window.orpoRemember = (name, value) => {
+  if (name === "tab") {
+    if (orpoAsked && value !== orpoAsked) { return; }
+    document.body.dataset.tab = value;
+    document.title = `${value[0].toUpperCase()}${value.slice(1)} · orpo-qlora`;
+  }
   const url = new URL(window.location.href);
   if (value) { url.searchParams.set(name, value); } else { url.searchParams.delete(name); }
   window.history.replaceState(null, "", url);
+};
+
+// The style sheet says “changed” behind the labels of the settings that are.
+window.orpoMark = (names) => {
+  const changed = new Set((names || "").split(" ").map((name) => `setting-${name}`));
+  for (const setting of document.querySelectorAll('[id^="setting-"]')) {
+    setting.toggleAttribute("data-changed", changed.has(setting.id));
+  }
 };
 
 // One token of a part can be reached by Tab; arrow keys move on, and the line below says which it is.

@@ -10,9 +10,12 @@ HERE = Path(__file__).parent
 STYLES = [HERE / "look.css", HERE / "charts.css"]
 SCRIPTS = [HERE / "look.js", HERE / "charts.js"]
 
+FAVICON = str(Path(__file__).with_name("favicon.png"))
+
 READ_ADDRESS = "() => [window.orpoAddress]"
 """Script that gives a handler the parameters the page was opened with, as a JSON object."""
-
+MARK = "(names) => { window.orpoMark(names); }"
+"""Script that marks the settings with these names as changed."""
 
 COLOURS = {
     "body_background_fill": ("#f6f7f9", "#101418"),

@@ -111,7 +111,7 @@ def wire_plan_panel(
     panel: PlanPanel,
     inputs: list[Any],
     edits: list[Any],
-    filled: Any,  # noqa: ANN401 - gradio's dependency
+    filled: Sequence[Any],
 ) -> None:
     """Join the estimate to the page.
 
@@ -119,7 +119,7 @@ def wire_plan_panel(
         panel: the components.
         inputs: the data and every setting, which the estimate is about.
         edits: events after which an estimate may be about something else.
-        filled: the preset has been chosen, which fills the form without an edit.
+        filled: events that fill the form without an edit, as a preset does.
     """
 
     def on_estimate(dataset_id: str, *values: object) -> Updates:
@@ -133,4 +133,5 @@ def wire_plan_panel(
     watch = guarded(panel.view, on_look, {panel.timer: gr.Timer(active=False)})
     panel.timer.tick(watch, inputs, panel.outputs, **QUIET)
     gr.on(edits, watch, inputs, panel.outputs, trigger_mode="always_last", **QUIET)
-    filled.then(watch, inputs, panel.outputs, **QUIET)
+    for event in filled:
+        event.then(watch, inputs, panel.outputs, **QUIET)

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orpo_qlora import storage
 from orpo_qlora.errors import InputError
+from orpo_qlora.ui.upload_limit import UPLOADS
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost"})
 NAME = re.compile(r"[\w.-]+", re.ASCII)
@@ -118,7 +119,7 @@ def enter_private_folder(private: Path) -> None:
     Gradio may hand out any file of the working folder and of the temporary folder, and by default
     shares its upload folder with every other Gradio program of the machine.
     """
-    empty, uploads = private / "empty", private / "uploads"
+    empty, uploads = private / "empty", private / UPLOADS
     empty.mkdir(mode=0o700)
     uploads.mkdir(mode=0o700)
     # Relative settings of the person mean the folder the program was started in.

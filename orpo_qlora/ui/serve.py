@@ -132,6 +132,7 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
         pwa=False,
         num_workers=0,
         root_path="",
+        favicon_path=look.FAVICON,
         footer_links=["settings"],
         theme=look.build_theme(),
         css_paths=look.STYLES,

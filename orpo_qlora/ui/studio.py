@@ -16,13 +16,23 @@ import gradio as gr
 
 from orpo_qlora.chat import client
 from orpo_qlora.runs import launch, orders, store
-from orpo_qlora.ui import chat_tab, data_tab, live_view, look, runs_tab, token_panel, train_tab
+from orpo_qlora.ui import (
+    chat_tab,
+    data_tab,
+    live_view,
+    look,
+    next_step,
+    runs_tab,
+    token_panel,
+    train_tab,
+)
 from orpo_qlora.ui.chart_view import Choices
 from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
 from orpo_qlora.ui.data_tab import DataTab
 from orpo_qlora.ui.data_wiring import wire_data_tab
 from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
 from orpo_qlora.ui.plan_panel import wire_plan_panel
+from orpo_qlora.ui.preset_wiring import wire_preset_panel
 from orpo_qlora.ui.run_actions import wire_run_actions
 from orpo_qlora.ui.runs_tab import RunsTab
 from orpo_qlora.ui.train_tab import TrainTab
@@ -66,6 +76,7 @@ def build_studio() -> gr.Blocks:
     """Return the page, wired but not served."""
     with gr.Blocks(title="orpo-qlora", analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         gr.HTML(HEADER, elem_id="brand")
+        line = next_step.build_next_step()
         with gr.Tabs(elem_id="tabs") as tabs:
             data = data_tab.build_data_tab()
             train = train_tab.build_train_tab()
@@ -80,7 +91,17 @@ def build_studio() -> gr.Blocks:
         _wire_train(studio)
         _wire_runs(studio)
         _wire_chat(studio)
+        _wire_next_step(studio, line)
     return page
+
+
+def _wire_next_step(studio: Studio, line: gr.HTML) -> None:
+    data, runs = studio.data, studio.runs
+    events = [data.dataset_id.change, data.account.change, data.card.change]
+    events += [runs.seen.change, runs.picker.change, studio.train.reason.change]
+    events += [tab.select for tab in (data.tab, studio.train.tab, runs.tab, studio.chat.tab)]
+    watched = [runs.picker, *studio.train_inputs]
+    next_step.wire_next_step(line, studio.tabs, watched, events)
 
 
 def _wire_address(studio: Studio, page: gr.Blocks) -> None:
@@ -145,9 +166,6 @@ def _on_check(studio: Studio) -> Callable[..., Any]:
 def _wire_train(studio: Studio) -> None:
     train, runs = studio.train, studio.runs
 
-    def on_preset(preset: str | None) -> Updates:
-        return train_tab.preset_updates(train, preset)
-
     def on_start(ticket: str, dataset_id: str, *values: object) -> Updates:
         paths = train_tab.start_run(dataset_id, values, ticket)
         return {
@@ -162,16 +180,15 @@ def _wire_train(studio: Studio) -> None:
     check, inputs = _on_check(studio), studio.train_inputs
     gr.on(edits, check, inputs, train.outputs, trigger_mode="always_last", **QUIET)
     train.tab.select(check, inputs, train.outputs, **QUIET)
-    handler = guarded(train.card, on_preset)
-    parts = [train.card, *train.form.inputs]
-    event = train.preset.input(handler, train.preset, parts, **QUIET)
-    _check_train_after(studio, event)
+    filled = wire_preset_panel(train.presets, train.form, [*edits, train.tab.select])
+    for event in filled:
+        _check_train_after(studio, event)
     handler = guarded(train.card, on_start)
     parts = [*train.outputs, train.ticket, runs.picker, studio.tabs, studio.timer]
     ordered = [train.ticket, *inputs]
     train.start.click(handler, ordered, parts, trigger_mode="once", **QUIET)
     edits = [*edits, studio.data.dataset_id.change, train.tab.select]
-    wire_plan_panel(train.plan, inputs, edits, filled=event)
+    wire_plan_panel(train.plan, inputs, edits, filled)
 
 
 def _wire_runs(studio: Studio) -> None:

@@ -30,6 +30,8 @@ REMEDIES = {
 """What can be done with over-long pairs, by the value of `over_length`."""
 SETTINGS = ("model", "revision", "max_length", "over_length", "nll_on", "lambda")
 """Settings of the Train tab that decide what a pair looks like to the model."""
+SHOW = "() => { document.getElementById('token-actions')?.scrollIntoView({behavior: 'smooth'}); }"
+"""Script that brings the shown pair into sight: the table where it was picked is far above."""
 
 
 @dataclass(frozen=True)

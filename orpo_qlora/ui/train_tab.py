@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.config import TrainConfig, preset_names
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.doctor import too_many_passes
 from orpo_qlora.errors import ConfigError, InputError, OrpoQloraError
+from orpo_qlora.models.machine import Machine, this_machine
 from orpo_qlora.runs import launch, store
 from orpo_qlora.runs.store import RunPaths
-from orpo_qlora.ui import cards, datasets, form, plan_panel, token_panel
+from orpo_qlora.ui import cards, datasets, form, plan_panel, preset_panel, token_panel
 from orpo_qlora.ui.form import Form
 from orpo_qlora.ui.guard import Updates
 from orpo_qlora.ui.plan_panel import PlanPanel
+from orpo_qlora.ui.preset_panel import PresetPanel
 
 START = "Start training"
 QUEUE = "Add to the queue"
@@ -29,7 +31,7 @@ class TrainTab:
 
     tab: gr.Tab
     data: gr.HTML
-    preset: gr.Dropdown
+    presets: PresetPanel
     form: Form
     card: gr.HTML
     reason: gr.HTML
@@ -44,8 +46,9 @@ class TrainTab:
         return [self.card, self.data, self.reason, self.start]
 
 
-def build_train_tab() -> TrainTab:
-    """Return the tab's components, showing the default settings."""
+def build_train_tab(machine: Machine | None = None) -> TrainTab:
+    """Return the tab's components, showing the preset that fits the machine; this one if None."""
+    machine = machine or this_machine()
     with gr.Tab("Train", id="train", elem_id="tab-train", render_children=True) as tab:
         gr.HTML(
             cards.heading(
@@ -55,23 +58,8 @@ def build_train_tab() -> TrainTab:
             )
         )
         data = gr.HTML(elem_id="train-data")
-        preset = gr.Dropdown(
-            preset_names(),
-            value=None,
-            label="Preset",
-            info="Fills in every setting below except the run's name.",
-            elem_id="train-preset",
-            interactive=True,
-        )
-        components: dict[str, Any] = {}
-        with gr.Group(elem_classes="settings-grid"):
-            for name in form.basic_settings():
-                components[name] = form.build_component(name)
-        for group, names in form.folded_settings().items():
-            fold = gr.Accordion(group, open=False, elem_id=f"group-{group.lower()}")
-            with fold, gr.Group(elem_classes="settings-grid"):
-                for name in names:
-                    components[name] = form.build_component(name)
+        presets = preset_panel.build_preset_panel(machine)
+        components = _build_settings(form.named_values(form.config_of_preset(machine.preset)))
         card = gr.HTML(elem_id="train-error")
         with gr.Row(elem_classes="actions", elem_id="train-actions"):
             start = gr.Button(
@@ -86,7 +74,21 @@ def build_train_tab() -> TrainTab:
             reason = gr.HTML(elem_id="train-reason")
         ticket = gr.Textbox(visible="hidden", elem_id="train-ticket", label="Order")
     in_order = {name: components[name] for name in form.setting_names()}
-    return TrainTab(tab, data, preset, Form(in_order), card, reason, start, ticket, plan)
+    return TrainTab(tab, data, presets, Form(in_order), card, reason, start, ticket, plan)
+
+
+def _build_settings(values: Mapping[str, object]) -> dict[str, Any]:
+    """Return the input of every setting: the basic ones first, the others folded by group."""
+    components: dict[str, Any] = {}
+    with gr.Group(elem_classes="settings-grid"):
+        for name in form.basic_settings():
+            components[name] = form.build_component(name, values[name])
+    for group, names in form.folded_settings().items():
+        fold = gr.Accordion(group, open=False, elem_id=f"group-{group.lower()}")
+        with fold, gr.Group(elem_classes="settings-grid"):
+            for name in names:
+                components[name] = form.build_component(name, values[name])
+    return components
 
 
 def readiness_updates(tab: TrainTab, dataset_id: str, values: Sequence[object]) -> Updates:
@@ -133,16 +135,6 @@ def _remarks(dataset_id: str, config: TrainConfig, pairs: int) -> list[str]:
     passes = too_many_passes(pairs, config)
     told = [passes.sentence()] if passes else []
     return [*filter(None, [token_panel.length_sentence(dataset_id, config)]), *told]
-
-
-def preset_updates(tab: TrainTab, preset: str | None) -> Updates:
-    """Fill the form from a preset; the name stays, somebody may be typing it this moment."""
-    if not preset:
-        return {}
-    values = dict(zip(tab.form.components, form.preset_values(preset), strict=True))
-    return {
-        component: values[name] for name, component in tab.form.components.items() if name != "name"
-    }
 
 
 def new_ticket() -> str:

@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from orpo_qlora.data.source import FILE_BYTES
 
 UPLOAD_PATH = "/gradio_api/upload"
+UPLOADS = "uploads"
+"""Folder in the page's private one: whole uploads in folders of their own, others beside them."""
 UPLOAD_BYTES = FILE_BYTES
 """Of one file."""
 REQUEST_BYTES = UPLOAD_BYTES + 1024**2
@@ -36,6 +38,7 @@ class UploadLimit:
         self.app = app
         self._folder = folder
         self._coming_bytes = 0
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what there is room for; else answer 411, 413 or 507."""
@@ -46,11 +49,15 @@ class UploadLimit:
         count = int(stated) if _is_number(stated) else 0
         # Counted at once: of two that come together, the second sees the first.
         self._coming_bytes += count
+        self._under_way += 1
         try:
             refusal = await self._refusal(scope["method"], stated, self._coming_bytes)
             await (refusal or self.app)(scope, receive, send)
         finally:
             self._coming_bytes -= count
+            self._under_way -= 1
+            if not self._under_way:
+                _forget_halves(self._folder / UPLOADS)
 
     async def _refusal(self, method: str, stated: str, coming: int) -> PlainTextResponse | None:
         if method != "POST":
@@ -71,6 +78,13 @@ class UploadLimit:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal()
+
+
+def _forget_halves(folder: Path) -> None:
+    """Throw away what came of uploads that were broken off; Gradio leaves it where it was."""
+    for path in folder.glob("tmp*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _weigh(folder: Path) -> tuple[int, int]:

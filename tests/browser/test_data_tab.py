@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from pages import chromium, served_page, watch_errors
+from pages import chromium, served_page, watched_page
 from playwright.sync_api import expect
 
 from orpo_qlora.data.pairs import load_dataset
@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 MINUTE = 60_000
 HOSTILE = "<img src=x onerror=alert(1)>"
+FETCHING = "![x](http://example.invalid/x.png) <img src='//example.invalid/y.png'>"
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +27,9 @@ def browser():
 @pytest.fixture
 def page(demo_home, browser):
     """A page on its Data tab; whatever goes wrong in it fails the test."""
-    with served_page() as address:
-        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-        errors = watch_errors(page)
-        page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
+    with served_page() as address, watched_page(browser) as page:
         page.goto(address)
         yield page
-        page.context.close()
-    assert errors == []
 
 
 def upload(page, path):
@@ -51,6 +47,11 @@ def press(page, choice):
 
 def finding(page, finding_id):
     return page.locator(f'[data-finding="{finding_id}"]')
+
+
+def pick(page, row, column=1):
+    """Click a cell of the preview; gradio keeps an invisible copy of the table."""
+    page.locator(f'#data-preview [data-testid="cell-{row - 1}-{column}"]').last.click()
 
 
 def wait_for_tokens(page, row):
@@ -115,7 +116,7 @@ def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path):
 def test_conversations_in_disguise_seen_token_by_token(page, tmp_path, demo_models):
     """JSON Lines named .csv: turns, control tokens, markup, one pair far too long."""
     path = tmp_path / "talks.csv"
-    system = {"role": "system", "content": f"Be brief. {HOSTILE}"}
+    system = {"role": "system", "content": f"Be brief. {HOSTILE} {FETCHING}"}
     lines = []
     for i in range(12):
         asked = {"role": "user", "content": f"What is {i}? " + "Think. " * (600 if i == 6 else 1)}
@@ -132,6 +133,7 @@ def test_conversations_in_disguise_seen_token_by_token(page, tmp_path, demo_mode
     expect(page.locator("#data-account")).to_contain_text("12 pairs usable", timeout=MINUTE)
     wait_for_tokens(page, 1)
     expect(page.locator("#data-preview")).to_contain_text("<img src=x")
+    expect(page.locator("#data-preview")).to_contain_text("![x](http://example.invalid")
     expect(page.locator("#token-account")).to_contain_text("1 pair (8.3%) will be left out: row 7")
     expect(page.locator("[data-histogram]")).to_have_count(4)
     expect(page.locator('[data-histogram="whole"] .limit')).to_have_count(1)
@@ -153,6 +155,13 @@ def test_conversations_in_disguise_seen_token_by_token(page, tmp_path, demo_mode
     expect(view.locator(".tokens .token-cut")).to_have_count(0)
     page.locator("#token-row input").fill("3")
     wait_for_tokens(page, 3)
+    # A click on any cell of the preview turns to its pair.
+    for row, column in ((5, 0), (2, 1), (4, 3)):
+        pick(page, row, column)
+        wait_for_tokens(page, row)
+        expect(page.locator("#token-row input")).to_have_value(str(row))
+        # Far below the table: who picks a pair need not look for it.
+        expect(page.locator("#token-row")).to_be_in_viewport(timeout=MINUTE)
 
     # By keyboard: into the prompt, one token on; the line below says which it is.
     first = view.locator(".tokens").first.locator(".token").first
@@ -200,6 +209,9 @@ def test_broken_rows_and_no_header_and_formulas_to_take_away(page, tmp_path):
     expect(account).to_contain_text("4 rows read, 3 pairs usable", timeout=MINUTE)
 
     wait_for_tokens(page, 1)
+    # Row 2 is left out, so the second line of the preview is row 3.
+    pick(page, 2)
+    wait_for_tokens(page, 3)
     kept = datasets.open_dataset(page.locator("#data-id textarea, #data-id input").input_value())
     texts = [(pair.prompt, pair.chosen, pair.rejected) for pair in kept.pairs]
     for kind in ("csv", "jsonl"):
@@ -220,7 +232,6 @@ def test_broken_rows_and_no_header_and_formulas_to_take_away(page, tmp_path):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_narrow_page_needs_no_sideways_scrolling(page, theme):
     page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_load_state("networkidle")
     page.goto(f"{page.url.partition('?')[0]}?__theme={theme}")
     page.locator("#example-hello").click()
     wait_for_tokens(page, 1)

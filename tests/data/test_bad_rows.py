@@ -1,7 +1,6 @@
 """Bad rows people have been seen to bring, by number: remarked on, left out, or kept as they are.
 
-Of B46 to B57 those that concern uploads, the page's file store and its form are tested there; B59,
-a model that is certain, belongs to the objective.
+Where each number is tested is listed in test_all_cases.py.
 """
 
 import json

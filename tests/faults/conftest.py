@@ -74,6 +74,22 @@ def start():
 
 
 @pytest.fixture
+def killed(wait_for):
+    """Wait until a run whose worker was killed says by what; return what it says."""
+
+    def wait(paths):
+        # In one look: the keeper writes the cause, and then lets go of the run's lock.
+        def says():
+            state = store.read_run(paths).state
+            return state.status == "interrupted" and state.error is not None
+
+        wait_for(says)
+        return store.read_run(paths).state.error.message
+
+    return wait
+
+
+@pytest.fixture
 def wait_for():
     """Wait until a run has a status, or a condition holds."""
 

@@ -20,6 +20,11 @@ def status(paths):
     return store.read_run(paths).state.status
 
 
+def go(paths):
+    """Let a run that waits at a step go on, also when it is resumed."""
+    (paths.folder / "go").touch()
+
+
 def programs(paths, module):
     """Return the processes that run a module for a run."""
     found = []
@@ -54,26 +59,25 @@ def test_the_queue_goes_on_after_a_failure_and_after_a_crash(start, wait_for):
 
 
 def test_the_queue_goes_on_when_the_keeper_is_killed_and_somebody_looks(start, wait_for):
-    first, second = start(max_steps=20), start(max_steps=3)
+    first, second = start(max_steps=20, name="wait at 2"), start(max_steps=3)
     wait_for(lambda: programs(first, launch.WORKER))
     (keeper,) = programs(first, launch.KEEPER)
     keeper.kill()
+    go(first)
     wait_for(first, "finished")
     assert status(second) == "queued"
     launch.start_next()
     wait_for(second, "finished")
 
 
-def test_a_killed_worker_is_named_and_can_be_resumed(start, wait_for):
-    paths = start(max_steps=40, checkpoint_every=5)
-    wait_for(lambda: store.read_run(paths).checkpoint_step >= 10)
+def test_a_killed_worker_is_named_and_can_be_resumed(start, wait_for, killed):
+    paths = start(max_steps=40, checkpoint_every=5, name="wait at 12")
+    wait_for(lambda: store.read_run(paths).state.step == 12)
     (worker,) = programs(paths, launch.WORKER)
     worker.kill()
-    wait_for(paths, "interrupted")
-    wait_for(lambda: store.read_run(paths).state.error is not None)
-    assert "SIGKILL" in store.read_run(paths).state.error.message
-    step = launch.resume_run(paths)
-    assert step >= 10
+    assert "SIGKILL" in killed(paths)
+    go(paths)
+    assert launch.resume_run(paths) == 10
     wait_for(paths, "finished")
     assert store.read_run(paths).state.error is None
     steps = [step for step, _ in store.metrics_of(paths).series("loss")]
@@ -81,7 +85,7 @@ def test_a_killed_worker_is_named_and_can_be_resumed(start, wait_for):
 
 
 def test_waiting_runs_change_places_and_leave(start, wait_for):
-    first = start(max_steps=60)
+    first = start(max_steps=60, name="wait at 2")
     a, b, c = (start(max_steps=2, name=name) for name in "abc")
     launch.move_run(c, to=1)
     launch.move_run(a, to=99)
@@ -138,11 +142,12 @@ def test_many_who_look_at_once_start_each_run_once(start, wait_for):
 
 
 def test_resumed_twice_it_runs_once(start, wait_for):
-    paths = start(max_steps=60)
-    wait_for(lambda: store.read_run(paths).state.step >= 2)
+    paths = start(max_steps=60, name="wait at 7")
+    wait_for(lambda: store.read_run(paths).state.step == 7)
     launch.stop_run(paths)
     wait_for(paths, "stopped")
-    launch.resume_run(paths)
+    go(paths)
+    assert launch.resume_run(paths) == 7
     with pytest.raises(InputError, match="cannot be resumed"):
         launch.resume_run(paths)
     wait_for(paths, "finished")
@@ -153,9 +158,10 @@ def test_resumed_twice_it_runs_once(start, wait_for):
 
 
 def test_with_damaged_checkpoints_only_it_begins_anew_when_told_to(start, wait_for):
-    paths = start(max_steps=40, checkpoint_every=5)
-    wait_for(lambda: store.read_run(paths).checkpoint_step >= 5)
+    paths = start(max_steps=40, checkpoint_every=5, name="wait at 7")
+    wait_for(lambda: store.read_run(paths).checkpoint_step == 5)
     launch.end_run(paths, grace_seconds=20.0)
+    go(paths)
     for checkpoint in paths.checkpoints.iterdir():
         (checkpoint / "value.json").write_text("")
     with pytest.raises(CheckpointError, match="No checkpoint can be used"):
@@ -168,7 +174,7 @@ def test_with_damaged_checkpoints_only_it_begins_anew_when_told_to(start, wait_f
 
 
 def test_sigterm_to_everything_stops_the_run_and_leaves_the_queue_waiting(start, wait_for):
-    first, second = start(max_steps=500), start(max_steps=3)
+    first, second = start(max_steps=500, name="wait at 2"), start(max_steps=3)
     wait_for(lambda: store.read_run(first).state.step >= 2)
     for module in (launch.KEEPER, launch.WORKER):
         for process in programs(first, module):
@@ -179,7 +185,7 @@ def test_sigterm_to_everything_stops_the_run_and_leaves_the_queue_waiting(start,
 
 
 def test_a_frozen_worker_is_ended_by_force_with_what_it_started(start, wait_for):
-    paths = start(max_steps=500, checkpoint_every=5)
+    paths = start(max_steps=500, checkpoint_every=5, name="wait at 7")
     wait_for(lambda: store.read_run(paths).checkpoint_step >= 5)
     (worker,) = programs(paths, launch.WORKER)
     os.kill(worker.pid, signal.SIGSTOP)
@@ -195,7 +201,7 @@ def test_a_frozen_worker_is_ended_by_force_with_what_it_started(start, wait_for)
 def test_only_the_worker_of_this_very_run_is_ended(start, wait_for):
     """A number noted in a file could belong to somebody else by now; a command line cannot."""
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "worker"])
-    paths = start(max_steps=500)
+    paths = start(max_steps=500, name="wait at 2")
     wait_for(lambda: programs(paths, launch.WORKER))
     launch.end_run(paths, grace_seconds=0.0)
     assert bystander.poll() is None

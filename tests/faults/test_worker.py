@@ -1,11 +1,11 @@
 """The real worker on a tiny real model, broken where it hurts and resumed."""
 
 import json
-import os
 import shutil
 import signal
 import time
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -41,7 +41,7 @@ def whole(tiny_model, start, wait_for):
 
 
 def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
-    tiny_model, whole, start, inject, wait_for
+    tiny_model, whole, start, inject, wait_for, killed
 ):
     """Bit for bit: adapter, metrics of every step, sample answers."""
     faults = [
@@ -53,9 +53,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
     inject(**faults[0])
     paths = start(model=str(tiny_model), **LEARNING)
     for fault, expected in zip([*faults[1:], {}], expected_steps, strict=True):
-        wait_for(paths, "interrupted")
-        wait_for(lambda: store.read_run(paths).state.error is not None)
-        assert "SIGKILL" in store.read_run(paths).state.error.message
+        assert "SIGKILL" in killed(paths)
         inject(**fault)
         assert launch.resume_run(paths) == expected
     wait_for(paths, "finished")
@@ -149,16 +147,24 @@ def test_a_step_without_a_number_keeps_the_checkpoint_before_it(tiny_model, star
     assert run.checkpoint_step == run.state.step == 1
 
 
-def test_two_sigterms_are_one_stop(tiny_model, start, wait_for):
-    paths = start(model=str(tiny_model), max_steps=5000)
-    wait_for(lambda: store.read_run(paths).state.step >= 1)
-    import psutil
+def frozen_workers(paths):
+    """Return the worker of a run, if there is one and it is frozen."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "status"])
+        if launch.WORKER in (process.info["cmdline"] or [])
+        and str(paths.folder) in process.info["cmdline"]
+        and process.info["status"] == psutil.STATUS_STOPPED
+    ]
 
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if launch.WORKER in command and str(paths.folder) in command:
-            for _ in range(2):
-                os.kill(process.pid, signal.SIGTERM)
+
+def test_two_sigterms_are_one_stop(tiny_model, start, inject, wait_for):
+    inject(act="freeze", op="write", path="metrics.jsonl", n=3)  # the line of step 2
+    paths = start(model=str(tiny_model), max_steps=5000)
+    wait_for(lambda: frozen_workers(paths))
+    (worker,) = frozen_workers(paths)
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGCONT):
+        worker.send_signal(number)
     wait_for(paths, "stopped")
     run = store.read_run(paths)
     assert run.checkpoint_step == run.state.step
@@ -166,9 +172,11 @@ def test_two_sigterms_are_one_stop(tiny_model, start, wait_for):
 
     # Resumed and stopped again before the first step, it keeps what it had.
     before = adapter(paths)
+    inject(act="freeze", op="rename", path="state.json", n=2)  # about to load the base model
     launch.resume_run(paths)
-    wait_for(lambda: store.read_run(paths).state.phase == "loading the base model")
+    wait_for(lambda: frozen_workers(paths))
     launch.stop_run(paths)
+    frozen_workers(paths)[0].send_signal(signal.SIGCONT)
     wait_for(paths, "stopped")
     assert is_same(adapter(paths), before)
     assert store.read_run(paths).checkpoint_step == run.checkpoint_step

@@ -90,8 +90,11 @@ def test_a_run_says_how_it_went(finished):
 def test_stop_keeps_a_usable_adapter(tiny_model):
     paths = start(tiny_model, max_steps=5000)
     wait_until(lambda: store.read_run(paths).state.step >= 2)
+    # Frozen, or it might have stopped before anybody could see that it is about to.
+    os.kill(worker_pid(paths), signal.SIGSTOP)
     launch.stop_run(paths)
     assert store.read_run(paths).state.status == "stopping"
+    os.kill(worker_pid(paths), signal.SIGCONT)
     run = launch.wait_for(paths, WAIT_SECONDS)
     assert run.state.status == "stopped"
     assert run.state.step < 5000

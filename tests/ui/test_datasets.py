@@ -1,4 +1,7 @@
+import html
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -6,7 +9,7 @@ from orpo_qlora import storage
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.errors import DataError, DiskFull, NeedsColumns, NeedsEncoding
-from orpo_qlora.ui import answers, datasets
+from orpo_qlora.ui import answers, datasets, findings_view
 
 
 @pytest.fixture
@@ -34,6 +37,38 @@ def test_kept_file_is_private(upload):
     datasets.keep_dataset(upload, "mine.csv")
     copy = next(path for path in kept_files() if path.suffix == ".data")
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x.csv", "x" * 300, "CON.csv", "a\u202ecsv.exe", "a\nb", "<img onerror=x>"]
+)
+def test_b54_name_of_a_file_is_text_and_no_path(upload, name):
+    dataset_id = datasets.keep_dataset(upload, name)
+    assert {path.name.partition(".")[0] for path in kept_files()} == {dataset_id}
+    report = datasets.open_dataset(dataset_id).report
+    assert report.source == name
+    shown = findings_view.account_card(report)
+    assert html.escape(name) in shown
+    assert "<img" not in shown
+
+
+def test_b55_uploads_at_once_do_not_meet(tmp_path):
+    contents = [f"prompt,chosen,rejected\nhi,yes {i % 4},no\n" for i in range(8)]
+    files = [tmp_path / f"{i}.csv" for i in range(8)]
+    for file, content in zip(files, contents, strict=True):
+        file.write_text(content, encoding="utf-8")
+    together = threading.Barrier(8)
+
+    def keep(file):
+        together.wait()
+        return datasets.keep_dataset(file, "mine.csv")
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(keep, files))
+    assert ids == [storage.sha256_of(file) for file in files]
+    kept = [datasets.open_dataset(dataset_id).pairs[0].chosen for dataset_id in ids]
+    assert kept == [f"yes {i % 4}" for i in range(8)]
+    assert {path.name[:64] for path in kept_files()} == set(ids)
 
 
 def test_useless_file_is_not_kept(upload):

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -209,6 +210,36 @@ def test_no_event_takes_a_file_that_was_not_uploaded(page, served):
             told = ask_event(page, number, data, f"s{number}{foreign.index(path)}")
             assert told["success"] is False, path
             assert "root:" not in json.dumps(told)
+
+
+def files_below(folder):
+    return {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+def test_b56_an_upload_aborted_half_way_leaves_nothing(page, served):
+    whole = page.post("/gradio_api/upload", files={"files": ("whole.csv", b"whole")}).json()[0]
+    private = Path(whole).parents[2]
+    before = files_below(private)
+    assert Path(whole) in before
+    request = page.build_request(
+        "POST", "/gradio_api/upload", files={"files": ("half.csv", b"x" * 4_000_000)}
+    )
+    host, port = served[0].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as line:
+        head = [f"POST {request.url.path} HTTP/1.1"]
+        head += [f"{name}: {value}" for name, value in request.headers.items()]
+        line.sendall("\r\n".join([*head, "", ""]).encode() + request.read()[:2_000_000])
+        until(lambda: sum(files_below(private).values()) > sum(before.values()))
+    until(lambda: files_below(private) == before)
+    again = page.post("/gradio_api/upload", files={"files": ("half.csv", b"y")}).json()[0]
+    assert Path(again).read_bytes() == b"y"
+
+
+def until(is_so):
+    end = time.monotonic() + END_SECONDS
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_uploads_are_limited(page, served):

@@ -1,4 +1,8 @@
-"""A worker without a model: the real run folder, lock, checkpoints and metrics; quick steps."""
+"""A worker without a model: the real run folder, lock, checkpoints and metrics; quick steps.
+
+A run called “wait at 12” takes no step after the 12th until its folder holds a file `go`, a stop is
+asked for or it is killed: what a test does in between cannot come too late.
+"""
 
 import json
 import os
@@ -44,6 +48,8 @@ def train(paths):
     saved = step
     while step < steps and not paths.stop.exists():
         time.sleep(STEP_SECONDS)
+        if config.name == f"wait at {step}" and not (paths.folder / "go").exists():
+            continue
         step, value = step + 1, value * 31 % 1009 + step
         if config.name == f"crash at {step}":
             os.kill(os.getpid(), signal.SIGSEGV)
