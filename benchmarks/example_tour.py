@@ -3,8 +3,8 @@
 Run: python -m benchmarks.example_tour   (about eight minutes on two CPU cores)
 
 Opens the page as a person would, takes the example and the demo preset, trains, asks both models
-three questions and fills the README's measured part. A finished run that the home folder already has
-is taken as it is. The pictures are taken by `python -m docs.screenshots`.
+three questions and fills the README's measured part. A finished run that the home folder already
+has is taken as it is. The pictures are taken by `python -m docs.screenshots`.
 """
 
 from __future__ import annotations
