@@ -22,7 +22,7 @@ from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import Dataset, split_pairs
 from orpo_qlora.errors import InputError, WorkerLost
-from orpo_qlora.runs import checkpoints, orders, preflight, store
+from orpo_qlora.runs import checkpoints, orders, preflight, store, trackers
 from orpo_qlora.runs.ending import record_end
 from orpo_qlora.runs.identity import identity_of
 from orpo_qlora.runs.store import Run, RunPaths
@@ -55,7 +55,7 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         ticket: marks one order: given twice, it is still one run.
 
     Raises:
-        InputError: the home cannot keep a run.
+        InputError: the home cannot keep a run, or the tracker is not installed.
         DiskFull: nothing was started.
     """
     # Two clicks, two pages or a page and a terminal: the look and the new folder are one act.
@@ -63,6 +63,7 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         known = orders.run_of_ticket(ticket)
         if known is not None:
             return known
+        trackers.check_installed(config.report_to)
         preflight.check_home()
         store.sweep_drafts()
         split = split_pairs(dataset.pairs, config.held_out, config.seed)
