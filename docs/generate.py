@@ -14,7 +14,8 @@ from orpo_qlora.runs.referee import RULES
 DOCS = Path(__file__).parent
 COMMANDS = (
     *("check", "plan", "train", "runs", "queue", "stop", "resume"),
-    *("chat", "ui", "prepare-demo-model"),
+    *("label", "log", "sweep", "delete"),
+    *("chat", "evaluate", "export", "ui", "prepare-demo-model"),
 )
 
 
