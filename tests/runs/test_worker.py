@@ -124,8 +124,6 @@ def test_a_killed_worker_reads_as_interrupted_and_loses_no_line(tiny_model):
 @pytest.mark.parametrize(
     ("settings", "slug", "words"),
     [
-        ({"model": "nobody/nothing"}, "model-not-found", "hub cannot be reached"),
-        ({"model": "/no/such/folder"}, "model-not-found", "neither a folder"),
         ({"max_length": 16}, "data", "longer than 16 tokens"),
         ({"lora_targets": "nonsense"}, "unsupported-model", "LoRA cannot be put"),
     ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import get_type_hints
 
 import gradio as gr
 import pytest
@@ -14,21 +15,24 @@ from orpo_qlora.runs.referee import Verdict
 from orpo_qlora.ui import live_view, plots, runs_tab, snapshot
 from orpo_qlora.ui.chart_view import ChartView, Choices
 from orpo_qlora.ui.live_view import LiveView
-from orpo_qlora.ui.run_actions import RunActions
 from orpo_qlora.ui.runs_tab import RunsTab
 from orpo_qlora.ui.verdict_view import verdict_card
 
 
 def stand_in(kind, **parts):
     """Components that only stand for themselves: a page would open event loops."""
-    names = {field.name for field in dataclasses.fields(kind)} - set(parts)
-    return kind(**{name: gr.HTML() for name in names}, **parts)
+    missing = {name: type_ for name, type_ in get_type_hints(kind).items() if name not in parts}
+    made = {
+        name: stand_in(type_) if dataclasses.is_dataclass(type_) else gr.HTML()
+        for name, type_ in missing.items()
+    }
+    return kind(**made, **parts)
 
 
 @pytest.fixture(scope="module")
 def tab():
     live = stand_in(LiveView, plots=tuple(gr.HTML() for _ in plots.PLOTS))
-    return stand_in(RunsTab, live=live, actions=stand_in(RunActions))
+    return stand_in(RunsTab, live=live)
 
 
 @pytest.fixture
