@@ -57,15 +57,16 @@ def ask(page, question: str) -> tuple[str, str]:
     """Ask both models in a fresh conversation; return base's and tuned's answer."""
     if page.locator("#chat-clear").is_enabled():
         page.locator("#chat-clear").click()
+        page.locator("#chat-newest .chat-reply").first.wait_for(state="detached")
     page.locator("#chat-message textarea").fill(question)
     page.locator("#chat-send").click()
-    page.locator("#chat-base .bot").first.wait_for(timeout=2 * MINUTE)
-    page.locator("#chat-send:not([disabled])").wait_for(timeout=3 * MINUTE)
+    page.locator("#chat-newest .chat-reply").first.wait_for(timeout=2 * MINUTE)
+    page.locator("#chat-again:not([disabled])").wait_for(timeout=3 * MINUTE)
     page.wait_for_timeout(1500)
     print(page.locator("#chat-pace").inner_text())
     page.screenshot(path=IMAGES / "chat.png")
-    sides = ("#chat-base .bot", "#chat-tuned .bot")
-    base, tuned = (" ".join(page.locator(s).last.inner_text().split()) for s in sides)
+    answers = page.locator("#chat-newest .chat-text")
+    base, tuned = (" ".join(answers.nth(place).inner_text().split()) for place in range(2))
     return base, tuned
 
 

@@ -48,14 +48,14 @@ def adapter_of(tmp_path_factory):
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run(endless_model, adapter_of):
     """Return a function that makes a finished run on a model, with an adapter or without."""
 
-    def make(model=endless_model, *, has_adapter=True, seed=0):
+    def make(model=endless_model, *, has_adapter=True, seed=0, name=""):
         pair = PreferencePair(prompt="hello", chosen="hi", rejected="go away", row=1)
         paths = store.create_run(
-            TrainConfig(model=str(model)),
+            TrainConfig(model=str(model), name=name),
             Split(train=(pair,), held_out=()),
             DataReport(source="toy.csv", sha256="0" * 64, rows_read=1, pairs=1),
         )
