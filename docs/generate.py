@@ -14,6 +14,7 @@ from orpo_qlora.runs.referee import RULES
 DOCS = Path(__file__).parent
 COMMANDS = (
     *("check", "plan", "train", "runs", "queue", "stop", "resume"),
+    *("label", "log", "sweep", "delete"),
     *("chat", "evaluate", "export", "ui", "prepare-demo-model"),
 )
 

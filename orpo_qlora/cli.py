@@ -13,7 +13,6 @@ from typing import Annotated
 
 import typer
 from rich.progress import Progress
-from rich.table import Table
 
 from orpo_qlora import __version__
 from orpo_qlora.chat import client
@@ -32,7 +31,8 @@ from orpo_qlora.data.pairs import check_file, complete_mapping, load_dataset
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
 from orpo_qlora.presets import read_preset
-from orpo_qlora.runs import launch, orders, store, watch
+from orpo_qlora.run_verbs import add_run_verbs
+from orpo_qlora.runs import launch, orders, store
 from orpo_qlora.runs.follow import follow
 from orpo_qlora.runs.store import Run, RunPaths
 from orpo_qlora.terminal import (
@@ -263,26 +263,6 @@ def _finish(run: Run, *, quiet: bool) -> None:
 
 
 @app.command()
-def runs(as_json: AsJson = False) -> None:
-    """List all runs, newest first."""
-    found = store.list_runs()
-    if as_json:
-        out.print_json(json.dumps([store.to_json(run) for run in found]))
-        return
-    table = Table("run", "name", "status", "step", "λ", "model", "pairs")
-    for run in found:
-        state, config = run.state, run.config
-        steps = f"{state.step}/{state.total_steps}"
-        table.add_row(
-            *(run.id, plain(config.name), state.status, steps),
-            *(f"{config.lambda_:g}", plain(config.model), str(run.report.pairs)),
-        )
-    out.print(table)
-    for card in filter(None, map(watch.stalled, found)):
-        err.print(f"[yellow]{plain(card.message)}[/]\n{plain(card.hint)}", soft_wrap=True)
-
-
-@app.command()
 def stop(
     run: RunName,
     now: Annotated[
@@ -338,7 +318,7 @@ def queue(
         out.print_json(json.dumps([store.to_json(queued) for queued in waiting]))
         return
     for number, queued in enumerate(waiting, start=1):
-        out.print(f"{number}. {queued.id} {plain(queued.config.name)}".rstrip())
+        out.print(f"{number}. {queued.id} {plain(queued.name)}".rstrip())
 
 
 @app.command()
@@ -395,6 +375,7 @@ def prepare_demo_model() -> None:
 
 
 add_verbs(app)
+add_run_verbs(app)
 
 if __name__ == "__main__":
     main()

@@ -273,7 +273,7 @@ def _start() -> subprocess.Popen[bytes]:
     log = protocol.log_file()
     if log.exists() and log.stat().st_size > LOG_BYTES:
         log.replace(log.with_name("log.old.txt"))
-    child = start_program(SERVER, [], log)
+    child = start_program(SERVER, [], log, works_in=storage.home())
     _children.append(child)
     return child
 

@@ -122,6 +122,7 @@ def address_file() -> Path:
 def write_address(address: Address) -> None:
     """Publish the address, readable by the owner only from its first byte on."""
     path = address_file()
+    storage.sweep_temporaries(path)  # only one chat process lives at a time
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     with storage.disk_errors(path):
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

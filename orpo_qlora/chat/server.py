@@ -68,6 +68,8 @@ class Chat:
         """Questions that are to end, by name; a stop may come before its question has a turn."""
         self._beside = ""
         """The run that was at work when the chat last answered, and did not mind."""
+        self._why = ""
+        """Why the process leaves by itself."""
 
     def answer(self, request: Request, reply: Callable[[Reply], None], gone: Gone) -> None:
         """Do what a request asks.
@@ -77,7 +79,7 @@ class Chat:
             ConnectionError: the client went away while it was being told.
         """
         if request.kind == "chat":
-            self._chat(request, reply, gone)
+            self._chat(request, self._saying_why(reply), gone)
             return
         if request.kind == "stop" and request.question:
             self._stopped.append(request.question)
@@ -87,6 +89,14 @@ class Chat:
             self._stops += 1
             self.leaving.set()
         reply(Reply(is_done=True, status=self._status()))
+
+    def _saying_why(self, reply: Callable[[Reply], None]) -> Callable[[Reply], None]:
+        def send(message: Reply) -> None:
+            if message.is_done and message.note and self._why:
+                message = message.model_copy(update={"note": f"{message.note}: {self._why}"})
+            reply(message)
+
+        return send
 
     def _status(self) -> ChatStatus:
         key = self.loaded.key
@@ -167,19 +177,23 @@ class Chat:
     def watch(self) -> None:
         """Return when it is time to leave; the answer in progress has ended or been told to."""
         while not self.leaving.wait(WATCH_SECONDS):
-            if not self._turn.acquire(blocking=False):
-                continue
+            is_idle = self._turn.acquire(blocking=False)
             try:
-                reason = self._reason_to_leave()
+                # A run does not wait for the end of an answer.
+                reason = self._run_to_make_way_for() or (self._too_long_idle() if is_idle else "")
                 if reason:
                     log.info("leaving: %s", reason)
+                    self._why = reason
                     self.leaving.set()
             finally:
-                self._turn.release()
+                if is_idle:
+                    self._turn.release()
 
-    def _reason_to_leave(self) -> str:
-        if time.monotonic() - self._last_used > self._idle_seconds:
-            return "nothing was asked for a while"
+    def _too_long_idle(self) -> str:
+        is_over = time.monotonic() - self._last_used > self._idle_seconds
+        return "nothing was asked for a while" if is_over else ""
+
+    def _run_to_make_way_for(self) -> str:
         active = active_run() if self.loaded.key else None
         if active is None:
             return ""

@@ -1,4 +1,4 @@
-"""Start, queue, stop and resume runs. Talks to processes and files, never to torch. Floor 3.
+"""Start, queue, stop, resume and delete runs. Talks to processes and files, no torch. Floor 3.
 
 One run is at work at a time. Whoever looks may start the next one of the queue (`start_next`): the
 keeper of the run that ended, a page, a terminal; one lock decides.
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +20,8 @@ import psutil
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.pairs import Dataset, split_pairs
+from orpo_qlora.data.pairs import Dataset, Split, split_pairs
+from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import InputError, WorkerLost
 from orpo_qlora.runs import checkpoints, orders, preflight, store, trackers
 from orpo_qlora.runs.ending import record_end
@@ -32,6 +33,9 @@ KEEPER = "orpo_qlora.runs.keeper"
 GRACE_SECONDS = 30.0
 """How long a worker may take to write its checkpoint before a stop can be forced."""
 PATIENCE_SECONDS = 5.0
+FORCE_SECONDS = 20.0
+"""How long a worker is killed again: its keeper may only just be about to start it."""
+LOOK_SECONDS = 0.2
 WORD_SECONDS = 0.5
 """How long the keeper of a dead worker may hold the run's lock to write down how it ended."""
 PROGRAM_ENVIRONMENT = {
@@ -64,13 +68,49 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         if known is not None:
             return known
         trackers.check_installed(config.report_to)
-        preflight.check_home()
-        store.sweep_drafts()
         split = split_pairs(dataset.pairs, config.held_out, config.seed)
-        place = _last_place()
-        paths = store.create_run(config, split, dataset.report, place=place, ticket=ticket)
+        return _queue_new([config], split, dataset.report, ticket=ticket)[0]
+
+
+def start_several(
+    configs: Sequence[TrainConfig], split: Split, report: DataReport, tag: str
+) -> list[RunPaths]:
+    """Queue a run for each of some settings, on the same pairs and under one tag.
+
+    Raises:
+        InputError: the home cannot keep a run.
+        DiskFull: those made before are queued.
+    """
+    with _launching():
+        return _queue_new(configs, split, report, tags=(tag,))
+
+
+def _queue_new(
+    configs: Sequence[TrainConfig],
+    split: Split,
+    report: DataReport,
+    *,
+    ticket: str = "",
+    tags: tuple[str, ...] = (),
+) -> list[RunPaths]:
+    preflight.check_home()
+    store.sweep_drafts()
+    place = _last_place()
+    try:
+        return [
+            store.create_run(config, split, report, place=place + at, ticket=ticket, tags=tags)
+            for at, config in enumerate(map(_wherever_started, configs))
+        ]
+    finally:
         _start_next()
-    return paths
+
+
+def _wherever_started(config: TrainConfig) -> TrainConfig:
+    """Return settings that mean the same model folder to a worker that works elsewhere."""
+    folder = Path(config.model).expanduser()
+    return (
+        config.model_copy(update={"model": str(folder.absolute())}) if folder.is_dir() else config
+    )
 
 
 def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
@@ -146,10 +186,13 @@ def _start_next() -> None:
         if not lock.acquire(PATIENCE_SECONDS):
             return  # somebody has just started it by hand
         try:
+            for path in (run.paths.state, run.paths.metrics, run.paths.samples):
+                storage.sweep_temporaries(path)
             state = run.state.moved_to("starting")
             store.write_state(run.paths, state.model_copy(update={"progressed_at": _now()}))
             arguments = [str(run.paths.folder), str(lock.fileno())]
-            start_program(KEEPER, arguments, run.paths.log, shares=lock.fileno())
+            log, home = run.paths.log, storage.home()
+            start_program(KEEPER, arguments, log, shares=lock.fileno(), works_in=home)
         finally:
             lock.release()  # the keeper's copy holds it from now on
 
@@ -192,7 +235,12 @@ def _rearrange(paths: RunPaths, where: Callable[[int], int]) -> None:
 
 
 def start_program(
-    module: str, arguments: Sequence[str], log: Path, *, shares: int | None = None
+    module: str,
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    shares: int | None = None,
+    works_in: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a background program of this package in a session of its own, output to a file.
 
@@ -203,6 +251,8 @@ def start_program(
         arguments: its arguments.
         log: receives everything it prints.
         shares: a descriptor of this process that it gets too, under the same number.
+        works_in: its working folder, for a program that may outlive the one of this process: where
+            that is gone, torch cannot even be imported.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -213,7 +263,12 @@ def start_program(
             start_new_session=True,
             close_fds=True,
             pass_fds=() if shares is None else (shares,),
-            env={**PROGRAM_ENVIRONMENT, **os.environ},
+            cwd=works_in,
+            env={
+                **PROGRAM_ENVIRONMENT,
+                **os.environ,
+                storage.HOME_VARIABLE: str(storage.home()),  # it may be given relative
+            },
         )
     # Somebody must collect the exit, or an ended program stays behind as a zombie.
     threading.Thread(target=process.wait, daemon=True).start()
@@ -226,6 +281,48 @@ def run_foreground(module: str, arguments: Sequence[str] = ()) -> int:
         return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
     except KeyboardInterrupt:
         return 0  # Ctrl-C reached the program too, which has ended by now
+
+
+def why_not(run: Run, held_by_chat: Collection[str] = ()) -> str:
+    """Return why a run cannot be deleted now, empty if it can.
+
+    Args:
+        run: the run.
+        held_by_chat: ids of the runs whose adapters the chat has in memory.
+    """
+    if run.state.status == "queued":
+        return f"Run “{run.title}” waits in the queue: take it out of the queue first."
+    if run.is_active:
+        return f"Run “{run.title}” is {run.state.status}: stop it first, and wait until it has."
+    if run.id in held_by_chat:
+        return f"The chat holds the adapter of run “{run.title}”."
+    return ""
+
+
+def delete_run(paths: RunPaths, held_by_chat: Collection[str] = ()) -> None:
+    """Delete a run with everything in its folder; a crash leaves it whole or out of the list.
+
+    Args:
+        paths: the run.
+        held_by_chat: ids of the runs whose adapters the chat has in memory.
+
+    Raises:
+        UnknownRun: it is gone already.
+        InputError: it is in use; nothing was touched.
+    """
+    with _launching():  # nobody can start or resume it meanwhile
+        reason = why_not(store.read_run(paths), held_by_chat)
+        if reason:
+            raise InputError(reason, hint="Nothing was deleted.")
+        # The keeper of a worker that has just ended may still be writing how.
+        lock = storage.FileLock(paths.lock)
+        if not lock.acquire(PATIENCE_SECONDS):
+            raise InputError(f"Run {paths.id} is at work again.", hint="Nothing was deleted.")
+        try:
+            aside = store.set_aside(paths)
+        finally:
+            lock.release()
+    store.remove_folder(aside)
 
 
 def stop_run(paths: RunPaths) -> None:
@@ -250,13 +347,20 @@ def end_run(paths: RunPaths, grace_seconds: float = GRACE_SECONDS) -> Run:
         WorkerLost: not even that ended it.
     """
     stop_run(paths)
-    try:
+    with suppress(WorkerLost):
         return wait_for(paths, grace_seconds)
-    except WorkerLost:
+    deadline = time.monotonic() + FORCE_SECONDS
+    while True:
         _kill(paths)
-    run = wait_for(paths, PATIENCE_SECONDS)
+        try:
+            wait_for(paths, LOOK_SECONDS)
+        except WorkerLost:
+            if time.monotonic() >= deadline:
+                raise
+        else:
+            break
     record_end(paths, -signal.SIGKILL)  # the keeper may be gone too
-    return store.read_run(run.paths)
+    return store.read_run(paths)
 
 
 def _kill(paths: RunPaths) -> None:
@@ -282,5 +386,5 @@ def wait_for(paths: RunPaths, timeout_seconds: float) -> Run:
         run = store.read_run(paths)
         if not run.is_active:
             return run
-        time.sleep(0.2)
+        time.sleep(LOOK_SECONDS)
     raise WorkerLost(f"Run {paths.id} did not end within {timeout_seconds:.0f} s.")

@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
+from pydantic import ValidationError
+
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run, RunPaths
 
 
 def queued_runs() -> list[Run]:
     """Return the runs that wait for their turn, next one first."""
-    runs = [
-        store.read_run(paths)
-        for paths in store.all_paths()
-        if store.stored_state(paths).status == "queued"
-    ]
-    waiting = [run for run in runs if run.state.status == "queued"]
+    stored = (paths for paths in store.all_paths() if _is(paths, status="queued"))
+    waiting = [run for run in store.readable(stored) if run.state.status == "queued"]
     return sorted(waiting, key=lambda run: (run.state.place, run.id))
 
 
@@ -24,9 +22,16 @@ def run_of_ticket(ticket: str) -> RunPaths | None:
     """Return the run that an order has started, if it has."""
     if not ticket:
         return None
-    return next(
-        (paths for paths in store.all_paths() if store.stored_state(paths).ticket == ticket), None
-    )
+    return next((paths for paths in store.all_paths() if _is(paths, ticket=ticket)), None)
+
+
+def _is(paths: RunPaths, **wanted: str) -> bool:
+    """Tell whether the stored state has these values; of a run deleted this moment, none has."""
+    try:
+        state = store.stored_state(paths)
+    except (FileNotFoundError, ValidationError):
+        return False
+    return all(getattr(state, name) == value for name, value in wanted.items())
 
 
 def ask_to_stop(paths: RunPaths) -> None:

@@ -7,108 +7,36 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.config import SCHEMA_VERSION, TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split, read_pairs, write_pairs
 from orpo_qlora.data.report import DataReport
-from orpo_qlora.errors import UnknownRun
+from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.runs.checkpoints import find_checkpoint
+from orpo_qlora.runs.file_memory import FileMemory
+from orpo_qlora.runs.labels import NO_LABEL, RunLabel, read_label, write_label
 from orpo_qlora.runs.metrics import Metrics, shared_tail
+from orpo_qlora.runs.paths import RunPaths as RunPaths
 from orpo_qlora.runs.state import RunState, Status
 
-_DRAFT = ".draft-"
+_DRAFT, _DELETED = ".draft-", ".deleted-"
 RUN_ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{4}$")
-SETTLED_SECONDS = 2.0
 VERSIONED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl", "gradio")
-
-
-@dataclass(frozen=True)
-class RunPaths:
-    """The files of one run folder."""
-
-    folder: Path
-
-    @property
-    def id(self) -> str:
-        """The run's id, which is its folder's name."""
-        return self.folder.name
-
-    @property
-    def config(self) -> Path:
-        """Settings, versions and data hash; written once."""
-        return self.folder / "config.yaml"
-
-    @property
-    def train(self) -> Path:
-        """Pairs trained on."""
-        return self.folder / "data" / "train.jsonl"
-
-    @property
-    def held_out(self) -> Path:
-        """Pairs kept away from training."""
-        return self.folder / "data" / "held_out.jsonl"
-
-    @property
-    def report(self) -> Path:
-        """The account of the uploaded file."""
-        return self.folder / "data" / "report.json"
-
-    @property
-    def state(self) -> Path:
-        """The worker's latest word."""
-        return self.folder / "state.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the worker for its life."""
-        return self.folder / "lock"
-
-    @property
-    def stop(self) -> Path:
-        """Its presence asks the worker to stop."""
-        return self.folder / "stop"
-
-    @property
-    def metrics(self) -> Path:
-        """One object per optimizer step or evaluation."""
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def samples(self) -> Path:
-        """Answers to the sample prompts over time."""
-        return self.folder / "samples.jsonl"
-
-    @property
-    def log(self) -> Path:
-        """Everything the worker prints."""
-        return self.folder / "log.txt"
-
-    @property
-    def reserve(self) -> Path:
-        """Space kept for the last word of a worker whose disk is full."""
-        return self.folder / ".reserve"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Holds one folder for each checkpoint."""
-        return self.folder / "checkpoints"
-
-    @property
-    def adapter(self) -> Path:
-        """The final PEFT adapter."""
-        return self.folder / "adapter"
 
 
 @dataclass(frozen=True)
@@ -119,6 +47,7 @@ class Run:
     config: TrainConfig
     report: DataReport
     state: RunState
+    label: RunLabel = NO_LABEL
 
     @property
     def id(self) -> str:
@@ -127,8 +56,13 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The person's label, or the id."""
-        return self.config.name or self.id
+        """What the person calls it, or the id."""
+        return self.name or self.id
+
+    @property
+    def name(self) -> str:
+        """The name given afterwards, or with the settings; empty without one."""
+        return self.label.name or self.config.name
 
     @property
     def is_active(self) -> bool:
@@ -163,7 +97,13 @@ def runs_folder() -> Path:
 
 
 def create_run(
-    config: TrainConfig, split: Split, report: DataReport, *, place: int = 0, ticket: str = ""
+    config: TrainConfig,
+    split: Split,
+    report: DataReport,
+    *,
+    place: int = 0,
+    ticket: str = "",
+    tags: tuple[str, ...] = (),
 ) -> RunPaths:
     """Make a run folder that holds everything the worker needs; its run is queued.
 
@@ -175,6 +115,7 @@ def create_run(
         report: the account of the file they came from.
         place: where in the queue.
         ticket: what the order carried.
+        tags: by which it is found among many.
 
     Raises:
         DiskFull: no run folder is left behind.
@@ -191,6 +132,8 @@ def create_run(
             draft.report.write_text(report.model_dump_json(indent=1), encoding="utf-8")
             draft.config.write_text(_config_text(config, report), encoding="utf-8")
             write_state(draft, RunState(created_at=time.time(), place=place, ticket=ticket))
+            if tags:
+                write_label(draft.label, RunLabel(tags=tags))
             storage.sync_files(draft.train.parent)
             storage.sync_files(draft.folder)
             draft.folder.rename(final)
@@ -201,8 +144,25 @@ def create_run(
 
 
 def sweep_drafts() -> None:
-    """Remove what creators that died left behind; only while no other creator can be at work."""
-    for path in runs_folder().glob(f"{_DRAFT}*"):
+    """Remove what creators and deletions that died left behind; only while nobody creates."""
+    for prefix in (_DRAFT, _DELETED):
+        for path in runs_folder().glob(f"{prefix}*"):
+            remove_folder(path)
+
+
+def set_aside(paths: RunPaths) -> Path:
+    """Take a run out of the list by one rename; return its folder, which is to be removed."""
+    aside = paths.folder.with_name(f"{_DELETED}{paths.id}")
+    paths.folder.rename(aside)
+    storage.sync_folder(aside.parent)
+    return aside
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder of the runs folder; a link is taken away, what it leads to is not."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -241,26 +201,46 @@ def find_run(name_or_id: str) -> Run:
         UnknownRun: there is no such run.
     """
     for run in list_runs():
-        if name_or_id in {run.id, run.config.name, "last"}:
+        if name_or_id in {run.id, run.name, run.config.name, "last"}:
             return run
     raise UnknownRun(f"There is no run “{name_or_id}”.", hint="List them with orpo-qlora runs.")
 
 
 def list_runs() -> list[Run]:
     """Return every readable run, newest first."""
-    return [read_run(paths) for paths in all_paths()]
+    return list(readable(all_paths()))
+
+
+def readable(several: Iterable[RunPaths]) -> Iterator[Run]:
+    """Yield the runs that can be read; one may be deleted this moment, or be of a newer version."""
+    for paths in several:
+        with suppress(InputError, ValidationError):
+            yield read_run(paths)
 
 
 def all_paths() -> list[RunPaths]:
     """Return every run's paths, newest first."""
-    folders = [path for path in runs_folder().iterdir() if RUN_ID.match(path.name)]
-    return [RunPaths(path) for path in sorted(folders, reverse=True)]
+    folder = runs_folder()
+    with os.scandir(folder) as found:
+        names = [entry.name for entry in found if RUN_ID.match(entry.name)]
+    return [RunPaths(folder / name) for name in sorted(names, reverse=True)]
 
 
 def active_run() -> Run | None:
     """Return the run that is at work, if one is."""
-    locked = (paths for paths in all_paths() if storage.is_locked(paths.lock))
-    return next((run for run in map(read_run, locked) if run.is_at_work), None)
+    at_work = (paths for paths in all_paths() if _may_be_at_work(paths))
+    return next((run for run in readable(at_work) if run.is_at_work), None)
+
+
+def _may_be_at_work(paths: RunPaths) -> bool:
+    return not _has_ended(paths) and storage.is_locked(paths.lock)
+
+
+def _has_ended(paths: RunPaths) -> bool:
+    try:
+        return stored_state(paths).is_done
+    except (FileNotFoundError, ValidationError):
+        return True
 
 
 def read_run(paths: RunPaths) -> Run:
@@ -271,18 +251,39 @@ def read_run(paths: RunPaths) -> Run:
     """
     try:
         state = stored_state(paths)
-        config, report = _read_fixed(paths)
+        config, report = _configs.of(paths.config), _reports.of(paths.report)
     except FileNotFoundError as exc:
         raise UnknownRun(f"The folder of run “{paths.id}” is gone or incomplete.") from exc
-    return Run(paths, config, report, _seen(paths, state))
+    return Run(paths, config, report, _seen(paths, state), read_label(paths.label))
 
 
-@lru_cache(maxsize=2048)
-def _read_fixed(paths: RunPaths) -> tuple[TrainConfig, DataReport]:
-    settings = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
+def _parsed_config(path: Path) -> TrainConfig:
+    settings = _read_yaml(path)
     settings.pop("run")
-    report = DataReport.model_validate_json(paths.report.read_text(encoding="utf-8"))
-    return build_config(settings, source=str(paths.config)), report
+    return build_config(settings, source=str(path))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    # What yaml.safe_load does, by libyaml where there is one: ten times as quick, and there may be
+    # a thousand runs.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(path.read_text(encoding="utf-8"))
+    try:
+        content: dict[str, Any] = loader.get_single_data()
+    finally:
+        loader.dispose()
+    return content
+
+
+def _parsed_report(path: Path) -> DataReport:
+    return DataReport.model_validate_json(path.read_bytes())
+
+
+def _parsed_state(path: Path) -> RunState:
+    return RunState.model_validate_json(path.read_bytes())
+
+
+_configs, _reports = FileMemory(_parsed_config), FileMemory(_parsed_report)
+_states = FileMemory(_parsed_state)
 
 
 def _seen(paths: RunPaths, stored: RunState) -> RunState:
@@ -305,17 +306,7 @@ def _seen(paths: RunPaths, stored: RunState) -> RunState:
 
 def stored_state(paths: RunPaths) -> RunState:
     """Return what `state.json` says; the worker goes on from it, readers want `read_run`."""
-    stat = paths.state.stat()
-    # Two writings within a tick of the file system's clock may look alike.
-    if not stat.st_mtime + SETTLED_SECONDS < time.time():
-        return _stored.__wrapped__(paths.state, ())
-    return _stored(paths.state, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
-
-
-@lru_cache(maxsize=4096)
-def _stored(path: Path, looks: tuple[int, ...]) -> RunState:
-    # Every writing is a new file: a page that looks at a thousand runs reads what has changed.
-    return RunState.model_validate_json(path.read_text(encoding="utf-8"))
+    return _states.of(paths.state)
 
 
 def write_state(paths: RunPaths, state: RunState) -> None:
@@ -325,7 +316,7 @@ def write_state(paths: RunPaths, state: RunState) -> None:
 
 def about_run(paths: RunPaths) -> dict[str, object]:
     """Return what `config.yaml` says beside the settings: schema, data hash, versions."""
-    about: dict[str, object] = yaml.safe_load(paths.config.read_text(encoding="utf-8"))["run"]
+    about: dict[str, object] = _read_yaml(paths.config)["run"]
     return about
 
 
@@ -374,7 +365,8 @@ def to_json(run: Run) -> dict[str, object]:
     """Return a run as plain data, for `--json`."""
     return {
         "id": run.id,
-        "name": run.config.name,
+        "name": run.name,
+        "tags": list(run.label.tags),
         "folder": str(run.paths.folder),
         "state": json.loads(run.state.model_dump_json()),
         "config": run.config.model_dump(mode="json", by_alias=True),

@@ -97,7 +97,7 @@ def run_card(run: Run, tiles: Iterable[Tile]) -> str:
     meaning = present.STATUS_MEANINGS[state.status]
     return (
         '<section class="card run-card">'
-        f"<header><h2>{html.escape(run.title)}</h2>{_pill(state.status)}</header>"
+        f"<header><h2>{html.escape(run.title)}</h2>{pill(state.status)}</header>"
         f'<p class="run-about">{html.escape(_about(run))}</p>'
         f"{_progress_bar(state)}"
         f'<p class="run-line">{html.escape(line or meaning)}</p>'
@@ -113,7 +113,8 @@ def _about(run: Run) -> str:
     return " · ".join(parts)
 
 
-def _pill(status: str) -> str:
+def pill(status: str) -> str:
+    """Return a status in its colour."""
     return f'<span class="pill pill-{status}">{status}</span>'
 
 

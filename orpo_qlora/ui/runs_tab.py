@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,27 @@ import gradio as gr
 from orpo_qlora.config import setting_fields
 from orpo_qlora.runs import store, watch
 from orpo_qlora.runs.metrics import shared_tail
-from orpo_qlora.ui import cards, form, plots, present, snapshot
+from orpo_qlora.ui import (
+    cards,
+    compare,
+    form,
+    history,
+    plots,
+    present,
+    run_files,
+    snapshot,
+    sweep_panel,
+)
 from orpo_qlora.ui.chart_view import Choices
+from orpo_qlora.ui.compare import Comparison
 from orpo_qlora.ui.guard import Updates
+from orpo_qlora.ui.history import HistoryList
 from orpo_qlora.ui.live_view import LiveView, build_live_view, live_updates
 from orpo_qlora.ui.report_card import ReportPanel, build_report_panel, report_updates
 from orpo_qlora.ui.run_actions import RunActions, action_updates, build_run_actions
+from orpo_qlora.ui.run_files import RunFiles
 from orpo_qlora.ui.snapshot import Snapshot
+from orpo_qlora.ui.sweep_panel import SweepPanel
 from orpo_qlora.ui.take_home import TakeHome, build_take_home, take_home_updates
 
 
@@ -25,7 +40,8 @@ class RunsTab:
     """The components of the tab."""
 
     tab: gr.Tab
-    picker: gr.Dropdown
+    picker: gr.Textbox
+    """Id of the run that is shown; empty while the list or a comparison is."""
     seen: gr.Textbox
     empty: gr.HTML
     view: gr.Column
@@ -41,6 +57,10 @@ class RunsTab:
     facts: gr.HTML
     settings: gr.HTML
     log: gr.Textbox
+    history: HistoryList
+    comparison: Comparison
+    files: RunFiles
+    sweep: SweepPanel
 
     @property
     def outputs(self) -> list[Any]:
@@ -56,20 +76,14 @@ class RunsTab:
 def build_runs_tab() -> RunsTab:
     """Return the tab's components, empty."""
     with gr.Tab("Runs", id="runs", elem_id="tab-runs", render_children=True) as tab:
-        picker = gr.Dropdown(
-            [], label="Run", info="Newest first.", elem_id="run-picker", interactive=True
-        )
+        picker = gr.Textbox(visible="hidden", elem_id="run-picker", label="Run")
         seen = gr.Textbox(visible="hidden", elem_id="run-seen", label="Drawn so far")
         card = gr.HTML(elem_id="runs-error")
-        empty = gr.HTML(
-            cards.empty_card(
-                "No run yet",
-                "Choose preference pairs on the Data tab, then press “Start training” on the "
-                "Train tab. The run appears here, step by step.",
-            ),
-            elem_id="runs-empty",
-        )
+        empty = gr.HTML(history.NO_RUNS, elem_id="runs-empty")
+        listed = history.build_history()
+        comparison = compare.build_comparison()
         with gr.Column(visible=False, elem_id="run-view") as view:
+            head = run_files.build_head()
             status = gr.HTML(elem_id="run-status")
             failure = gr.HTML(elem_id="run-failure")
             with gr.Row(elem_classes="actions"):
@@ -99,30 +113,32 @@ def build_runs_tab() -> RunsTab:
                     elem_id="run-log",
                     elem_classes="log",
                 )
+            sweep = sweep_panel.build_sweep_panel("run-sweep")
+            files = run_files.build_run_files(head)
     return RunsTab(
         *(tab, picker, seen, empty, view, card, status, failure, queue, actions, chat),
-        *(live, report, take_home, facts, settings, log),
+        *(live, report, take_home, facts, settings, log, listed, comparison, files, sweep),
     )
 
 
-def choices() -> list[tuple[str, str]]:
-    """Return every run as a choice, newest first."""
-    return [(present.run_label(run), run.id) for run in store.list_runs()]
+def opened_run(parameters: Mapping[str, str]) -> str:
+    """Return the run that a page with this address shows; empty for the list or a comparison.
 
-
-def chosen_or_newest(run_id: str) -> str:
-    """Return the run asked for if there is one, else the one at work, else the newest."""
-    runs = store.list_runs()
-    if run_id in {run.id for run in runs}:
-        return run_id
-    active = next((run for run in runs if run.is_at_work), None)
-    return active.id if active else (runs[0].id if runs else "")
+    Raises:
+        UnknownRun: there is no such run, perhaps because it was deleted.
+    """
+    asked = parameters.get("run", "")
+    if asked:
+        return store.paths_of(asked).id
+    if "tab" in parameters or parameters.get("compare"):
+        return ""
+    active = store.active_run()
+    return active.id if active else ""
 
 
 def select_updates(tab: RunsTab, run_id: str) -> Updates:
-    """Return what makes the picker show a run; the picker's change then draws it."""
-    options = choices()
-    return {tab.picker: gr.Dropdown(options, value=run_id if options else None)}
+    """Return what makes the page show a run; the change of the picker then draws it."""
+    return {tab.picker: run_id}
 
 
 def show_updates(
@@ -130,7 +146,7 @@ def show_updates(
 ) -> Updates | None:
     """Return what changed of a run since the page drew it; None when nothing did."""
     if not run_id:
-        return {tab.view: gr.Column(visible=False), tab.empty: gr.HTML(visible=True), tab.seen: ""}
+        return {tab.view: gr.Column(visible=False), tab.seen: ""}
     now = snapshot.take_snapshot(run_id)
     changed = snapshot.changed_parts(now, seen, chosen)
     if not changed:
@@ -164,7 +180,6 @@ def _status_updates(tab: RunsTab, now: Snapshot) -> Updates:
     failure = cards.error_card(error.message, hint=error.hint, where=error.where) if error else ""
     facts = [f"{run.report.source}: {run.report.sentences()[0]}", *run.report.sentences()[1:]]
     return {
-        tab.picker: gr.Dropdown(choices()),
         tab.status: cards.run_card(run, plots.headline_tiles(now.metrics)),
         tab.failure: failure,
         tab.queue: cards.waiting_list(map(title_of, now.waiting)),

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.ui import security
 from orpo_qlora.ui.login import Login
 from orpo_qlora.ui.password import Password, open_password, password_file
+from orpo_qlora.ui.private_folder import private_folder
 from orpo_qlora.ui.security import Audience
 from orpo_qlora.ui.upload_limit import UPLOAD_BYTES, UploadLimit
 
@@ -66,9 +66,9 @@ def serve(host: str, port: int, audience: Audience) -> None:
     security.clean_environment(host)
     port = _usable_port(host, port)
     password, is_new = open_password() if audience.needs_login else (None, None)
-    with tempfile.TemporaryDirectory(prefix="orpo-qlora-page-") as private:
-        security.enter_private_folder(Path(private))
-        page = open_page(host, port, _guards(audience, password, Path(private)))
+    with private_folder() as private:
+        security.enter_private_folder(private)
+        page = open_page(host, port, _guards(audience, password, private))
         if audience.needs_login:
             _say(_about_login(is_new))
         _say(f"orpo-qlora is open at http://{host}:{port} (Ctrl-C closes it)")

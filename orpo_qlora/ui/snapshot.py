@@ -39,7 +39,7 @@ class Snapshot:
         read = f"{self.run.id} {self.metrics.count} {self.metrics.share_read}"
         return {
             "status": f"{self.run.id} {state} {steps} {around}",
-            "plots": f"{read} {self.run.state.total_steps} {choices.chart}",
+            "plots": f"{read} {self.run.state.total_steps} {self.run.state.error} {choices.chart}",
             "samples": f"{self.run.id} {len(self.samples)} {self.run.is_active} {choices}",
             "log": f"{self.run.id} {hash(self.log)}",
         }

@@ -6,7 +6,6 @@ changed. The page never imports torch; runs and chat are processes of their own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +30,13 @@ from orpo_qlora.ui.chat_wiring import wire_chat_tab, wire_votes_to_data
 from orpo_qlora.ui.data_tab import DataTab
 from orpo_qlora.ui.data_wiring import look_after, wire_data_tab
 from orpo_qlora.ui.guard import Updates, guarded
+from orpo_qlora.ui.history_wiring import (
+    wire_again,
+    wire_history,
+    wire_restore,
+    wire_run_files,
+    wire_sweeps,
+)
 from orpo_qlora.ui.plan_panel import wire_plan_panel
 from orpo_qlora.ui.preset_wiring import wire_preset_panel
 from orpo_qlora.ui.report_card import wire_report_panel
@@ -38,7 +44,7 @@ from orpo_qlora.ui.run_actions import wire_run_actions
 from orpo_qlora.ui.runs_tab import RunsTab
 from orpo_qlora.ui.take_home import wire_take_home
 from orpo_qlora.ui.train_tab import TrainTab
-from orpo_qlora.ui.wiring import QUIET, READING
+from orpo_qlora.ui.wiring import QUIET, READING, parameters_of
 
 POLL_SECONDS = 2.0
 CACHE_SECONDS = (3600, 86_400)
@@ -119,12 +125,13 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gra
         tab.select(None, None, None, js=f"() => window.orpoRemember('tab', '{tab.id}')")
 
     def on_load_data(address: str) -> Updates:
-        return data_tab.dataset_updates(studio.data, _parameters(address).get("data", ""))
+        return data_tab.dataset_updates(studio.data, parameters_of(address).get("data", ""))
 
     def on_load_run(address: str) -> Updates:
-        asked = _parameters(address).get("run", "")
-        tab = _parameters(address).get("tab", "runs" if asked else "data")
-        run_id = runs_tab.chosen_or_newest(asked)
+        parameters = parameters_of(address)
+        asked = parameters.get("run") or parameters.get("compare")
+        tab = parameters.get("tab", "runs" if asked else "data")
+        run_id = runs_tab.opened_run(parameters)
         return {
             **runs_tab.select_updates(studio.runs, run_id),
             **chat_tab.select_updates(studio.chat, run_id),
@@ -137,17 +144,10 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gra
     page.load(train_tab.new_ticket, None, studio.train.ticket, **QUIET)
     data_parts = (studio.address, studio.data.outputs)
     _check_train_after(studio, page.load(handler, *data_parts, **READING))
-    handler = guarded(studio.runs.card, on_load_run)
+    wire_restore(studio.runs, page, studio.address)
+    handler = guarded(studio.runs.card, on_load_run, {studio.tabs: gr.update(selected="runs")})
     parts = [studio.tabs, studio.runs.card, studio.runs.picker, *studio.chat.selection]
     return page.load(handler, studio.address, parts, **READING)
-
-
-def _parameters(address: str) -> dict[str, str]:
-    try:
-        parameters = json.loads(address)
-    except ValueError:
-        return {}
-    return parameters if isinstance(parameters, dict) else {}
 
 
 def _wire_data(studio: Studio) -> None:
@@ -221,7 +221,7 @@ def _wire_runs(studio: Studio) -> None:
 
     def on_tick(run_id: str | None, seen: str, *values: Any) -> Updates | None:  # noqa: ANN401 - whatever the inputs hold
         chosen, (picked, *rest) = values[: len(choices)], values[len(choices) :]
-        updates = runs_tab.show_updates(runs, run_id, seen, Choices.of(chosen))
+        updates = on_choice(run_id, seen, *chosen)
         if _is_busy() or runs_tab.awaits_more(run_id):
             return updates
         return {
@@ -230,9 +230,6 @@ def _wire_runs(studio: Studio) -> None:
             **train_tab.readiness_updates(studio.train, rest[0], rest[1:]),
             studio.timer: gr.Timer(active=False),
         }
-
-    def on_open(run_id: str | None) -> Updates:
-        return runs_tab.select_updates(runs, runs_tab.chosen_or_newest(run_id or ""))
 
     def on_chat(run_id: str) -> Updates:
         chosen = chat_tab.select_updates(studio.chat, run_id)
@@ -250,7 +247,6 @@ def _wire_runs(studio: Studio) -> None:
         trigger_mode="always_last",
         **QUIET,
     )
-    runs.tab.select(guarded(runs.card, on_open), runs.picker, [runs.card, runs.picker], **QUIET)
     awake = {studio.timer: gr.Timer(active=True)}
     wire_run_actions(runs.actions, picked, runs.card, on_show, shown, awake)
     wire_report_panel(runs.report, runs.picker)
@@ -259,7 +255,12 @@ def _wire_runs(studio: Studio) -> None:
     runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
     watched = [*chosen, studio.chat.picker, *studio.train_inputs]
     parts = [*shown, *studio.chat.selection, *studio.train.outputs]
-    studio.timer.tick(guarded(runs.card, on_tick), watched, parts, **QUIET)
+    ticked = studio.timer.tick(guarded(runs.card, on_tick), watched, parts, **QUIET)
+    wire_history(runs, ticked)
+    wire_run_files(runs)
+    _check_train_after(studio, wire_again(runs, studio.data, studio.train, studio.tabs))
+    for event in wire_sweeps(runs, studio.data, studio.train, studio.tabs):
+        event.success(lambda: gr.Timer(active=True), None, studio.timer, **QUIET)
 
 
 def _is_busy() -> bool:

@@ -15,11 +15,12 @@ from orpo_qlora.errors import ConfigError, InputError, OrpoQloraError
 from orpo_qlora.models.machine import Machine, this_machine
 from orpo_qlora.runs import launch, store
 from orpo_qlora.runs.store import RunPaths
-from orpo_qlora.ui import cards, datasets, form, plan_panel, preset_panel, token_panel
+from orpo_qlora.ui import cards, datasets, form, plan_panel, preset_panel, sweep_panel, token_panel
 from orpo_qlora.ui.form import Form
 from orpo_qlora.ui.guard import Updates
 from orpo_qlora.ui.plan_panel import PlanPanel
 from orpo_qlora.ui.preset_panel import PresetPanel
+from orpo_qlora.ui.sweep_panel import SweepPanel
 
 START = "Start training"
 QUEUE = "Add to the queue"
@@ -39,6 +40,7 @@ class TrainTab:
     ticket: gr.Textbox
     """Marks the next order, so that pressing twice is one run."""
     plan: PlanPanel
+    sweep: SweepPanel
 
     @property
     def outputs(self) -> list[Any]:
@@ -60,6 +62,7 @@ def build_train_tab(machine: Machine | None = None) -> TrainTab:
         data = gr.HTML(elem_id="train-data")
         presets = preset_panel.build_preset_panel(machine)
         components = _build_settings(form.named_values(form.config_of_preset(machine.preset)))
+        sweep = sweep_panel.build_sweep_panel("train-sweep")
         card = gr.HTML(elem_id="train-error")
         with gr.Row(elem_classes="actions", elem_id="train-actions"):
             start = gr.Button(
@@ -74,7 +77,7 @@ def build_train_tab(machine: Machine | None = None) -> TrainTab:
             reason = gr.HTML(elem_id="train-reason")
         ticket = gr.Textbox(visible="hidden", elem_id="train-ticket", label="Order")
     in_order = {name: components[name] for name in form.setting_names()}
-    return TrainTab(tab, data, presets, Form(in_order), card, reason, start, ticket, plan)
+    return TrainTab(tab, data, presets, Form(in_order), card, reason, start, ticket, plan, sweep)
 
 
 def _build_settings(values: Mapping[str, object]) -> dict[str, Any]:

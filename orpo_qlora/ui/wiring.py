@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from orpo_qlora.ui import look
@@ -13,3 +14,12 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", **UNCHECKED}
 """For handlers that answer at once: no queue, no spinner."""
 READING: dict[str, Any] = {"js": look.READ_ADDRESS, **QUIET}
 """For handlers that take what the page's address says."""
+
+
+def parameters_of(address: str) -> dict[str, str]:
+    """Return the parameters of the page's address, from the text that `READING` gives."""
+    try:
+        parameters = json.loads(address)
+    except ValueError:
+        return {}
+    return parameters if isinstance(parameters, dict) else {}

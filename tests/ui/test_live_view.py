@@ -10,8 +10,10 @@ import pytest
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_dataset, split_pairs
+from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.runs import metrics, store
 from orpo_qlora.runs.referee import Verdict
+from orpo_qlora.runs.state import ErrorCard, RunState
 from orpo_qlora.ui import live_view, plots, runs_tab, snapshot
 from orpo_qlora.ui.chart_view import ChartView, Choices
 from orpo_qlora.ui.live_view import LiveView
@@ -86,6 +88,16 @@ def test_a_long_file_is_shown_while_it_is_read(tab, run, monkeypatch):
         updates = runs_tab.show_updates(tab, run.id, updates[tab.seen]) or updates
     assert updates[tab.live.remark] == ""
     assert not runs_tab.awaits_more(run.id)
+
+
+def test_the_step_that_ended_a_run_is_marked(tab, run):
+    error = ErrorCard.of(NonFiniteLoss("The loss of step 41 is not a finite number."))
+    store.write_state(run, RunState(status="failed", step=40, total_steps=90, error=error))
+    updates = runs_tab.show_updates(tab, run.id)
+    loss, parts = updates[tab.live.plots[0]], updates[tab.live.plots[1]]
+    assert "loss is not a finite number at step 41" in loss
+    assert loss.count('class="broken"') == 1
+    assert 'class="broken"' not in parts
 
 
 def test_a_verdict_shows_its_rule_and_every_warning():

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from orpo_qlora import storage
@@ -69,11 +67,21 @@ def test_unknown_run_is_an_error(run_id):
         take_snapshot(run_id)
 
 
-def test_page_opens_on_the_run_asked_for_or_the_one_at_work(run):
-    store.write_state(run, RunState(status="finished", created_at=time.time()))
-    assert runs_tab.chosen_or_newest(run.id) == run.id
-    assert runs_tab.chosen_or_newest("../../etc") == run.id
+def test_page_opens_on_what_its_address_says(run):
+    assert runs_tab.opened_run({"run": run.id, "tab": "train"}) == run.id
+    assert runs_tab.opened_run({"tab": "runs"}) == ""
+    assert runs_tab.opened_run({"compare": run.id}) == ""
+    # Nothing is at work.
+    assert runs_tab.opened_run({}) == ""
+    for asked in ("../../etc", "20260101-000000-beef"):
+        with pytest.raises(UnknownRun):
+            runs_tab.opened_run({"run": asked})
 
 
-def test_page_without_runs_opens_on_none():
-    assert runs_tab.chosen_or_newest("20260101-000000-beef") == ""
+def test_page_without_an_address_opens_on_the_run_at_work(run):
+    lock = storage.FileLock(run.lock)
+    assert lock.acquire()
+    store.write_state(run, RunState(status="running"))
+    assert runs_tab.opened_run({}) == run.id
+    assert runs_tab.opened_run({"tab": "runs"}) == ""
+    lock.release()

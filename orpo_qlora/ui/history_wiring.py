@@ -1,0 +1,294 @@
+"""The list of runs, comparisons and a run's own files joined to their handlers. Floor 5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from orpo_qlora.errors import UnknownRun
+from orpo_qlora.runs import history as all_runs
+from orpo_qlora.runs import store
+from orpo_qlora.ui import (
+    compare,
+    data_tab,
+    downloads,
+    form,
+    history,
+    history_table,
+    look,
+    run_files,
+    runs_tab,
+    sweep_panel,
+)
+from orpo_qlora.ui.data_tab import DataTab
+from orpo_qlora.ui.deletion import wire_deletion
+from orpo_qlora.ui.guard import Updates, card_of, guarded
+from orpo_qlora.ui.runs_tab import RunsTab
+from orpo_qlora.ui.train_tab import TrainTab
+from orpo_qlora.ui.wiring import QUIET, READING, UNCHECKED, parameters_of
+
+IN_ADDRESS = {"text": "find", "status": "status", "model": "model", "tag": "tag", "order": "order"}
+"""Filters by their names in the page's address."""
+
+
+def wire_history(runs: RunsTab, ticked: Any) -> None:  # noqa: ANN401 - gradio's dependency
+    """Join the list and comparisons to the page.
+
+    Args:
+        runs: the tab.
+        ticked: the page's timer has been answered. The list is looked at only then: whatever made
+            the timer stop is seen.
+    """
+    view = _on_view(runs)
+    part, shown = runs.history, _view_outputs(runs)
+    inputs = [runs.picker, runs.comparison.ids, runs.comparison.side, *part.inputs]
+    for trigger in (runs.picker.change, runs.comparison.ids.change, runs.tab.select):
+        trigger(view, inputs, shown, **QUIET)
+    _wire_tick(runs, ticked, inputs)
+    _wire_filters(runs)
+    _wire_several(runs)
+    _wire_comparison(runs)
+
+
+def _view_outputs(runs: RunsTab) -> list[Any]:
+    part = runs.history
+    own = [runs.files.name, runs.files.tags, runs.sweep.values]
+    return [runs.card, runs.empty, *part.outputs, *runs.comparison.outputs, *own]
+
+
+def _on_view(runs: RunsTab) -> Callable[..., Any]:
+    """Return what shows a run, a comparison or the list, whichever is asked for first."""
+
+    def on_view(run_id: str, ids: str, side: str, *values: object) -> Updates:
+        if run_id:
+            return {
+                **history.hidden_updates(runs.history),
+                **compare.hidden_updates(runs.comparison),
+                **_own_updates(runs, run_id),
+            }
+        if ids:
+            compared = compare.compare_updates(runs.comparison, history.ids_of(ids), side)
+            empty = {runs.empty: gr.HTML(visible=False)}
+            return {**history.hidden_updates(runs.history), **empty, **(compared or {})}
+        listed = history.list_updates(runs.history, runs.empty, values)
+        return {**compare.hidden_updates(runs.comparison), **(listed or {})}
+
+    return guarded(runs.card, on_view)
+
+
+def _own_updates(runs: RunsTab, run_id: str) -> Updates:
+    run = store.read_run(store.paths_of(run_id))
+    offered = sweep_panel.offered_text(run.config.lambda_)
+    return {**run_files.label_updates(runs.files, run), runs.sweep.values: offered}
+
+
+def _wire_tick(runs: RunsTab, ticked: Any, inputs: list[Any]) -> None:  # noqa: ANN401
+    def on_tick(
+        list_seen: str, compare_seen: str, run_id: str, ids: str, side: str, *values: object
+    ) -> Updates | None:
+        if run_id:
+            return None
+        if ids:
+            asked = history.ids_of(ids)
+            return compare.compare_updates(runs.comparison, asked, side, compare_seen)
+        return history.list_updates(runs.history, runs.empty, values, list_seen)
+
+    seen = [runs.history.seen, runs.comparison.seen]
+    outputs = [runs.card, runs.empty, *runs.history.outputs, *runs.comparison.outputs]
+    ticked.then(guarded(runs.card, on_tick), [*seen, *inputs], outputs, **QUIET)
+
+
+def wire_restore(runs: RunsTab, page: gr.Blocks, address: gr.Textbox) -> None:
+    """Show again what the page's address says of the list and of a comparison."""
+    part = runs.history
+
+    def on_load(text: str) -> Updates:
+        parameters = parameters_of(text)
+        wanted = {name: parameters.get(key, "") for name, key in IN_ADDRESS.items()}
+        filters = history.filters_of(list(wanted.values()))
+        number = parameters.get("page", "")
+        ids = parameters.get("compare", "")
+        found = all_runs.read_history()
+        values = (*wanted.values(), number, "")
+        run_id, updates = "", Updates()
+        try:
+            run_id = runs_tab.opened_run(parameters)
+        except UnknownRun as error:
+            updates[runs.card] = card_of(error)
+        if not run_id and not ids:
+            updates |= history.list_updates(part, runs.empty, values) or {}
+        return {
+            **updates,
+            **history.filter_updates(part, found, filters),
+            part.page: number,
+            runs.comparison.ids: ids,
+        }
+
+    parts = [runs.card, runs.empty, *part.outputs, *part.filters.values(), part.page]
+    outputs = list(dict.fromkeys([*parts, runs.comparison.ids]))
+    page.load(guarded(runs.card, on_load), address, outputs, **READING)
+    remembered = [(IN_ADDRESS[name], component) for name, component in part.filters.items()]
+    for key, component in (*remembered, ("page", part.page), ("compare", runs.comparison.ids)):
+        component.change(None, component, None, js=look.remember(key))
+
+
+def _wire_filters(runs: RunsTab) -> None:
+    part = runs.history
+
+    def on_list(*values: object) -> Updates:
+        return history.list_updates(part, runs.empty, values) or {}
+
+    def on_filter(*values: object) -> Updates:
+        *filters, _, chosen = values
+        return {part.page: "", **on_list(*filters, "", chosen)}
+
+    def on_find(*values: object) -> Updates:
+        return {part.page: values[-2], **on_list(*values)}
+
+    def on_clear(*values: object) -> Updates:
+        cleared = history.cleared_values()
+        fresh = dict(zip(part.filters.values(), cleared, strict=True))
+        return {**on_filter(*cleared, *values[len(cleared) :]), **fresh}
+
+    drawn = [runs.card, runs.empty, *part.outputs]
+    filtered = [*drawn, part.page]
+    handler = guarded(runs.card, on_filter)
+    text, *lists = part.filters.values()
+    edits = [component.input for component in lists]
+    gr.on(edits, handler, part.inputs, filtered, trigger_mode="always_last", **QUIET)
+    # Not its input event, which does not come with a text that was pasted.
+    finding: dict[str, Any] = {"js": history_table.FOUND, "trigger_mode": "always_last", **QUIET}
+    text.change(guarded(runs.card, on_find), part.inputs, filtered, **finding)
+    cleared = list(dict.fromkeys([*filtered, *part.filters.values()]))
+    part.clear.click(guarded(runs.card, on_clear), part.inputs, cleared, **QUIET)
+    tag = part.filters["tag"]
+    part.table.click(None, None, tag, js=history_table.TAKE).then(
+        handler, part.inputs, filtered, **QUIET
+    )
+    part.table.select(None, None, runs.picker, js=history_table.TAKE)
+    part.table.submit(None, None, part.page, js=history_table.TAKE)
+    part.page.change(guarded(runs.card, on_list), part.inputs, drawn, **QUIET)
+    part.table.input(None, part.chosen, part.chosen, js=history_table.CHOSEN)
+    runs.files.head.back.click(None, None, runs.picker, js="() => ''")
+
+
+def _wire_several(runs: RunsTab) -> None:
+    """Join what can be done with the ticked runs."""
+    part = runs.history
+
+    def on_choose(chosen: str) -> Updates:
+        return history.bar_updates(part, chosen)
+
+    def on_compare(chosen: str) -> Updates:
+        return {runs.comparison.ids: compare.check(history.ids_of(chosen))}
+
+    def on_tag(tag: str, *values: object) -> Updates:
+        run_files.add_tag(history.ids_of(values[-1]), tag)
+        listed = history.list_updates(part, runs.empty, values) or {}
+        return {part.tag: "", **listed}
+
+    def on_list(*values: object) -> Updates:
+        return history.list_updates(part, runs.empty, values) or {}
+
+    drawn = [runs.card, runs.empty, *part.outputs]
+    bar = [runs.card, *part.bar_outputs]
+    part.chosen.change(guarded(runs.card, on_choose), part.chosen, bar, **QUIET)
+    compared = [runs.card, runs.comparison.ids]
+    part.compare.click(guarded(runs.card, on_compare), part.chosen, compared, **QUIET)
+    handler = guarded(runs.card, on_tag)
+    tagged = [part.tag, *part.inputs]
+    part.add_tag.click(handler, tagged, [*drawn, part.tag], trigger_mode="once", **QUIET)
+    deleted = wire_deletion(part.deletion, part.chosen, runs.card)
+    deleted.success(guarded(runs.card, on_list), part.inputs, drawn, **QUIET)
+
+
+def _wire_comparison(runs: RunsTab) -> None:
+    part = runs.comparison
+
+    def on_side(ids: str, side: str) -> Updates | None:
+        return compare.compare_updates(part, history.ids_of(ids), side)
+
+    part.back.click(None, None, part.ids, js="() => ''")
+    part.head.select(None, None, runs.picker, js=history_table.TAKE)
+    drawn = [runs.card, *part.outputs]
+    part.side.input(guarded(runs.card, on_side), [part.ids, part.side], drawn, **QUIET)
+
+
+def wire_run_files(runs: RunsTab) -> None:
+    """Join a run's name, tags, files and deletion to the page."""
+    part = runs.files
+
+    def on_save(run_id: str, name: str, tags: str) -> Updates:
+        run = run_files.save_label(run_id, name, tags)
+        shown = runs_tab.show_updates(runs, run_id) or {}
+        return {**shown, **run_files.label_updates(part, run)}
+
+    def on_download(kind: run_files.Kind, run_id: str) -> Updates:
+        return {part.file: str(run_files.make_file(run_id, kind))}
+
+    saved = [*runs.outputs, part.name, part.tags]
+    gr.on(
+        [part.save.click, part.name.submit, part.tags.submit],
+        guarded(runs.card, on_save),
+        [runs.picker, part.name, part.tags],
+        saved,
+        trigger_mode="once",
+        **QUIET,
+    )
+    for kind, button in part.buttons.items():
+        # A million lines take a while: queued, with Gradio's own spinner.
+        handler = guarded(runs.card, partial(on_download, kind))
+        parts = [runs.card, part.file]
+        event = button.click(handler, runs.picker, parts, trigger_mode="once", **UNCHECKED)
+        event.success(None, part.file, None, js=downloads.SAVE, **QUIET)
+    wire_deletion(part.head.deletion, runs.picker, runs.card)
+
+
+def wire_again(runs: RunsTab, data: DataTab, train: TrainTab, tabs: gr.Tabs) -> Any:  # noqa: ANN401
+    """Fill data and settings from the run that is shown; return the event, which changes both."""
+
+    def on_again(run_id: str) -> Updates:
+        paths = store.paths_of(run_id)
+        run = store.read_run(paths)
+        config = run.config.model_copy(update={"name": run.name})
+        filled = dict(zip(train.form.inputs, form.values_of(config), strict=True))
+        shown = data_tab.dataset_updates(data, run_files.dataset_of(paths))
+        return {**shown, **filled, tabs: gr.Tabs(selected="train")}
+
+    parts = [runs.card, tabs, *data.outputs, *train.form.inputs]
+    handler = guarded(runs.card, on_again)
+    return runs.files.head.again.click(handler, runs.picker, parts, trigger_mode="once", **QUIET)
+
+
+def wire_sweeps(runs: RunsTab, data: DataTab, train: TrainTab, tabs: gr.Tabs) -> list[Any]:
+    """Join “Try λ” beside the settings and below a run; return the events that queue runs."""
+
+    def queued(ids: list[str]) -> Updates:
+        return {
+            runs.comparison.ids: ",".join(ids),
+            runs.picker: "",
+            tabs: gr.Tabs(selected="runs"),
+        }
+
+    def on_form(text: str, dataset_id: str, *values: object) -> Updates:
+        return queued(sweep_panel.start_from_form(dataset_id, text, values))
+
+    def on_run(text: str, run_id: str) -> Updates:
+        return queued(sweep_panel.start_from_run(run_id, text))
+
+    lambda_ = train.form.components["lambda"]
+    lambda_.change(sweep_panel.offered_text, lambda_, train.sweep.values, **QUIET)
+    shown = [runs.comparison.ids, runs.picker, tabs]
+    once: dict[str, Any] = {"trigger_mode": "once", **QUIET}
+    inputs = [train.sweep.values, data.dataset_id, *train.form.inputs]
+    from_form = guarded(train.card, on_form)
+    from_run = guarded(runs.card, on_run)
+    return [
+        train.sweep.start.click(from_form, inputs, [train.card, *shown], **once),
+        runs.sweep.start.click(
+            from_run, [runs.sweep.values, runs.picker], [runs.card, *shown], **once
+        ),
+    ]
