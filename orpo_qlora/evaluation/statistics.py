@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from orpo_qlora.runs.intervals import Z_95, wilson
+
 RESAMPLES = 2000
 SEED = 20_240_307
 LOW, HIGH = 2.5, 97.5
 """Percentiles of a 95 % interval."""
-Z = 1.959964
-"""The same interval in standard deviations of a normal distribution."""
 DRAWN_AT_ONCE = 64
 MOST_STEPS = 200
 LONGEST_STEP = 1.0
@@ -78,8 +78,8 @@ def share_interval(won: NDArray[np.bool_], prompts: Labels) -> Interval:
     """
     if won.all() or not won.any():
         value = float(won.all())
-        low, high = wilson(int(value) * _count(prompts), _count(prompts))
-        return Interval(value=value, low=low, high=high, method="wilson")
+        sure = wilson(value, _count(prompts))
+        return Interval(value=value, low=sure.low, high=sure.high, method="wilson")
     return mean_interval(won.astype(np.float64), prompts)
 
 
@@ -95,21 +95,13 @@ def difference_interval(
     if np.ptp(changes) > 0:
         return mean_interval(changes, prompts)
     value = float(changes[0])
-    reach = wilson(0, _count(prompts))[1] * (2 if value else 1)
+    reach = wilson(0.0, _count(prompts)).high * (2 if value else 1)
     low, high = max(-1.0, value - reach), min(1.0, value + reach)
     return Interval(value=value, low=low, high=high, method="wilson")
 
 
 def _count(prompts: Labels) -> int:
     return len(np.unique(prompts))
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Return Wilson's score interval of a share."""
-    share = successes / trials
-    spread = Z * math.sqrt(share * (1 - share) / trials + Z * Z / (4 * trials * trials))
-    middle, scale = share + Z * Z / (2 * trials), 1 + Z * Z / trials
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 def share_at_zero(won: NDArray[np.bool_], covariate: Values) -> Interval:
@@ -132,7 +124,7 @@ def share_at_zero(won: NDArray[np.bool_], covariate: Values) -> Interval:
         weights = weights + step * min(1.0, LONGEST_STEP / float(np.abs(step).max() or 1.0))
         if float(np.abs(step).max()) < 1e-10:
             break
-    error = Z * math.sqrt(float(np.linalg.inv(information)[0, 0]))
+    error = Z_95 * math.sqrt(float(np.linalg.inv(information)[0, 0]))
     low, value, high = (
         float(_logistic(np.asarray(weights[0] + shift))) for shift in (-error, 0.0, error)
     )

@@ -29,7 +29,7 @@ def track(trainer: OrpoTrainer, run: Run) -> str:
     for name, value in _environment(run).items():
         os.environ.setdefault(name, value)
     args = trainer.args
-    args.run_name, args.project = f"{run.config.name} {run.id}".strip(), PROJECT
+    args.run_name, args.project = f"{run.name} {run.id}".strip(), PROJECT
     args.trackio_space_id, args.trackio_static_space_id = None, False  # on this disk only
     for kind in get_reporting_integration_callbacks(tracker):
         integration = kind()
