@@ -100,10 +100,10 @@ def photograph(runs: list[Run]) -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         for run in runs:
             page.goto(f"{address}/?run={run.id}")
-            for plot in ("loss", "logps"):
+            for plot, name in (("parts", "loss"), ("logps", "logps")):
                 figure = page.locator(f"#plot-{plot} figure")
                 figure.wait_for()
-                figure.screenshot(path=IMAGES / f"lambda-{run.config.lambda_:g}-{plot}.png")
+                figure.screenshot(path=IMAGES / f"lambda-{run.config.lambda_:g}-{name}.png")
 
 
 def main() -> None:

@@ -46,6 +46,7 @@ from orpo_qlora.terminal import (
     print_forecast,
     print_result,
 )
+from orpo_qlora.verbs import add_verbs
 
 app = typer.Typer(
     help="ORPO preference tuning: a CSV of preferences in, a LoRA adapter out.",
@@ -347,8 +348,7 @@ def chat(
         base.append(Turn("assistant", last.base))
         tuned.append(Turn("assistant", last.tuned))
         if as_json:
-            answer = {"message": text, "base": last.base, "tuned": last.tuned}
-            out.print_json(json.dumps(answer))
+            out.print_json(json.dumps({"message": text, "base": last.base, "tuned": last.tuned}))
         else:
             out.print(f"[bold]base [/] {plain(last.base)}\n[bold]tuned[/] {plain(last.tuned)}")
 
@@ -374,6 +374,7 @@ def prepare_demo_model() -> None:
     raise typer.Exit(launch.run_foreground("orpo_qlora.models.convert"))
 
 
+add_verbs(app)
 add_run_verbs(app)
 
 if __name__ == "__main__":

@@ -288,6 +288,13 @@ class TrainConfig(BaseModel):
         "least every ten minutes. A stop always writes one.",
         ge=0,
     )
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = _setting(
+        "none",
+        group="Watching",
+        label="Also report to",
+        help="A tracker that gets the metrics too, where it is installed; they stay on this disk "
+        "unless the tracker's own environment variables say otherwise.",
+    )
     sample_prompts: tuple[str, ...] = _setting(
         (),
         group="Watching",

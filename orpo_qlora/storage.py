@@ -93,6 +93,12 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
         sync_folder(path.parent)
 
 
+def sweep_temporaries(path: Path) -> None:
+    """Remove what killed writers of a whole file left beside it; nobody may be writing it now."""
+    for leftover in path.parent.glob(f".{path.name}.????????"):
+        leftover.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -65,12 +65,12 @@ def count_with_progress(
 ) -> LengthReport:
     """Count in a probe, with a progress bar; the answer is kept for the page and the next time."""
     request = request_of(path.resolve(), report, config)
-    with _job_progress(quiet=quiet) as tell:
+    with job_progress(quiet=quiet) as tell:
         return count_tokens(request, config, tell)
 
 
 @contextmanager
-def _job_progress(*, quiet: bool) -> Iterator[Callable[[JobState], None]]:
+def job_progress(*, quiet: bool) -> Iterator[Callable[[JobState], None]]:
     """Give a function that shows how far a job is."""
     with Progress(console=err, transient=True, disable=quiet or not err.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
@@ -92,7 +92,7 @@ def plan_with_progress(
         OrpoQloraError: the plan failed, with its message.
     """
     request = forecast.plan_request(path.resolve(), report, config)
-    with _job_progress(quiet=quiet) as tell:
+    with job_progress(quiet=quiet) as tell:
         return forecast.wait_for(request, tell, again=again)
 
 

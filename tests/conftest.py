@@ -58,3 +58,22 @@ def tiny_model(tmp_path_factory):
     from tiny import make_tiny_model
 
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def ended_run(tiny_model, tmp_path_factory):
+    """A finished run with its report card; whoever changes something takes `copied_run`."""
+    from ended import TOKEN, evaluated_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORPO_QLORA_HOME", str(tmp_path_factory.mktemp("home-of-an-ended-run")))
+        patch.setenv("HF_TOKEN", TOKEN)
+        return evaluated_run(tiny_model)
+
+
+@pytest.fixture
+def copied_run(ended_run, own_home):
+    """The same run in a home of the test's own."""
+    from ended import copy_run
+
+    return copy_run(ended_run, own_home)

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,9 @@ class Served:
 def serving(home: Path, *arguments, host: str = "127.0.0.1", **environment) -> Iterator[Served]:
     """Open a page on a free port for as long as the block lasts; it must end well."""
     process = start_page(home, "--port", "0", *arguments, **environment)
-    said = ""
+    said, rest = "", []
+    # Read all along, so that the page can never block on a full pipe.
+    reader = threading.Thread(target=lambda: rest.extend(process.stdout), daemon=True)
     try:
         for line in process.stdout:
             said += line
@@ -54,12 +57,17 @@ def serving(home: Path, *arguments, host: str = "127.0.0.1", **environment) -> I
         else:
             raise AssertionError("the page did not open:\n" + said)
         served = Served(f"http://{host}:{found[1]}", home, process.pid, said)
+        reader.start()
         yield served
         process.send_signal(signal.SIGTERM)
-        served.rest = process.communicate(timeout=END_SECONDS)[0]
+        process.wait(END_SECONDS)
+        reader.join(END_SECONDS)
+        served.rest = "".join(rest)
         assert process.returncode == 0, served.rest
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
+        if reader.ident is not None:
+            reader.join()
         process.stdout.close()

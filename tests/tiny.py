@@ -64,6 +64,21 @@ def make_tiny_model(
     return folder
 
 
+def make_endless_model(folder: Path) -> Path:
+    """Write a tiny model whose end tokens are never the likeliest, so that it talks until stopped.
+
+    A zero row of the tied embedding has logit 0, and of 400 others one is always above.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    make_tiny_model(folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][:3] = torch.zeros(3, 64)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def claim_layers(model: Path, folder: Path, layers: int = 60_000) -> Path:
     """Copy a model whose config then claims so many layers: light in weights, heavy in training."""
     shutil.copytree(model, folder)

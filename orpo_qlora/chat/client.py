@@ -5,22 +5,26 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from orpo_qlora import storage
 from orpo_qlora.chat import protocol
-from orpo_qlora.chat.protocol import ChatStatus, Reply, Request
+from orpo_qlora.chat.protocol import ChatStatus, Column, Reply, Request
 from orpo_qlora.errors import WorkerLost
 from orpo_qlora.models.sampling import Sampling, Turn
 from orpo_qlora.runs.launch import start_program
 from orpo_qlora.runs.store import Run
 
 __all__ = [
+    "Answers",
     "ChatSettings",
     "ChatStatus",
     "ChatUpdate",
+    "Column",
     "Turn",
+    "ask",
+    "cut_note",
     "release",
     "status",
     "stop",
@@ -57,6 +61,24 @@ class ChatSettings:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What every column has said so far, in the order they were asked."""
+
+    texts: tuple[str, ...]
+    adapters: tuple[str, ...] = ()
+    """SHA-256 of the adapter that each column has on, empty where it is off; as soon as known."""
+    ended: frozenset[int] = frozenset()
+    """Columns that have nothing more to say."""
+    cut: frozenset[int] = frozenset()
+    """Those of them that ended at the longest answer."""
+    note: str = ""
+    """What is going on, in words: loading, waiting, stopped."""
+    is_done: bool = False
+    tokens_per_second: float = 0.0
+    """In each column."""
+
+
+@dataclass(frozen=True)
 class ChatUpdate:
     """Both answers so far."""
 
@@ -69,60 +91,89 @@ class ChatUpdate:
     """In each column."""
 
 
-def stream(
-    run: Run, base_history: Sequence[Turn], tuned_history: Sequence[Turn], settings: ChatSettings
-) -> Iterator[ChatUpdate]:
-    """Answer the last message of both histories with base and tuned at the same time.
+def ask(
+    columns: Sequence[Column], settings: ChatSettings, question: str = ""
+) -> Generator[Answers, None, None]:
+    """Answer the last message of every column at the same time, with the same random numbers.
 
     The chat process is started when there is none. Closing the iterator ends the generation. The
-    last update has `is_done`, also after `stop`.
+    last word has `is_done`, also after `stop`.
+
+    Args:
+        columns: who is to answer, at least one of them a run; all runs have one base.
+        settings: how they are to answer; the system prompt is put before every column's turns.
+        question: a name for `stop`.
 
     Raises:
-        ConfigError: a setting is out of its bounds.
-        ModelError: the base or the run's adapter cannot be used.
+        InputError: a setting is out of its bounds, or the runs have no base in common.
+        ModelError: the base or an adapter cannot be used.
         ResourceError: the memory does not allow it now; the message says why.
         WorkerLost: the chat process died; the hint has the last lines of its log.
     """
     system = (Turn("system", settings.system),) if settings.system.strip() else ()
+    told = tuple(Column(run=column.run, turns=(*system, *column.turns)) for column in columns)
     request = Request(
-        token="",
-        kind="chat",
-        run=run.id,
-        base=(*system, *base_history),
-        tuned=(*system, *tuned_history),
-        sampling=settings.sampling,
+        token="", kind="chat", question=question, columns=told, sampling=settings.sampling
     )
-    update = ChatUpdate()
+    answers = Answers(("",) * len(told))
     for is_last_try in (False, True):
         if not storage.is_locked(protocol.lock_file()):
-            yield replace(update, note="starting the chat process…")
+            yield replace(answers, note="starting the chat process…")
         try:
             for reply in _ask(request):
-                update = _grown(update, reply)
-                yield update
-                if update.is_done:
+                answers = _grown(answers, reply)
+                yield answers
+                if answers.is_done:
                     return
         except (OSError, EOFError) as exc:
             # A process that was killed or left between two messages costs a new start, no more.
-            if is_last_try or update.base or update.tuned:
+            if is_last_try or any(answers.texts):
                 raise _lost("The chat process ended in the middle of an answer.") from exc
 
 
-def _grown(update: ChatUpdate, reply: Reply) -> ChatUpdate:
+def _grown(answers: Answers, reply: Reply) -> Answers:
     if reply.error is not None:
         raise protocol.error_of(reply.error)
-    return ChatUpdate(
-        base=update.base + reply.base,
-        tuned=update.tuned + reply.tuned,
+    more = reply.texts or ("",) * len(answers.texts)
+    return Answers(
+        texts=tuple(text + new for text, new in zip(answers.texts, more, strict=True)),
+        adapters=reply.adapters or answers.adapters,
+        ended=answers.ended.union(reply.ended),
+        cut=answers.cut.union(reply.cut),
         note=reply.note,
         is_done=reply.is_done,
         tokens_per_second=reply.tokens_per_second,
     )
 
 
-def stop() -> None:
-    """End the answers being generated; nothing happens when there are none."""
-    _ask_running("stop")
+def cut_note(names: Sequence[str], cut: Collection[int], settings: ChatSettings) -> str:
+    """Return which columns were cut at the longest answer, in words; empty for none."""
+    if not cut:
+        return ""
+    said = " and ".join(names[index] for index in sorted(cut))
+    return f"{said} cut at {settings.max_tokens} tokens; allow more to read on"
+
+
+def stream(
+    run: Run, base_history: Sequence[Turn], tuned_history: Sequence[Turn], settings: ChatSettings
+) -> Iterator[ChatUpdate]:
+    """Answer the last message of both histories with base and tuned; see `ask`."""
+    columns = (Column(turns=tuple(base_history)), Column(run=run.id, turns=tuple(tuned_history)))
+    for answers in ask(columns, settings):
+        cut = cut_note(("base", "tuned"), answers.cut, settings) if answers.is_done else ""
+        base, tuned = answers.texts
+        yield ChatUpdate(
+            base=base,
+            tuned=tuned,
+            note=cut or answers.note,
+            is_done=answers.is_done,
+            tokens_per_second=answers.tokens_per_second,
+        )
+
+
+def stop(question: str = "") -> None:
+    """End the answers to a question, or all answers; nothing happens when there are none."""
+    _ask_running("stop", question)
 
 
 def status() -> ChatStatus | None:
@@ -147,13 +198,14 @@ def release() -> None:
     _reap(LEAVE_SECONDS)
 
 
-def _ask_running(kind: str) -> Reply | None:
+def _ask_running(kind: str, question: str = "") -> Reply | None:
     """Ask a process that is there already; None without one."""
     connection = _reach()
     if connection is None:
         return None
     try:
-        return next(_replies(connection, Request.model_validate({"token": "", "kind": kind})))
+        asked = {"token": "", "kind": kind, "question": question}
+        return next(_replies(connection, Request.model_validate(asked)))
     except (OSError, EOFError):
         return None
 
@@ -221,7 +273,7 @@ def _start() -> subprocess.Popen[bytes]:
     log = protocol.log_file()
     if log.exists() and log.stat().st_size > LOG_BYTES:
         log.replace(log.with_name("log.old.txt"))
-    child = start_program(SERVER, [], log)
+    child = start_program(SERVER, [], log, works_in=storage.home())
     _children.append(child)
     return child
 

@@ -9,7 +9,7 @@ import gc
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from orpo_qlora import storage
+from orpo_qlora.chat.bases import ADAPTERS_HELD, BaseKey, common_base
 from orpo_qlora.errors import Busy, ModelNotFound, OutOfMemory, UnsupportedModel
 from orpo_qlora.models import hardware, load
 from orpo_qlora.runs.store import Run
@@ -25,28 +27,12 @@ from orpo_qlora.runs.store import Run
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-ADAPTERS_HELD = 4
+WEIGHTS = "adapter_model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 NF4_BYTES = 0.53
 """Bytes of one NF4 weight with its doubly quantised scales (4.127 bits)."""
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class BaseKey:
-    """What makes two runs share a base in memory."""
-
-    model: str
-    revision: str
-    quantization: str
-    compute_dtype: str
-
-    @classmethod
-    def of(cls, run: Run) -> BaseKey:
-        """Return the key of a run's base."""
-        config = run.config
-        return cls(config.model, config.revision, config.quantization, config.compute_dtype)
 
 
 @dataclass(frozen=True)
@@ -63,6 +49,8 @@ class LoadedAdapter:
 
     name: str
     stamp: Stamp
+    sha256: str
+    """Of the file its weights came from."""
 
 
 class LoadedPolicies:
@@ -99,26 +87,32 @@ class LoadedPolicies:
             raise RuntimeError("no base is loaded")
         return self._base.tokenizer
 
-    def prepare(self, run: Run, active: Run | None, say: Say) -> str:
-        """Have the run's base and adapter in memory; return the adapter's name.
+    def prepare(
+        self, runs: Sequence[Run], active: Run | None, say: Say
+    ) -> dict[str, LoadedAdapter]:
+        """Have the runs' common base and their adapters in memory; return the adapters by run.
 
         Args:
-            run: the run to chat with.
+            runs: the runs to chat with, `ADAPTERS_HELD` at most.
             active: the run that is at work on this machine, if one is.
             say: told what takes time.
 
         Raises:
-            ModelError: the base or the adapter cannot be used.
+            InputError: the runs have no base in common.
+            ModelError: the base or an adapter cannot be used.
             ResourceError: the memory does not allow it; what is loaded stays.
         """
-        stamp = _examine_adapter(run)
-        key = BaseKey.of(run)
+        key = common_base(runs)
+        stamps = {run.id: _examine_adapter(run) for run in runs}
         if self.key != key:
             self._load_base(key, active, say)
+        return {run.id: self._hold(run, stamps[run.id], say) for run in runs}
+
+    def _hold(self, run: Run, stamp: Stamp, say: Say) -> LoadedAdapter:
         held = self._adapters.pop(run.id, None)
         if held is None or held.stamp != stamp:
             say("loading the adapter…")
-            fresh = LoadedAdapter(self._attach(run), stamp)
+            fresh = self._attach(run, stamp)
             if held is not None:
                 self.policy.delete_adapter(held.name)
             held = fresh
@@ -126,7 +120,7 @@ class LoadedPolicies:
         if len(self._adapters) > ADAPTERS_HELD:
             oldest = next(iter(self._adapters))
             self.policy.delete_adapter(self._adapters.pop(oldest).name)
-        return held.name
+        return held
 
     def _load_base(self, key: BaseKey, active: Run | None, say: Say) -> None:
         self.unload()
@@ -144,12 +138,14 @@ class LoadedPolicies:
         )
         self.key = key
 
-    def _attach(self, run: Run) -> str:
+    def _attach(self, run: Run, stamp: Stamp) -> LoadedAdapter:
         """Add the run's adapter under a new name; an old one of the run stays usable meanwhile."""
         if self._base is None:
             raise RuntimeError("an adapter needs its base first")
         self._loads += 1
         name = f"{run.id}-{self._loads}"
+        weights = run.paths.adapter / WEIGHTS
+        sha256 = storage.sha256_of(weights)
         model = self._policy or self._base.model
         try:
             self._policy = load.attach_saved_adapter(model, run.paths.adapter, name)
@@ -160,7 +156,12 @@ class LoadedPolicies:
                 f"The adapter of run “{run.title}” does not fit its base model: {exc}",
                 hint="The adapter or the base was changed after the run; train it again.",
             ) from exc
-        return name
+        if _stamp_of(weights) != stamp:
+            raise Busy(
+                f"The adapter of run “{run.title}” was replaced while it was read.",
+                hint="Send the message again.",
+            )
+        return LoadedAdapter(name, stamp, sha256)
 
     def unload(self) -> None:
         """Give all memory back."""
@@ -180,7 +181,7 @@ def _examine_adapter(run: Run) -> Stamp:
     """
     folder = run.paths.adapter
     try:
-        found = (folder / "adapter_model.safetensors").stat()
+        stamp = _stamp_of(folder / WEIGHTS)
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         if run.is_active:
@@ -203,6 +204,11 @@ def _examine_adapter(run: Run) -> Stamp:
             f"{folder} holds no LoRA adapter but {settings.get('peft_type')!r}.",
             hint="Choose another run.",
         )
+    return stamp
+
+
+def _stamp_of(weights: Path) -> Stamp:
+    found = weights.stat()
     return Stamp(found.st_mtime_ns, found.st_size)
 
 

@@ -33,16 +33,27 @@ class Address(BaseModel):
     token: str
 
 
+class Column(BaseModel):
+    """Who is to answer, and what was said before; the last turn is the message to answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str = ""
+    """The run whose adapter is on, empty for the base model alone."""
+    turns: tuple[Turn, ...] = ()
+
+
 class Request(BaseModel):
-    """What a client asks; the histories end with the message to answer."""
+    """What a client asks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     token: str
     kind: Literal["chat", "stop", "release", "status"]
-    run: str = ""
-    base: tuple[Turn, ...] = ()
-    tuned: tuple[Turn, ...] = ()
+    question: str = ""
+    """Name of what is asked; a stop with a name ends that answer, one without ends all."""
+    columns: tuple[Column, ...] = ()
+    """At least one of them a run's, which says what base is meant."""
     sampling: Sampling = Sampling()
 
 
@@ -66,8 +77,14 @@ class Reply(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     note: str = ""
-    base: str = ""
-    tuned: str = ""
+    adapters: tuple[str, ...] = ()
+    """SHA-256 of the adapter of each column as it was loaded, empty where it is off; said once."""
+    texts: tuple[str, ...] = ()
+    """What each column goes on with."""
+    ended: tuple[int, ...] = ()
+    """Columns that say no more after this line."""
+    cut: tuple[int, ...] = ()
+    """Those of them that ended at the longest answer."""
     tokens_per_second: float = 0.0
     """In each column, since the first token."""
     is_done: bool = False
@@ -105,6 +122,7 @@ def address_file() -> Path:
 def write_address(address: Address) -> None:
     """Publish the address, readable by the owner only from its first byte on."""
     path = address_file()
+    storage.sweep_temporaries(path)  # only one chat process lives at a time
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     with storage.disk_errors(path):
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

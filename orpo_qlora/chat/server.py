@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -27,7 +28,7 @@ from pydantic import ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.chat import protocol
-from orpo_qlora.chat.loaded import GIB, LoadedPolicies, Say
+from orpo_qlora.chat.loaded import GIB, LoadedAdapter, LoadedPolicies, Say
 from orpo_qlora.chat.protocol import Address, ChatStatus, Reply, Request
 from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware
@@ -48,7 +49,7 @@ WORTH_A_WORD_SECONDS = 0.3
 LEAVE_SECONDS = 5.0
 RUN_NEEDS_BYTES = 2 * GIB
 """Host memory that must stay free beside a run while the chat has nothing to do."""
-COLUMNS = ("base", "tuned")
+STOPS_REMEMBERED = 64
 
 
 class Chat:
@@ -63,8 +64,12 @@ class Chat:
         self._turn = threading.Lock()
         self._is_answering = False
         self._stops = 0
+        self._stopped: deque[str] = deque(maxlen=STOPS_REMEMBERED)
+        """Questions that are to end, by name; a stop may come before its question has a turn."""
         self._beside = ""
         """The run that was at work when the chat last answered, and did not mind."""
+        self._why = ""
+        """Why the process leaves by itself."""
 
     def answer(self, request: Request, reply: Callable[[Reply], None], gone: Gone) -> None:
         """Do what a request asks.
@@ -74,14 +79,24 @@ class Chat:
             ConnectionError: the client went away while it was being told.
         """
         if request.kind == "chat":
-            self._chat(request, reply, gone)
+            self._chat(request, self._saying_why(reply), gone)
             return
-        if request.kind == "stop":
+        if request.kind == "stop" and request.question:
+            self._stopped.append(request.question)
+        elif request.kind == "stop":
             self._stops += 1
         elif request.kind == "release":
             self._stops += 1
             self.leaving.set()
         reply(Reply(is_done=True, status=self._status()))
+
+    def _saying_why(self, reply: Callable[[Reply], None]) -> Callable[[Reply], None]:
+        def send(message: Reply) -> None:
+            if message.is_done and message.note and self._why:
+                message = message.model_copy(update={"note": f"{message.note}: {self._why}"})
+            reply(message)
+
+        return send
 
     def _status(self) -> ChatStatus:
         key = self.loaded.key
@@ -97,7 +112,8 @@ class Chat:
         stops = self._stops
 
         def should_stop() -> bool:
-            return self._stops != stops or self.leaving.is_set() or gone()
+            is_stopped = self._stops != stops or request.question in self._stopped
+            return is_stopped or self.leaving.is_set() or gone()
 
         def say(note: str) -> None:
             reply(Reply(note=note))
@@ -109,17 +125,12 @@ class Chat:
             if should_stop():
                 reply(Reply(is_done=True, note="stopped"))
                 return
-            run = store.read_run(store.paths_of(request.run))
-            active = active_run()
-            self._beside = active.id if active else ""
-            name = self.loaded.prepare(run, active, say)
-            threads = hardware.use_all_cores()
-            if active is not None and self.loaded.device == "cpu":
-                # The run has the other cores; the chat is slower meanwhile.
-                threads = 1
-                torch.set_num_threads(threads)
-            log.info("answering with run %s on %d threads", run.id, threads)
-            conversations = [Conversation(request.base, BASE), Conversation(request.tuned, name)]
+            adapters = self._prepare(request, say)
+            reply(Reply(note="reading…", adapters=tuple(a.sha256 if a else "" for a in adapters)))
+            conversations = [
+                Conversation(column.turns, adapter.name if adapter else BASE)
+                for column, adapter in zip(request.columns, adapters, strict=True)
+            ]
             steps = stream(
                 self.loaded.policy,
                 self.loaded.tokenizer,
@@ -127,9 +138,23 @@ class Chat:
                 request.sampling,
                 should_stop,
             )
-            say("reading…")
             with _memory_errors(self.loaded):
-                _relay(steps, reply, request.sampling.max_tokens)
+                _relay(steps, reply, len(conversations))
+
+    def _prepare(self, request: Request, say: Say) -> list[LoadedAdapter | None]:
+        """Have in memory what the columns need, and return the adapter of each."""
+        asked = dict.fromkeys(column.run for column in request.columns if column.run)
+        runs = [store.read_run(store.paths_of(run)) for run in asked]
+        active = active_run()
+        self._beside = active.id if active else ""
+        adapters = self.loaded.prepare(runs, active, say)
+        threads = hardware.use_all_cores()
+        if active is not None and self.loaded.device == "cpu":
+            # The run has the other cores; the chat is slower meanwhile.
+            threads = 1
+            torch.set_num_threads(threads)
+        log.info("answering with run %s on %d threads", ", ".join(asked), threads)
+        return [adapters.get(column.run) for column in request.columns]
 
     @contextmanager
     def _own_turn(self, say: Say, should_stop: Callable[[], bool]) -> Iterator[None]:
@@ -152,19 +177,23 @@ class Chat:
     def watch(self) -> None:
         """Return when it is time to leave; the answer in progress has ended or been told to."""
         while not self.leaving.wait(WATCH_SECONDS):
-            if not self._turn.acquire(blocking=False):
-                continue
+            is_idle = self._turn.acquire(blocking=False)
             try:
-                reason = self._reason_to_leave()
+                # A run does not wait for the end of an answer.
+                reason = self._run_to_make_way_for() or (self._too_long_idle() if is_idle else "")
                 if reason:
                     log.info("leaving: %s", reason)
+                    self._why = reason
                     self.leaving.set()
             finally:
-                self._turn.release()
+                if is_idle:
+                    self._turn.release()
 
-    def _reason_to_leave(self) -> str:
-        if time.monotonic() - self._last_used > self._idle_seconds:
-            return "nothing was asked for a while"
+    def _too_long_idle(self) -> str:
+        is_over = time.monotonic() - self._last_used > self._idle_seconds
+        return "nothing was asked for a while" if is_over else ""
+
+    def _run_to_make_way_for(self) -> str:
         active = active_run() if self.loaded.key else None
         if active is None:
             return ""
@@ -192,26 +221,28 @@ def active_run() -> Run | None:
 
 
 def _relay(
-    steps: Iterator[tuple[Delta, ...]], reply: Callable[[Reply], None], max_tokens: int
+    steps: Iterator[tuple[Delta, ...]], reply: Callable[[Reply], None], columns: int
 ) -> None:
-    """Send each step as one line, and the last word when both columns have ended."""
+    """Send each step as one line, and the last word when every column has ended."""
     started, speed = 0.0, 0.0
-    working, cut = set(COLUMNS), []
+    working = columns
     for count, deltas in enumerate(steps):
         now = time.monotonic()
         # The first step reads the prompt; what people see as speed begins after it.
         started = started or now
         speed = count / (now - started) if now > started else 0.0
-        texts = {COLUMNS[delta.row]: delta.text for delta in deltas}
-        working -= {COLUMNS[delta.row] for delta in deltas if delta.is_done}
-        cut += [COLUMNS[delta.row] for delta in deltas if delta.is_cut]
+        texts = {delta.row: delta.text for delta in deltas}
+        ended = tuple(delta.row for delta in deltas if delta.is_done)
+        working -= len(ended)
         reply(
-            Reply(base=texts.get("base", ""), tuned=texts.get("tuned", ""), tokens_per_second=speed)
+            Reply(
+                texts=tuple(texts.get(row, "") for row in range(columns)),
+                ended=ended,
+                cut=tuple(delta.row for delta in deltas if delta.is_cut),
+                tokens_per_second=speed,
+            )
         )
-    note = "stopped" if working else ""
-    if cut:
-        note = f"{' and '.join(cut)} cut at {max_tokens} tokens; allow more to read on"
-    reply(Reply(is_done=True, note=note, tokens_per_second=speed))
+    reply(Reply(is_done=True, note="stopped" if working else "", tokens_per_second=speed))
 
 
 @contextmanager

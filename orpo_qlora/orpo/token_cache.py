@@ -10,16 +10,15 @@ import hashlib
 import io
 import json
 import logging
-import uuid
 import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.orpo.length_policy import OverLength
 from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair, fit_lengths, to_tokens
@@ -29,6 +28,7 @@ log = logging.getLogger(__name__)
 VERSION = 1
 """Raised whenever `tokens.to_tokens` gives other ids for the same pairs."""
 KEPT_FILES = 16
+DRAFT = ".draft.npz"
 
 
 def tokenize_once(
@@ -69,23 +69,30 @@ def _key(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]) ->
 def _write(path: Path, pairs: Sequence[TokenizedPair]) -> None:
     sides = [(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
     ids = [token for three in sides for side in three for token in side]
-    draft = path.with_name(f".{uuid.uuid4().hex[:8]}.npz")
+    draft = path.with_name(DRAFT)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        np.savez(
-            draft,
-            rows=np.array([pair.row for pair in pairs], dtype=np.int64),
-            lengths=np.array([[len(side) for side in three] for three in sides], dtype=np.int32),
-            ids=np.array(ids, dtype=np.int32),
-        )
-        draft.replace(path)
-        oldest_first = sorted(path.parent.glob("[!.]*.npz"), key=lambda file: file.stat().st_mtime)
-        for old in oldest_first[:-KEPT_FILES]:
-            old.unlink(missing_ok=True)
+        # One writer at a time has the draft, so that of a killed one is written over.
+        with storage.FileLock(path.parent / "lock"):
+            try:
+                np.savez(
+                    draft,
+                    rows=np.array([pair.row for pair in pairs], dtype=np.int64),
+                    lengths=np.array([[*map(len, three)] for three in sides], dtype=np.int32),
+                    ids=np.array(ids, dtype=np.int32),
+                )
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+            _remove_oldest(path.parent)
     except OSError as exc:  # a full disk, say: the run has its tokens all the same
         log.info("token ids were not kept: %s", exc)
-        with suppress(OSError):
-            draft.unlink()
+
+
+def _remove_oldest(folder: Path) -> None:
+    oldest_first = sorted(folder.glob("[!.]*.npz"), key=lambda file: file.stat().st_mtime)
+    for old in oldest_first[:-KEPT_FILES]:
+        old.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> list[TokenizedPair] | None:

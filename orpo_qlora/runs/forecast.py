@@ -32,7 +32,10 @@ from orpo_qlora.runs.store import Run
 PROGRAM = "orpo_qlora.runs.plan"
 SCHEMA = 1
 PLANS_KEPT = 30
-WITHOUT_COST = {"name", "learning_rate", "scheduler", "warmup_ratio", "max_grad_norm", "lora_alpha"}
+WITHOUT_COST = {
+    *("name", "learning_rate", "scheduler", "warmup_ratio", "max_grad_norm", "lora_alpha"),
+    "report_to",
+}
 """Settings that change neither memory nor disk nor time."""
 
 

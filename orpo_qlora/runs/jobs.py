@@ -8,11 +8,13 @@ sides, who asks and the program, read this.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,16 +22,19 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora import storage
-from orpo_qlora.errors import OrpoQloraError
+from orpo_qlora.errors import OrpoQloraError, UnknownRun
 from orpo_qlora.program import run_program
-from orpo_qlora.runs import launch
+from orpo_qlora.runs import launch, store
 from orpo_qlora.runs.state import ErrorCard
+from orpo_qlora.runs.store import Run
 
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 """How long a fresh job may be without its lock before it counts as lost."""
 WAIT_SECONDS = 0.2
+LOOK_SECONDS = 0.5
+"""How often a job that needs the machine to itself looks whether a run has begun."""
 LOCK_PATIENCE_SECONDS = 2.0
 _started: dict[Path, subprocess.Popen[bytes]] = {}
 """Programs started by this process; of others only the time of their start is known."""
@@ -167,6 +172,20 @@ class Job:
             storage.write_whole(self._state_file, self.state.model_dump_json())
             self.reported_at = time.monotonic()
         log.info("%s %d/%d", phase, self.state.done, self.state.total)
+
+    def give_way_to_runs(self, why: Callable[[Run], OrpoQloraError]) -> None:
+        """From now on, end at once when a run begins: it must find the memory free."""
+
+        def watch() -> None:
+            while self.state.is_busy:
+                with suppress(UnknownRun):  # its folder went while it was looked at
+                    run = store.active_run()
+                    if run is not None:
+                        self.fail(why(run))
+                        os._exit(1)
+                time.sleep(LOOK_SECONDS)
+
+        threading.Thread(target=watch, daemon=True).start()
 
     def finish(self) -> None:
         """Say that the answer is there."""

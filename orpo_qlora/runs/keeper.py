@@ -34,8 +34,9 @@ class Keeper:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         arguments = [str(self.paths.folder), str(self.lock.fileno())]
+        log, home = self.paths.log, storage.home()
         worker = launch.start_program(
-            launch.WORKER, arguments, self.paths.log, shares=self.lock.fileno()
+            launch.WORKER, arguments, log, shares=self.lock.fileno(), works_in=home
         )
         self.lock.release()  # the worker's copy holds it from now on
         record_end(self.paths, worker.wait())

@@ -23,7 +23,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import Dataset, Split, split_pairs
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import InputError, WorkerLost
-from orpo_qlora.runs import checkpoints, orders, preflight, store
+from orpo_qlora.runs import checkpoints, orders, preflight, store, trackers
 from orpo_qlora.runs.ending import record_end
 from orpo_qlora.runs.identity import identity_of
 from orpo_qlora.runs.store import Run, RunPaths
@@ -33,6 +33,9 @@ KEEPER = "orpo_qlora.runs.keeper"
 GRACE_SECONDS = 30.0
 """How long a worker may take to write its checkpoint before a stop can be forced."""
 PATIENCE_SECONDS = 5.0
+FORCE_SECONDS = 20.0
+"""How long a worker is killed again: its keeper may only just be about to start it."""
+LOOK_SECONDS = 0.2
 WORD_SECONDS = 0.5
 """How long the keeper of a dead worker may hold the run's lock to write down how it ended."""
 PROGRAM_ENVIRONMENT = {
@@ -56,7 +59,7 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         ticket: marks one order: given twice, it is still one run.
 
     Raises:
-        InputError: the home cannot keep a run.
+        InputError: the home cannot keep a run, or the tracker is not installed.
         DiskFull: nothing was started.
     """
     # Two clicks, two pages or a page and a terminal: the look and the new folder are one act.
@@ -64,6 +67,7 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         known = orders.run_of_ticket(ticket)
         if known is not None:
             return known
+        trackers.check_installed(config.report_to)
         split = split_pairs(dataset.pairs, config.held_out, config.seed)
         return _queue_new([config], split, dataset.report, ticket=ticket)[0]
 
@@ -101,10 +105,18 @@ def _queue_new(
     try:
         return [
             store.create_run(config, split, report, place=place + at, ticket=ticket, tags=tags)
-            for at, config in enumerate(configs)
+            for at, config in enumerate(map(_wherever_started, configs))
         ]
     finally:
         _start_next()
+
+
+def _wherever_started(config: TrainConfig) -> TrainConfig:
+    """Return settings that mean the same model folder to a worker that works elsewhere."""
+    folder = Path(config.model).expanduser()
+    return (
+        config.model_copy(update={"model": str(folder.absolute())}) if folder.is_dir() else config
+    )
 
 
 def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
@@ -180,10 +192,13 @@ def _start_next() -> None:
         if not lock.acquire(PATIENCE_SECONDS):
             return  # somebody has just started it by hand
         try:
+            for path in (run.paths.state, run.paths.metrics, run.paths.samples):
+                storage.sweep_temporaries(path)
             state = run.state.moved_to("starting")
             store.write_state(run.paths, state.model_copy(update={"progressed_at": _now()}))
             arguments = [str(run.paths.folder), str(lock.fileno())]
-            start_program(KEEPER, arguments, run.paths.log, shares=lock.fileno())
+            log, home = run.paths.log, storage.home()
+            start_program(KEEPER, arguments, log, shares=lock.fileno(), works_in=home)
         finally:
             lock.release()  # the keeper's copy holds it from now on
 
@@ -226,7 +241,12 @@ def _rearrange(paths: RunPaths, where: Callable[[int], int]) -> None:
 
 
 def start_program(
-    module: str, arguments: Sequence[str], log: Path, *, shares: int | None = None
+    module: str,
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    shares: int | None = None,
+    works_in: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a background program of this package in a session of its own, output to a file.
 
@@ -237,6 +257,8 @@ def start_program(
         arguments: its arguments.
         log: receives everything it prints.
         shares: a descriptor of this process that it gets too, under the same number.
+        works_in: its working folder, for a program that may outlive the one of this process: where
+            that is gone, torch cannot even be imported.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -247,7 +269,12 @@ def start_program(
             start_new_session=True,
             close_fds=True,
             pass_fds=() if shares is None else (shares,),
-            env={**PROGRAM_ENVIRONMENT, **os.environ},
+            cwd=works_in,
+            env={
+                **PROGRAM_ENVIRONMENT,
+                **os.environ,
+                storage.HOME_VARIABLE: str(storage.home()),  # it may be given relative
+            },
         )
     # Somebody must collect the exit, or an ended program stays behind as a zombie.
     threading.Thread(target=process.wait, daemon=True).start()
@@ -326,13 +353,20 @@ def end_run(paths: RunPaths, grace_seconds: float = GRACE_SECONDS) -> Run:
         WorkerLost: not even that ended it.
     """
     stop_run(paths)
-    try:
+    with suppress(WorkerLost):
         return wait_for(paths, grace_seconds)
-    except WorkerLost:
+    deadline = time.monotonic() + FORCE_SECONDS
+    while True:
         _kill(paths)
-    run = wait_for(paths, PATIENCE_SECONDS)
+        try:
+            wait_for(paths, LOOK_SECONDS)
+        except WorkerLost:
+            if time.monotonic() >= deadline:
+                raise
+        else:
+            break
     record_end(paths, -signal.SIGKILL)  # the keeper may be gone too
-    return store.read_run(run.paths)
+    return store.read_run(paths)
 
 
 def _kill(paths: RunPaths) -> None:
@@ -358,5 +392,5 @@ def wait_for(paths: RunPaths, timeout_seconds: float) -> Run:
         run = store.read_run(paths)
         if not run.is_active:
             return run
-        time.sleep(0.2)
+        time.sleep(LOOK_SECONDS)
     raise WorkerLost(f"Run {paths.id} did not end within {timeout_seconds:.0f} s.")

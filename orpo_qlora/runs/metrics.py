@@ -88,6 +88,8 @@ class MetricsTail:
         self.path = path
         self.count = 0
         """Records read so far."""
+        self.points_held = 0
+        """Points of all quantities in memory; read without waiting for whoever reads the file."""
         self._series: dict[str, Series] = {}
         self._offset = 0
         self._seen: tuple[int, int, int] | None = None
@@ -137,7 +139,7 @@ class MetricsTail:
     def _forget(self) -> None:
         # What snapshots hold is left alone.
         self._series = {}
-        self.count = self._offset = 0
+        self.count = self.points_held = self._offset = 0
 
     def _read_piece(self) -> bool:
         fresh, offset = storage.read_json_lines(self.path, self._offset, PIECE_BYTES)
@@ -165,6 +167,7 @@ class MetricsTail:
                     values.append(number)
         for name, (steps, values) in fresh.items():
             self._series.setdefault(name, Series()).extend(steps, values)
+            self.points_held += len(steps)
 
     def series(self, name: str, *, held_out: bool = False) -> list[Point]:
         """Return every finite (step, value) of one metric, on training or held-out pairs."""
@@ -175,12 +178,6 @@ class MetricsTail:
         with self._reading:
             counted = {name: (series, len(series)) for name, series in self._series.items()}
             return Metrics(self.count, self._share_read, counted)
-
-    @property
-    def points_held(self) -> int:
-        """How many points of all quantities are in memory."""
-        with self._reading:
-            return sum(len(series) for series in self._series.values())
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,10 @@ and pace; what was learnt is thrown away with the process. A run that begins mea
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -22,19 +19,17 @@ from peft import PeftModel
 
 from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair, Split, split_pairs
-from orpo_qlora.errors import OutOfMemory, UnknownRun
+from orpo_qlora.errors import OutOfMemory
 from orpo_qlora.models import hardware, load
 from orpo_qlora.models.memory import Room, read_shape
 from orpo_qlora.orpo.packing import Rung, cost_in_tokens
 from orpo_qlora.orpo.tokens import TokenizedPair
-from orpo_qlora.runs import checkpoints, forecast, lengths, parts, preflight, store
+from orpo_qlora.runs import checkpoints, forecast, lengths, parts, preflight
 from orpo_qlora.runs.advice import Question, changes_for_disk, changes_for_memory
 from orpo_qlora.runs.forecast import Forecast, PlanPaths, PlanRequest
 from orpo_qlora.runs.jobs import Job, run_job
 from orpo_qlora.runs.trial import Trial, TrialResult, expected_run, try_steps
 
-LOOK_SECONDS = 0.5
-"""How often a plan looks whether a run has begun."""
 SAMPLED_TOKENS = 8
 LAYOUT: Rung = "shared"
 """The layout that a prediction assumes: the engine's check has the last word."""
@@ -51,7 +46,7 @@ class Plan(Job):
 
     def run(self) -> None:
         """Answer the question."""
-        threading.Thread(target=self._give_way, daemon=True).start()
+        self.give_way_to_runs(forecast.given_way)
         turn = storage.FileLock(forecast.plans_folder() / "turn.lock")
         if storage.is_locked(turn.path):
             self.report("waiting for another estimate")
@@ -59,16 +54,6 @@ class Plan(Job):
             answer = self._answer()
         storage.write_whole(self.paths.forecast, answer.model_dump_json(indent=1))
         self.finish()
-
-    def _give_way(self) -> None:
-        """End at once when a run begins: it must find the memory free."""
-        while self.state.is_busy:
-            with suppress(UnknownRun):  # its folder went while it was looked at
-                run = store.active_run()
-                if run is not None:
-                    self.fail(forecast.given_way(run))
-                    os._exit(1)
-            time.sleep(LOOK_SECONDS)
 
     def _answer(self) -> Forecast:
         hardware.use_all_cores()

@@ -13,20 +13,23 @@ from orpo_qlora.errors import DiskFull, InputError
 NEEDED_BYTES = 256 * 1024 * 1024
 """Room for the data, metrics and log of a run; what its checkpoints take is looked at by the worker
 once it knows their size."""
+_PROBE = ".probe-"
 STATES = 3
 """A state of training is the adapter and two moments of it."""
 
 
 def check_home() -> None:
-    """Refuse a home in which a run could not be kept.
+    """Refuse a home in which a run could not be kept; only for whoever alone may start runs.
 
     Raises:
         InputError: it cannot be written, or its file system does not keep locks apart.
         DiskFull: there is next to no room.
     """
     home = storage.home()
-    probe = home / f".probe-{uuid.uuid4().hex[:8]}"
+    probe = home / f"{_PROBE}{uuid.uuid4().hex[:8]}"
     try:
+        for leftover in home.glob(f"{_PROBE}*"):
+            leftover.unlink()  # of a program that was killed right here
         with storage.disk_errors(probe):
             probe.write_text("probe", encoding="utf-8")
         _check_locks(probe)

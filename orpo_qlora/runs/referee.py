@@ -149,7 +149,7 @@ def _held_out_loss_turned(seen: Evidence) -> str | None:
 def _held_out_accuracy_turned(seen: Evidence) -> str | None:
     course, pairs = seen.held_out("rewards/accuracies"), seen.held_out("pairs")
     count = float(pairs.values[-1]) if len(pairs) else 0.0
-    # At least two pairs, and more than would flip by chance one time in six.
+    # Two pairs may flip back, and so may as many as chance flips one time in six.
     best = _turned(
         course.values,
         lambda top: max(2 / max(count, 1), math.sqrt(max(top * (1 - top), 0.01) / max(count, 1))),
@@ -277,8 +277,8 @@ RULES = (
     Rule(
         "held-out-accuracy-turned",
         "bad",
-        "the last two evaluations have at least two pairs fewer right than the best one, and more "
-        "fewer than one standard error of that many pairs",
+        "the last two evaluations have over two pairs fewer right than the best one, and over one "
+        "standard error of its share fewer",
         "Stop here; next time end near that step.",
         _held_out_accuracy_turned,
     ),

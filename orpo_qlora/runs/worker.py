@@ -36,6 +36,7 @@ from orpo_qlora.runs.checkpoints import Checkpoint, Found
 from orpo_qlora.runs.identity import Identity, identity_of
 from orpo_qlora.runs.state import ErrorCard, RunState, Status
 from orpo_qlora.runs.store import RunPaths
+from orpo_qlora.runs.tracking import track
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,9 @@ class Worker:
         self._change(self.state.moved_to("running"), total_steps=steps)
         trainer = OrpoTrainer(engine, self.config, train.pairs, held_out.pairs, self)
         self.on_note(trainer.memory.sentence())
+        tracked = track(trainer, store.read_run(self.paths))
+        if tracked:
+            self.on_note(tracked)
         if not self._train_from(trainer, found.newest):
             self._finish("stopped")
             return

@@ -1,28 +1,35 @@
-"""The Chat tab: one message, answered by the base model and by a run's adapter side by side."""
+"""The Chat tab: one message, answered side by side by the base model and by runs' adapters."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.chat import client
-from orpo_qlora.chat.client import ChatSettings, ChatUpdate, Turn
-from orpo_qlora.errors import InputError
+from orpo_qlora.chat.bases import ADAPTERS_HELD, BaseKey
+from orpo_qlora.chat.client import ChatSettings
+from orpo_qlora.chat.conversations import Vote
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui import cards, present
 from orpo_qlora.ui.guard import Updates
+from orpo_qlora.ui.votes_panel import VotesPanel, build_votes_panel, panel_updates
 
 DEFAULTS = ChatSettings()
 MESSAGE_CHARACTERS = 20_000
-COLUMN_HEIGHT = 440
-WAITING = "Waiting for the first words …"
-
-Messages = Sequence[Mapping[str, Any]]
+BASE_CHOICE = "base"
+"""What the picker calls the base model; a run's id looks different."""
+COLUMNS_MOST = ADAPTERS_HELD
+SCRIPT = Path(__file__).with_name("chat.js")
+VOTES: dict[Vote, str] = {
+    "a": "A is better",
+    "b": "B is better",
+    "tie": "Tie",
+    "bad": "Both are bad",
+}
 
 
 @dataclass(frozen=True)
@@ -31,39 +38,50 @@ class ChatTab:
 
     tab: gr.Tab
     picker: gr.Dropdown
+    blind: gr.Checkbox
+    card: gr.HTML
     empty: gr.HTML
     view: gr.Column
-    card: gr.HTML
-    base: gr.Chatbot
-    tuned: gr.Chatbot
+    conversation_id: gr.Textbox
+    past: gr.HTML
+    newest: gr.HTML
+    vote_row: gr.Row
+    votes: dict[Vote, gr.Button]
     pace: gr.HTML
+    editing: gr.Textbox
+    edit_row: gr.Row
+    cancel_edit: gr.Button
     message: gr.Textbox
     send: gr.Button
     stop: gr.Button
+    again: gr.Button
     clear: gr.Button
     settings: tuple[Any, ...]
+    panel: VotesPanel
 
     @property
     def selection(self) -> list[Any]:
         """Every component that changes with the runs there are."""
-        return [self.picker, self.empty, self.view]
+        return [self.picker, self.empty, self.view, *self.panel.outputs]
 
     @property
     def outputs(self) -> list[Any]:
         """Every component that changes while a message is answered."""
-        return [self.card, self.base, self.tuned, self.pace, self.message, self.send, self.stop]
+        return [
+            *(self.card, self.conversation_id, self.past, self.newest, self.pace, self.message),
+            *(self.vote_row, *self.votes.values(), self.editing, self.edit_row),
+            *(self.send, self.stop, self.again),
+        ]
 
 
 def build_chat_tab() -> ChatTab:
     """Return the tab's components, empty."""
     with gr.Tab("Chat", id="chat", elem_id="tab-chat", render_children=True) as tab:
-        picker = gr.Dropdown(
-            [],
-            label="Tuned by run",
-            info="Every run that left an adapter, newest first.",
-            elem_id="chat-run",
-            interactive=True,
-        )
+        picker, blind = _build_choice()
+        # Not inside the view below: gradio shows what is hidden in a column that appears.
+        conversation_id = _hidden_text("chat-id", "Conversation")
+        editing = _hidden_text("chat-editing", "Edited message")
+        file = gr.File(visible="hidden", label="Votes", interactive=False)
         card = gr.HTML(elem_id="chat-error")
         empty = gr.HTML(
             cards.empty_card(
@@ -74,51 +92,95 @@ def build_chat_tab() -> ChatTab:
             elem_id="chat-empty",
         )
         with gr.Column(visible=False, elem_id="chat-view") as view:
-            with gr.Row(equal_height=True, elem_classes="columns"):
-                base = _column("Base", "chat-base", "The untrained model answers here.")
-                tuned = _column("Tuned", "chat-tuned", "The same model with your adapter.")
+            past, newest = _build_conversation()
+            vote_row, votes = _build_votes()
             pace = gr.HTML(elem_id="chat-pace")
-            message = gr.Textbox(
-                label="Message",
-                placeholder="Ask both the same thing. Enter sends, Shift+Enter starts a new line.",
-                lines=1,  # with more, gradio wants Shift+Enter to send
-                max_lines=8,
-                max_length=MESSAGE_CHARACTERS,
-                elem_id="chat-message",
-            )
-            with gr.Row(elem_classes="actions"):
-                send = _button("Send", "chat-send", variant="primary")
-                stop = _button("Stop", "chat-stop", variant="stop", interactive=False)
-                clear = _button("Clear both", "chat-clear")
+            edit = _build_editing()
+            ask = _build_question()
             settings = _build_settings()
+            panel = build_votes_panel(file)
     return ChatTab(
-        *(tab, picker, empty, view, card, base, tuned, pace, message, send, stop, clear, settings)
+        *(tab, picker, blind, card, empty, view, conversation_id, past, newest),
+        *(vote_row, votes, pace, editing, *edit, *ask, settings, panel),
     )
+
+
+def _build_choice() -> tuple[gr.Dropdown, gr.Checkbox]:
+    with gr.Row(elem_id="chat-choice"):
+        picker = gr.Dropdown(
+            [],
+            label="Answered by",
+            info=f"The base model and the adapters of runs that share it, {COLUMNS_MOST} at most.",
+            multiselect=True,
+            max_choices=COLUMNS_MOST,
+            elem_id="chat-run",
+            interactive=True,
+            scale=3,
+            min_width=280,
+        )
+        blind = gr.Checkbox(
+            False,
+            label="Blind",
+            info="Two answers, sides shuffled, names hidden until you vote.",
+            elem_id="chat-blind",
+            scale=1,
+            min_width=220,
+        )
+    return picker, blind
+
+
+def _hidden_text(elem_id: str, label: str) -> gr.Textbox:
+    return gr.Textbox(visible="hidden", elem_id=elem_id, label=label)
+
+
+def _build_conversation() -> tuple[gr.HTML, gr.HTML]:
+    script = SCRIPT.read_text(encoding="utf-8")
+    with gr.Column(elem_id="chat-scroll"):
+        past = gr.HTML(elem_id="chat-past", js_on_load=script)
+        newest = gr.HTML(elem_id="chat-newest", js_on_load=script)
+    return past, newest
+
+
+def _build_votes() -> tuple[gr.Row, dict[Vote, gr.Button]]:
+    with gr.Row(visible=False, elem_classes="actions", elem_id="chat-votes") as row:
+        gr.HTML('<p class="label">Which answer is better?</p>', elem_id="chat-votes-label")
+        votes = {
+            vote: _button(label, f"chat-vote-{vote}", interactive=False)
+            for vote, label in VOTES.items()
+        }
+    return row, votes
+
+
+def _build_editing() -> tuple[gr.Row, gr.Button]:
+    with gr.Row(visible=False, elem_classes="actions", elem_id="chat-edit-row") as row:
+        gr.HTML('<p class="reason">Sending replaces that message and all that follows it.</p>')
+        cancel = _button("Keep it as it was", "chat-cancel-edit")
+    return row, cancel
+
+
+def _build_question() -> tuple[Any, ...]:
+    message = gr.Textbox(
+        label="Message",
+        placeholder="Enter sends, Shift+Enter starts a new line, Escape stops.",
+        lines=1,  # with more, gradio wants Shift+Enter to send
+        max_lines=8,
+        max_length=MESSAGE_CHARACTERS,
+        elem_id="chat-message",
+    )
+    with gr.Row(elem_classes="actions"):
+        send = _button("Send", "chat-send", variant="primary")
+        stop = _button("Stop", "chat-stop", variant="stop", interactive=False)
+        again = _button("Regenerate", "chat-again", interactive=False)
+        clear = _button("New conversation", "chat-clear")
+    return message, send, stop, again, clear
 
 
 def _button(
     text: str, elem_id: str, *, variant: str = "secondary", interactive: bool = True
 ) -> gr.Button:
+    width = 60 + 9 * len(text)  # gradio lets a longer text stick out
     return gr.Button(
-        text, variant=variant, interactive=interactive, elem_id=elem_id, scale=0, min_width=110
-    )
-
-
-def _column(label: str, elem_id: str, placeholder: str) -> gr.Chatbot:
-    # What a model writes is text: see `messages_of`.
-    return gr.Chatbot(
-        label=label,
-        elem_id=elem_id,
-        height=COLUMN_HEIGHT,
-        min_width=320,
-        placeholder=placeholder,
-        render_markdown=False,
-        sanitize_html=True,
-        allow_tags=False,
-        feedback_options=None,
-        allow_file_downloads=False,
-        buttons=[],  # they would copy the escaped text
-        layout="bubble",
+        text, variant=variant, interactive=interactive, elem_id=elem_id, scale=0, min_width=width
     )
 
 
@@ -128,7 +190,7 @@ def _build_settings() -> tuple[Any, ...]:
         system = gr.Textbox(
             DEFAULTS.system,
             label="System prompt",
-            info="Said to both models before the conversation; empty leaves it to the template.",
+            info="Said to every model before the conversation; empty leaves it to the template.",
             lines=2,
             elem_id="chat-system",
         )
@@ -164,7 +226,7 @@ def _build_settings() -> tuple[Any, ...]:
                 DEFAULTS.seed,
                 precision=0,
                 label="Seed",
-                info="The same seed gives the same answers.",
+                info="The same seed gives the same answers; Regenerate takes the next one.",
                 elem_id="chat-seed",
             )
     return system, temperature, top_p, max_tokens, seed
@@ -191,108 +253,29 @@ def chat_runs() -> list[Run]:
     return [run for run in store.list_runs() if run.has_adapter and not run.is_active]
 
 
-def select_updates(tab: ChatTab, run_id: str | None) -> Updates:
-    """Return what makes the picker show a run, or the newest one if that run cannot chat."""
+def select_updates(tab: ChatTab, asked: str | Sequence[str] | None) -> Updates:
+    """Return what makes the picker show a run beside the base model, or keep what it shows.
+
+    Args:
+        tab: the tab's components.
+        asked: one run, or all that the picker has; the newest run stands in for what is gone.
+    """
     runs = chat_runs()
     ids = [run.id for run in runs]
-    chosen = run_id if run_id in ids else next(iter(ids), None)
+    wanted = [BASE_CHOICE, asked] if isinstance(asked, str) else asked or [BASE_CHOICE]
+    chosen = [pick for pick in wanted if pick in {BASE_CHOICE, *ids}]
+    if not any(pick in ids for pick in chosen):
+        chosen = [BASE_CHOICE, *ids[:1]]
+    names_bases = len({BaseKey.of(run) for run in runs}) > 1
+    choices = [(_label(run, names_base=names_bases), run.id) for run in runs]
     return {
-        tab.picker: gr.Dropdown([(present.run_label(run), run.id) for run in runs], value=chosen),
+        tab.picker: gr.Dropdown([("Base model", BASE_CHOICE), *choices], value=chosen),
         tab.empty: gr.HTML(visible=not runs),
         tab.view: gr.Column(visible=bool(runs)),
+        **panel_updates(tab.panel),
     }
 
 
-def fresh_updates(tab: ChatTab, run_id: str | None) -> Updates:
-    """Return an empty conversation with a run."""
-    label = f"Tuned · {store.find_run(run_id).title}" if run_id else "Tuned"
-    return {tab.base: [], tab.tuned: gr.Chatbot([], label=label), tab.pace: "", **rest_updates(tab)}
-
-
-def failure_updates(tab: ChatTab) -> Updates:
-    """Return what changes when an answer could not be given."""
-    return {tab.pace: "", **rest_updates(tab)}
-
-
-def rest_updates(tab: ChatTab) -> Updates:
-    """Return the buttons as they are while nothing is being answered."""
-    # Not gr.Button: this also runs while the page is built, where a component is put on the page.
-    return {tab.send: gr.update(interactive=True), tab.stop: gr.update(interactive=False)}
-
-
-@dataclass(frozen=True)
-class Histories:
-    """What both columns hold before a message is answered."""
-
-    base: Messages
-    tuned: Messages
-
-    def asked(self, message: str) -> tuple[list[Turn], list[Turn]]:
-        """Return both conversations with the new message at the end."""
-        return (
-            [*answered(turns_of(self.base)), Turn("user", message)],
-            [*answered(turns_of(self.tuned)), Turn("user", message)],
-        )
-
-
-def answer_updates(
-    tab: ChatTab, message: str, run_id: str | None, histories: Histories, settings: Sequence[Any]
-) -> Iterator[Updates]:
-    """Send a message to both models and show both answers while they grow."""
-    text = message.strip()
-    if not text:
-        return
-    if not run_id:
-        raise InputError("No run is chosen.", hint="Choose one in “Tuned by run”.")
-    base, tuned = histories.asked(text)
-    yield {
-        tab.base: messages_of(base),
-        tab.tuned: messages_of(tuned),
-        tab.message: "",
-        tab.pace: cards.pace(WAITING),
-        tab.send: gr.Button(interactive=False),
-        tab.stop: gr.Button(interactive=True),
-    }
-    for update in client.stream(store.find_run(run_id), base, tuned, settings_from(settings)):
-        yield {
-            tab.base: messages_of([*base, Turn("assistant", update.base)]),
-            tab.tuned: messages_of([*tuned, Turn("assistant", update.tuned)]),
-            tab.pace: cards.pace(_pace_of(update)),
-        }
-    yield rest_updates(tab)
-
-
-def _pace_of(update: ChatUpdate) -> str:
-    rate = present.tokens_per_second(update.tokens_per_second) if update.tokens_per_second else ""
-    return " · ".join(text for text in (rate, update.note) if text) or WAITING
-
-
-def turns_of(messages: Messages) -> list[Turn]:
-    """Return a column's messages as turns."""
-    return [
-        Turn(message["role"], html.unescape(_text_of(message["content"]))) for message in messages
-    ]
-
-
-def _text_of(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
-
-
-def messages_of(turns: Sequence[Turn]) -> list[dict[str, str]]:
-    """Return turns as a column shows them, without answers that have not begun.
-
-    Escaped, because gradio renders HTML in messages even with `render_markdown` off.
-    """
-    return [
-        {"role": turn.role, "content": html.escape(turn.content, quote=False)}
-        for turn in turns
-        if turn.content
-    ]
-
-
-def answered(turns: Sequence[Turn]) -> list[Turn]:
-    """Return a conversation without a last message that was never answered."""
-    return list(turns[:-1]) if turns and turns[-1].role == "user" else list(turns)
+def _label(run: Run, *, names_base: bool) -> str:
+    base = f" · on {present.model_title(run.config.model)}" if names_base else ""
+    return f"{present.run_label(run)}{base}"

@@ -19,6 +19,7 @@ from orpo_qlora.config import (
 )
 from orpo_qlora.models.catalogue import CATALOGUE
 from orpo_qlora.presets import read_preset
+from orpo_qlora.runs.trackers import is_offered
 
 SHORT_LIST = 3
 """Up to so many choices are shown side by side, more in a list."""
@@ -69,7 +70,7 @@ def build_component(name: str, value: object = None) -> Any:  # noqa: ANN401 - g
         models = [(entry.label, entry.name) for entry in CATALOGUE]
         return gr.Dropdown(models, allow_custom_value=True, filterable=True, **common)
     if choices_of(info):
-        choices = list(choices_of(info))
+        choices = [choice for choice in choices_of(info) if is_offered(name, choice)]
         kind = gr.Radio if len(choices) <= SHORT_LIST else gr.Dropdown
         return kind(choices, **common)
     if info.annotation is bool:

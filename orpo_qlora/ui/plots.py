@@ -164,6 +164,8 @@ PLOTS = (
         (Quantity("peak_memory_bytes", "peak memory", GREEN, factor=1e-9),),
     ),
 )
+ENDED_BY = ("loss", "gradient")
+"""Plots that mark the step whose loss or gradient was not finite; such a step is not logged."""
 HEADLINES = ("loss", "margin", "accuracy")
 SCHEDULED = {"learning_rate", "peak_memory_bytes"}
 """Quantities without noise: smoothing would only make them lag behind."""
@@ -185,6 +187,14 @@ def curves_of(
             found[0] = replace(found[0], shade_to=found[1].points)
         curves += found
     return curves
+
+
+def marked(curves: list[Curve], step: int) -> list[Curve]:
+    """Return curves of which the first also shows that a step ended the run."""
+    return [
+        replace(curve, broken=(*curve.broken, step)) if index == 0 else curve
+        for index, curve in enumerate(curves)
+    ]
 
 
 def _curve(

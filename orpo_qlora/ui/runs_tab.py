@@ -27,10 +27,12 @@ from orpo_qlora.ui.compare import Comparison
 from orpo_qlora.ui.guard import Updates
 from orpo_qlora.ui.history import HistoryList
 from orpo_qlora.ui.live_view import LiveView, build_live_view, live_updates
+from orpo_qlora.ui.report_card import ReportPanel, build_report_panel, report_updates
 from orpo_qlora.ui.run_actions import RunActions, action_updates, build_run_actions
 from orpo_qlora.ui.run_files import RunFiles
 from orpo_qlora.ui.snapshot import Snapshot
 from orpo_qlora.ui.sweep_panel import SweepPanel
+from orpo_qlora.ui.take_home import TakeHome, build_take_home, take_home_updates
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class RunsTab:
     actions: RunActions
     chat: gr.Button
     live: LiveView
+    report: ReportPanel
+    take_home: TakeHome
     facts: gr.HTML
     settings: gr.HTML
     log: gr.Textbox
@@ -64,6 +68,7 @@ class RunsTab:
         return [
             *(self.picker, self.seen, self.empty, self.view, self.card, self.status, self.failure),
             *(self.queue, *self.actions.outputs, self.chat, *self.live.outputs, self.facts),
+            *(*self.report.outputs, *self.take_home.outputs),
             *(self.settings, self.log),
         ]
 
@@ -92,6 +97,8 @@ def build_runs_tab() -> RunsTab:
                 )
             queue = gr.HTML(elem_id="run-queue")
             live = build_live_view()
+            report = build_report_panel()
+            take_home = build_take_home()
             with gr.Accordion("Data and decisions", open=False, elem_id="run-facts-fold"):
                 facts = gr.HTML(elem_id="run-facts")
             with gr.Accordion("Settings used", open=False, elem_id="run-settings-fold"):
@@ -110,7 +117,7 @@ def build_runs_tab() -> RunsTab:
             files = run_files.build_run_files(head)
     return RunsTab(
         *(tab, picker, seen, empty, view, card, status, failure, queue, actions, chat),
-        *(live, facts, settings, log, listed, comparison, files, sweep),
+        *(live, report, take_home, facts, settings, log, listed, comparison, files, sweep),
     )
 
 
@@ -177,6 +184,8 @@ def _status_updates(tab: RunsTab, now: Snapshot) -> Updates:
         tab.failure: failure,
         tab.queue: cards.waiting_list(map(title_of, now.waiting)),
         **action_updates(tab.actions, now),
+        **report_updates(tab.report, run),
+        **take_home_updates(tab.take_home, run),
         tab.chat: gr.Button(visible=run.has_adapter and not run.is_active),
         tab.facts: cards.notes_list([*facts, *run.state.notes, f"Run folder: {run.paths.folder}"]),
     }

@@ -12,7 +12,7 @@ from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.chart_view import Choices
 
 AT_FIRST = Choices()
-MOST_SECONDS = 0.5
+MOST_SECONDS = 1.0
 """How long one look may read a long metrics file; the next one goes on."""
 
 
@@ -39,7 +39,7 @@ class Snapshot:
         read = f"{self.run.id} {self.metrics.count} {self.metrics.share_read}"
         return {
             "status": f"{self.run.id} {state} {steps} {around}",
-            "plots": f"{read} {self.run.state.total_steps} {choices.chart}",
+            "plots": f"{read} {self.run.state.total_steps} {self.run.state.error} {choices.chart}",
             "samples": f"{self.run.id} {len(self.samples)} {self.run.is_active} {choices}",
             "log": f"{self.run.id} {hash(self.log)}",
         }

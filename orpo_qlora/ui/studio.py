@@ -6,14 +6,13 @@ changed. The page never imports torch; runs and chat are processes of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.chat import client
 from orpo_qlora.runs import launch, orders, store
 from orpo_qlora.ui import (
     chat_tab,
@@ -26,10 +25,11 @@ from orpo_qlora.ui import (
     train_tab,
 )
 from orpo_qlora.ui.chart_view import Choices
-from orpo_qlora.ui.chat_tab import ChatTab, Histories, Messages
+from orpo_qlora.ui.chat_tab import ChatTab
+from orpo_qlora.ui.chat_wiring import wire_chat_tab, wire_votes_to_data
 from orpo_qlora.ui.data_tab import DataTab
-from orpo_qlora.ui.data_wiring import wire_data_tab
-from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
+from orpo_qlora.ui.data_wiring import look_after, wire_data_tab
+from orpo_qlora.ui.guard import Updates, guarded
 from orpo_qlora.ui.history_wiring import (
     wire_again,
     wire_history,
@@ -39,10 +39,12 @@ from orpo_qlora.ui.history_wiring import (
 )
 from orpo_qlora.ui.plan_panel import wire_plan_panel
 from orpo_qlora.ui.preset_wiring import wire_preset_panel
+from orpo_qlora.ui.report_card import wire_report_panel
 from orpo_qlora.ui.run_actions import wire_run_actions
 from orpo_qlora.ui.runs_tab import RunsTab
+from orpo_qlora.ui.take_home import wire_take_home
 from orpo_qlora.ui.train_tab import TrainTab
-from orpo_qlora.ui.wiring import QUIET, READING, UNCHECKED, parameters_of
+from orpo_qlora.ui.wiring import QUIET, READING, parameters_of
 
 POLL_SECONDS = 2.0
 CACHE_SECONDS = (3600, 86_400)
@@ -92,11 +94,11 @@ def build_studio() -> gr.Blocks:
         studio = Studio(
             address, tabs, gr.Timer(POLL_SECONDS, active=False), data, train, runs, chat
         )
-        _wire_address(studio, page)
+        loaded = _wire_address(studio, page)
         _wire_data(studio)
         _wire_train(studio)
         _wire_runs(studio)
-        _wire_chat(studio)
+        _wire_chat(studio, loaded)
         _wire_next_step(studio, line)
     return page
 
@@ -110,9 +112,14 @@ def _wire_next_step(studio: Studio, line: gr.HTML) -> None:
     next_step.wire_next_step(line, studio.tabs, watched, events)
 
 
-def _wire_address(studio: Studio, page: gr.Blocks) -> None:
+def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gradio's dependency
     """Put what is shown into the page's address, and show what the address says."""
-    for name, component in (("data", studio.data.dataset_id), ("run", studio.runs.picker)):
+    remembered = {
+        "data": studio.data.dataset_id,
+        "run": studio.runs.picker,
+        "chat": studio.chat.conversation_id,
+    }
+    for name, component in remembered.items():
         component.change(None, component, None, js=look.remember(name))
     for tab in (studio.data.tab, studio.train.tab, studio.runs.tab, studio.chat.tab):
         tab.select(None, None, None, js=f"() => window.orpoRemember('tab', '{tab.id}')")
@@ -140,14 +147,18 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> None:
     wire_restore(studio.runs, page, studio.address)
     handler = guarded(studio.runs.card, on_load_run, {studio.tabs: gr.update(selected="runs")})
     parts = [studio.tabs, studio.runs.card, studio.runs.picker, *studio.chat.selection]
-    page.load(handler, studio.address, parts, **READING)
+    return page.load(handler, studio.address, parts, **READING)
 
 
 def _wire_data(studio: Studio) -> None:
-    settings = {name: studio.train.form.components[name] for name in token_panel.SETTINGS}
-    wire_data_tab(studio.data, settings, partial(_check_train_after, studio))
+    wire_data_tab(studio.data, _token_settings(studio), partial(_check_train_after, studio))
     go_on = studio.data.go_on
     go_on.click(lambda: gr.Tabs(selected="train"), None, studio.tabs, **QUIET)
+
+
+def _token_settings(studio: Studio) -> dict[str, Any]:
+    """Return the settings that decide what a pair looks like to the model."""
+    return {name: studio.train.form.components[name] for name in token_panel.SETTINGS}
 
 
 def _check_train_after(studio: Studio, event: Any) -> None:  # noqa: ANN401 - gradio's dependency
@@ -209,13 +220,13 @@ def _wire_runs(studio: Studio) -> None:
         return runs_tab.show_updates(runs, run_id, seen, Choices.of(chosen)) if run_id else None
 
     def on_tick(run_id: str | None, seen: str, *values: Any) -> Updates | None:  # noqa: ANN401 - whatever the inputs hold
-        chosen, (chat_run, *rest) = values[: len(choices)], values[len(choices) :]
+        chosen, (picked, *rest) = values[: len(choices)], values[len(choices) :]
         updates = on_choice(run_id, seen, *chosen)
         if _is_busy() or runs_tab.awaits_more(run_id):
             return updates
         return {
             **(updates or {}),
-            **chat_tab.select_updates(studio.chat, chat_run),
+            **chat_tab.select_updates(studio.chat, picked),
             **train_tab.readiness_updates(studio.train, rest[0], rest[1:]),
             studio.timer: gr.Timer(active=False),
         }
@@ -238,6 +249,8 @@ def _wire_runs(studio: Studio) -> None:
     )
     awake = {studio.timer: gr.Timer(active=True)}
     wire_run_actions(runs.actions, picked, runs.card, on_show, shown, awake)
+    wire_report_panel(runs.report, runs.picker)
+    wire_take_home(runs.take_home, runs.picker, runs.card)
     parts = [runs.card, studio.tabs, *studio.chat.selection]
     runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
     watched = [*chosen, studio.chat.picker, *studio.train_inputs]
@@ -259,37 +272,8 @@ def _is_busy() -> bool:
     return True
 
 
-def _wire_chat(studio: Studio) -> None:
-    chat = studio.chat
-
-    def on_open(run_id: str | None) -> Updates:
-        return chat_tab.select_updates(chat, run_id)
-
-    def on_choose(run_id: str | None) -> Updates:
-        return chat_tab.fresh_updates(chat, run_id)
-
-    def on_send(
-        message: str, run_id: str | None, base: Messages, tuned: Messages, *settings: object
-    ) -> Iterator[Updates]:
-        histories = Histories(base, tuned)
-        return chat_tab.answer_updates(chat, message, run_id, histories, settings)
-
-    def on_stop() -> Updates:
-        client.stop()
-        return chat_tab.rest_updates(chat)
-
-    chat.tab.select(guarded(chat.card, on_open), chat.picker, [chat.card, *chat.selection], **QUIET)
-    chat.picker.change(guarded(chat.card, on_choose), chat.picker, chat.outputs, **QUIET)
-    chat.clear.click(guarded(chat.card, on_choose), chat.picker, chat.outputs, **QUIET)
-    answering = gr.on(
-        [chat.message.submit, chat.send.click],
-        guarded_stream(chat.card, on_send, chat_tab.failure_updates(chat)),
-        [chat.message, chat.picker, chat.base, chat.tuned, *chat.settings],
-        chat.outputs,
-        trigger_mode="once",
-        show_progress="hidden",
-        concurrency_limit=1,
-        **UNCHECKED,
-    )
-    stop = guarded(chat.card, on_stop)
-    chat.stop.click(stop, None, chat.outputs, cancels=[answering], **QUIET)
+def _wire_chat(studio: Studio, loaded: Any) -> None:  # noqa: ANN401 - gradio's dependency
+    wire_chat_tab(studio.chat, studio.address, loaded)
+    event = wire_votes_to_data(studio.chat, studio.data, studio.tabs)
+    _check_train_after(studio, event)
+    look_after(studio.data, _token_settings(studio), event)

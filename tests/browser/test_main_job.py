@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import zipfile
 
 import pytest
 from pages import chromium, served_page, watch_errors
@@ -104,16 +105,28 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
         assert points(page, "accuracy") == 4 + 3
         expect(page.locator("#run-samples")).to_contain_text("?")
 
+        # What the run has brought, measured on its held-out pairs, and taken home.
+        page.locator("#report-evaluate").click()
+        report = page.locator("#report-view")
+        expect(report).to_contain_text("Tuned prefers the chosen answer", timeout=3 * MINUTE)
+        expect(report.locator("figure")).to_have_attribute("aria-label", re.compile("^Margins"))
+        with page.expect_download(timeout=MINUTE) as taken:
+            page.get_by_role("button", name="Download: Adapter (zip)").click()
+        assert run.id in taken.value.suggested_filename
+        with zipfile.ZipFile(taken.value.path()) as archive:
+            assert archive.testzip() is None
+            assert any(name.endswith("/adapter_model.safetensors") for name in archive.namelist())
+
         page.locator("#run-chat").click()
         page.locator("#chat-settings-fold button").first.click()
         page.locator("#chat-max-tokens input[type=number]").fill("24")
         page.locator("#chat-message textarea").fill("Why do cats purr?")
         page.locator("#chat-send").click()
-        for column in ("#chat-base", "#chat-tuned"):
-            expect(page.locator(f"{column} .bot").first).to_contain_text(
-                re.compile(r"\w+ \w+ \w+"), timeout=3 * MINUTE
-            )
-        expect(page.locator("#chat-pace")).to_contain_text("tokens", timeout=3 * MINUTE)
+        expect(page.locator("#chat-again")).to_be_enabled(timeout=3 * MINUTE)
+        for column in ("base", run.id):
+            answer = page.locator(f'.chat-reply[data-column="{column}"] .chat-text')
+            expect(answer).to_contain_text(re.compile(r"\w+ \w+ \w+"))
+        expect(page.locator("#chat-pace")).to_contain_text("tokens")
         assert errors == []
 
 

@@ -5,13 +5,13 @@ import time
 from itertools import pairwise
 
 import pytest
-from talk import ASK, GREEDY, ask, begin, wait_until
+from talk import ASK, ENDLESS, GREEDY, ask, begin, wait_until
 from tiny import make_tiny_model
 
 from orpo_qlora import storage
-from orpo_qlora.chat import client, protocol
-from orpo_qlora.chat.client import ChatSettings, Turn
-from orpo_qlora.errors import ModelNotFound, UnknownRun, UnsupportedModel
+from orpo_qlora.chat import bases, client, protocol
+from orpo_qlora.chat.client import ChatSettings, Column, Turn, cut_note
+from orpo_qlora.errors import InputError, ModelNotFound, UnknownRun, UnsupportedModel
 from orpo_qlora.runs import store
 from orpo_qlora.runs.state import ErrorCard, RunState
 
@@ -204,3 +204,68 @@ def test_beside_a_run_the_chat_takes_one_core(make_run):
         lock.release()
     *_, last = (line for line in protocol.log_file().read_text().splitlines() if run.id in line)
     assert last.endswith("on 1 threads")
+
+
+def answers_of(runs, settings=GREEDY, question=""):
+    columns = [Column(run=run.id if run else "", turns=ASK) for run in runs]
+    return list(client.ask(columns, settings, question))
+
+
+def test_base_and_several_runs_answer_together_and_prove_who_they_are(make_run):
+    one, two = make_run(), make_run(seed=1)
+    last = answers_of([one, None, two])[-1]
+    first, second = ask(one)[-1], ask(two)[-1]
+    assert last.texts == (first.tuned, first.base, second.tuned)
+    assert len(set(last.texts)) == 3
+    hashes = [
+        storage.sha256_of(run.paths.adapter / "adapter_model.safetensors") for run in (one, two)
+    ]
+    assert last.adapters == (hashes[0], "", hashes[1])
+    assert last.ended == last.cut == {0, 1, 2}
+    assert last.is_done
+
+
+def test_runs_of_another_base_are_told_apart_and_nothing_is_unloaded(make_run, tmp_path):
+    mine = make_run()
+    other = make_run(make_tiny_model(tmp_path / "other", hidden=32))
+    ask(mine)
+    with pytest.raises(InputError, match="only runs of one base") as caught:
+        answers_of([mine, other])
+    assert mine.config.model in caught.value.message
+    assert other.config.model in caught.value.message
+    assert client.status().model == mine.config.model
+
+
+def test_the_base_alone_has_no_run_to_say_which_it_is():
+    with pytest.raises(InputError, match="No run is chosen"):
+        answers_of([None])
+
+
+def test_no_more_runs_answer_at_once_than_adapters_are_held(make_run):
+    runs = [make_run(has_adapter=False)] * (bases.ADAPTERS_HELD + 1)
+    with pytest.raises(InputError, match="cannot answer at the same time"):
+        bases.common_base(runs)
+
+
+def test_a_stop_by_name_ends_that_question_only(run):
+    columns = [Column(run=run.id, turns=ASK)]
+    answer = client.ask(columns, ENDLESS, "mine")
+    next(update for update in answer if any(update.texts))
+    client.stop("another")
+    assert next(answer).note == ""
+    waiting = client.ask(columns, ENDLESS, "late")
+    assert next(waiting).note == "waiting for another answer to end…"
+    client.stop("late")
+    client.stop("mine")
+    *_, last = answer
+    assert (last.is_done, last.note, last.ended) == (True, "stopped", frozenset())
+    *_, late = waiting
+    assert (late.is_done, late.note, late.texts) == (True, "stopped", ("",))
+
+
+def test_cut_columns_are_named():
+    assert cut_note(["base", "tuned"], {0, 1}, GREEDY) == (
+        "base and tuned cut at 12 tokens; allow more to read on"
+    )
+    assert cut_note(["base", "tuned"], {1}, GREEDY).startswith("tuned cut")
+    assert cut_note(["base", "tuned"], (), GREEDY) == ""

@@ -12,11 +12,12 @@ import traceback
 import pytest
 
 from orpo_qlora import storage
+from orpo_qlora.chat import protocol
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import PreferencePair, Split
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import DiskFull
-from orpo_qlora.runs import checkpoints, metrics, store
+from orpo_qlora.runs import checkpoints, metrics, preflight, store
 from orpo_qlora.runs.identity import Identity
 from orpo_qlora.runs.state import RunState
 
@@ -97,6 +98,8 @@ def test_a_file_is_replaced_whole(tmp_path, act):
 
     def check(*, is_done):
         assert path.read_text() in ({"new"} if is_done else {"old", "new"})
+        storage.sweep_temporaries(path)
+        assert list(tmp_path.iterdir()) == [path]
 
     operations = try_every_operation(
         act,
@@ -125,6 +128,28 @@ def test_a_line_is_appended_whole(tmp_path, act):
         if ended == FINISHED:
             break
     assert n == 2
+
+
+def test_the_look_at_the_home_leaves_nothing_whenever_it_is_killed(own_home):
+    def check(*, is_done):
+        preflight.check_home()
+        assert not list(own_home.glob(".*"))
+
+    operations = try_every_operation("kill", storage.home, preflight.check_home, check)
+    assert operations >= 3
+
+
+def test_the_address_of_the_chat_is_whole_and_leaves_nothing(own_home):
+    def write(port):
+        protocol.write_address(protocol.Address(pid=1, port=port, token="t"))
+
+    def check(*, is_done):
+        assert protocol.read_address().port in ({2} if is_done else {1, 2})
+        write(3)
+        assert [path.name for path in protocol.folder().iterdir()] == ["server.json"]
+
+    operations = try_every_operation("kill", lambda: write(1), lambda: write(2), check)
+    assert operations >= 3
 
 
 @pytest.mark.parametrize("act", ["kill", "full"])

@@ -1,16 +1,18 @@
 """One run at a time, whatever is pressed, killed or closed. The worker here is a quick one."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from itertools import pairwise
 
 import psutil
 import pytest
 
-from orpo_qlora.errors import CheckpointError, InputError
+from orpo_qlora.errors import CheckpointError, InputError, UnknownRun
 from orpo_qlora.runs import launch, orders, store
 
 pytestmark = pytest.mark.usefixtures("fake_worker")
@@ -196,6 +198,92 @@ def test_a_frozen_worker_is_ended_by_force_with_what_it_started(start, wait_for)
     assert not programs(paths, launch.WORKER)
     assert launch.resume_run(paths) == ended.checkpoint_step
     launch.end_run(paths, grace_seconds=20.0)
+
+
+def test_a_run_can_be_ended_before_its_keeper_has_started_the_worker(start, inject):
+    """The keeper is frozen as it begins, and let go once the first look found no worker."""
+    inject(module=launch.KEEPER, act="freeze", op="open", path="log.txt")
+    paths = start(max_steps=100_000, name="deaf")
+    inject()
+
+    def let_go():
+        time.sleep(1.0)
+        for keeper in programs(paths, launch.KEEPER):
+            os.kill(keeper.pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    ended = launch.end_run(paths, grace_seconds=0.0)
+    thread.join()
+    assert ended.state.status == "stopped"
+    assert not programs(paths, launch.WORKER)
+
+
+def test_a_run_does_not_need_the_folder_it_was_started_in(
+    start, wait_for, own_home, tmp_path, monkeypatch
+):
+    """The page works in a folder of its own, which goes with it; torch refuses to load without."""
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("ORPO_QLORA_HOME", "../home")
+    first, second = start(max_steps=40, model="model"), start(max_steps=100_000)
+    assert store.read_run(first).config.model == str(tmp_path / "here" / "model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ORPO_QLORA_HOME", str(own_home))
+    (tmp_path / "here").rename(tmp_path / "gone")
+    wait_for(lambda: store.read_run(second).state.step >= 1)
+    assert status(first) == "finished"
+    for module in (launch.KEEPER, launch.WORKER):
+        (process,) = programs(second, module)
+        assert process.cwd() == str(own_home)
+
+
+def test_a_disk_full_at_a_line_of_metrics_ends_the_run_and_resume_goes_on(start, inject, wait_for):
+    inject(act="full", op="write", path="metrics.jsonl", n=8)
+    paths = start(max_steps=20, checkpoint_every=5)
+    wait_for(paths, "failed")
+    card = store.read_run(paths).state.error
+    assert card.slug == "disk-full"
+    assert str(paths.folder) in card.message
+    inject()
+    assert launch.resume_run(paths) == 5
+    wait_for(paths, "finished")
+    steps = [step for step, _ in store.metrics_of(paths).series("loss")]
+    assert steps == list(range(1, 21))
+
+
+def test_a_dead_worker_nobody_has_collected_is_not_at_work(start, wait_for):
+    paths = start(max_steps=500)
+    wait_for(lambda: store.read_run(paths).state.step >= 2)
+    (worker,), (keeper,) = programs(paths, launch.WORKER), programs(paths, launch.KEEPER)
+    os.kill(keeper.pid, signal.SIGSTOP)
+    wait_for(lambda: keeper.status() == psutil.STATUS_STOPPED)
+    worker.kill()
+    wait_for(lambda: worker.status() == psutil.STATUS_ZOMBIE)
+    assert status(paths) == "interrupted"
+    os.kill(keeper.pid, signal.SIGCONT)
+    wait_for(lambda: store.read_run(paths).state.error is not None)
+    wait_for(lambda: not psutil.pid_exists(worker.pid))
+
+
+def test_a_run_folder_removed_under_its_worker_holds_up_nobody(start, wait_for):
+    removed, following = start(max_steps=500), start(max_steps=3)
+    wait_for(lambda: store.read_run(removed).state.step >= 2)
+    shutil.rmtree(removed.folder)
+    wait_for(following, "finished")
+    wait_for(lambda: not programs(removed, launch.WORKER))
+    assert [run.id for run in store.list_runs()] == [following.id]
+    with pytest.raises(UnknownRun, match=removed.id):
+        store.paths_of(removed.id)
+
+
+def test_what_a_killed_writer_left_is_gone_once_the_run_goes_on(start, wait_for):
+    paths = start(max_steps=500)
+    wait_for(lambda: store.read_run(paths).state.step >= 2)
+    launch.end_run(paths, grace_seconds=20.0)
+    (paths.folder / ".state.json.0123abcd").write_text("{}")
+    launch.resume_run(paths)
+    assert not list(paths.folder.glob(".state.json.*0123abcd"))
 
 
 def test_only_the_worker_of_this_very_run_is_ended(start, wait_for):

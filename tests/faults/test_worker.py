@@ -9,6 +9,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from orpo_qlora import storage
 from orpo_qlora.errors import CheckpointError
 from orpo_qlora.runs import launch, store
 from orpo_qlora.runs.watch import stalled
@@ -45,11 +46,12 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
 ):
     """Bit for bit: adapter, metrics of every step, sample answers."""
     faults = [
+        {"act": "kill", "op": "rename", "path": ".npz"},  # the tokens, as they are kept
         {"act": "half", "op": "write", "path": "metrics.jsonl", "n": 3},  # the line of step 2
         {"act": "kill", "op": "rename", "path": "checkpoints/step-4"},
         {"act": "kill", "op": "rename", "path": "/adapter"},
     ]
-    expected_steps = [0, 2, 6]
+    expected_steps = [0, 0, 2, 6]
     inject(**faults[0])
     paths = start(model=str(tiny_model), **LEARNING)
     for fault, expected in zip([*faults[1:], {}], expected_steps, strict=True):
@@ -60,7 +62,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
     assert logged(paths) == logged(whole)
     assert is_same(adapter(paths), adapter(whole))
     assert not list(paths.checkpoints.glob(".draft-*"))
-    assert not list(paths.folder.glob(".*"))
+    assert not list(storage.home().glob("**/.*"))
 
 
 def test_a_full_disk_keeps_the_old_checkpoint_and_another_model_is_refused(
@@ -145,6 +147,27 @@ def test_a_step_without_a_number_keeps_the_checkpoint_before_it(tiny_model, star
     assert run.state.error.slug == "non-finite-loss"
     assert run.state.error.where.startswith("rows")
     assert run.checkpoint_step == run.state.step == 1
+
+
+def test_a_model_removed_while_it_trains_is_missed_only_at_the_next_start(
+    tiny_model, tmp_path, start, wait_for
+):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    paths = start(model=str(model), max_steps=5000)
+    wait_for(lambda: store.read_run(paths).state.step >= 1)
+    shutil.rmtree(model)
+    step = store.read_run(paths).state.step
+    wait_for(lambda: store.read_run(paths).state.step > step)
+    launch.stop_run(paths)
+    wait_for(paths, "stopped")
+    assert store.read_run(paths).has_adapter
+    launch.resume_run(paths)
+    wait_for(paths, "failed")
+    card = store.read_run(paths).state.error
+    assert card.slug == "model-not-found"
+    assert str(model) in card.message
+    assert store.read_run(paths).checkpoint_step > 0
 
 
 def frozen_workers(paths):

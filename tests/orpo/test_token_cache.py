@@ -79,7 +79,13 @@ def test_only_the_newest_files_are_kept(tmp_path, monkeypatch):
         tokenize_once(tmp_path, tokenizer, [replace(PAIRS[0], row=row)], 999, "drop")
         for age, file in enumerate(sorted(tmp_path.glob("*.npz"), key=os.path.getmtime)):
             os.utime(file, (row * 10 + age, row * 10 + age))
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+
+
+def test_what_a_killed_writer_left_is_written_over(tmp_path):
+    (tmp_path / token_cache.DRAFT).write_bytes(b"half")
+    tokenize_once(tmp_path, make_tiny_tokenizer(), PAIRS, 999, "drop")
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_no_pairs_are_no_file(tmp_path):

@@ -185,6 +185,14 @@ def test_log_tail_shows_the_last_state_of_progress_bars(paths):
     assert store.log_tail(paths, lines=3) == "loading 100%\nthree\n"
 
 
+def test_the_end_of_a_very_long_log_is_read_alone(paths):
+    with paths.log.open("wb") as file:
+        file.truncate(20 * 2**30)  # takes no room on the disk
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nlast words\n")
+    assert "last words" in store.log_tail(paths, lines=2)
+
+
 def test_a_full_folder_leaves_no_half_made_run(monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

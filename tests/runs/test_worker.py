@@ -8,8 +8,9 @@ import time
 import pytest
 import yaml
 
+from orpo_qlora import storage
 from orpo_qlora.config import build_config
-from orpo_qlora.data.pairs import Dataset, PreferencePair
+from orpo_qlora.data.pairs import Dataset, PreferencePair, Split
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.runs import launch, metrics, store
 
@@ -124,8 +125,6 @@ def test_a_killed_worker_reads_as_interrupted_and_loses_no_line(tiny_model):
 @pytest.mark.parametrize(
     ("settings", "slug", "words"),
     [
-        ({"model": "nobody/nothing"}, "model-not-found", "hub cannot be reached"),
-        ({"model": "/no/such/folder"}, "model-not-found", "neither a folder"),
         ({"max_length": 16}, "data", "longer than 16 tokens"),
         ({"lora_targets": "nonsense"}, "unsupported-model", "LoRA cannot be put"),
     ],
@@ -156,3 +155,16 @@ def test_recomputed_activations_change_nothing_but_memory(tiny_model):
         assert run.state.status == "finished", store.log_tail(paths)
         losses.append([value for _, value in store.metrics_of(paths).series("loss")])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_measurement_that_is_no_number_does_not_end_the_run():
+    from orpo_qlora.runs.worker import Worker
+
+    made = dataset()
+    paths = store.create_run(build_config({}), Split(made.pairs, ()), made.report)
+    worker = Worker(paths)
+    worker._metrics = storage.JsonLines(paths.metrics)
+    worker.on_evaluation({"step": 0, "eval/loss": float("nan"), "eval/nll_loss": 2.0})
+    worker._metrics.close()
+    assert records(paths) == [{"step": 0, "eval/loss": "NaN", "eval/nll_loss": 2.0}]
+    assert store.metrics_of(paths).broken("loss", held_out=True) == [0]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import get_type_hints
 
 import gradio as gr
 import pytest
@@ -9,26 +10,31 @@ import pytest
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_dataset, split_pairs
+from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.runs import metrics, store
 from orpo_qlora.runs.referee import Verdict
+from orpo_qlora.runs.state import ErrorCard, RunState
 from orpo_qlora.ui import live_view, plots, runs_tab, snapshot
 from orpo_qlora.ui.chart_view import ChartView, Choices
 from orpo_qlora.ui.live_view import LiveView
-from orpo_qlora.ui.run_actions import RunActions
 from orpo_qlora.ui.runs_tab import RunsTab
 from orpo_qlora.ui.verdict_view import verdict_card
 
 
 def stand_in(kind, **parts):
     """Components that only stand for themselves: a page would open event loops."""
-    names = {field.name for field in dataclasses.fields(kind)} - set(parts)
-    return kind(**{name: gr.HTML() for name in names}, **parts)
+    missing = {name: type_ for name, type_ in get_type_hints(kind).items() if name not in parts}
+    made = {
+        name: stand_in(type_) if dataclasses.is_dataclass(type_) else gr.HTML()
+        for name, type_ in missing.items()
+    }
+    return kind(**made, **parts)
 
 
 @pytest.fixture(scope="module")
 def tab():
     live = stand_in(LiveView, plots=tuple(gr.HTML() for _ in plots.PLOTS))
-    return stand_in(RunsTab, live=live, actions=stand_in(RunActions))
+    return stand_in(RunsTab, live=live)
 
 
 @pytest.fixture
@@ -76,12 +82,22 @@ def test_a_long_file_is_shown_while_it_is_read(tab, run, monkeypatch):
     monkeypatch.setattr(metrics, "PIECE_BYTES", 100)
     monkeypatch.setattr(snapshot, "MOST_SECONDS", 0.0)
     updates = runs_tab.show_updates(tab, run.id)
-    assert "Reading what was measured so far" in updates[tab.live.remark]
+    assert "Reading what was measured so far" in updates[tab.live.verdict]
     assert runs_tab.awaits_more(run.id)
     for _ in range(100):
         updates = runs_tab.show_updates(tab, run.id, updates[tab.seen]) or updates
-    assert updates[tab.live.remark] == ""
+    assert "healthy" in updates[tab.live.verdict]
     assert not runs_tab.awaits_more(run.id)
+
+
+def test_the_step_that_ended_a_run_is_marked(tab, run):
+    error = ErrorCard.of(NonFiniteLoss("The loss of step 41 is not a finite number."))
+    store.write_state(run, RunState(status="failed", step=40, total_steps=90, error=error))
+    updates = runs_tab.show_updates(tab, run.id)
+    loss, parts = updates[tab.live.plots[0]], updates[tab.live.plots[1]]
+    assert "loss is not a finite number at step 41" in loss
+    assert loss.count('class="broken"') == 1
+    assert 'class="broken"' not in parts
 
 
 def test_a_verdict_shows_its_rule_and_every_warning():

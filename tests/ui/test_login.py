@@ -1,6 +1,7 @@
 """The page as it is served to other machines."""
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -117,9 +118,14 @@ def test_foreign_pages_cannot_even_ask(page, password):
 
 
 def test_wrong_passwords_make_wait_and_the_wait_is_said(page, password):
-    for _ in range(FREE_TRIES):
-        assert log_in(page, "wrong", "10.0.0.2").status_code == 401
-    answer = log_in(page, password, "10.0.0.2", headers=HTML)
+    for last in range(10):  # a machine that is busy for two seconds lets the wait pass
+        address = f"10.0.2.{last}"
+        for _ in range(FREE_TRIES):
+            assert log_in(page, "wrong", address).status_code == 401
+        answer = log_in(page, password, address, headers=HTML)
+        if answer.status_code == 429:
+            break
+        page.cookies.clear()
     assert answer.status_code == 429
     assert 1 <= int(answer.headers["Retry-After"]) <= 2
     assert "Try again in" in answer.text
@@ -128,10 +134,13 @@ def test_wrong_passwords_make_wait_and_the_wait_is_said(page, password):
 
 
 def test_tries_sent_together_count_one_after_the_other(page):
+    began = time.monotonic()
     with ThreadPoolExecutor(16) as pool:
         codes = list(pool.map(lambda _: log_in(page, "wrong", "10.0.0.4").status_code, range(32)))
-    assert codes.count(401) == FREE_TRIES
-    assert codes.count(429) == 32 - FREE_TRIES
+    # The first wait is 2 s: should the machine be busy for so long, another try is due.
+    waits = int((time.monotonic() - began) / 2)
+    assert FREE_TRIES <= codes.count(401) <= FREE_TRIES + waits
+    assert codes.count(401) + codes.count(429) == 32
 
 
 def test_a_form_without_end_is_cut_off(page):

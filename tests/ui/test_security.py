@@ -63,6 +63,11 @@ def test_page_is_there_once_its_address_is_printed(page):
     assert page.get("/").status_code == 200
 
 
+def test_a_tab_keeps_no_connection_open(page):
+    """A browser has six for a page, so of more tabs than that some would wait for ever."""
+    assert page.get("/config").json()["connect_heartbeat"] is False
+
+
 @pytest.mark.parametrize(
     "host", ["evil.example", "192.168.0.7:7860", "127.0.0.1.evil.example", "", "[", "localhost.:1"]
 )

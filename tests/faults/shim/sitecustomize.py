@@ -1,7 +1,9 @@
 """Faults for real programs, injected from outside: on PYTHONPATH, armed by an environment variable.
 
 `FAULT` is a JSON object: at the `n`-th file operation `op` on a path that holds `path`, in the
-program `module`, do `act`. `FAKE_WORKER` replaces the worker by a fast one without a model.
+program `module`, do `act`. `FAKE_WORKER` replaces the worker by a fast one without a model; with
+the value "quick" only that of runs whose name begins so. `FREE_BYTES` names a file that holds the
+memory which is free for the chat process.
 """
 
 import errno
@@ -72,6 +74,25 @@ class Fault:
 fault = json.loads(os.environ.get("FAULT", "null"))
 if fault and fault.get("module", "") in sys.orig_argv:
     Fault(**fault).arm()
-if os.environ.get("FAKE_WORKER") and "orpo_qlora.runs.worker" in sys.orig_argv:
-    sys.argv = ["fake_worker", *sys.orig_argv[sys.orig_argv.index("-m") + 2 :]]
+
+
+def is_faked(arguments):
+    asked = os.environ.get("FAKE_WORKER", "")
+    if asked != "quick":
+        return bool(asked)
+    return "\nname: quick" in (Path(arguments[0]) / "config.yaml").read_text(encoding="utf-8")
+
+
+free_bytes = os.environ.get("FREE_BYTES")
+if free_bytes and "orpo_qlora.chat.server" in sys.orig_argv:
+    import psutil
+
+    memory = psutil.virtual_memory
+    psutil.virtual_memory = lambda: memory()._replace(available=int(Path(free_bytes).read_text()))
+if "orpo_qlora.runs.worker" in sys.orig_argv:
+    arguments = sys.orig_argv[sys.orig_argv.index("-m") + 2 :]
+else:
+    arguments = []
+if arguments and is_faked(arguments):
+    sys.argv = ["fake_worker", *arguments]
     runpy.run_module("fake_worker", run_name="__main__")

@@ -1,0 +1,245 @@
+"""Votes of blind comparisons: kept, counted, and turned into preference pairs. Floor 4; no torch.
+
+`votes/votes.jsonl` under the home has one vote a line, appended whole. A vote is about two answers
+to the very same turns, so it is a preference pair that training can take.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orpo_qlora import storage
+from orpo_qlora.chat import conversations
+from orpo_qlora.chat.client import ChatSettings, Turn
+from orpo_qlora.chat.conversations import Answer, Conversation, Exchange, Vote
+from orpo_qlora.data.export import write_clean
+from orpo_qlora.data.messages import Message
+from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.errors import InputError
+
+Z_95 = NormalDist().inv_cdf(0.975)
+"""Standard deviations on either side of the middle that hold 95 % of a normal distribution."""
+
+
+class CastVote(BaseModel):
+    """One vote, with everything it is about."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    """The question's; of two votes with the same name the later one counts."""
+    at: float
+    model: str
+    turns: tuple[Turn, ...]
+    """What both answers answer; a system prompt first, the message last."""
+    a: Answer
+    b: Answer
+    vote: Vote
+    settings: ChatSettings
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one adapter fared against another, or against the base model."""
+
+    model: str
+    one: Answer
+    other: Answer
+    wins: int = 0
+    losses: int = 0
+    ties: int = 0
+    bad: int = 0
+    """Votes that both answers were bad."""
+
+    @property
+    def decided(self) -> int:
+        """Votes that preferred one answer."""
+        return self.wins + self.losses
+
+    @property
+    def win_rate(self) -> float | None:
+        """Share of the decided votes that were won; None without any."""
+        return self.wins / self.decided if self.decided else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the win rate lies with 95 % confidence."""
+        return wilson(self.wins, self.decided)
+
+
+@dataclass(frozen=True)
+class Export:
+    """The preference pairs that votes make, and how many votes make none, by reason."""
+
+    pairs: tuple[PreferencePair, ...]
+    left_out: dict[str, int]
+
+
+def wilson(wins: int, votes: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a share (Wilson 1927); everything without a vote.
+
+    With p = wins / votes: (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n).
+    """
+    if votes == 0:
+        return 0.0, 1.0
+    share, spread = wins / votes, Z_95**2 / votes
+    middle = share + spread / 2
+    reach = Z_95 * math.sqrt(share * (1 - share) / votes + spread / (4 * votes))
+    low, high = (middle - reach) / (1 + spread), (middle + reach) / (1 + spread)
+    return max(0.0, low), min(1.0, high)
+
+
+def votes_file() -> Path:
+    """Return where votes are kept, in a private folder made if missing."""
+    folder = storage.home() / "votes"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder / "votes.jsonl"
+
+
+def cast(conversation_id: str, vote: Vote) -> Conversation:
+    """Keep the vote on a conversation's newest question, and return the conversation.
+
+    Raises:
+        InputError: nothing can be voted on: an answer is missing, or the vote is known already.
+        DiskFull: the vote is not kept, and can be given again.
+    """
+    with conversations.alone():
+        conversation = conversations.load(conversation_id)
+        exchange = conversation.last
+        if exchange is None or not exchange.is_votable:
+            raise InputError(
+                "There is nothing to vote on now.",
+                hint="Ask something in blind mode and wait for both answers.",
+            )
+        # Kept before it is shown: what comes between costs a second line of the same name.
+        _append(_vote_of(conversation, exchange, vote))
+        voted = conversation.with_exchange(exchange.model_copy(update={"vote": vote}))
+        conversations.save(voted)
+    return voted
+
+
+def _vote_of(conversation: Conversation, exchange: Exchange, vote: Vote) -> CastVote:
+    system = exchange.settings.system
+    return CastVote(
+        id=exchange.id,
+        at=time.time(),
+        model=exchange.model,
+        turns=(
+            *((Turn("system", system),) if system else ()),
+            *conversation.before(exchange.id).shared_turns(),
+            Turn("user", exchange.message),
+        ),
+        a=exchange.answers[0],
+        b=exchange.answers[1],
+        vote=vote,
+        settings=exchange.settings,
+    )
+
+
+def _append(vote: CastVote) -> None:
+    path = votes_file()
+    with storage.FileLock(path.with_name("lock")):
+        lines = storage.JsonLines(path)
+        try:
+            lines.append(vote.model_dump(mode="json"))
+            lines.sync()
+        finally:
+            lines.close()
+
+
+def read_votes() -> list[CastVote]:
+    """Return every vote, oldest first; lines of a version that knew others are passed over."""
+    found: dict[str, CastVote] = {}
+    for record in storage.read_json_lines(votes_file())[0]:
+        try:
+            vote = CastVote.model_validate(record)
+        except ValidationError:
+            continue
+        found[vote.id] = vote
+    return list(found.values())
+
+
+def scores(votes: Iterable[CastVote]) -> list[Score]:
+    """Return how each adapter fared against each other, the one voted on last first.
+
+    An adapter is its file: a run that went on training starts a new line.
+    """
+    counts: dict[tuple[str, ...], Counter[str]] = {}
+    sides: dict[tuple[str, ...], tuple[str, Answer, Answer]] = {}
+    for vote in votes:
+        is_swapped = _rank(vote.a) < _rank(vote.b)
+        one, other = (vote.b, vote.a) if is_swapped else (vote.a, vote.b)
+        key = (vote.model, one.run, one.sha256, other.run, other.sha256)
+        better = {"a": "losses", "b": "wins"} if is_swapped else {"a": "wins", "b": "losses"}
+        # Taken out and put back at the end: the order is that of the last vote.
+        counted = counts.pop(key, Counter())
+        counted[better.get(vote.vote, "ties" if vote.vote == "tie" else "bad")] += 1
+        counts[key] = counted
+        sides[key] = (vote.model, one, other)
+    return [
+        Score(*sides[key], counted["wins"], counted["losses"], counted["ties"], counted["bad"])
+        for key, counted in reversed(counts.items())
+    ]
+
+
+def _rank(answer: Answer) -> tuple[bool, str]:
+    # A run is told against the base model, and a newer run against an older one.
+    return bool(answer.run), answer.run
+
+
+def export_of(votes: Sequence[CastVote]) -> Export:
+    """Return the pairs that votes make: the better answer chosen, the other one rejected."""
+    pairs: list[PreferencePair] = []
+    left_out: Counter[str] = Counter()
+    for vote in votes:
+        better, worse = (vote.b, vote.a) if vote.vote == "b" else (vote.a, vote.b)
+        reason = _reason_against(vote.vote, better, worse)
+        if reason:
+            left_out[reason] += 1
+            continue
+        *earlier, prompt = vote.turns
+        pairs.append(
+            PreferencePair(
+                prompt=prompt.content,
+                chosen=better.text,
+                rejected=worse.text,
+                row=len(pairs) + 1,
+                earlier=tuple(Message(turn.role, turn.content) for turn in earlier),
+            )
+        )
+    return Export(tuple(pairs), dict(left_out))
+
+
+def _reason_against(vote: Vote, better: Answer, worse: Answer) -> str:
+    """Return why a vote is no pair to train on, empty if it is one."""
+    if vote not in {"a", "b"}:
+        return "no answer was better"
+    if better.is_cut:
+        # Trained on, it would teach to end in mid-sentence.
+        return "the better answer was cut at the longest answer"
+    if not better.text.strip() or not worse.text.strip():
+        return "an answer is empty"
+    return "both answers are the same" if better.text == worse.text else ""
+
+
+def write_export(path: Path, export: Export) -> None:
+    """Write the pairs as CSV or JSON lines, by the name's ending; the Data tab reads both.
+
+    Raises:
+        InputError: there is no pair, or a text cannot stand in a CSV.
+        DiskFull: a file that was there before is kept.
+    """
+    if not export.pairs:
+        raise InputError(
+            "No vote makes a preference pair yet.",
+            hint="Compare in blind mode and say which answer is better.",
+        )
+    write_clean(path, export.pairs)

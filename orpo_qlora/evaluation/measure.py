@@ -1,0 +1,187 @@
+"""The program of an evaluation: `python -m orpo_qlora.evaluation.measure FOLDER`. Floor 4.
+
+Loads base and adapter as the run had them and measures its held-out pairs twice with the run's own
+engine: adapter on, adapter off. A run that begins meanwhile goes first.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+
+from orpo_qlora import storage
+from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.errors import InputError, OutOfMemory, UnsupportedModel
+from orpo_qlora.evaluation import asking, report_card
+from orpo_qlora.evaluation.asking import EvaluationRequest
+from orpo_qlora.evaluation.report_card import ReportCard, Scores
+from orpo_qlora.models import hardware, load
+from orpo_qlora.orpo.budget import Budget, settle_memory
+from orpo_qlora.orpo.engine import Engine, build_engine
+from orpo_qlora.orpo.objective import CHOSEN, REJECTED
+from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.runs import forecast, parts, store
+from orpo_qlora.runs.jobs import Job, JobPaths, run_job
+from orpo_qlora.runs.store import Run
+
+NEEDS = Needs(prompt=False, rejected=True)
+"""Log-probs of both answers; those of the prompt say nothing about a preference."""
+REPORT_SECONDS = 0.5
+
+Logps = dict[int, tuple[float, float]]
+"""Mean token log-prob of chosen and rejected, by row."""
+
+
+class Evaluation(Job):
+    """One question from its folder to its answer."""
+
+    def __init__(self, paths: JobPaths) -> None:
+        super().__init__(paths)
+        request = EvaluationRequest.model_validate_json(paths.request.read_bytes())
+        self.run_paths = store.paths_of(request.run)
+        self.notes: list[str] = []
+
+    def run(self) -> None:
+        """Answer the question."""
+        self.give_way_to_runs(asking.given_way)
+        turn = storage.FileLock(forecast.plans_folder() / "turn.lock")
+        if storage.is_locked(turn.path):
+            self.report("waiting for an estimate or another evaluation")
+        with turn:
+            card = self._measured(store.read_run(self.run_paths))
+        if card.adapter_sha256 != report_card.adapter_sha256(self.run_paths):
+            raise InputError(
+                "The run has got another adapter while this one was measured.",
+                hint="Evaluate again.",
+            )
+        storage.write_whole(report_card.file_of(self.run_paths), card.model_dump_json(indent=1))
+        self.finish()
+
+    def _measured(self, run: Run) -> ReportCard:
+        """Return the card of a run.
+
+        Raises:
+            InputError: the run cannot be evaluated.
+            ModelError: base or adapter cannot be loaded.
+            OutOfMemory: not even single pairs fit.
+        """
+        asking.check_evaluable(run)
+        started = time.time()
+        hardware.use_all_cores()
+        adapter = report_card.adapter_sha256(self.run_paths)
+        self.report("loading the base model")
+        base = parts.load_base(run.config)
+        self.notes.append(f"Arithmetic: {base.arithmetic.reason}.")
+        self.report("loading the adapter")
+        policy = _with_adapter(base, run)
+        self.report("tokenising the held-out pairs")
+        pairs = store.held_out_pairs(self.run_paths)
+        tokenized = parts.tokenize(run.config, base.tokenizer, pairs)
+        left = tokenized.sentence(run.config.max_length)
+        self.notes += [left] if left else []
+        self.report("checking the layout", total=2 * len(tokenized.pairs))
+        engine = build_engine(policy, NEEDS, tokenized.pairs[: parts.PROBED_PAIRS])
+        self.notes.append(engine.describe)
+        budget = Budget(policy, settle_memory(engine, run.config, tokenized.pairs), self._note)
+        policy.eval()
+        tuned = self._logps(engine, tokenized.pairs, budget, "measuring with the adapter")
+        with policy.disable_adapter():
+            bare = self._logps(engine, tokenized.pairs, budget, "measuring the base alone")
+        scores = _scores(pairs, tokenized.pairs, bare, tuned)
+        return ReportCard.model_validate(
+            {
+                **report_card.summarise(scores),
+                **{"run": run.id, "made_at": started, "adapter_sha256": adapter},
+                **{"notes": self.notes, "seconds": time.time() - started, "scores": scores},
+            }
+        )
+
+    def _note(self, note: str) -> None:
+        self.notes.append(note)
+
+    def _logps(
+        self, engine: Engine, pairs: Sequence[TokenizedPair], budget: Budget, phase: str
+    ) -> Logps:
+        """Return both mean log-probs of every pair under the policy as it is now."""
+        before = self.state.done
+
+        def measure(tokens_per_forward: int) -> Logps:
+            found: Logps = {}
+            self.report(phase, done=before)
+            for group in engine.micro_steps(pairs, tokens_per_forward):
+                with torch.no_grad():
+                    measured, _ = engine.measure(group)
+                means = (measured.sums / measured.counts).tolist()
+                for pair, mean in zip(group, means, strict=True):
+                    found[pair.row] = (mean[CHOSEN], mean[REJECTED])
+                if time.monotonic() - self.reported_at > REPORT_SECONDS:
+                    self.report(phase, done=before + len(found))
+            return found
+
+        found = budget.spend(measure)
+        self.report(phase, done=before + len(found))
+        return found
+
+
+def _with_adapter(base: load.Base, run: Run) -> PeftModel:
+    try:
+        return load.attach_saved_adapter(base.model, run.paths.adapter, load.ADAPTER)
+    except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as exc:
+        raise UnsupportedModel(
+            f"The adapter of run “{run.title}” does not fit its base model: {exc}",
+            hint="The adapter or the base was changed after the run; train it again.",
+        ) from exc
+
+
+def _scores(
+    pairs: Sequence[PreferencePair],
+    tokenized: Sequence[TokenizedPair],
+    bare: Logps,
+    tuned: Logps,
+) -> Scores:
+    """Return the measured pairs as columns, in file order."""
+    prompts = {pair.row: pair.conversation for pair in pairs}
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts.values()))}
+    rows = [pair.row for pair in tokenized]
+    return Scores(
+        rows=tuple(rows),
+        prompts=tuple(numbers[prompts[row]] for row in rows),
+        chosen_tokens=tuple(len(pair.chosen) for pair in tokenized),
+        rejected_tokens=tuple(len(pair.rejected) for pair in tokenized),
+        base_chosen=tuple(bare[row][0] for row in rows),
+        base_rejected=tuple(bare[row][1] for row in rows),
+        tuned_chosen=tuple(tuned[row][0] for row in rows),
+        tuned_rejected=tuple(tuned[row][1] for row in rows),
+    )
+
+
+def _memory_named(evaluation: Evaluation) -> None:
+    try:
+        evaluation.run()
+    except (torch.OutOfMemoryError, MemoryError) as exc:
+        raise OutOfMemory(
+            f"Memory ran out while {evaluation.state.phase}.",
+            hint="Close other programs, the chat for instance, and evaluate again.",
+        ) from exc
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the evaluation of one folder; return its exit code."""
+    paths = JobPaths(Path(arguments[0]))
+
+    def make() -> tuple[Evaluation, Callable[[], None]]:
+        evaluation = Evaluation(paths)
+        return evaluation, lambda: _memory_named(evaluation)
+
+    return run_job(paths, make)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

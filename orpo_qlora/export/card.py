@@ -1,0 +1,167 @@
+"""The model card of an adapter: what it is, how it was trained, how to load it. Floor 4; no torch.
+
+The same run gives the same card, byte for byte: it tells of the run, not of when it was exported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import yaml
+
+from orpo_qlora import __version__
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.report import DataReport
+from orpo_qlora.evaluation.report_card import HOW, ReportCard, read_card
+from orpo_qlora.export.markdown import plain, table
+from orpo_qlora.export.origin import Origin, portable_config
+from orpo_qlora.export.passport import loss_passport
+from orpo_qlora.export.snippet import loading_code
+from orpo_qlora.runs import store
+from orpo_qlora.runs.metrics import METRICS
+from orpo_qlora.runs.store import Run
+
+CURVES = (
+    *("loss", "nll_loss", "or_loss", "log_odds_ratio", "logps/chosen", "logps/rejected"),
+    *("rewards/margins", "rewards/accuracies"),
+)
+"""The metrics whose course a card tells."""
+
+
+def model_card(run: Run, origin: Origin, folder: str, hashes: Mapping[str, str]) -> str:
+    """Return the README of an exported adapter.
+
+    Args:
+        run: whose adapter it is.
+        origin: its base model.
+        folder: the adapter's folder as whoever unpacks it finds it.
+        hashes: SHA-256 of the other files, by name.
+    """
+    lines = [
+        *_front_matter(origin),
+        f"# {plain(run.title)}",
+        "",
+        f"A LoRA adapter for {plain(origin.sentence)}, tuned to preferences with ORPO "
+        f"(λ = {run.config.lambda_:g}) by orpo-qlora, run `{run.id}`.",
+        *(["", plain(origin.remark)] if origin.remark else []),
+        *("", "## Load it", "", "```python"),
+        *loading_code(origin, run.config, folder).splitlines(),
+        *("```", "", "## What training did", ""),
+        *final_numbers(run),
+        *_report_card(run),
+        *("", "## Loss passport", "", "What exactly was optimised:", ""),
+        *table(("", ""), [(fact.label, fact.value) for fact in loss_passport(run, origin)]),
+        *("", "## Data", ""),
+        *_data(run.report),
+        *("", "## Settings", ""),
+        *table(("setting", "value"), settings_of(portable_config(run.config, origin))),
+        *("", "## Versions", ""),
+        *table(("package", "version while training"), _versions(run)),
+        *("", "## Files", ""),
+        *table(("file", "SHA-256"), sorted(hashes.items())),
+        *("", "## Licence of the base model", "", plain(origin.licence_sentence), ""),
+    ]
+    return "\n".join(lines)
+
+
+def merged_card(run: Run, origin: Origin, dtype: str, difference: float) -> str:
+    """Return the README of a merged model.
+
+    Args:
+        run: whose adapter was merged.
+        origin: the base model.
+        dtype: number type of the merged weights.
+        difference: the largest one, in nats a token, from base and adapter.
+    """
+    about = (
+        f"{plain(origin.sentence)} with the adapter of run `{run.id}` merged in, tuned to "
+        f"preferences with ORPO (λ = {run.config.lambda_:g}) by orpo-qlora."
+    )
+    weights = "the 4-bit base weights unpacked" if run.config.quantization == "nf4" else "the base"
+    lines = [
+        *_front_matter(origin, library="transformers"),
+        *(f"# {plain(run.title)}", "", about, ""),
+        f"Merged into {weights}, which is what was trained on, and stored as {dtype}. Read back "
+        f"and measured, the mean log-prob of an answer differs by at most {difference:.2g} nats "
+        "from base and adapter.",
+        *("", "## What training did", ""),
+        *final_numbers(run),
+        *_report_card(run),
+        *("", "## Loss passport", ""),
+        *table(("", ""), [(fact.label, fact.value) for fact in loss_passport(run, origin)]),
+        *("", "## Licence of the base model", "", plain(origin.licence_sentence), ""),
+    ]
+    return "\n".join(lines)
+
+
+def _front_matter(origin: Origin, library: str = "peft") -> list[str]:
+    about: dict[str, object] = {} if origin.is_local else {"base_model": origin.name}
+    about |= {"library_name": library, "pipeline_tag": "text-generation"}
+    about |= {"license": origin.hub_licence} if origin.hub_licence else {}
+    about |= {"tags": ["orpo", "qlora", "lora", "preference-tuning"]}
+    return ["---", *yaml.safe_dump(about, sort_keys=False).splitlines(), "---", ""]
+
+
+def final_numbers(run: Run) -> list[str]:
+    """Return how the metrics ended and, on held-out pairs, how they began, as Markdown."""
+    metrics = store.metrics_of(run.paths)
+    units = {metric.name: metric.unit for metric in METRICS}
+    rows = []
+    for name in CURVES:
+        train, held_out = metrics.series(name), metrics.series(name, held_out=True)
+        if train or held_out:
+            begun = f"{held_out[0][1]:.4g}" if len(held_out) > 1 else ""
+            ended = [f"{points[-1][1]:.4g}" if points else "" for points in (held_out, train)]
+            rows.append((name, units[name], begun, *ended))
+    if not rows:
+        return ["Nothing was measured."]
+    steps = [metrics.series("loss", held_out=side) for side in (True, False)]
+    held_out_step, last_step = (points[-1][0] if points else 0 for points in steps)
+    head = (
+        *("metric", "unit", "held-out, before"),
+        *(f"held-out, step {held_out_step:,}", f"training, step {last_step:,}"),
+    )
+    return table(head, rows)
+
+
+def _report_card(run: Run) -> list[str]:
+    card = read_card(run)
+    if card is None:
+        return []
+    told = [f"- {plain(sentence)}" for sentence in card.sentences()]
+    return ["", "## Report card", "", *told, "", *report_figures(card)]
+
+
+def report_figures(card: ReportCard) -> list[str]:
+    """Return a report card's numbers, and how they were measured, as Markdown."""
+    head = ("on held-out pairs, with 95 % intervals", "base", "tuned")
+    return [*table(head, card.figures()), "", *(f"- {plain(how)}" for how in HOW)]
+
+
+def _data(report: DataReport) -> list[str]:
+    lines = [f"- {plain(sentence)}" for sentence in report.sentences()]
+    if report.findings:
+        rows = [
+            (f.id, f.label, f.severity, f"{f.count:,}", f"{f.share:.1%}", "yes" if f.fixed else "")
+            for f in report.findings
+        ]
+        lines += ["", *table(("finding", "what", "severity", "rows", "share", "mended"), rows)]
+    return [*lines, "", f"SHA-256 of the file {plain(report.source)}: `{report.sha256}`"]
+
+
+def settings_of(config: TrainConfig) -> list[tuple[str, str]]:
+    """Return every setting with its value as text."""
+    values = config.model_dump(mode="json", by_alias=True)
+    return [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in values.items()
+    ]
+
+
+def _versions(run: Run) -> list[tuple[str, str]]:
+    versions = store.about_run(run.paths).get("versions")
+    known = versions if isinstance(versions, dict) else {}
+    return [("orpo-qlora, at the export", __version__)] + [
+        (str(name), str(version)) for name, version in known.items()
+    ]

@@ -1,0 +1,122 @@
+"""The loss passport: what exactly a run optimised, so that two runs can be told apart. Floor 4.
+
+“Trained with ORPO” leaves open which tokens the NLL is on, over what it is averaged and what became
+of long pairs; other programs answer differently and all call it ORPO. No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orpo_qlora import storage
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.wording import plural
+from orpo_qlora.export.origin import Origin
+from orpo_qlora.runs.store import Run
+
+_NLL_ON = {
+    "sequence": "prompt and chosen answer (as TRL and the authors' code train)",
+    "answer": "chosen answer alone (the paper's formula)",
+}
+_NLL_REDUCTION = {
+    "token": "mean over all tokens of an optimizer step",
+    "pair": "mean over pairs of each pair's mean",
+}
+_OVER_LENGTH = {
+    "drop": "left out",
+    "cut_prompt": "their prompt cut from the left",
+    "cut_answers": "their answers cut from the right",
+}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the passport."""
+
+    label: str
+    value: str
+
+
+def loss_passport(run: Run, origin: Origin) -> list[Fact]:
+    """Return what a run optimised, with what, on which pairs."""
+    config = run.config
+    return [
+        *_objective(config),
+        *_tokens(run),
+        Fact("Layout of the pairs", _note(run, "Layout: ") or "not recorded"),
+        Fact("Optimizer", _optimizer(run)),
+        Fact("Adapter", _adapter(config)),
+        Fact("Base model", origin.sentence),
+        Fact("Base weights", _base_weights(config)),
+        Fact("Arithmetic", _note(run, "Arithmetic: ") or config.compute_dtype),
+        *_data(run),
+    ]
+
+
+def _objective(config: TrainConfig) -> list[Fact]:
+    formula = "NLL + λ · mean(−log σ(z)), z = log odds(chosen) − log odds(rejected)"
+    if config.lambda_ == 0:
+        formula = "NLL alone: λ = 0 is plain fine-tuning on the chosen answers"
+    return [
+        Fact("Objective", f"ORPO (arXiv 2403.07691): {formula}"),
+        Fact("λ", f"{config.lambda_:g}"),
+        Fact("NLL on", f"{config.nll_on}: {_NLL_ON[config.nll_on]}"),
+        Fact("NLL mean over", f"{config.nll_reduction}: {_NLL_REDUCTION[config.nll_reduction]}"),
+        Fact("Log-prob of an answer", "mean over its tokens, the end-of-turn token included"),
+    ]
+
+
+def _tokens(run: Run) -> list[Fact]:
+    config = run.config
+    done = [_note(run, side) for side in ("Training: ", "Held out: ")]
+    told = [f"{side}: {what}" for side, what in zip(("training", "held out"), done, strict=True)]
+    happened = " ".join(sentence for sentence, what in zip(told, done, strict=True) if what)
+    return [
+        Fact("Prompt", "tokenised apart from the answers, with the base model's chat template"),
+        Fact(
+            "Longest sequence",
+            f"{config.max_length:,} tokens; longer pairs are {_OVER_LENGTH[config.over_length]}"
+            f" ({config.over_length}). {happened or 'None was longer.'}",
+        ),
+    ]
+
+
+def _optimizer(run: Run) -> str:
+    config = run.config
+    steps = f"{run.state.step:,} of {plural(run.state.total_steps, 'step')}"
+    clip = f"gradient clip {config.max_grad_norm:g}" if config.max_grad_norm else "no gradient clip"
+    return (
+        f"{config.optimizer}, {steps} of {plural(config.pairs_per_step, 'pair')}, learning rate "
+        f"{config.learning_rate:g}, {config.scheduler} after {config.warmup_ratio:.0%} warm-up, "
+        f"{clip}, seed {config.seed}"
+    )
+
+
+def _adapter(config: TrainConfig) -> str:
+    return (
+        f"LoRA, rank {config.lora_r}, alpha {config.lora_alpha:g}, dropout "
+        f"{config.lora_dropout:g}, on {config.lora_targets}"
+    )
+
+
+def _base_weights(config: TrainConfig) -> str:
+    if config.quantization == "nf4":
+        return "4-bit NormalFloat with double quantisation (QLoRA), frozen"
+    return "not quantised, frozen"
+
+
+def _data(run: Run) -> list[Fact]:
+    paths, report = run.paths, run.report
+    facts = [Fact("Data file", f"{report.source}, SHA-256 {report.sha256}")]
+    for label, path in (("Training pairs", paths.train), ("Held-out pairs", paths.held_out)):
+        if path.is_file():
+            with path.open("rb") as lines:
+                count = sum(1 for _ in lines)
+            facts.append(Fact(label, f"{count:,}, SHA-256 {storage.sha256_of(path)}"))
+    return facts
+
+
+def _note(run: Run, opening: str) -> str:
+    """Return what the worker noted after an opening, its latest word; empty if it said nothing."""
+    notes = [note.removeprefix(opening) for note in run.state.notes if note.startswith(opening)]
+    return notes[-1] if notes else ""

@@ -1,0 +1,110 @@
+"""What a run that has ended can be taken away as: a row of downloads. Floor 5; page process.
+
+As with the Data tab, nothing is served from the home: the file is made in the page's own temporary
+folder, named by the run's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from orpo_qlora.export import bundle
+from orpo_qlora.runs import store
+from orpo_qlora.runs.store import Run
+from orpo_qlora.ui import cards, downloads, run_report
+from orpo_qlora.ui.guard import Updates, guarded
+from orpo_qlora.ui.wiring import QUIET, UNCHECKED
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One thing to take away."""
+
+    id: str
+    label: str
+    ending: str
+    write: Callable[[Run, Path], object]
+
+
+KINDS = (
+    Kind("adapter", "Adapter (zip)", ".zip", bundle.export_adapter),
+    Kind("html", "Report (HTML)", ".html", run_report.write_html),
+    Kind("markdown", "Report (Markdown)", ".md", run_report.write_markdown),
+)
+
+
+@dataclass(frozen=True)
+class TakeHome:
+    """The components: a button for each kind, and where the made file passes through."""
+
+    view: gr.Column
+    buttons: tuple[gr.Button, ...]
+    file: gr.File
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What changes while a run is watched."""
+        return [self.view]
+
+
+def build_take_home() -> TakeHome:
+    """Return the components, hidden until a run has ended with an adapter."""
+    with gr.Column(visible=False, elem_id="take-home") as view:
+        gr.HTML(
+            cards.heading(
+                "Take it home",
+                "The adapter as a zip: safetensors, model card with the numbers and the code to "
+                "load it, settings, SHA-256 of every file. The run on one page, with the texts of "
+                "the pairs that flipped.",
+            )
+        )
+        with gr.Row(elem_classes="actions"):
+            buttons = tuple(
+                gr.Button(
+                    f"Download: {kind.label}",
+                    size="md",
+                    scale=0,
+                    min_width=210,
+                    elem_id=f"take-home-{kind.id}",
+                )
+                for kind in KINDS
+            )
+        file = gr.File(visible="hidden", label="Download", interactive=False)
+    return TakeHome(view, buttons, file)
+
+
+def take_home_updates(parts: TakeHome, run: Run) -> Updates:
+    """Return whether there is something to take away."""
+    return {parts.view: gr.Column(visible=bundle.is_exportable(run))}
+
+
+def make_file(run_id: str, kind: Kind) -> Path:
+    """Write what was asked for about a run, and return where.
+
+    Raises:
+        OrpoQloraError: as `kind.write` does.
+    """
+    run = store.read_run(store.paths_of(run_id))
+    path = downloads.fresh_folder() / f"{bundle.name_of(run)}{kind.ending}"
+    kind.write(run, path)
+    return path
+
+
+def wire_take_home(parts: TakeHome, picker: gr.Dropdown, card: gr.HTML) -> None:
+    """Join the buttons to what they make; errors appear in `card`."""
+
+    def on_download(kind: Kind, run_id: str) -> Updates:
+        return {parts.file: str(make_file(run_id, kind))}
+
+    for kind, button in zip(KINDS, parts.buttons, strict=True):
+        # Many megabytes take a while: queued, with Gradio's own spinner.
+        handler = guarded(card, partial(on_download, kind))
+        made = [card, parts.file]
+        event = button.click(handler, picker, made, trigger_mode="once", **UNCHECKED)
+        event.success(None, parts.file, None, js=downloads.SAVE, **QUIET)

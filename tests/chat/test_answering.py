@@ -1,0 +1,88 @@
+"""Questions that are asked in the background, with a real chat process and a tiny real model."""
+
+import threading
+
+import pytest
+from talk import ENDLESS, GREEDY
+
+from orpo_qlora.chat import answering, conversations
+from orpo_qlora.chat.client import Turn
+from orpo_qlora.chat.conversations import Answer, Conversation, Exchange
+from orpo_qlora.errors import Busy, ModelNotFound
+
+pytestmark = pytest.mark.usefixtures("shared_home")
+
+
+def question(run, settings=GREEDY, message="What is gravity?"):
+    return Exchange(
+        id=conversations.new_id(),
+        message=message,
+        settings=settings,
+        answers=(Answer(), Answer(run=run.id, title=run.title)),
+    )
+
+
+def new_talk():
+    return Conversation(id=conversations.new_id())
+
+
+def begun(run):
+    """Return an endless answer of which something has been said."""
+    talk = new_talk()
+    under_way = answering.begin(talk, question(run, ENDLESS))
+    for answers in under_way.follow():
+        if all(answers.texts):
+            return talk, under_way
+    raise AssertionError("the answer ended")
+
+
+def test_an_answer_is_kept_and_every_follower_sees_it(run):
+    talk, asked = new_talk(), question(run)
+    under_way = answering.begin(talk, asked)
+    assert answering.under_way(talk.id) is under_way
+    heard = []
+    other = threading.Thread(target=lambda: heard.extend(under_way.follow()))
+    other.start()
+    *_, last = under_way.follow()
+    other.join(60)
+    assert heard[-1] == last
+    assert answering.under_way(talk.id) is None
+    kept = conversations.load(talk.id)
+    assert kept.exchanges == (under_way.exchange,)
+    assert [answer.text for answer in kept.exchanges[0].answers] == list(last.texts)
+    assert all(answer.is_whole and answer.is_cut for answer in kept.exchanges[0].answers)
+    assert kept.exchanges[0].answers[0].sha256 == ""
+    assert len(kept.exchanges[0].answers[1].sha256) == 64
+    assert kept.exchanges[0].note == ""
+    columns = answering.columns_of(kept, question(run, message="Why?"))
+    assert [column.turns[1] for column in columns] == [
+        Turn("assistant", text) for text in last.texts
+    ]
+    assert {column.turns[-1] for column in columns} == {Turn("user", "Why?")}
+
+
+def test_a_question_is_kept_before_it_is_answered(run):
+    """So a page that is reloaded meanwhile shows it, and finds who answers it."""
+    talk, under_way = begun(run)
+    kept = conversations.load(talk.id)
+    assert [exchange.id for exchange in kept.exchanges] == [under_way.exchange.id]
+    with pytest.raises(Busy, match="being answered already"):
+        answering.begin(talk, question(run))
+    under_way.stop()
+    *_, last = under_way.follow()
+    exchange = conversations.load(talk.id).exchanges[0]
+    assert exchange.note == "Stopped."
+    assert [answer.text for answer in exchange.answers] == list(last.texts)
+    assert not any(answer.is_whole for answer in exchange.answers)
+    again = answering.begin(talk, question(run))
+    *_, last = again.follow()
+    assert last.is_done, "the conversation can go on"
+
+
+def test_a_failure_is_told_and_kept(make_run):
+    run = make_run(has_adapter=False)
+    talk = new_talk()
+    under_way = answering.begin(talk, question(run))
+    assert not any(any(answers.texts) for answers in under_way.follow())
+    assert isinstance(under_way.error, ModelNotFound)
+    assert "has no adapter" in conversations.load(talk.id).exchanges[0].note

@@ -1,0 +1,54 @@
+"""A whole run on a tiny model and its report card, for tests of what can be done with them."""
+
+from __future__ import annotations
+
+import shutil
+
+from orpo_qlora.config import build_config
+from orpo_qlora.data.pairs import Dataset, PreferencePair
+from orpo_qlora.data.report import DataReport
+from orpo_qlora.evaluation import asking
+from orpo_qlora.runs import launch, store
+
+WAIT_SECONDS = 240.0
+LESSON = "gravity pulls things together and hello is a word that people say when they meet"
+WORDS = LESSON.split()
+
+
+TOKEN = "hf_" + 4 * "SecretToken"
+
+
+def made_pairs(count=24):
+    """Return pairs whose answers differ in length and words, two to a prompt."""
+    made = tuple(
+        PreferencePair(
+            f"question {i // 2} about {WORDS[i // 2 % len(WORDS)]}",
+            " ".join(WORDS[(i + k) % len(WORDS)] for k in range(3 + i % 6)),
+            " ".join(WORDS[(3 * i + 2 * k + 1) % len(WORDS)] for k in range(6)),
+            i + 1,
+        )
+        for i in range(count)
+    )
+    report = DataReport(source="made.csv", sha256="cd" * 32, rows_read=count, pairs=count)
+    return Dataset(made, report)
+
+
+def evaluated_run(model):
+    """Train a run to its end in the present home and evaluate it."""
+    values = {
+        **{"model": str(model), "name": "ours <b>|` λ", "lambda": 0.5, "learning_rate": 0.01},
+        **{"pairs_per_step": 4, "held_out": 0.3, "max_steps": 6, "report_to": "tensorboard"},
+    }
+    paths = launch.start_run(build_config(values), made_pairs())
+    run = launch.wait_for(paths, WAIT_SECONDS)
+    assert run.state.status == "finished", store.log_tail(paths)
+    asking.wait_for(run, lambda _: None)
+    return run
+
+
+def copy_run(run, home):
+    """Copy a run into a new home."""
+    folder = home / "runs" / run.id
+    folder.parent.mkdir(parents=True, mode=0o700)
+    shutil.copytree(run.paths.folder, folder)
+    return store.read_run(store.RunPaths(folder))

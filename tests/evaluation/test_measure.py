@@ -1,0 +1,152 @@
+"""The real evaluation of a real run: its numbers are the run's own, and it says when it cannot."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from orpo_qlora import storage
+from orpo_qlora.data.pairs import write_pairs
+from orpo_qlora.errors import Busy, InputError, OrpoQloraError
+from orpo_qlora.evaluation import asking, report_card
+from orpo_qlora.runs import parts, store
+
+
+def evaluate_cli(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "orpo_qlora.cli", "evaluate", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def evaluated(ended_run, monkeypatch):
+    """A finished run in the home where it was measured."""
+    monkeypatch.setenv("ORPO_QLORA_HOME", str(ended_run.paths.folder.parents[1]))
+    return ended_run
+
+
+def test_the_card_s_numbers_are_those_the_run_logged(evaluated):
+    card = report_card.read_card(evaluated)
+    metrics = store.metrics_of(evaluated.paths)
+    for name, tell in {
+        "rewards/accuracies": lambda side: side.accuracy.value,
+        "logps/chosen": lambda side: side.chosen_logp,
+        "logps/rejected": lambda side: side.rejected_logp,
+        "rewards/margins": lambda side: 0.5 * side.margin.value,  # λ = 0.5
+    }.items():
+        (_, before), *_, (_, after) = metrics.series(name, held_out=True)
+        assert tell(card.base) == pytest.approx(before, abs=1e-4), name
+        assert tell(card.tuned) == pytest.approx(after, abs=1e-4), name
+    assert card.tuned.margin.value - card.base.margin.value > 0.05
+    held_out = store.held_out_pairs(evaluated.paths)
+    assert (card.pairs, card.prompts) == (len(held_out), len({pair.prompt for pair in held_out}))
+    assert card.adapter_sha256 == storage.sha256_of(
+        evaluated.paths.adapter / "adapter_model.safetensors"
+    )
+    assert any("computed once for both answers" in note for note in card.notes)
+
+
+def test_base_scores_are_those_of_the_plain_model(evaluated):
+    scores = report_card.read_card(evaluated).scores
+    base = parts.load_base(evaluated.config)
+    pairs = parts.tokenize(
+        evaluated.config, base.tokenizer, store.held_out_pairs(evaluated.paths)
+    ).pairs
+    assert [pair.row for pair in pairs] == list(scores.rows)
+    for pair, chosen, tokens in zip(pairs, scores.base_chosen, scores.chosen_tokens, strict=True):
+        ids = torch.tensor([pair.prompt + pair.chosen])
+        with torch.no_grad():
+            logps = torch.log_softmax(base.model(input_ids=ids).logits[0, :-1], -1)
+        plain = logps.gather(1, ids[0, 1:, None])[len(pair.prompt) - 1 :].mean()
+        assert chosen == pytest.approx(float(plain), abs=1e-4)
+        assert tokens == len(pair.chosen)
+
+
+def test_the_command_line_tells_the_same_card(evaluated):
+    done = evaluate_cli(evaluated.id, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    sentences = told.pop("sentences")
+    card = report_card.read_card(evaluated)
+    assert report_card.ReportCard.model_validate(told) == card
+    assert sentences == card.sentences()
+    assert "Tuned prefers the chosen answer in" in sentences[0]
+
+
+def test_flipped_pairs_come_with_their_texts(evaluated):
+    card = report_card.read_card(evaluated)
+    scores, change = card.scores, card.difference
+    gained = report_card.flips(evaluated, card, gained=True, most=100)
+    lost = report_card.flips(evaluated, card, gained=False, most=100)
+    assert (len(gained), len(lost)) == (change.gained, change.lost)
+    assert len(gained) + len(lost) >= 1
+    assert change.gained - change.lost == round(change.accuracy.value * card.pairs)
+    for flip in gained:
+        place = scores.rows.index(flip.pair.row)
+        assert flip.before <= 0 < flip.after
+        assert flip.after == scores.tuned_chosen[place] - scores.tuned_rejected[place]
+        assert flip.pair in store.held_out_pairs(evaluated.paths)
+
+
+def test_a_known_card_is_not_measured_again(evaluated):
+    assert asking.ask(evaluated).card == report_card.read_card(evaluated)
+    assert asking.read_evaluation(evaluated).state.status == "done"
+
+
+def test_a_card_is_void_once_the_run_has_another_adapter(copied_run):
+    assert report_card.read_card(copied_run) is not None
+    path = copied_run.paths.adapter / "adapter_model.safetensors"
+    save_file({name: 2 * values for name, values in load_file(path).items()}, path)
+    assert report_card.read_card(copied_run) is None
+    assert asking.read_evaluation(copied_run).card is None
+
+
+def test_an_adapter_that_does_not_fit_is_a_card_with_a_way_out(copied_run):
+    path = copied_run.paths.adapter / "adapter_model.safetensors"
+    save_file({name: values[:, :-1].copy() for name, values in load_file(path).items()}, path)
+    with pytest.raises(OrpoQloraError, match="does not fit its base model") as caught:
+        asking.wait_for(copied_run, lambda _: None)
+    assert caught.value.hint
+    # It stays said, and only being asked again tries again.
+    assert asking.ask(copied_run).state.error.message == caught.value.message
+
+
+def test_without_held_out_pairs_it_says_what_to_do(copied_run):
+    write_pairs(copied_run.paths.held_out, ())
+    with pytest.raises(InputError, match="no pairs away from training") as caught:
+        asking.ask(copied_run)
+    assert "Held-out share" in caught.value.hint
+    assert evaluate_cli(copied_run.id).returncode == 2
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "failed"])
+def test_only_what_has_ended_well_is_evaluated(copied_run, status):
+    store.write_state(copied_run.paths, copied_run.state.model_copy(update={"status": status}))
+    with pytest.raises(InputError) as caught:
+        asking.ask(store.read_run(copied_run.paths))
+    assert caught.value.hint
+
+
+def test_it_waits_while_another_run_trains(copied_run):
+    other = store.RunPaths(copied_run.paths.folder.with_name("20260101-000000-beef"))
+    shutil.copytree(copied_run.paths.folder, other.folder)
+    store.write_state(other, copied_run.state.model_copy(update={"status": "running"}))
+    with storage.FileLock(other.lock), pytest.raises(Busy, match="needs the machine to itself"):
+        asking.ask(copied_run, again=True)
+
+
+def test_every_pair_s_margins_are_finite_and_counted(evaluated):
+    card = report_card.read_card(evaluated)
+    for tuned, side in ((False, card.base), (True, card.tuned)):
+        margins = card.scores.margins(tuned=tuned)
+        assert np.isfinite(margins).all()
+        assert side.accuracy.value == (margins > 0).mean()
+        assert side.accuracy.low <= side.accuracy.value <= side.accuracy.high

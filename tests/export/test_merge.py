@@ -1,0 +1,47 @@
+"""The merged model of a real run, as anybody would load it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from orpo_qlora.errors import InputError
+from orpo_qlora.export import merge
+from orpo_qlora.models import load
+from orpo_qlora.runs import parts, store
+
+
+def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_path):
+    folder = tmp_path / "merged"
+    arguments = [copied_run.id, "--merged", str(folder), "--dtype", "float32"]
+    done = subprocess.run(
+        [sys.executable, "-m", "orpo_qlora.cli", "export", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    about = json.loads((folder / "manifest.json").read_text())
+    assert about["largest_difference_nats"] < 1e-4
+    assert "differs by at most" in (folder / "README.md").read_text()
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert model.dtype == torch.float32
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pairs = parts.tokenize(copied_run.config, tokenizer, store.held_out_pairs(copied_run.paths))
+    total = []
+    for pair in pairs.pairs:
+        ids = torch.tensor([pair.prompt + pair.chosen])
+        with torch.no_grad():
+            logps = torch.log_softmax(model(input_ids=ids).logits[0, :-1], -1)
+        total.append(logps.gather(1, ids[0, 1:, None])[len(pair.prompt) - 1 :].mean())
+    logged = store.metrics_of(copied_run.paths).series("logps/chosen", held_out=True)
+    assert float(torch.stack(total).mean()) == pytest.approx(logged[-1][1], abs=1e-3)
+    assert abs(logged[-1][1] - logged[0][1]) > 0.01
+    assert load.find_weights(str(folder)) == folder.resolve()
+
+    with pytest.raises(InputError, match="is there already"):
+        merge.merge_run(copied_run, folder, "float32")
