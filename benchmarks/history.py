@@ -91,6 +91,8 @@ class Page:
     def event(self, inputs: list[str], kind: str) -> int:
         """Return the number of the event with these inputs, by the ids of their elements."""
         for number, function in self._page.fns.items():
+            if function.fn is None:
+                continue
             names = [component.elem_id for component in function.inputs]
             if names[: len(inputs)] == inputs and any(k == kind for _, k in function.targets):
                 return int(number)
@@ -122,6 +124,7 @@ def measure(page: Page, ids: list[str]) -> list[tuple[str, float, float, float]]
     find = [*nothing[:3], "night λ=0.2", *nothing[4:]]
     best = [*nothing[:7], "accuracy", "", ""]
     six = ["", ",".join(ids[:6]), *nothing[2:]]
+    choices = [None] * (page.inputs_of(show) - 1)
     spare = [None] * (page.inputs_of(watch) - 2)
 
     def rows(title: str, event: int, values: list[Any], before: Callable[[], None]) -> Any:
@@ -147,7 +150,7 @@ def measure(page: Page, ids: list[str]) -> list[tuple[str, float, float, float]]
         rows("the list, timer, nothing new", tick, [mark, "", *nothing], rest),
         rows("the list, searched", view, find, rest),
         rows("the list, by accuracy", view, best, rest),
-        rows("a run of a million steps, drawn whole", show, [ids[0]], rest),
+        rows("a run of a million steps, drawn whole", show, [ids[0], *choices], rest),
         rows("that run, timer, a step more", watch, [ids[0], "", *spare], go_on),
         rows("six runs compared, that one among them", view, six, rest),
         rows("the comparison, timer, a step more", tick, ["", "", *six], go_on),

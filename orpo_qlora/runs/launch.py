@@ -72,17 +72,23 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         return _queue_new([config], split, dataset.report, ticket=ticket)[0]
 
 
-def start_several(
+def start_sweep(
     configs: Sequence[TrainConfig], split: Split, report: DataReport, tag: str
-) -> list[RunPaths]:
-    """Queue a run for each of some settings, on the same pairs and under one tag.
+) -> list[Run]:
+    """Queue runs that differ in λ alone, under one tag; return every run of that tag, by λ.
+
+    A value of λ that the tag has already is not trained again, so an order given twice is one.
 
     Raises:
         InputError: the home cannot keep a run.
         DiskFull: those made before are queued.
     """
     with _launching():
-        return _queue_new(configs, split, report, tags=(tag,))
+        there = [run for run in store.list_runs() if tag in run.label.tags]
+        known = {run.config.lambda_ for run in there}
+        missing = [config for config in configs if config.lambda_ not in known]
+        made = _queue_new(missing, split, report, tags=(tag,)) if missing else []
+    return sorted([*there, *map(store.read_run, made)], key=lambda run: run.config.lambda_)
 
 
 def _queue_new(

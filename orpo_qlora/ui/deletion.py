@@ -50,11 +50,16 @@ def build_deletion(ask: gr.Button, elem_id: str) -> Deletion:
         ids = gr.Textbox(visible="hidden", elem_id=f"{elem_id}-ids", label="To delete")
         with gr.Row(elem_classes="actions"):
             confirm = gr.Button(
-                "Delete", variant="stop", scale=0, min_width=200, elem_id=f"{elem_id}-confirm"
+                "Delete",
+                variant="stop",
+                size="md",
+                scale=0,
+                min_width=200,
+                elem_id=f"{elem_id}-confirm",
             )
-            keep = gr.Button("Keep", scale=0, min_width=110, elem_id=f"{elem_id}-keep")
+            keep = gr.Button("Keep", size="md", scale=0, min_width=110, elem_id=f"{elem_id}-keep")
             release = gr.Button(
-                "Unload the chat", scale=0, min_width=160, elem_id=f"{elem_id}-release"
+                "Unload the chat", size="md", scale=0, min_width=160, elem_id=f"{elem_id}-release"
             )
     return Deletion(ask, panel, told, ids, confirm, keep, release)
 
@@ -72,8 +77,8 @@ def question_updates(part: Deletion, ids: Sequence[str]) -> Updates:
     reasons = {run.id: launch.why_not(run, held) for run in runs}
     going = [run for run in runs if not reasons[run.id]]
     gone = f"{listed([run.title for run in going])} with checkpoints, adapter, metrics and log"
-    size = sum(map(_bytes_of, going))
-    sentences = [f"{gone}: {size / 1e6:,.1f} MB. This cannot be undone."] if going else []
+    size = max(0.1, sum(map(_bytes_of, going)) / 1e6)
+    sentences = [f"{gone}: {size:,.1f} MB. This cannot be undone."] if going else []
     staying = [reason for reason in reasons.values() if reason]
     title = f"Delete {plural(len(going), 'run')}?" if going else "Nothing can be deleted now."
     return {
