@@ -1,10 +1,10 @@
-"""The README's tour, driven through the page: pictures, measured time, three answers.
+"""The README's tour, driven through the page: measured time, three answers.
 
 Run: python -m benchmarks.example_tour   (about eight minutes on two CPU cores)
 
 Opens the page as a person would, takes the example and the demo preset, trains, asks both models
-three questions, saves a picture of each tab and fills the README's measured part. A finished run
-that the home folder already has is taken as it is.
+three questions and fills the README's measured part. A finished run that the home folder already
+has is taken as it is. The pictures are taken by `python -m docs.screenshots`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from orpo_qlora.runs import store
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-IMAGES = ROOT / "docs" / "images"
 QUESTIONS = (
     "Why do leaves change color in autumn?",
     "What is a budget?",
@@ -30,21 +29,15 @@ def tour(page, address: str) -> list[tuple[str, str, str]]:
     page.goto(address)
     page.locator("#example-short_answers").click()
     page.locator("#data-continue").wait_for()
-    page.wait_for_timeout(1500)
-    page.screenshot(path=IMAGES / "data.png")
     page.locator("#data-continue").click()
     page.locator("#train-preset input").click()
     page.get_by_role("option", name="demo-cpu").click()
     page.locator("#setting-name input, #setting-name textarea").first.fill("Short answers")
-    page.wait_for_timeout(1500)
-    page.screenshot(path=IMAGES / "train.png", full_page=True)
     if not store.list_runs():
         page.locator("#train-start").click()
     page.get_by_role("tab", name="Runs").click()
     status = page.locator("#run-status .pill")
     status.filter(has_text="finished").wait_for(timeout=20 * MINUTE)
-    page.wait_for_timeout(2500)
-    page.screenshot(path=IMAGES / "runs.png", full_page=True)
     page.locator("#run-chat").click()
     page.locator("#chat-settings-fold button").first.click()
     page.locator("#chat-temperature input[type=number]").fill("0")
@@ -64,7 +57,6 @@ def ask(page, question: str) -> tuple[str, str]:
     page.locator("#chat-again:not([disabled])").wait_for(timeout=3 * MINUTE)
     page.wait_for_timeout(1500)
     print(page.locator("#chat-pace").inner_text())
-    page.screenshot(path=IMAGES / "chat.png")
     answers = page.locator("#chat-newest .chat-text")
     base, tuned = (" ".join(answers.nth(place).inner_text().split()) for place in range(2))
     return base, tuned
@@ -84,7 +76,10 @@ def report(answers: list[tuple[str, str, str]]) -> str:
     ]
     for question, base, tuned in answers:
         lines += [f"> **{question}**", ">", f"> *base:* {base}", ">", f"> *tuned:* {tuned}", ""]
-    lines.append("The pictures and these lines are made by `python -m benchmarks.example_tour`.")
+    lines.append(
+        "These lines are made by `python -m benchmarks.example_tour`, the pictures by\n"
+        "`python -m docs.screenshots`."
+    )
     return "\n".join(lines)
 
 
@@ -93,7 +88,6 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "tests"))
     from pages import chromium, served_page, watch_errors
 
-    IMAGES.mkdir(exist_ok=True)
     with served_page() as address, chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 860})
         errors = watch_errors(page)

@@ -138,8 +138,9 @@ def report(times: dict[str, list[Seconds]], size: int) -> str:
         f"# Looking at a long run again\n\nA home of {RUNS:,} runs; the one that is watched has "
         f"{LINES:,} steps, {size / 1e6:,.0f} MB of metrics. {REPEATS} refreshes of each kind.\n\n"
         f"{table}\n\nPeak memory of the whole process: {peak / 1e6:,.0f} MB. Measured on "
-        f"{os.cpu_count()} CPU cores with Python {platform.python_version()}: "
-        f"`python -m benchmarks.refresh`.\n"
+        f"{os.cpu_count()} CPU cores with Python {platform.python_version()}, load average "
+        f"{os.getloadavg()[0]:.1f}: `python -m benchmarks.refresh`. Beside other work the wall "
+        "clock counts waiting; processor time does not.\n"
     )
 
 

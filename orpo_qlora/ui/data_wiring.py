@@ -78,11 +78,14 @@ def _wire_answers(tab: DataTab, after: Then) -> None:
 
 
 def _wire_downloads(tab: DataTab) -> None:
-    def on_download(kind: downloads.Kind, dataset_id: str) -> Updates:
+    def on_download(
+        kind: downloads.Kind, dataset_id: str, progress: gr.Progress = PROGRESS
+    ) -> Updates:
+        progress(0, desc="Writing the file")
         return downloads.download_updates(tab.downloads, dataset_id, kind)
 
     for kind, button in tab.downloads.buttons.items():
-        # Writing a million pairs takes a while: queued, with Gradio's own spinner.
+        # Writing a million pairs takes a while: queued, and said.
         handler = guarded(tab.card, partial(on_download, kind))
         parts = [tab.card, tab.downloads.file]
         event = button.click(handler, tab.dataset_id, parts, trigger_mode="once", **UNCHECKED)

@@ -9,7 +9,8 @@ import gradio as gr
 
 from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.runs import referee
-from orpo_qlora.ui import cards, chart_view, charts, plots, samples_view, value_table
+from orpo_qlora.runs.referee import Verdict
+from orpo_qlora.ui import cards, chart_view, charts, plots, present, samples_view, value_table
 from orpo_qlora.ui.chart_view import ChartView, Choices
 from orpo_qlora.ui.guard import Updates
 from orpo_qlora.ui.plots import Plot
@@ -120,8 +121,8 @@ def live_updates(live: LiveView, now: Snapshot, changed: set[str], choices: Choi
 def _plot_updates(live: LiveView, now: Snapshot, view: ChartView) -> Updates:
     lambda_ = now.run.config.lambda_
     return {
-        live.verdict: verdict_card(referee.judge(now.metrics, lambda_)),
-        live.remark: _remark(now, view),
+        live.verdict: verdict_card(_verdicts(now)),
+        live.remark: _remark(view),
         live.table: value_table.value_table(now.metrics, lambda_, view),
         **{
             component: _chart(plot, now, view)
@@ -138,11 +139,17 @@ def _chart(plot: Plot, now: Snapshot, view: ChartView) -> str:
     return charts.draw_chart(plot, curves, state.total_steps, view)
 
 
-def _remark(now: Snapshot, view: ChartView) -> str:
+def _verdicts(now: Snapshot) -> list[Verdict]:
+    if now.metrics.share_read < 1:
+        # Part of a run may mean the contrary of the whole.
+        read = present.percent(now.metrics.share_read)
+        return [Verdict("reading", "early", f"Reading what was measured so far: {read}.")]
+    return referee.judge(now.metrics, now.run.config.lambda_)
+
+
+def _remark(view: ChartView) -> str:
     if view.complaint:
         return cards.reason(view.complaint)
-    if now.metrics.share_read < 1:
-        return cards.busy(f"Reading what was measured so far: {now.metrics.share_read:.0%}")
     if view.steps is not None:
         first, last = view.steps
         end = f"to {last:,}" if last < chart_view.FAR else "on"

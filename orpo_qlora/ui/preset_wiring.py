@@ -10,7 +10,7 @@ from orpo_qlora.ui import downloads, look, preset_panel
 from orpo_qlora.ui.form import Form
 from orpo_qlora.ui.guard import Updates, guarded
 from orpo_qlora.ui.preset_panel import PresetPanel
-from orpo_qlora.ui.wiring import QUIET, UNCHECKED
+from orpo_qlora.ui.wiring import QUIET
 
 
 def wire_preset_panel(panel: PresetPanel, settings: Form, edits: list[Any]) -> list[Any]:
@@ -92,6 +92,6 @@ def _wire_keeping(panel: PresetPanel, settings: Form) -> None:
         [panel.name, panel.picker, *settings.inputs],
         [panel.card, panel.file],
         trigger_mode="once",
-        **UNCHECKED,
+        **QUIET,
     )
     made.success(None, panel.file, None, js=downloads.SAVE, **QUIET)

@@ -36,7 +36,7 @@ class RunActions:
 
 def build_run_actions() -> RunActions:
     """Return the buttons, all hidden."""
-    look: dict[str, Any] = {"visible": False, "scale": 0, "min_width": 200}
+    look: dict[str, Any] = {"visible": False, "scale": 0, "min_width": 260}
     return RunActions(
         gr.Button(STOP, variant="stop", elem_id="run-stop", **look),
         gr.Button("End it now", variant="stop", elem_id="run-force", **look),

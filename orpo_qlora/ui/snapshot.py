@@ -12,7 +12,7 @@ from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.chart_view import Choices
 
 AT_FIRST = Choices()
-MOST_SECONDS = 0.5
+MOST_SECONDS = 1.0
 """How long one look may read a long metrics file; the next one goes on."""
 
 

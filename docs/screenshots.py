@@ -1,0 +1,129 @@
+"""Pictures of every tab, from a real run: docs/screenshots/NAME-WIDTH-THEME.png.
+
+Run: python -m docs.screenshots [--home FOLDER]   (about eight minutes on two CPU cores)
+
+Opens the page as a person would and trains the example with the demo preset, unless the home folder
+has a finished run already. Each tab is then seen wide and narrow, light and dark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from orpo_qlora.runs import store
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "screenshots"
+WIDTHS = {1280: 860, 390: 844}
+"""Heights of the window by its width."""
+THEMES = ("light", "dark")
+COLOURS = 128
+"""Of a picture: a page has few, and its file is a third as large."""
+TALLEST = 1700
+"""Pixels; below there is more of the same."""
+QUESTION = "Why do leaves change color in autumn?"
+MINUTE = 60_000
+
+
+def train(page: Page, address: str) -> None:
+    """Take the example and train on it, as the README says."""
+    page.goto(address)
+    page.locator("#example-short_answers").click()
+    page.locator("#data-continue").wait_for(timeout=MINUTE)
+    page.locator("#data-continue").click()
+    page.locator("#train-preset input").click()
+    page.get_by_role("option", name="demo-cpu", exact=True).click()
+    page.get_by_label("Run name").fill("Short answers")
+    page.locator("#train-start:not([disabled])").click(timeout=MINUTE)
+    page.locator("#run-status .pill").filter(has_text="finished").wait_for(timeout=30 * MINUTE)
+
+
+def see_data(page: Page) -> None:
+    """Show the example's account, findings and first pairs."""
+    page.locator("#example-short_answers").click()
+    page.locator("#token-view .tokens").first.wait_for(timeout=3 * MINUTE)
+
+
+def see_train(page: Page) -> None:
+    """Show the settings with an estimate and one of them changed."""
+    see_data(page)
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#setting-epochs input").fill("1")
+    page.locator('#train-changed [data-choice="reset:epochs"]').wait_for(timeout=MINUTE)
+    page.locator("#plan-estimate").click()
+    page.locator("#plan-view .forecast").wait_for(timeout=5 * MINUTE)
+
+
+def see_run(page: Page) -> None:
+    """Show the curves of the finished run."""
+    page.locator("#run-status .pill").filter(has_text="finished").wait_for(timeout=MINUTE)
+    page.locator("#plot-loss [data-curves]").first.wait_for(timeout=MINUTE)
+
+
+def see_chat(page: Page) -> None:
+    """Show one question answered by both."""
+    page.locator("#chat-message textarea").fill(QUESTION)
+    page.locator("#chat-send").click()
+    page.locator("#chat-tuned .bot").first.wait_for(timeout=3 * MINUTE)
+    page.locator("#chat-send:not([disabled])").wait_for(timeout=3 * MINUTE)
+
+
+TABS: dict[str, Callable[[Page], None]] = {
+    "data": see_data,
+    "train": see_train,
+    "runs": see_run,
+    "chat": see_chat,
+}
+
+
+def save(picture: bytes, path: Path) -> None:
+    """Write a picture with few colours, cut where nobody would scroll on."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    image = image.crop((0, 0, image.width, min(image.height, TALLEST)))
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def main() -> None:
+    """Train if need be, then take every picture."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--home", help="home folder; ORPO_QLORA_HOME or your own if not given")
+    parser.add_argument("--only", nargs="*", default=list(TABS), choices=list(TABS))
+    arguments = parser.parse_args()
+    if arguments.home:
+        os.environ["ORPO_QLORA_HOME"] = arguments.home
+    sys.path.insert(0, str(ROOT / "tests"))
+    from pages import chromium, served_page, watch_errors
+
+    FOLDER.mkdir(exist_ok=True)
+    with served_page() as address, chromium() as browser:
+        if not any(run.state.status == "finished" for run in store.list_runs()):
+            train(browser.new_page(), address)
+        for name in arguments.only:
+            for width, height in WIDTHS.items():
+                for theme in THEMES:
+                    context = browser.new_context(viewport={"width": width, "height": height})
+                    page = context.new_page()
+                    errors = watch_errors(page)
+                    page.goto(f"{address}/?tab={name}&__theme={theme}")
+                    TABS[name](page)
+                    page.mouse.move(0, 0)
+                    page.wait_for_timeout(500)  # animations end
+                    save(page.screenshot(full_page=True), FOLDER / f"{name}-{width}-{theme}.png")
+                    context.close()
+                    if errors:
+                        sys.exit(f"{name}, {width}, {theme}: " + "; ".join(errors))
+
+
+if __name__ == "__main__":
+    main()
