@@ -12,7 +12,7 @@ import gradio as gr
 from orpo_qlora.chat import client
 from orpo_qlora.data.wording import listed, plural
 from orpo_qlora.errors import InputError, UnknownRun
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import removal, store
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui import cards
 from orpo_qlora.ui.guard import Updates, guarded
@@ -74,7 +74,7 @@ def question_updates(part: Deletion, ids: Sequence[str]) -> Updates:
     """Return what would be deleted, and why the others of these runs cannot be."""
     held = held_by_chat()
     runs = _still_there(ids)
-    reasons = {run.id: launch.why_not(run, held) for run in runs}
+    reasons = {run.id: removal.why_not(run, held) for run in runs}
     going = [run for run in runs if not reasons[run.id]]
     gone = f"{listed([run.title for run in going])} with checkpoints, adapter, metrics and log"
     size = max(0.1, sum(map(_bytes_of, going)) / 1e6)
@@ -117,7 +117,7 @@ def delete(ids: Sequence[str]) -> None:
         InputError: one is in use by now; those before it are gone.
     """
     for run in _still_there(ids):
-        launch.delete_run(run.paths, held_by_chat())
+        removal.delete_run(run.paths, held_by_chat())
 
 
 def wire_deletion(

@@ -7,7 +7,7 @@ from made_runs import leave_adapter, make_run, write_metrics
 from pages import chromium, served_page, watch_errors
 from playwright.sync_api import expect
 
-from orpo_qlora.runs import launch, orders, store
+from orpo_qlora.runs import orders, removal, store
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fake_worker")]
 
@@ -142,5 +142,5 @@ def test_lambda_is_tried_from_a_run_and_its_settings_taken_again(browser, start,
         )
         assert re.search(r"data=[0-9a-f]{64}", page.url)
         assert errors == []
-    launch.delete_run(second)
+    removal.delete_run(second)
     assert [run.id for run in store.list_runs()] == [first.id]
