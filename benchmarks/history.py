@@ -21,7 +21,7 @@ RUNS = int(os.environ.get("BENCH_RUNS", "1000"))
 LINES = int(os.environ.get("BENCH_LINES", "1000000"))
 REQUESTS = 15
 PORT = 7869
-RESULTS = Path(__file__).parent / "results" / "history.md"
+RESULTS = Path(os.environ.get("BENCH_RESULTS", Path(__file__).parent / "results" / "history.md"))
 
 
 def make_home() -> list[str]:
@@ -32,6 +32,7 @@ def make_home() -> list[str]:
     from orpo_qlora.runs import store
     from orpo_qlora.runs.state import RunState
 
+    os.fsync = lambda _: None  # nothing here has to outlive a power cut
     pairs = tuple(PreferencePair(f"q{i}", f"good {i}", f"bad {i}", i) for i in range(1, 41))
     report = DataReport(source="pairs.csv", sha256="ab" * 32, rows_read=40, pairs=40)
     ids = []
@@ -55,7 +56,7 @@ def make_home() -> list[str]:
 
 def record(step: int, *, held_out: bool) -> dict[str, object]:
     """Return a line as the worker writes it."""
-    value = 2.0 + (step % 97) / 97
+    value = (step % 97) / 97
     names = (
         *("loss", "nll_loss", "or_loss", "log_odds_ratio", "logps/chosen", "logps/rejected"),
         *("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
