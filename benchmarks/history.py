@@ -2,7 +2,8 @@
 
 `python -m benchmarks.history` makes a home with them, opens the real page on it and asks it over
 HTTP for what its timer asks for; it writes benchmarks/results/history.md. Each row is the median of
-several requests, in milliseconds from the question to the whole answer.
+several requests, in milliseconds from the question to the whole answer, and beside it the processor
+time of this process, which other work on the machine does not lengthen.
 """
 
 from __future__ import annotations
@@ -103,18 +104,20 @@ class Page:
         """Return how many values an event takes."""
         return len(self._page.fns[event].inputs)
 
-    def ask(self, event: int, values: list[Any]) -> tuple[float, int, dict[str, Any]]:
-        """Return milliseconds, bytes and the answer."""
-        began = time.perf_counter()
+    def ask(self, event: int, values: list[Any]) -> tuple[float, float, dict[str, Any]]:
+        """Return milliseconds, those of the processor, and the answer."""
+        began, worked = time.perf_counter(), time.process_time()
         question = {"data": values, "fn_index": event, "session_hash": "bench"}
         answer = self._client.post("/gradio_api/run/predict", json=question)
         spent = 1000 * (time.perf_counter() - began)
         answer.raise_for_status()
-        return spent, len(answer.content), answer.json()
+        if "Internal error" in answer.text:
+            raise RuntimeError(f"event {event} failed")
+        return spent, 1000 * (time.process_time() - worked), answer.json()
 
 
 def measure(page: Page, ids: list[str]) -> list[tuple[str, float, float, float]]:
-    """Return for each kind of request: title, first, median and kilobytes."""
+    """Return for each kind of request: title, first, median and processor time."""
     from orpo_qlora.runs import store
 
     view = page.event(["run-picker", "compare-ids", "compare-side"], "change")
@@ -129,12 +132,13 @@ def measure(page: Page, ids: list[str]) -> list[tuple[str, float, float, float]]
     spare = [None] * (page.inputs_of(watch) - 2)
 
     def rows(title: str, event: int, values: list[Any], before: Callable[[], None]) -> Any:
-        spent, size = [], 0
+        spent, worked = [], []
         for _ in range(REQUESTS):
             before()
-            milliseconds, size, _answer = page.ask(event, values)
+            milliseconds, of_processor, _answer = page.ask(event, values)
             spent.append(milliseconds)
-        return title, spent[0], statistics.median(spent[1:]), size / 1000
+            worked.append(of_processor)
+        return title, spent[0], statistics.median(spent[1:]), statistics.median(worked[1:])
 
     def rest() -> None:
         return None
@@ -162,6 +166,7 @@ def main() -> None:
     """Make the home, open the page, measure, write the table."""
     import psutil
 
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ORPO_QLORA_HOME"] = folder
         began = time.perf_counter()
@@ -172,17 +177,17 @@ def main() -> None:
         view = page.event(["run-picker", "compare-ids", "compare-side"], "change")
         page.ask(view, ["", "", "Held-out pairs", "", "", "", "", "newest", "", ""])
         cold = 1000 * (time.perf_counter() - began)
-        lines = ["| request | first | median | kB |", "| --- " * 4 + "|"]
+        lines = ["| request | first | median | processor |", "| --- " * 4 + "|"]
         lines.append(f"| the list, first time after the page was started | {cold:,.0f} ms | | |")
-        for title, first, median, size in measure(page, ids):
-            lines.append(f"| {title} | {first:,.0f} ms | {median:,.0f} ms | {size:,.0f} |")
+        for title, first, median, worked in measure(page, ids):
+            lines.append(f"| {title} | {first:,.0f} ms | {median:,.0f} ms | {worked:,.0f} ms |")
         print("\n".join(lines))
     text = (
         f"# A thousand runs on the page\n\nA home of {RUNS:,} runs; one has {LINES:,} lines of "
         "metrics, the others 200. The real page answers over HTTP; “first” is the first of "
         f"{REQUESTS} requests, which may still read what no request before it needed.\n\n"
         + "\n".join(lines)
-        + f"\n\nMeasured on {psutil.cpu_count(logical=False)} CPU cores shared with other work, "
+        + f"\n\nMeasured on {psutil.cpu_count(logical=False)} CPU cores at a load of {load:.0f}, "
         f"Python {platform.python_version()}: `python -m benchmarks.history`.\n"
     )
     RESULTS.write_text(text, encoding="utf-8")
