@@ -33,13 +33,21 @@ element.addEventListener('click', (event) => {
   else if (part.dataset.tag) { tell('click', part.dataset.tag); }
   else { tell('select', part.dataset.run); }
 });
+const boxes = () => [...element.querySelectorAll('input[data-run]')];
+const chosen = () => new Set((window.orpoChosen || '').split(',').filter(Boolean));
 element.addEventListener('change', (event) => {
-  if (event.target.matches('[data-every]')) {
-    for (const box of element.querySelectorAll('input[data-run]')) {
-      box.checked = event.target.checked;
-    }
+  const ids = chosen();
+  for (const box of event.target.matches('[data-every]') ? boxes() : [event.target]) {
+    box.checked = event.target.checked;
+    ids[box.checked ? 'add' : 'delete'](box.dataset.run);
   }
+  window.orpoChosen = [...ids].join(',');
   trigger('input');
+});
+// A drawing that was under way when a box was ticked does not know of it.
+watch('value', () => {
+  const ids = chosen();
+  for (const box of boxes()) { box.checked = ids.has(box.dataset.run); }
 });
 """
 TAKE = "() => window.orpoPressed"
@@ -51,14 +59,10 @@ FOUND = """(...values) => {
   return values;
 }"""
 """Script that turns to the first page when another text is looked for, but not after a reload."""
-CHOSEN = """(ids) => {
-  const boxes = [...document.querySelectorAll('#history-table input[data-run]')];
-  const here = new Set(boxes.map((box) => box.dataset.run));
-  const elsewhere = (ids || '').split(',').filter((id) => id && !here.has(id));
-  const ticked = boxes.filter((box) => box.checked).map((box) => box.dataset.run);
-  return [...elsewhere, ...ticked].join(',');
-}"""
-"""Script that adds the ticked rows of this page to those chosen on others."""
+CHOSEN = "() => window.orpoChosen"
+"""Script of an event that takes what is ticked, on this page of the list and on others."""
+FORGET = "(ids) => { if (!ids) { window.orpoChosen = ''; } }"
+"""Script that unticks everything once nothing is chosen any more."""
 
 HEAD = (
     '<th class="history-tick"><label><input type="checkbox" data-every '

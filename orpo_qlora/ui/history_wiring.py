@@ -172,7 +172,8 @@ def _wire_filters(runs: RunsTab) -> None:
     part.table.select(None, None, runs.picker, js=history_table.TAKE)
     part.table.submit(None, None, part.page, js=history_table.TAKE)
     part.page.change(guarded(runs.card, on_list), part.inputs, drawn, **QUIET)
-    part.table.input(None, part.chosen, part.chosen, js=history_table.CHOSEN)
+    part.table.input(None, None, part.chosen, js=history_table.CHOSEN)
+    part.chosen.change(None, part.chosen, None, js=history_table.FORGET)
     runs.files.head.back.click(None, None, runs.picker, js="() => ''")
 
 
