@@ -41,3 +41,5 @@ docs: $(STAMP)
 bench: setup
 	$(BIN)/python -m benchmarks.what_orpo_does
 	$(BIN)/python -m benchmarks.read_large_file
+	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.load

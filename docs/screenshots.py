@@ -13,17 +13,19 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
+from playwright.sync_api import Browser, Page
 
 from orpo_qlora.runs import store
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
-
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from pages import chromium, served_page, watch_errors  # noqa: E402 - found by the line above
+
 FOLDER = ROOT / "docs" / "screenshots"
 WIDTHS = {1280: 860, 390: 844}
 """Heights of the window by its width."""
@@ -61,7 +63,9 @@ def see_train(page: Page) -> None:
     page.get_by_role("tab", name="Train").click()
     page.locator("#setting-epochs input").fill("1")
     page.locator('#train-changed [data-choice="reset:epochs"]').wait_for(timeout=MINUTE)
-    page.locator("#plan-estimate").click()
+    page.wait_for_timeout(2000)  # an estimate that is known already shows itself
+    if not page.locator("#plan-view .forecast").count():
+        page.locator("#plan-estimate").click()
     page.locator("#plan-view .forecast").wait_for(timeout=5 * MINUTE)
 
 
@@ -71,19 +75,39 @@ def see_run(page: Page) -> None:
     page.locator("#plot-loss [data-curves]").first.wait_for(timeout=MINUTE)
 
 
+def see_report(page: Page) -> None:
+    """Show what the run changed on held-out pairs; evaluates the first time."""
+    see_run(page)
+    page.locator("#report-evaluate").wait_for(timeout=MINUTE)
+    if not page.locator(".report").count():
+        page.locator("#report-evaluate").click()
+    page.locator(".report").first.wait_for(timeout=20 * MINUTE)
+
+
 def see_chat(page: Page) -> None:
     """Show one question answered by both."""
     page.locator("#chat-message textarea").fill(QUESTION)
     page.locator("#chat-send").click()
-    page.locator("#chat-tuned .bot").first.wait_for(timeout=3 * MINUTE)
-    page.locator("#chat-send:not([disabled])").wait_for(timeout=3 * MINUTE)
+    page.locator("#chat-newest .chat-reply").first.wait_for(timeout=3 * MINUTE)
+    page.locator("#chat-again:not([disabled])").wait_for(timeout=3 * MINUTE)
 
 
-TABS: dict[str, Callable[[Page], None]] = {
-    "data": see_data,
-    "train": see_train,
-    "runs": see_run,
-    "chat": see_chat,
+@dataclass(frozen=True)
+class Shot:
+    """What a picture shows."""
+
+    tab: str
+    see: Callable[[Page], None]
+    part: str = ""
+    """The part of the page, all of it if empty."""
+
+
+SHOTS = {
+    "data": Shot("data", see_data),
+    "train": Shot("train", see_train),
+    "runs": Shot("runs", see_run),
+    "report": Shot("runs", see_report, "#report-card"),
+    "chat": Shot("chat", see_chat),
 }
 
 
@@ -94,35 +118,40 @@ def save(picture: bytes, path: Path) -> None:
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
+def take(browser: Browser, address: str, name: str, width: int, theme: str) -> None:
+    """Take one picture in a browser of its own."""
+    shot = SHOTS[name]
+    context = browser.new_context(viewport={"width": width, "height": WIDTHS[width]})
+    page = context.new_page()
+    errors = watch_errors(page)
+    page.goto(f"{address}&tab={shot.tab}&__theme={theme}")
+    shot.see(page)
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(500)  # animations end
+    part = page.locator(shot.part) if shot.part else None
+    picture = part.screenshot() if part else page.screenshot(full_page=True)
+    save(picture, FOLDER / f"{name}-{width}-{theme}.png")
+    context.close()
+    if errors:
+        sys.exit(f"{name}, {width}, {theme}: " + "; ".join(errors))
+
+
 def main() -> None:
     """Train if need be, then take every picture."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--home", help="home folder; ORPO_QLORA_HOME or your own if not given")
-    parser.add_argument("--only", nargs="*", default=list(TABS), choices=list(TABS))
+    parser.add_argument("--run", default="", help="run to show; the newest if not given")
+    parser.add_argument("--only", nargs="*", default=list(SHOTS), choices=list(SHOTS))
     arguments = parser.parse_args()
     if arguments.home:
         os.environ["ORPO_QLORA_HOME"] = arguments.home
-    sys.path.insert(0, str(ROOT / "tests"))
-    from pages import chromium, served_page, watch_errors
-
     FOLDER.mkdir(exist_ok=True)
     with served_page() as address, chromium() as browser:
         if not any(run.state.status == "finished" for run in store.list_runs()):
             train(browser.new_page(), address)
-        for name in arguments.only:
-            for width, height in WIDTHS.items():
-                for theme in THEMES:
-                    context = browser.new_context(viewport={"width": width, "height": height})
-                    page = context.new_page()
-                    errors = watch_errors(page)
-                    page.goto(f"{address}/?tab={name}&__theme={theme}")
-                    TABS[name](page)
-                    page.mouse.move(0, 0)
-                    page.wait_for_timeout(500)  # animations end
-                    save(page.screenshot(full_page=True), FOLDER / f"{name}-{width}-{theme}.png")
-                    context.close()
-                    if errors:
-                        sys.exit(f"{name}, {width}, {theme}: " + "; ".join(errors))
+        run_id = store.find_run(arguments.run or "last").id
+        for name, width, theme in product(arguments.only, WIDTHS, THEMES):
+            take(browser, f"{address}/?run={run_id}", name, width, theme)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from orpo_qlora.chat import client
 from orpo_qlora.errors import InputError
-from orpo_qlora.runs import history, labels, launch, store, sweep, watch
+from orpo_qlora.runs import history, labels, removal, store, sweep, watch
 from orpo_qlora.runs.history import Filters, Order
 from orpo_qlora.runs.results import Measured
 from orpo_qlora.runs.store import Run
@@ -148,5 +148,5 @@ def delete(
     if not yes:
         typer.confirm(f"Delete run {found.id} “{found.title}” for good?", abort=True)
     held = client.status()
-    launch.delete_run(found.paths, held.runs if held else ())
+    removal.delete_run(found.paths, held.runs if held else ())
     out.print(f"Run {found.id} is deleted.")

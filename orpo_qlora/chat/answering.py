@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
 from orpo_qlora.chat import client, conversations
@@ -17,6 +17,9 @@ from orpo_qlora.errors import Busy, OrpoQloraError
 
 PAUSE_SECONDS = 0.08
 """Shortest time between two looks at an answer: more would be drawn than anyone can read."""
+
+ALONE_SECONDS = 10.0
+"""How long an answer goes on that no page follows: a page that is reloaded is back by then."""
 
 _at_work: dict[str, Answering] = {}
 """The question under way of each conversation."""
@@ -34,7 +37,10 @@ class Answering:
         self._columns = columns
         self._news = threading.Condition()
         self._heard = 0
-        self._is_stopped = False
+        self._followers = 0
+        self._alone_since = time.monotonic()
+        self._end = ""
+        """Why this side ended the answer, in words."""
         self._is_done = False
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -44,16 +50,28 @@ class Answering:
 
     def stop(self) -> None:
         """End the answers; what was said so far is kept."""
-        with self._news:
-            self._is_stopped = True
-            self._news.notify_all()
+        self._end = "Stopped."
         client.stop(self.exchange.id)
 
-    def follow(self) -> Iterator[Answers]:
+    def join(self, seconds: float) -> None:
+        """Wait until the answer is kept, at most so long."""
+        self._thread.join(seconds)
+
+    def follow(self) -> Generator[Answers, None, None]:
         """Yield what has been said, now and whenever there is more, until the question is over.
 
         Then `exchange` is as it was kept, and `error` says what went wrong.
         """
+        with self._news:
+            self._followers += 1
+        try:
+            yield from self._heard_by_one()
+        finally:
+            with self._news:
+                self._followers -= 1
+                self._alone_since = time.monotonic()
+
+    def _heard_by_one(self) -> Iterator[Answers]:
         heard = -1
         while True:
             with self._news:
@@ -71,13 +89,20 @@ class Answering:
             asked = client.ask(self._columns, settings, self.exchange.id)
             with closing(asked):
                 for answers in asked:
-                    if self._is_stopped:
-                        break
                     self._note(answers)
+                    if self._is_alone():
+                        self._end = "Stopped: no page was open to read it."
+                    if self._end:
+                        break
         except OrpoQloraError as exc:
             self.error = exc
         finally:
             self._finish()
+
+    def _is_alone(self) -> bool:
+        with self._news:
+            waited = time.monotonic() - self._alone_since
+            return not self._followers and waited > ALONE_SECONDS
 
     def _note(self, answers: Answers) -> None:
         with self._news:
@@ -89,7 +114,8 @@ class Answering:
     def _finish(self) -> None:
         is_whole = all(answer.is_whole for answer in self.exchange.answers)
         if not is_whole:
-            note = "Stopped." if self._is_stopped or self.latest.is_done else "Ended early."
+            said = (self.latest.note if self.latest.is_done else "") or "ended early"
+            note = self._end or f"{said[:1].upper()}{said[1:]}."
             note = self.error.message if self.error else note
             self.exchange = self.exchange.model_copy(update={"note": note})
         try:

@@ -1,4 +1,4 @@
-"""Start, queue, stop, resume and delete runs. Talks to processes and files, no torch. Floor 3.
+"""Start, queue, stop and resume runs. Talks to processes and files, no torch. Floor 3.
 
 One run is at work at a time. Whoever looks may start the next one of the queue (`start_next`): the
 keeper of the run that ended, a page, a terminal; one lock decides.
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         DiskFull: nothing was started.
     """
     # Two clicks, two pages or a page and a terminal: the look and the new folder are one act.
-    with _launching():
+    with launching():
         known = orders.run_of_ticket(ticket)
         if known is not None:
             return known
@@ -72,17 +72,23 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         return _queue_new([config], split, dataset.report, ticket=ticket)[0]
 
 
-def start_several(
+def start_sweep(
     configs: Sequence[TrainConfig], split: Split, report: DataReport, tag: str
-) -> list[RunPaths]:
-    """Queue a run for each of some settings, on the same pairs and under one tag.
+) -> list[Run]:
+    """Queue runs that differ in λ alone, under one tag; return every run of that tag, by λ.
+
+    A value of λ that the tag has already is not trained again, so an order given twice is one.
 
     Raises:
         InputError: the home cannot keep a run.
         DiskFull: those made before are queued.
     """
-    with _launching():
-        return _queue_new(configs, split, report, tags=(tag,))
+    with launching():
+        there = [run for run in store.list_runs() if tag in run.label.tags]
+        known = {run.config.lambda_ for run in there}
+        missing = [config for config in configs if config.lambda_ not in known]
+        made = _queue_new(missing, split, report, tags=(tag,)) if missing else []
+    return sorted([*there, *map(store.read_run, made)], key=lambda run: run.config.lambda_)
 
 
 def _queue_new(
@@ -122,7 +128,7 @@ def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
         InputError: the run is at work, waits already, or has finished.
         CheckpointError: every checkpoint is damaged, or settings or pairs are not those begun with.
     """
-    with _launching():
+    with launching():
         run = _settled(paths)
         if not run.is_resumable:
             raise InputError(f"Run “{run.title}” is {run.state.status}, so it cannot be resumed.")
@@ -166,11 +172,12 @@ def _queue_again(run: Run, step: int) -> None:
 
 def start_next() -> None:
     """Start the next run of the queue unless one is at work; anybody may call this at any time."""
-    with _launching():
+    with launching():
         _start_next()
 
 
-def _launching() -> storage.FileLock:
+def launching() -> storage.FileLock:
+    """Return the lock of whoever changes which runs there are, or which of them is at work."""
     return storage.FileLock(storage.home() / "launch.lock")
 
 
@@ -207,7 +214,7 @@ def move_run(paths: RunPaths, to: int) -> None:
     Raises:
         InputError: it does not wait, or not any more.
     """
-    with _launching():
+    with launching():
         _rearrange(paths, lambda _: to - 1)
 
 
@@ -217,7 +224,7 @@ def shift_run(paths: RunPaths, by: int) -> None:
     Raises:
         InputError: it does not wait, or not any more.
     """
-    with _launching():
+    with launching():
         _rearrange(paths, lambda at: at + by)
 
 
@@ -283,54 +290,12 @@ def run_foreground(module: str, arguments: Sequence[str] = ()) -> int:
         return 0  # Ctrl-C reached the program too, which has ended by now
 
 
-def why_not(run: Run, held_by_chat: Collection[str] = ()) -> str:
-    """Return why a run cannot be deleted now, empty if it can.
-
-    Args:
-        run: the run.
-        held_by_chat: ids of the runs whose adapters the chat has in memory.
-    """
-    if run.state.status == "queued":
-        return f"Run “{run.title}” waits in the queue: take it out of the queue first."
-    if run.is_active:
-        return f"Run “{run.title}” is {run.state.status}: stop it first, and wait until it has."
-    if run.id in held_by_chat:
-        return f"The chat holds the adapter of run “{run.title}”."
-    return ""
-
-
-def delete_run(paths: RunPaths, held_by_chat: Collection[str] = ()) -> None:
-    """Delete a run with everything in its folder; a crash leaves it whole or out of the list.
-
-    Args:
-        paths: the run.
-        held_by_chat: ids of the runs whose adapters the chat has in memory.
-
-    Raises:
-        UnknownRun: it is gone already.
-        InputError: it is in use; nothing was touched.
-    """
-    with _launching():  # nobody can start or resume it meanwhile
-        reason = why_not(store.read_run(paths), held_by_chat)
-        if reason:
-            raise InputError(reason, hint="Nothing was deleted.")
-        # The keeper of a worker that has just ended may still be writing how.
-        lock = storage.FileLock(paths.lock)
-        if not lock.acquire(PATIENCE_SECONDS):
-            raise InputError(f"Run {paths.id} is at work again.", hint="Nothing was deleted.")
-        try:
-            aside = store.set_aside(paths)
-        finally:
-            lock.release()
-    store.remove_folder(aside)
-
-
 def stop_run(paths: RunPaths) -> None:
     """Ask the worker to end after its current step with a checkpoint; returns at once.
 
     A run that waits for its turn leaves the queue.
     """
-    with _launching():
+    with launching():
         run = store.read_run(paths)
         if run.state.status == "queued":
             note = "Taken out of the queue."

@@ -14,6 +14,7 @@ from orpo_qlora.runs import labels, launch, store
 from orpo_qlora.runs.store import Run
 
 TAG = "λ-sweep"
+TICKET_CHARACTERS = 6
 MOST_VALUES = 5
 MOST_LAMBDA = 2.0
 FACTORS = (0.5, 1.0, 2.0)
@@ -49,16 +50,23 @@ def parse_values(text: str) -> tuple[float, ...]:
 
 
 def start_sweep(
-    config: TrainConfig, split: Split, report: DataReport, values: Sequence[float]
+    config: TrainConfig, values: Sequence[float], data: tuple[Split, DataReport], ticket: str = ""
 ) -> list[str]:
     """Queue a run for each value of λ, all under a tag of their own; return their ids.
+
+    Args:
+        config: every other setting.
+        values: of λ.
+        data: the pairs and the account of their file.
+        ticket: marks one order: given twice, it is still one sweep.
 
     Raises:
         InputError: the home cannot keep a run.
         DiskFull: the runs made before are queued.
     """
     configs = [_with_lambda(config, value) for value in values]
-    return [paths.id for paths in launch.start_several(configs, split, report, _new_tag())]
+    tag = f"{TAG}-{ticket[:TICKET_CHARACTERS]}" if ticket else _new_tag()
+    return [run.id for run in launch.start_sweep(configs, *data, tag)]
 
 
 def sweep_from(run: Run, values: Sequence[float]) -> list[str]:
@@ -84,12 +92,14 @@ def sweep_from(run: Run, values: Sequence[float]) -> list[str]:
         labels.write_label(run.paths.label, tagged)
     base = run.config.model_copy(update={"name": run.title})
     configs = [_with_lambda(base, value) for value in others]
-    made = launch.start_several(configs, split, run.report, tag)
-    return [run.id, *(paths.id for paths in made)]
+    found = launch.start_sweep(configs, split, run.report, tag)
+    # The page compares as many as it has colours for: those asked for come first.
+    listed = sorted(found, key=lambda other: other.config.lambda_ not in values)
+    return [run.id, *(other.id for other in listed if other.id != run.id)]
 
 
 def _new_tag() -> str:
-    return f"{TAG}-{secrets.token_hex(2)}"
+    return f"{TAG}-{secrets.token_hex(TICKET_CHARACTERS // 2)}"
 
 
 def _with_lambda(config: TrainConfig, value: float) -> TrainConfig:

@@ -59,10 +59,17 @@ window.orpoChat ??= (() => {
     if (last !== newest) { isAtEnd = true; newest = last; }
     if (isAtEnd) { box.scrollTop = box.scrollHeight; }
   };
+  // What a person does, and not where the box stands: it moves by itself while words come.
+  const readUp = (event) => {
+    if (event.target.closest?.("#chat-scroll") && !(event.deltaY > 0)) { isAtEnd = false; }
+  };
+  for (const kind of ["wheel", "touchmove", "pointerdown"]) {
+    document.addEventListener(kind, readUp, { passive: true });
+  }
   document.addEventListener("scroll", (event) => {
     const box = event.target;
     if (box.id !== "chat-scroll") { return; }
-    isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+    if (box.scrollHeight - box.scrollTop - box.clientHeight < 40) { isAtEnd = true; }
   }, true);
 
   return { copy, focus, follow };

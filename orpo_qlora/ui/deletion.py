@@ -12,7 +12,7 @@ import gradio as gr
 from orpo_qlora.chat import client
 from orpo_qlora.data.wording import listed, plural
 from orpo_qlora.errors import InputError, UnknownRun
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import removal, store
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui import cards
 from orpo_qlora.ui.guard import Updates, guarded
@@ -50,11 +50,16 @@ def build_deletion(ask: gr.Button, elem_id: str) -> Deletion:
         ids = gr.Textbox(visible="hidden", elem_id=f"{elem_id}-ids", label="To delete")
         with gr.Row(elem_classes="actions"):
             confirm = gr.Button(
-                "Delete", variant="stop", scale=0, min_width=200, elem_id=f"{elem_id}-confirm"
+                "Delete",
+                variant="stop",
+                size="md",
+                scale=0,
+                min_width=200,
+                elem_id=f"{elem_id}-confirm",
             )
-            keep = gr.Button("Keep", scale=0, min_width=110, elem_id=f"{elem_id}-keep")
+            keep = gr.Button("Keep", size="md", scale=0, min_width=110, elem_id=f"{elem_id}-keep")
             release = gr.Button(
-                "Unload the chat", scale=0, min_width=160, elem_id=f"{elem_id}-release"
+                "Unload the chat", size="md", scale=0, min_width=160, elem_id=f"{elem_id}-release"
             )
     return Deletion(ask, panel, told, ids, confirm, keep, release)
 
@@ -69,11 +74,11 @@ def question_updates(part: Deletion, ids: Sequence[str]) -> Updates:
     """Return what would be deleted, and why the others of these runs cannot be."""
     held = held_by_chat()
     runs = _still_there(ids)
-    reasons = {run.id: launch.why_not(run, held) for run in runs}
+    reasons = {run.id: removal.why_not(run, held) for run in runs}
     going = [run for run in runs if not reasons[run.id]]
     gone = f"{listed([run.title for run in going])} with checkpoints, adapter, metrics and log"
-    size = sum(map(_bytes_of, going))
-    sentences = [f"{gone}: {size / 1e6:,.1f} MB. This cannot be undone."] if going else []
+    size = max(0.1, sum(map(_bytes_of, going)) / 1e6)
+    sentences = [f"{gone}: {size:,.1f} MB. This cannot be undone."] if going else []
     staying = [reason for reason in reasons.values() if reason]
     title = f"Delete {plural(len(going), 'run')}?" if going else "Nothing can be deleted now."
     return {
@@ -112,7 +117,7 @@ def delete(ids: Sequence[str]) -> None:
         InputError: one is in use by now; those before it are gone.
     """
     for run in _still_there(ids):
-        launch.delete_run(run.paths, held_by_chat())
+        removal.delete_run(run.paths, held_by_chat())
 
 
 def wire_deletion(

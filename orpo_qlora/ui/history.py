@@ -128,7 +128,12 @@ def _build_bar() -> tuple[Any, ...]:
         with gr.Row(elem_classes="actions"):
             told = gr.HTML(elem_id="history-told")
             compare = gr.Button(
-                "Compare", variant="primary", scale=0, min_width=130, elem_id="history-compare"
+                "Compare",
+                variant="primary",
+                size="md",
+                scale=0,
+                min_width=130,
+                elem_id="history-compare",
             )
             tag = gr.Textbox(
                 placeholder="a tag for them",
@@ -140,7 +145,9 @@ def _build_bar() -> tuple[Any, ...]:
                 min_width=160,
                 elem_id="history-new-tag",
             )
-            add_tag = gr.Button("Add tag", scale=0, min_width=110, elem_id="history-add-tag")
+            add_tag = gr.Button(
+                "Add tag", size="md", scale=0, min_width=110, elem_id="history-add-tag"
+            )
             ask = deletion.build_ask("history-delete")
         parts = deletion.build_deletion(ask, "history-delete")
     return bar, told, compare, tag, add_tag, parts

@@ -22,6 +22,7 @@ from orpo_qlora.ui import (
     run_files,
     runs_tab,
     sweep_panel,
+    train_tab,
 )
 from orpo_qlora.ui.data_tab import DataTab
 from orpo_qlora.ui.deletion import wire_deletion
@@ -273,8 +274,9 @@ def wire_sweeps(runs: RunsTab, data: DataTab, train: TrainTab, tabs: gr.Tabs) ->
             tabs: gr.Tabs(selected="runs"),
         }
 
-    def on_form(text: str, dataset_id: str, *values: object) -> Updates:
-        return queued(sweep_panel.start_from_form(dataset_id, text, values))
+    def on_form(text: str, ticket: str, dataset_id: str, *values: object) -> Updates:
+        ids = sweep_panel.start_from_form(dataset_id, text, values, ticket)
+        return {**queued(ids), train.ticket: train_tab.new_ticket()}
 
     def on_run(text: str, run_id: str) -> Updates:
         return queued(sweep_panel.start_from_run(run_id, text))
@@ -283,11 +285,11 @@ def wire_sweeps(runs: RunsTab, data: DataTab, train: TrainTab, tabs: gr.Tabs) ->
     lambda_.change(sweep_panel.offered_text, lambda_, train.sweep.values, **QUIET)
     shown = [runs.comparison.ids, runs.picker, tabs]
     once: dict[str, Any] = {"trigger_mode": "once", **QUIET}
-    inputs = [train.sweep.values, data.dataset_id, *train.form.inputs]
+    inputs = [train.sweep.values, train.ticket, data.dataset_id, *train.form.inputs]
     from_form = guarded(train.card, on_form)
     from_run = guarded(runs.card, on_run)
     return [
-        train.sweep.start.click(from_form, inputs, [train.card, *shown], **once),
+        train.sweep.start.click(from_form, inputs, [train.card, train.ticket, *shown], **once),
         runs.sweep.start.click(
             from_run, [runs.sweep.values, runs.picker], [runs.card, *shown], **once
         ),

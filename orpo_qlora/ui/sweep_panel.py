@@ -50,8 +50,10 @@ def offered_text(lambda_: object) -> str:
     return ", ".join(f"{value:g}" for value in sweep.offered_values(known))
 
 
-def start_from_form(dataset_id: str, text: str, values: Sequence[object]) -> list[str]:
+def start_from_form(dataset_id: str, text: str, values: Sequence[object], ticket: str) -> list[str]:
     """Queue a sweep over the settings and data of the page; return the ids of its runs.
+
+    The same order twice is one sweep.
 
     Raises:
         InputError: data, settings or values of λ are missing or wrong.
@@ -60,7 +62,7 @@ def start_from_form(dataset_id: str, text: str, values: Sequence[object]) -> lis
     config = form.config_from(values)
     dataset = datasets.open_dataset(dataset_id)
     split = split_pairs(dataset.pairs, config.held_out, config.seed)
-    return sweep.start_sweep(config, split, dataset.report, lambdas)
+    return sweep.start_sweep(config, lambdas, (split, dataset.report), ticket)
 
 
 def start_from_run(run_id: str, text: str) -> list[str]:

@@ -154,7 +154,8 @@ def vote_sentence(conversation: Conversation) -> str:
     if last.vote in {"tie", "bad"}:
         names = " and ".join(chat_view.name_of(last, place) for place in range(2))
         return f"{names}: {'a tie' if last.vote == 'tie' else 'both bad'}."
-    return f"You preferred {last.preferred.title}. Both go on from that answer."
+    title = f"“{last.preferred.title}”" if last.preferred.run else "the base model"
+    return f"You preferred {title}. Both go on from that answer."
 
 
 def export_file(kind: str) -> Path:

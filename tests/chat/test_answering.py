@@ -1,6 +1,7 @@
 """Questions that are asked in the background, with a real chat process and a tiny real model."""
 
 import threading
+from contextlib import closing
 
 import pytest
 from talk import ENDLESS, GREEDY
@@ -30,10 +31,9 @@ def begun(run):
     """Return an endless answer of which something has been said."""
     talk = new_talk()
     under_way = answering.begin(talk, question(run, ENDLESS))
-    for answers in under_way.follow():
-        if all(answers.texts):
-            return talk, under_way
-    raise AssertionError("the answer ended")
+    with closing(under_way.follow()) as heard:
+        next(answers for answers in heard if all(answers.texts))
+    return talk, under_way
 
 
 def test_an_answer_is_kept_and_every_follower_sees_it(run):
@@ -77,6 +77,16 @@ def test_a_question_is_kept_before_it_is_answered(run):
     again = answering.begin(talk, question(run))
     *_, last = again.follow()
     assert last.is_done, "the conversation can go on"
+
+
+def test_an_answer_that_no_page_follows_ends(run, monkeypatch):
+    monkeypatch.setattr(answering, "ALONE_SECONDS", 0.2)
+    talk, under_way = begun(run)
+    assert under_way.exchange.note == ""
+    under_way.join(30)
+    exchange = conversations.load(talk.id).exchanges[0]
+    assert exchange.note == "Stopped: no page was open to read it."
+    assert all(answer.text and not answer.is_whole for answer in exchange.answers)
 
 
 def test_a_failure_is_told_and_kept(make_run):

@@ -64,8 +64,8 @@ def test_an_idle_chat_makes_room_for_a_run(
     monkeypatch.setattr(server, "active_run", lambda: run)
     monkeypatch.setattr(loaded.LoadedPolicies, "device", device)
     chat = server.Chat("token", idle_seconds=60)
-    assert chat._reason_to_leave() == "", "without a model there is nothing to give back"
+    assert chat._run_to_make_way_for() == "", "without a model there is nothing to give back"
     chat.loaded.key = loaded.BaseKey.of(run)
     chat._beside = run.id if beside else ""
-    assert chat._reason_to_leave().endswith(reason)
-    assert bool(chat._reason_to_leave()) == bool(reason)
+    assert chat._run_to_make_way_for().endswith(reason)
+    assert bool(chat._run_to_make_way_for()) == bool(reason)

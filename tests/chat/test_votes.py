@@ -173,6 +173,7 @@ def test_votes_come_back_as_the_pairs_they_are(tmp_path, talks, suffix):
         "both answers are the same": 1,
         "an answer is empty": 1,
     }
+    assert [pair.prompt for pair in export.pairs] == ["why?", "and then?", "third?"]
     path = tmp_path / f"votes{suffix}"
     votes.write_export(path, export)
     dataset = load_dataset(path)

@@ -7,7 +7,7 @@ from made_runs import leave_adapter, make_run, write_metrics
 from pages import chromium, served_page, watch_errors
 from playwright.sync_api import expect
 
-from orpo_qlora.runs import launch, orders, store
+from orpo_qlora.runs import orders, removal, store
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fake_worker")]
 
@@ -38,24 +38,25 @@ def tick(page, *runs):
         page.locator(f"#history-table input[data-run='{paths.id}']").check()
 
 
-def test_runs_are_found_compared_renamed_and_deleted(browser):
+def test_runs_are_found_compared_renamed_and_deleted(browser, start):
+    busy = start(name="at work", max_steps=100_000)
+    waiting = start(name="waiting", max_steps=100_000)
     made = [
         make_run(name=f"study <b>{value}</b>", accuracy=accuracy, lora_r=rank, age_seconds=9 - rank)
         for value, accuracy, rank in (("one", 0.6, 4), ("two", 1.0, 8))
     ]
     make_run(name="another", tags=("night",), status="failed")
-    waiting = make_run(name="waiting", status="queued")
     leave_adapter(made[0])
     with served_page() as address:
         page, errors = open_page(browser, address, "tab=runs&find=study")
         expect(rows(page)).to_have_count(2, timeout=PATIENCE)
         page.locator("#history-clear").click()
-        expect(rows(page)).to_have_count(4, timeout=PATIENCE)
+        expect(rows(page)).to_have_count(5, timeout=PATIENCE)
         page.locator("#history-table [data-tag='night']").click()
         expect(rows(page)).to_have_count(1, timeout=PATIENCE)
         assert "tag=night" in page.url
         page.locator("#history-clear").click()
-        expect(rows(page)).to_have_count(4, timeout=PATIENCE)
+        expect(rows(page)).to_have_count(5, timeout=PATIENCE)
 
         tick(page, *made)
         page.locator("#history-compare").click()
@@ -86,7 +87,7 @@ def test_runs_are_found_compared_renamed_and_deleted(browser):
         page.locator("#run-delete").click()
         expect(page.locator("#run-delete-told")).to_contain_text("“the first”", timeout=PATIENCE)
         page.locator("#run-delete-keep").click()
-        expect(page.locator("#run-delete-told")).to_have_text("", timeout=PATIENCE)
+        expect(page.locator("#run-delete-told")).to_be_hidden(timeout=PATIENCE)
         assert made[0].folder.is_dir()
         page.locator("#run-delete").click()
         page.locator("#run-delete-confirm").click()
@@ -94,17 +95,22 @@ def test_runs_are_found_compared_renamed_and_deleted(browser):
         expect(legend).to_have_count(1, timeout=PATIENCE)
         assert not made[0].folder.exists()
         page.locator("#compare-back").click()
-        expect(rows(page)).to_have_count(3, timeout=PATIENCE)
-        tick(page, waiting)
+        expect(rows(page)).to_have_count(4, timeout=PATIENCE)
+        tick(page, busy, waiting)
         page.locator("#history-delete").click()
         told = page.locator("#history-delete-told")
         expect(told).to_contain_text("waits in the queue", timeout=PATIENCE)
+        expect(told).to_contain_text("“at work” is running: stop it first")
         expect(page.locator("#history-delete-confirm")).to_be_disabled()
         assert errors == []
 
-        others = [open_page(browser, address, f"run={made[1].id}")[0] for _ in range(TABS)]
+        # One browser has six connections to a server, whatever the number of its tabs.
+        others = [page.context.new_page() for _ in range(TABS)]
         for other in others:
-            expect(other.locator("#run-status")).to_contain_text("study", timeout=PATIENCE)
+            other.goto(f"{address}/?run={busy.id}")
+        for other in others:
+            expect(other.locator("#run-status")).to_contain_text("at work", timeout=PATIENCE)
+        page.bring_to_front()
         page.locator("#history-text textarea, #history-text input").first.fill("study")
         expect(rows(page)).to_have_count(1, timeout=PATIENCE)
 
@@ -142,5 +148,5 @@ def test_lambda_is_tried_from_a_run_and_its_settings_taken_again(browser, start,
         )
         assert re.search(r"data=[0-9a-f]{64}", page.url)
         assert errors == []
-    launch.delete_run(second)
+    removal.delete_run(second)
     assert [run.id for run in store.list_runs()] == [first.id]

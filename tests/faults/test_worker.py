@@ -52,6 +52,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
         {"act": "kill", "op": "rename", "path": "/adapter"},
     ]
     expected_steps = [0, 0, 2, 6]
+    shutil.rmtree(storage.home() / "cache")  # or there would be no tokens to keep
     inject(**faults[0])
     paths = start(model=str(tiny_model), **LEARNING)
     for fault, expected in zip([*faults[1:], {}], expected_steps, strict=True):

@@ -3,7 +3,7 @@ import re
 import pytest
 from made_runs import make_run, named_parts
 
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import removal, store
 from orpo_qlora.ui import compare, compare_view, sweep_chart, sweep_panel
 from orpo_qlora.ui.compare_view import line_up
 
@@ -120,11 +120,11 @@ def test_a_comparison_is_drawn_again_only_when_a_run_went_on(part, sweep):
 
 def test_a_deleted_run_leaves_the_comparison(part, sweep):
     ids = [paths.id for paths in sweep]
-    launch.delete_run(sweep[0])
+    removal.delete_run(sweep[0])
     head = compare.compare_updates(part, [*ids, "../../etc"], compare.HELD_OUT)[part.head]
     assert head.count("<li>") == 2
     for paths in sweep[1:]:
-        launch.delete_run(paths)
+        removal.delete_run(paths)
     assert "were deleted" in compare.compare_updates(part, ids, compare.HELD_OUT)[part.head]
 
 

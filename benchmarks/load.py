@@ -1,0 +1,336 @@
+"""Twenty people watch a run, upload and chat: does anything fail, and what does it cost training?
+
+`python -m benchmarks.load` writes benchmarks/results/load.md. One run trains a small model while
+phases alternate: nobody there; twenty tabs that watch, some of them uploading; the same with two of
+them chatting. What a step takes is the worker's own `seconds`. The visitors send the requests that
+the page's script would send, from this machine; what they cost is told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+from serving import serving
+from tiny import make_tiny_model
+from visitor import Visitor
+
+from benchmarks.soak_checks import programs, wait_until
+from orpo_qlora import storage
+from orpo_qlora.chat import client
+from orpo_qlora.config import build_config
+from orpo_qlora.data.pairs import Dataset, PreferencePair
+from orpo_qlora.data.report import DataReport
+from orpo_qlora.runs import launch, store
+from orpo_qlora.runs.store import RunPaths
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "load.md"
+TABS, CHATTERS = 20, 2
+TICK_SECONDS = 2.0
+UPLOAD_EVERY_SECONDS = 10.0
+ROWS = 500
+MODEL = {"hidden": 256, "layers": 4, "heads": 4, "kv_heads": 2}
+PARAMETERS = "2.5 million"
+WORDS = ("time", "year", "people", "way", "day", "thing", "life", "child", "world", "school")
+QUIET, WATCHED, CHATTED = "nobody there", "20 tabs, uploads", "20 tabs, uploads, chats"
+CYCLE = (QUIET, WATCHED, QUIET, CHATTED)
+VERSIONS = ("torch", "transformers", "peft", "gradio")
+PATIENCE_SECONDS = 900.0
+
+
+def pairs(count: int) -> Dataset:
+    """Return pairs of one length, so that every step is the same work."""
+    chance = random.Random(3)
+    made = tuple(
+        PreferencePair(
+            *(" ".join(chance.choices(WORDS, k=words)) for words in (12, 24, 24)), row + 1
+        )
+        for row in range(count)
+    )
+    report = DataReport(source="words.csv", sha256="ef" * 32, rows_read=count, pairs=count)
+    return Dataset(made, report)
+
+
+def train(model: Path, name: str, **settings: object) -> RunPaths:
+    always = {"model": str(model), "name": name, "held_out": 0.0, "pairs_per_step": 2}
+    always |= {"sample_prompts": ["What is time?"]}
+    return launch.start_run(build_config({**always, **settings}), pairs(200))
+
+
+@dataclass
+class Crowd:
+    """Tabs that are open or not, and what they met."""
+
+    address: str
+    run: str
+    chat_run: str
+    csv: Path
+    seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    bytes: list[int] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    is_open: threading.Event = field(default_factory=threading.Event)
+    may_chat: threading.Event = field(default_factory=threading.Event)
+    is_over: threading.Event = field(default_factory=threading.Event)
+
+    def tab(self, number: int) -> None:
+        """Open the page, watch the run, now and then upload; one thread."""
+        visitor = Visitor(self.address)
+        visitor.load()
+        visitor.put("run-picker", self.run)
+        visitor.fire("run-picker", "change")
+        uploads = number % 5 == 0
+        next_upload = time.monotonic() + number
+        time.sleep(TICK_SECONDS * number / TABS)  # people do not come at once
+        while not self.is_over.is_set():
+            if not self.is_open.wait(0.2):
+                continue
+            start = time.monotonic()
+            self._timed("tick", lambda: self.bytes.append(visitor.tick("run-status")))
+            self._look(visitor, "runs-error")
+            if uploads and start >= next_upload:
+                self._timed("upload", lambda: self._upload(visitor, number))
+                next_upload = start + UPLOAD_EVERY_SECONDS
+            time.sleep(max(0.0, start + TICK_SECONDS - time.monotonic()))
+        visitor.close()
+
+    def _upload(self, visitor: Visitor, number: int) -> None:
+        visitor.upload(self.csv, "data-upload")
+        visitor.stream("data-upload", "upload")
+        self._look(visitor, "data-error")
+        if not visitor.value("data-id"):
+            self.errors.append(f"tab {number}: the upload was not taken")
+
+    def chatter(self, number: int) -> None:
+        """Ask both models again and again while it may; one thread."""
+        visitor = Visitor(self.address)
+        visitor.load()
+        visitor.put("chat-run", self.chat_run)
+        visitor.put("chat-max-tokens", 64)
+        while not self.is_over.is_set():
+            if not self.may_chat.wait(0.2):
+                continue
+            visitor.put("chat-message", f"Tell me about the {WORDS[number]}.")
+            for column in ("chat-base", "chat-tuned"):
+                visitor.put(column, [])
+            self._timed("chat", lambda: visitor.stream("chat-send", "click"))
+            self._look(visitor, "chat-error")
+        visitor.close()
+
+    def _timed(self, what: str, act: Callable[[], object]) -> None:
+        start = time.monotonic()
+        act()
+        self.seconds[what].append(time.monotonic() - start)
+
+    def _look(self, visitor: Visitor, card: str) -> None:
+        text = str(visitor.value(card) or "")
+        if text:
+            self.errors.append(f"{card}: {text}")
+
+    def _noting(self, act: Callable[[int], None], number: int) -> None:
+        try:
+            act(number)
+        except Exception as exc:  # noqa: BLE001 - every error counts, none may end the others
+            self.errors.append(f"{act.__name__} {number}: {type(exc).__name__}: {exc}")
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Let everybody open the page; they wait until told."""
+        members = [(self.tab, number) for number in range(TABS - CHATTERS)]
+        members += [(self.chatter, number) for number in range(CHATTERS)]
+        threads = [threading.Thread(target=self._noting, args=member) for member in members]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.is_over.set()
+            client.stop()
+            for thread in threads:
+                thread.join()
+
+
+@dataclass
+class Measured:
+    """Steps and processor time by kind of phase."""
+
+    seconds: defaultdict[str, list[list[float]]] = field(default_factory=lambda: defaultdict(list))
+    """Of each step, phase by phase."""
+    cpu: defaultdict[str, defaultdict[str, float]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(float))
+    )
+    wall: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def slower(self, kind: str) -> list[float]:
+        """Return by what share steps were slower than in the quiet phase just before."""
+        at = [place for place, name in enumerate(CYCLE) if name == kind]
+        quiet = len([name for name in CYCLE if name == QUIET])
+        before = [
+            self.seconds[QUIET][cycle * quiet + CYCLE[: at[0]].count(QUIET) - 1]
+            for cycle in range(len(self.seconds[kind]))
+        ]
+        return [
+            statistics.median(loaded) / statistics.median(calm) - 1
+            for loaded, calm in zip(self.seconds[kind], before, strict=True)
+        ]
+
+
+def cpu_seconds(home: Path, page: int) -> dict[str, float]:
+    kinds = {
+        "page": [psutil.Process(page)],
+        "chat": programs(home, client.SERVER),
+        "worker": programs(home, launch.WORKER),
+        "visitors": [psutil.Process()],
+    }
+    return {kind: sum(sum(one.cpu_times()[:2]) for one in found) for kind, found in kinds.items()}
+
+
+def measure(
+    crowd: Crowd, page: int, paths: RunPaths, cycles: int, phase_seconds: float
+) -> Measured:
+    """Alternate the phases and sort the steps of the run into them."""
+    found = Measured()
+    home = storage.home()
+    for _ in range(cycles):
+        for kind in CYCLE:
+            (crowd.is_open.clear if kind == QUIET else crowd.is_open.set)()
+            (crowd.may_chat.set if kind == CHATTED else crowd.may_chat.clear)()
+            if kind != CHATTED:
+                client.stop()
+            # What was begun before the change ends first.
+            time.sleep(3.0)
+            first, before = count_steps(paths) + 1, cpu_seconds(home, page)
+            start = time.monotonic()
+            time.sleep(phase_seconds)
+            found.wall[kind] += time.monotonic() - start
+            for name, seconds in cpu_seconds(home, page).items():
+                found.cpu[kind][name] += seconds - before.get(name, 0.0)
+            steps = storage.read_json_lines(paths.metrics)[0]
+            # The step in progress at the start belongs to nobody.
+            taken = [
+                float(str(step["seconds"])) for step in steps if int(str(step["step"])) > first
+            ]
+            found.seconds[kind].append(taken)
+            print(
+                kind, len(taken), f"{statistics.median(taken):.3f} s", len(crowd.errors), flush=True
+            )
+    return found
+
+
+def count_steps(paths: RunPaths) -> int:
+    return len(storage.read_json_lines(paths.metrics)[0])
+
+
+def quantiles(seconds: list[float]) -> str:
+    ordered = sorted(seconds)
+    picked = [ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.95, 1.0)]
+    return " | ".join(f"{value * 1000:,.0f} ms" for value in picked)
+
+
+def report(found: Measured, crowd: Crowd, arguments: argparse.Namespace) -> str:
+    kinds = (QUIET, WATCHED, CHATTED)
+    who = ("worker", "page", "chat", "visitors")
+    lines = [
+        "| phase | steps | median step | slower than nobody there | " + " | ".join(who) + " |",
+        "| --- " * (4 + len(who)) + "|",
+    ]
+    for kind in kinds:
+        steps = [value for phase in found.seconds[kind] for value in phase]
+        slower = [] if kind == QUIET else found.slower(kind)
+        told = (
+            f"{statistics.median(slower):.1%} ({min(slower):.1%} to {max(slower):.1%})"
+            if slower
+            else ""
+        )
+        cores = [f"{found.cpu[kind][name] / found.wall[kind]:.2f}" for name in who]
+        lines.append(
+            f"| {kind} | {len(steps)} | {statistics.median(steps):.3f} s | {told} | "
+            + " | ".join(cores)
+            + " |"
+        )
+    waits = ["| request | count | median | 95 % | slowest |", "| --- " * 5 + "|"]
+    waits += [
+        f"| {what} | {len(seconds):,} | {quantiles(seconds)} |"
+        for what, seconds in crowd.seconds.items()
+    ]
+    versions = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
+    return f"""# A run with an audience
+
+One run trains a model of {PARAMETERS} parameters on every core, {arguments.cycles} times around
+through {len(CYCLE)} phases of {arguments.phase:.0f} s. Twenty tabs: {TABS - CHATTERS} watch the
+run (a request every {TICK_SECONDS:.0f} s, as the page's timer sends it), four of those also upload
+a CSV of {ROWS} pairs every {UPLOAD_EVERY_SECONDS:.0f} s; in the last kind of phase {CHATTERS} more
+ask both models, without a pause. A step's time is the worker's own `seconds`; each phase is
+compared with the quiet one just before it (median of {arguments.cycles}, lowest and highest). The
+last columns are processor cores in use.
+
+{chr(10).join(lines)}
+
+{len(crowd.errors)} errors. A watching tab received {statistics.mean(crowd.bytes) / 1000:.1f} kB a
+request. Waiting for answers:
+
+{chr(10).join(waits)}
+
+Measured on {psutil.cpu_count(logical=False)} CPU cores with Python {platform.python_version()},
+{versions}: `python -m benchmarks.load`. On two cores that training keeps busy, whatever the page
+computes is taken from it; visitors in other machines' browsers take nothing.
+"""
+
+
+def write_csv(path: Path) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["prompt", "chosen", "rejected"])
+        writer.writerows([p.prompt, p.chosen, p.rejected] for p in pairs(ROWS).pairs)
+    return path
+
+
+def main() -> None:
+    """Measure in a home of its own and write the account."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cycles", type=int, default=4)
+    parser.add_argument("--phase", type=float, default=30.0, help="seconds")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="load-") as folder:
+        home = Path(folder) / "home"
+        home.mkdir(mode=0o700)
+        model = make_tiny_model(Path(folder) / "model", **MODEL)
+        os.environ |= {storage.HOME_VARIABLE: str(home), "HF_HUB_OFFLINE": "1"}
+        chat_run = train(model, "to chat with", max_steps=1)
+        wait_until(lambda: store.read_run(chat_run).has_adapter, PATIENCE_SECONDS, "an adapter")
+        launch.wait_for(chat_run, PATIENCE_SECONDS)
+        long = {"max_steps": 100_000, "checkpoint_every": 100_000, "eval_every": 100_000}
+        watched = train(model, "to watch", **long)
+        try:
+            wait_until(lambda: count_steps(watched) > 5, PATIENCE_SECONDS, "training begins")
+            with serving(home) as served:
+                data = write_csv(Path(folder) / "pairs.csv")
+                crowd = Crowd(served.address, watched.id, chat_run.id, data)
+                with crowd.gathered():
+                    found = measure(crowd, served.pid, watched, arguments.cycles, arguments.phase)
+        finally:
+            launch.end_run(watched)
+            client.release()
+    RESULTS.write_text(report(found, crowd, arguments), encoding="utf-8")
+    print(RESULTS.read_text(encoding="utf-8"))
+    if crowd.errors:
+        sys.exit("\n".join(crowd.errors[:20]))
+
+
+if __name__ == "__main__":
+    main()
