@@ -310,7 +310,11 @@ def main() -> None:
         home = Path(folder) / "home"
         home.mkdir(mode=0o700)
         model = make_tiny_model(Path(folder) / "model", **MODEL)
-        os.environ |= {storage.HOME_VARIABLE: str(home), "HF_HUB_OFFLINE": "1"}
+        os.environ |= {
+            **{storage.HOME_VARIABLE: str(home), "HF_HUB_OFFLINE": "1"},
+            # Programs work elsewhere, and must be those of this checkout.
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        }
         chat_run = train(model, "to chat with", max_steps=1)
         wait_until(lambda: store.read_run(chat_run).has_adapter, PATIENCE_SECONDS, "an adapter")
         launch.wait_for(chat_run, PATIENCE_SECONDS)
