@@ -32,8 +32,9 @@ check: $(STAMP)
 audit: $(STAMP)
 	@$(BIN)/python .ci/audit.py
 
+# PYTEST_OPTIONS='-n 2 --dist loadfile --no-loadscope-reorder': two processes share the tests, by files.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate

@@ -4,12 +4,19 @@ import os
 import random
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: a second thread costs more than it computes
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # importing its ORPO trainer warns that it may move
+
+# The same examples every time, however slow the machine: a failure is never a matter of luck.
+settings.register_profile(
+    "suite", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +38,21 @@ def whole_float64(monkeypatch):
     monkeypatch.setattr(torch, "float32", torch.float64)
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files: of two processes none shall wait for the other in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
+
+
 @pytest.fixture(scope="session")
 def demo_models(tmp_path_factory):
     """The folder of base models with the real demo model in it, converted once a session."""
     from orpo_qlora.models import convert
 
-    shared = tmp_path_factory.mktemp("demo-home")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all processes; whoever comes first converts, the others wait
+    shared = shared / "demo-home"
+    shared.mkdir(mode=0o700, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORPO_QLORA_HOME", str(shared))
         convert.prepare_demo_model()
