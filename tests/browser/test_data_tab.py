@@ -8,6 +8,7 @@ import pytest
 from pages import chromium, served_page, watched_page
 from playwright.sync_api import expect
 
+from orpo_qlora import storage
 from orpo_qlora.data.pairs import load_dataset
 from orpo_qlora.ui import datasets
 
@@ -24,10 +25,25 @@ def browser():
         yield browser
 
 
+@pytest.fixture(scope="module")
+def served(demo_models, tmp_path_factory):
+    """A page that is served for all tests here, and its home, which has the demo model."""
+    home = tmp_path_factory.mktemp("data-tab") / "home"
+    home.mkdir(mode=0o700)
+    (home / "models").symlink_to(demo_models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(storage.HOME_VARIABLE, str(home))
+        patch.delenv("OMP_NUM_THREADS")
+        with served_page() as address:
+            yield address, home
+
+
 @pytest.fixture
-def page(demo_home, browser):
+def page(served, browser, monkeypatch):
     """A page on its Data tab; whatever goes wrong in it fails the test."""
-    with served_page() as address, watched_page(browser) as page:
+    address, home = served
+    monkeypatch.setenv(storage.HOME_VARIABLE, str(home))
+    with watched_page(browser) as page:
         page.goto(address)
         yield page
 
@@ -113,7 +129,7 @@ def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path):
     expect(account).to_contain_text("1 row read, 1 pair usable", timeout=MINUTE)
 
 
-def test_conversations_in_disguise_seen_token_by_token(page, tmp_path, demo_models):
+def test_conversations_in_disguise_seen_token_by_token(page, tmp_path):
     """JSON Lines named .csv: turns, control tokens, markup, one pair far too long."""
     path = tmp_path / "talks.csv"
     system = {"role": "system", "content": f"Be brief. {HOSTILE} {FETCHING}"}
