@@ -100,9 +100,8 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
         assert run.state.status == "finished"
         assert run.has_adapter
         # Four steps and three measurements; of two parts.
-        assert points(page, "loss") == 4 + 3
-        assert points(page, "parts") == 2 * (4 + 3)
-        assert points(page, "accuracy") == 4 + 3
+        for plot, drawn in (("loss", 4 + 3), ("parts", 2 * (4 + 3)), ("accuracy", 4 + 3)):
+            assert wait_for_points(page, plot, drawn - 1) == drawn
         expect(page.locator("#run-samples")).to_contain_text("?")
 
         # What the run has brought, measured on its held-out pairs, and taken home.
