@@ -22,6 +22,7 @@ from orpo_qlora import storage
 from orpo_qlora.chat.bases import ADAPTERS_HELD, BaseKey, common_base
 from orpo_qlora.errors import Busy, ModelNotFound, OutOfMemory, UnsupportedModel
 from orpo_qlora.models import hardware, load
+from orpo_qlora.models.prefixes import Prefixes
 from orpo_qlora.runs.store import Run
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class LoadedPolicies:
 
     def __init__(self) -> None:
         self.key: BaseKey | None = None
+        self.prefixes = Prefixes()
+        """What these policies have read, so that a next message reads only what is new."""
         self._base: load.Base | None = None
         self._policy: PeftModel | None = None
         self._adapters: dict[str, LoadedAdapter] = {}
@@ -167,6 +170,7 @@ class LoadedPolicies:
         """Give all memory back."""
         self.key = self._base = self._policy = None
         self._adapters.clear()
+        self.prefixes.clear()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -137,6 +137,7 @@ class Chat:
                 conversations,
                 request.sampling,
                 should_stop,
+                self.loaded.prefixes,
             )
             with _memory_errors(self.loaded):
                 _relay(steps, reply, len(conversations))

@@ -5,9 +5,9 @@ Knows conversations, adapters and sampling; knows nothing of runs, sockets or pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from orpo_qlora.errors import InputError
 from orpo_qlora.models.decode import adapters_by_row, fast_products
+from orpo_qlora.models.prefixes import Opening, Prefixes, cache_of, can_be_kept, prefix_of
 from orpo_qlora.models.sampling import Conversation, Sampling, Turn
 
 Policy: TypeAlias = PreTrainedModel | PeftModel
@@ -83,6 +84,8 @@ class _Row:
     index: int
     conversation: Conversation
     text: TextStream
+    ids: list[int]
+    """The prompt and what was drawn."""
     tokens: int = 0
 
 
@@ -92,11 +95,12 @@ class _Batch:
 
     rows: list[_Row]
     ids: Tensor
-    """Next tokens to feed, (R, T): the whole left-padded prompt at first, then one a row."""
+    """Next tokens to feed, (R, T): what is unread of the prompts, left-padded, then one a row."""
     mask: Tensor | None
     """(R, all tokens so far), or None when no row is padded."""
-    cache: DynamicCache = field(default_factory=DynamicCache)
-    fed: int = 0
+    cache: DynamicCache
+    fed: int
+    """Tokens a row that are in the cache."""
 
     def keep(self, positions: list[int]) -> None:
         """Forget every row but those."""
@@ -107,6 +111,17 @@ class _Batch:
         if self.mask is not None:
             self.mask = self.mask[chosen]
 
+    def remember(self, prefixes: Prefixes, positions: Iterable[int]) -> None:
+        """Keep what those rows have read for the next message of their conversations."""
+        for position in positions:
+            row = self.rows[position]
+            read = torch.ones(self.fed, device=self.ids.device)
+            if self.mask is not None:
+                read = self.mask[position, : self.fed]
+            ids = row.ids[: int(read.sum())]
+            adapter = row.conversation.adapter
+            prefixes.keep(prefix_of(adapter, ids, self.cache, position, read))
+
 
 def stream(
     policy: Policy,
@@ -114,6 +129,7 @@ def stream(
     conversations: Sequence[Conversation],
     sampling: Sampling,
     should_stop: Callable[[], bool] = lambda: False,
+    prefixes: Prefixes | None = None,
 ) -> Iterator[tuple[Delta, ...]]:
     """Answer the conversations together; each step yields one delta per row still at work.
 
@@ -127,6 +143,7 @@ def stream(
         conversations: one per row; the adapter of each is a loaded adapter's name or BASE.
         sampling: how tokens are drawn.
         should_stop: asked before every forward; true ends the iteration without a last word.
+        prefixes: what was read of earlier messages, which is not read again; it grows.
 
     Raises:
         InputError: a conversation does not fit the context or the chat template refuses it.
@@ -134,7 +151,8 @@ def stream(
     prompts = [prompt_ids(tokenizer, conversation.turns) for conversation in conversations]
     room = _room(policy, prompts)
     ends = end_ids(policy, tokenizer)
-    batch = _open_batch(policy, tokenizer, conversations, prompts)
+    known = _openings(prefixes, conversations, prompts)
+    batch = _open_batch(policy, tokenizer, conversations, prompts, known)
     # One generator for all rows: step k of every row sees the k-th draw, whoever else is there.
     draws = torch.Generator(batch.ids.device).manual_seed(sampling.seed)
     limit = min(sampling.max_tokens, room)
@@ -146,9 +164,12 @@ def stream(
                 while len(batch.rows) == len(adapters):
                     logits = _advance(model, batch, should_stop)
                     if logits is None:
+                        _drop(policy, batch, range(len(batch.rows)), prefixes)
                         return
-                    chosen = _draw(logits, draws, sampling)
-                    yield _take(batch, chosen, ends, limit)
+                    deltas = _take(batch, _draw(logits, draws, sampling), ends, limit)
+                    done = [place for place, delta in enumerate(deltas) if delta.is_done]
+                    _drop(policy, batch, done, prefixes)
+                    yield deltas
 
 
 def answer_all(
@@ -215,26 +236,49 @@ def _room(policy: Policy, prompts: Sequence[Sequence[int]]) -> int:
     return room
 
 
+def _openings(
+    prefixes: Prefixes | None,
+    conversations: Sequence[Conversation],
+    prompts: Sequence[Sequence[int]],
+) -> list[Opening]:
+    """Return what is known of each prompt."""
+    if prefixes is None:
+        return [Opening() for _ in prompts]
+    return [
+        prefixes.find(conversation.adapter, prompt)
+        for conversation, prompt in zip(conversations, prompts, strict=True)
+    ]
+
+
 def _open_batch(
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     conversations: Sequence[Conversation],
     prompts: Sequence[Sequence[int]],
+    openings: Sequence[Opening],
 ) -> _Batch:
     device = policy.get_input_embeddings().weight.device
-    longest = max(len(prompt) for prompt in prompts)
-    pads = [longest - len(prompt) for prompt in prompts]
+    rests = [
+        list(prompt[opening.length :]) for prompt, opening in zip(prompts, openings, strict=True)
+    ]
+    known, unread = max(opening.length for opening in openings), max(map(len, rests))
     filler = tokenizer.pad_token_id or 0
-    ids = [[filler] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)]
+    ids = [[filler] * (unread - len(rest)) + rest for rest in rests]
     # Without a mask attention needs no copies of shared keys; with equal lengths none is needed.
-    mask = None
-    if any(pads):
-        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads], device=device)
+    read = [
+        _padded(known, opening.length) + _padded(unread, len(rest))
+        for opening, rest in zip(openings, rests, strict=True)
+    ]
+    mask = torch.tensor(read, device=device) if any(0 in row for row in read) else None
     rows = [
-        _Row(index, conversation, TextStream(tokenizer))
+        _Row(index, conversation, TextStream(tokenizer), list(prompts[index]))
         for index, conversation in enumerate(conversations)
     ]
-    return _Batch(rows, torch.tensor(ids, device=device), mask)
+    return _Batch(rows, torch.tensor(ids, device=device), mask, cache_of(openings), known)
+
+
+def _padded(places: int, tokens: int) -> list[int]:
+    return [0] * (places - tokens) + [1] * tokens
 
 
 @contextmanager
@@ -279,20 +323,28 @@ def _advance(model: nn.Module, batch: _Batch, should_stop: Callable[[], bool]) -
 
 
 def _take(batch: _Batch, chosen: list[int], ends: frozenset[int], limit: int) -> tuple[Delta, ...]:
-    """Give each row its token, drop the rows that are done, and return what was added."""
+    """Give each row its token, and return what was added."""
     deltas = tuple(
         _grow(row, token, ends, limit) for row, token in zip(batch.rows, chosen, strict=True)
     )
     batch.ids = torch.tensor(chosen, device=batch.ids.device).unsqueeze(1)
     if batch.mask is not None:
         batch.mask = torch.cat([batch.mask, torch.ones_like(batch.mask[:, :1])], dim=1)
-    if any(delta.is_done for delta in deltas):
-        batch.keep([place for place, delta in enumerate(deltas) if not delta.is_done])
     return deltas
+
+
+def _drop(policy: Policy, batch: _Batch, done: Sequence[int], prefixes: Prefixes | None) -> None:
+    """Let rows go that say no more; what they have read may be kept."""
+    if not done:
+        return
+    if prefixes is not None and batch.fed and can_be_kept(policy.config, batch.cache):
+        batch.remember(prefixes, done)
+    batch.keep([place for place in range(len(batch.rows)) if place not in done])
 
 
 def _grow(row: _Row, token: int, ends: frozenset[int], limit: int) -> Delta:
     row.tokens += 1
+    row.ids.append(token)
     if token in ends:
         return Delta(row.index, row.text.rest(), is_done=True)
     text = row.text.add(token)
