@@ -104,7 +104,7 @@ class Shot:
 
 SHOTS = {
     "data": Shot("data", see_data),
-    "train": Shot("train", see_train),
+    "train": Shot("data", see_train),
     "runs": Shot("runs", see_run),
     "report": Shot("runs", see_report, "#report-card"),
     "chat": Shot("chat", see_chat),
