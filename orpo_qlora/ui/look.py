@@ -44,7 +44,7 @@ COLOURS = {
     "checkbox_background_color_selected": ("#0f766e", "#0f766e"),
     "checkbox_border_color_selected": ("#0f766e", "#2dd4bf"),
     "button_primary_background_fill": ("#0f766e", "#0f766e"),
-    "button_primary_background_fill_hover": ("#0b5f58", "#14897f"),
+    "button_primary_background_fill_hover": ("#0b5f58", "#12827a"),
     "button_primary_text_color": ("#ffffff", "#ffffff"),
     "button_secondary_background_fill": ("#ffffff", "#1f262d"),
     "button_secondary_background_fill_hover": ("#eef1f4", "#2a333c"),
