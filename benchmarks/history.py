@@ -32,6 +32,7 @@ def make_home() -> list[str]:
     from orpo_qlora.data.report import DataReport
     from orpo_qlora.runs import store
     from orpo_qlora.runs.state import RunState
+    from orpo_qlora.runs.store import RunPaths
 
     os.fsync = lambda _: None  # nothing here has to outlive a power cut
     pairs = tuple(PreferencePair(f"q{i}", f"good {i}", f"bad {i}", i) for i in range(1, 41))
@@ -41,7 +42,10 @@ def make_home() -> list[str]:
         settings: dict[str, object] = {"name": f"run {number}", "lambda": 0.1 * (number % 5)}
         tags = ("night",) if number % 3 else ()
         split = Split(pairs[:30], pairs[30:])
-        paths = store.create_run(build_config(settings), split, report, tags=tags)
+        made = store.create_run(build_config(settings), split, report, tags=tags)
+        # Hundreds are made in a second, more than ids of one second can tell apart.
+        folder = made.folder.with_name(f"20260101-{number:06d}-{number % 65536:04x}")
+        paths = RunPaths(made.folder.rename(folder))
         ended = RunState(
             status="finished", step=200, total_steps=200, created_at=time.time() - number
         )
@@ -155,10 +159,10 @@ def measure(page: Page, ids: list[str]) -> list[tuple[str, float, float, float]]
         rows("the list, timer, nothing new", tick, [mark, "", *nothing], rest),
         rows("the list, searched", view, find, rest),
         rows("the list, by accuracy", view, best, rest),
-        rows("a run of a million steps, drawn whole", show, [ids[0], *choices], rest),
-        rows("that run, timer, a step more", watch, [ids[0], "", *spare], go_on),
         rows("six runs compared, that one among them", view, six, rest),
         rows("the comparison, timer, a step more", tick, ["", "", *six], go_on),
+        rows("a run of a million steps, drawn whole", show, [ids[0], *choices], rest),
+        rows("that run, timer, a step more", watch, [ids[0], "", *spare], go_on),
     ]
 
 

@@ -77,7 +77,7 @@ def draw_legend(several: Sequence[Compared]) -> str:
 def _legend_entry(one: Compared) -> str:
     link = html.escape(urlencode({"tab": "runs", "run": one.run.id}))
     return (
-        f'<li><span class="run-line run-line-{one.place + 1}"></span>'
+        f'<li><span class="run-stroke run-stroke-{one.place + 1}"></span>'
         f'<a href="?{link}" data-run="{one.run.id}">{html.escape(one.label)}</a>'
         f"{cards.pill(one.run.state.status)}</li>"
     )
@@ -174,7 +174,7 @@ def _same_pairs(several: Sequence[Compared]) -> bool:
 def _held_out_row(one: Compared) -> str:
     found = one.held_out
     name = (
-        f'<th><span class="run-line run-line-{one.place + 1}"></span>{html.escape(one.label)}</th>'
+        f'<th><span class="run-stroke run-stroke-{one.place + 1}"></span>{html.escape(one.label)}</th>'
     )
     lambda_ = f"<td>{present.setting_value(one.run.config.lambda_)}</td>"
     if found is None:
