@@ -26,7 +26,7 @@ from orpo_qlora import storage
 from orpo_qlora.config import SCHEMA_VERSION, TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split, read_pairs, write_pairs
 from orpo_qlora.data.report import DataReport
-from orpo_qlora.errors import InputError, UnknownRun
+from orpo_qlora.errors import ConfigError, InputError, UnknownRun
 from orpo_qlora.runs.checkpoints import find_checkpoint
 from orpo_qlora.runs.file_memory import FileMemory
 from orpo_qlora.runs.labels import NO_LABEL, RunLabel, read_label, write_label
@@ -248,6 +248,7 @@ def read_run(paths: RunPaths) -> Run:
 
     Raises:
         UnknownRun: the folder is gone.
+        ConfigError: a newer version made it.
     """
     try:
         state = stored_state(paths)
@@ -259,7 +260,12 @@ def read_run(paths: RunPaths) -> Run:
 
 def _parsed_config(path: Path) -> TrainConfig:
     settings = _read_yaml(path)
-    settings.pop("run")
+    if settings.pop("run")["schema"] > SCHEMA_VERSION:
+        raise ConfigError(
+            "The run was made by a newer version of orpo-qlora than this one.",
+            hint="Update orpo-qlora; the run is left as it is.",
+            where=str(path),
+        )
     return build_config(settings, source=str(path))
 
 

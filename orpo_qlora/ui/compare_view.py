@@ -174,7 +174,8 @@ def _same_pairs(several: Sequence[Compared]) -> bool:
 def _held_out_row(one: Compared) -> str:
     found = one.held_out
     name = (
-        f'<th><span class="run-stroke run-stroke-{one.place + 1}"></span>{html.escape(one.label)}</th>'
+        f'<th><span class="run-stroke run-stroke-{one.place + 1}"></span>'
+        f"{html.escape(one.label)}</th>"
     )
     lambda_ = f"<td>{present.setting_value(one.run.config.lambda_)}</td>"
     if found is None:

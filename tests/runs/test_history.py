@@ -1,6 +1,7 @@
 import builtins
 import io
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,17 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(three):
     assert [one.id for one in found.unreadable] == [broken.id]
     assert "colour" in found.unreadable[0].reason
     assert titles(store.list_runs()) == ["second", "first"]
+
+
+def test_a_run_of_a_newer_version_is_told_and_left_as_it_is(three):
+    newer = three.runs[0].paths
+    text = newer.config.read_text()
+    newer.config.write_text(re.sub(r"schema: \d+", "schema: 999", text))
+    before = sorted(path.stat().st_mtime_ns for path in newer.folder.iterdir())
+    found = read_history()
+    assert [one.id for one in found.unreadable] == [newer.id]
+    assert "newer version" in found.unreadable[0].reason
+    assert sorted(path.stat().st_mtime_ns for path in newer.folder.iterdir()) == before
 
 
 def test_a_damaged_state_is_told_too(three):
