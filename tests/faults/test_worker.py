@@ -94,12 +94,10 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_another_model_is_refused(
     settings = paths.config.read_text()
     paths.config.write_text(settings.replace("seed: 42", "seed: 43"))
     paths.train.write_text(paths.train.read_text().replace("gravity", "levity"))
-    store._read_fixed.cache_clear()
     with pytest.raises(CheckpointError) as caught:
         launch.resume_run(paths)
     assert "seed was 42 and is 43" in caught.value.message
     assert "data/train.jsonl has changed" in caught.value.message
-    store._read_fixed.cache_clear()
 
 
 def test_a_native_crash_is_named_and_the_next_run_starts_by_itself(
