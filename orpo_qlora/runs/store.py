@@ -260,7 +260,7 @@ def read_run(paths: RunPaths) -> Run:
 
 def _parsed_config(path: Path) -> TrainConfig:
     settings = _read_yaml(path)
-    if settings.pop("run")["schema"] > SCHEMA_VERSION:
+    if settings.pop("run").get("schema", 0) > SCHEMA_VERSION:
         raise ConfigError(
             "The run was made by a newer version of orpo-qlora than this one.",
             hint="Update orpo-qlora; the run is left as it is.",
