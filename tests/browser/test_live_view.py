@@ -12,12 +12,14 @@ from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_dataset, split_pairs
 from orpo_qlora.runs import store
 from orpo_qlora.runs.state import RunState
+from orpo_qlora.ui.studio import POLL_SECONDS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 MINUTE = 60_000
 TOTAL = 100
 AREA = "#plot-loss .chart-area"
+SEEN = "Object.defineProperty(document, 'visibilityState', {value: 'STATE', configurable: true})"
 
 
 class GrowingRun:
@@ -140,6 +142,20 @@ def test_the_pointer_shows_values(watched):
 def test_the_referee_speaks_as_soon_as_there_is_a_trend(watched):
     page, _ = watched
     expect(page.locator("#run-verdict")).to_contain_text("healthy")
+
+
+def test_a_hidden_tab_asks_for_nothing_and_catches_up(watched):
+    page, run = watched
+    page.evaluate(SEEN.replace("STATE", "hidden"))
+    page.wait_for_load_state("networkidle")  # what was asked before has been answered
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    run.grow_to(80)
+    page.wait_for_timeout(3 * 1000 * POLL_SECONDS)
+    assert asked == []
+    page.evaluate(SEEN.replace("STATE", "visible"))
+    expect(page.locator("#run-status")).to_contain_text("step 80 of", timeout=MINUTE)
+    assert asked != []
 
 
 def test_a_run_that_grows_is_watched_to_its_end(watched):
