@@ -120,14 +120,12 @@ class Crowd:
         """Ask both models again and again while it may; one thread."""
         visitor = Visitor(self.address)
         visitor.load()
-        visitor.put("chat-run", self.chat_run)
+        visitor.put("chat-run", ["base", self.chat_run])
         visitor.put("chat-max-tokens", 64)
         while not self.is_over.is_set():
             if not self.may_chat.wait(0.2):
                 continue
             visitor.put("chat-message", f"Tell me about the {WORDS[number]}.")
-            for column in ("chat-base", "chat-tuned"):
-                visitor.put(column, [])
             self._timed("chat", lambda: visitor.stream("chat-send", "click"))
             self._look(visitor, "chat-error")
         visitor.close()
