@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 
@@ -30,7 +31,7 @@ GLANCE_SECONDS = 0.7
 END_SECONDS = 120.0
 
 
-class Background:
+class Background(ABC):
     """A thread that does something until told to stop, and remembers what went wrong."""
 
     def __init__(self) -> None:
@@ -45,8 +46,9 @@ class Background:
             except Exception as exc:  # noqa: BLE001 - told by `is_well` in the main thread
                 self.problem = f"{type(exc).__name__}: {exc}"
 
+    @abstractmethod
     def act(self) -> None:
-        raise NotImplementedError
+        """Do it once more."""
 
     def is_well(self) -> None:
         hold(f"{type(self).__name__} meets no error", not self.problem, self.problem)

@@ -6,13 +6,11 @@ to the very same turns, so it is a preference pair that training can take.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,9 +22,7 @@ from orpo_qlora.data.export import write_clean
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import InputError
-
-Z_95 = NormalDist().inv_cdf(0.975)
-"""Standard deviations on either side of the middle that hold 95 % of a normal distribution."""
+from orpo_qlora.runs.intervals import Interval, wilson
 
 
 class CastVote(BaseModel):
@@ -70,9 +66,9 @@ class Score:
         return self.wins / self.decided if self.decided else None
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Where the win rate lies with 95 % confidence."""
-        return wilson(self.wins, self.decided)
+    def interval(self) -> Interval:
+        """Where the win rate lies with 95 % confidence (Wilson)."""
+        return wilson(self.win_rate or 0.0, self.decided)
 
 
 @dataclass(frozen=True)
@@ -81,20 +77,6 @@ class Export:
 
     pairs: tuple[PreferencePair, ...]
     left_out: dict[str, int]
-
-
-def wilson(wins: int, votes: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a share (Wilson 1927); everything without a vote.
-
-    With p = wins / votes: (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n).
-    """
-    if votes == 0:
-        return 0.0, 1.0
-    share, spread = wins / votes, Z_95**2 / votes
-    middle = share + spread / 2
-    reach = Z_95 * math.sqrt(share * (1 - share) / votes + spread / (4 * votes))
-    low, high = (middle - reach) / (1 + spread), (middle + reach) / (1 + spread)
-    return max(0.0, low), min(1.0, high)
 
 
 def votes_file() -> Path:

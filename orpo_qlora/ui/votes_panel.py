@@ -105,7 +105,7 @@ def score_sentence(score: Score) -> str:
     )
     if score.win_rate is None:
         return f"{who}: no answer was preferred yet ({undecided})."
-    low, high = score.interval
+    low, high = score.interval.low, score.interval.high
     meaning = "it may still be chance"
     if low > 0.5:
         meaning = "preferred, beyond chance"
@@ -128,7 +128,7 @@ def _side(answer: Answer) -> str:
 def _interval_bar(score: Score) -> str:
     if score.win_rate is None:
         return ""
-    low, high = (round(100 * end, 1) for end in score.interval)
+    low, high = (round(100 * end, 1) for end in (score.interval.low, score.interval.high))
     return (
         '<div class="score-bar" aria-hidden="true">'
         f'<span class="score-range" style="left: {low}%; width: {round(high - low, 1)}%"></span>'

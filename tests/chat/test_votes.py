@@ -1,15 +1,15 @@
 import json
-import math
 
 import pytest
 
 from orpo_qlora.chat import conversations, votes
 from orpo_qlora.chat.client import ChatSettings, Turn
 from orpo_qlora.chat.conversations import Answer, Conversation, Exchange
-from orpo_qlora.chat.votes import CastVote, wilson
+from orpo_qlora.chat.votes import CastVote
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import load_dataset
 from orpo_qlora.errors import InputError
+from orpo_qlora.runs.intervals import Interval, wilson
 
 RUN, LATER = "20260101-000000-0001", "20260102-000000-0001"
 
@@ -42,24 +42,6 @@ def blind(message, left, right, said="", **settings):
     )
 
 
-def test_wilson_interval_is_that_of_the_formula():
-    """8 of 10, z = 1.96: p = 0.8, z²/n = 0.38416, middle 0.8 + 0.19208 = 0.99208,
-    reach 1.96·√(0.016 + 0.009604) = 0.313623; over 1.38416: 0.49015 and 0.94331.
-    """
-    assert wilson(8, 10) == pytest.approx((0.49015, 0.94331), abs=2e-5)
-    assert wilson(2, 10) == pytest.approx((1 - 0.94331, 1 - 0.49015), abs=2e-5)
-
-
-def test_wilson_interval_stays_a_share_and_narrows():
-    assert wilson(0, 0) == (0.0, 1.0)
-    low, high = wilson(5, 5)
-    assert high == pytest.approx(1.0)
-    assert low == pytest.approx(1 / (1 + votes.Z_95**2 / 5))
-    widths = [high - low for low, high in (wilson(n // 2, n) for n in (4, 40, 400))]
-    assert widths == sorted(widths, reverse=True)
-    assert math.isclose(sum(wilson(50, 100)), 1.0)
-
-
 def test_a_vote_is_counted_for_the_run_whichever_side_it_was_on():
     run, base = answer("r", RUN), answer("b")
     given = [
@@ -73,7 +55,7 @@ def test_a_vote_is_counted_for_the_run_whichever_side_it_was_on():
     assert (score.one.run, score.other.run) == (RUN, "")
     assert (score.wins, score.losses, score.ties, score.bad) == (2, 1, 1, 1)
     assert score.win_rate == pytest.approx(2 / 3)
-    assert score.interval == wilson(2, 3)
+    assert score.interval == wilson(2 / 3, 3)
 
 
 def test_an_adapter_that_changed_is_another_one():
@@ -91,7 +73,7 @@ def test_an_adapter_that_changed_is_another_one():
 def test_no_decided_vote_has_no_win_rate():
     (score,) = votes.scores([vote("tie", answer("r", RUN), answer("b"))])
     assert score.win_rate is None
-    assert score.interval == (0.0, 1.0)
+    assert score.interval == Interval(0.0, 1.0)
 
 
 def test_a_vote_is_kept_once_with_everything_it_is_about():

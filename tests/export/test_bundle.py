@@ -128,7 +128,7 @@ def claim_base(run, folder):
 
 def test_a_base_from_the_hub_is_named_with_the_commit_that_was_used(copied_run):
     commit = "0123456789abcdef" * 2 + "01234567"
-    claim_base(copied_run, f"/home/me/hub/models--Qwen--Qwen2.5-0.5B/snapshots/{commit}")
+    claim_base(copied_run, f"/some/hub/models--Qwen--Qwen2.5-0.5B/snapshots/{commit}")
     origin = origin_of(copied_run)
     assert (origin.name, origin.revision) == ("Qwen/Qwen2.5-0.5B", commit)
     made = bundle.export_adapter(copied_run)
