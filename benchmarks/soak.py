@@ -53,7 +53,7 @@ REAL = {
     **{"max_steps": 60, "checkpoint_every": 10, "eval_every": 20, "lora_dropout": 0.1},
     **{"held_out": 0.25, "pairs_per_step": 4},
 }
-KILLS_A_RUN = (3, 6)
+KILLS_A_RUN = (4, 7)
 TERM_SHARE = 0.2
 PATIENCE_SECONDS = 180.0
 VERSIONS = ("torch", "transformers", "peft", "gradio", "psutil")
