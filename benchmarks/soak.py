@@ -48,7 +48,7 @@ from orpo_qlora.runs.store import RunPaths
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "soak.md"
 LESSON = "gravity pulls things together and hello is a word that people say when they meet"
-QUICK = {"max_steps": 60, "checkpoint_every": 7, "held_out": 0.25, "pairs_per_step": 4}
+QUICK = {"max_steps": 90, "checkpoint_every": 7, "held_out": 0.25, "pairs_per_step": 4}
 REAL = {
     **{"max_steps": 60, "checkpoint_every": 10, "eval_every": 20, "lora_dropout": 0.1},
     **{"held_out": 0.25, "pairs_per_step": 4},
