@@ -34,7 +34,7 @@ from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware
 from orpo_qlora.models.generate import Delta, stream
 from orpo_qlora.models.sampling import BASE, Conversation
-from orpo_qlora.program import run_program, without_secrets
+from orpo_qlora.program import give_way, run_program, without_secrets
 from orpo_qlora.runs import store
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
@@ -151,9 +151,10 @@ class Chat:
         adapters = self.loaded.prepare(runs, active, say)
         threads = hardware.use_all_cores()
         if active is not None and self.loaded.device == "cpu":
-            # The run has the other cores; the chat is slower meanwhile.
+            # The run has the cores; the chat takes what it leaves.
             threads = 1
             torch.set_num_threads(threads)
+            give_way()
         log.info("answering with run %s on %d threads", ", ".join(asked), threads)
         return [adapters.get(column.run) for column in request.columns]
 
@@ -200,6 +201,7 @@ class Chat:
             return ""
         if self.loaded.device != "cpu":
             return "" if active.id == self._beside else f"run {active.id} needs the GPU"
+        give_way()  # also in an answer that was begun before the run
         is_short = psutil.virtual_memory().available < RUN_NEEDS_BYTES
         return f"run {active.id} needs the memory" if is_short else ""
 
