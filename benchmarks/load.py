@@ -13,6 +13,7 @@ import csv
 import os
 import platform
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from tiny import make_tiny_model
 from visitor import Visitor
 
 from benchmarks.soak_checks import programs, wait_until
+from benchmarks.soak_programs import end_everything
 from orpo_qlora import storage
 from orpo_qlora.chat import client
 from orpo_qlora.config import build_config
@@ -101,7 +103,7 @@ class Crowd:
             if not self.is_open.wait(0.2):
                 continue
             start = time.monotonic()
-            self._timed("tick", lambda: self.bytes.append(visitor.tick("run-status")))
+            self._timed("tick", lambda: self.bytes.append(visitor.tick()))
             self._look(visitor, "runs-error")
             if uploads and start >= next_upload:
                 self._timed("upload", lambda: self._upload(visitor, number))
@@ -298,12 +300,27 @@ def write_csv(path: Path) -> Path:
     return path
 
 
+def watch_a_run(model: Path, folder: Path, arguments: argparse.Namespace) -> tuple[Crowd, Measured]:
+    """Train, let everybody watch, and return what they met and what it cost."""
+    chat_run = train(model, "to chat with", max_steps=1)
+    wait_until(lambda: store.read_run(chat_run).has_adapter, PATIENCE_SECONDS, "an adapter")
+    launch.wait_for(chat_run, PATIENCE_SECONDS)
+    long = {"max_steps": 100_000, "checkpoint_every": 100_000, "eval_every": 100_000}
+    watched = train(model, "to watch", **long)
+    wait_until(lambda: count_steps(watched) > 5, PATIENCE_SECONDS, "training begins")
+    with serving(storage.home()) as served:
+        crowd = Crowd(served.address, watched.id, chat_run.id, write_csv(folder / "pairs.csv"))
+        with crowd.gathered():
+            return crowd, measure(crowd, served.pid, watched, arguments.cycles, arguments.phase)
+
+
 def main() -> None:
     """Measure in a home of its own and write the account."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=4)
     parser.add_argument("--phase", type=float, default=30.0, help="seconds")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended from outside."))
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
         home = Path(folder) / "home"
         home.mkdir(mode=0o700)
@@ -313,21 +330,10 @@ def main() -> None:
             # Programs work elsewhere, and must be those of this checkout.
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         }
-        chat_run = train(model, "to chat with", max_steps=1)
-        wait_until(lambda: store.read_run(chat_run).has_adapter, PATIENCE_SECONDS, "an adapter")
-        launch.wait_for(chat_run, PATIENCE_SECONDS)
-        long = {"max_steps": 100_000, "checkpoint_every": 100_000, "eval_every": 100_000}
-        watched = train(model, "to watch", **long)
         try:
-            wait_until(lambda: count_steps(watched) > 5, PATIENCE_SECONDS, "training begins")
-            with serving(home) as served:
-                data = write_csv(Path(folder) / "pairs.csv")
-                crowd = Crowd(served.address, watched.id, chat_run.id, data)
-                with crowd.gathered():
-                    found = measure(crowd, served.pid, watched, arguments.cycles, arguments.phase)
+            crowd, found = watch_a_run(model, Path(folder), arguments)
         finally:
-            launch.end_run(watched)
-            client.release()
+            end_everything(home)
     RESULTS.write_text(report(found, crowd, arguments), encoding="utf-8")
     print(RESULTS.read_text(encoding="utf-8"))
     if crowd.errors:
