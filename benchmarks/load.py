@@ -1,8 +1,8 @@
 """Twenty people watch a run, upload and chat: does anything fail, and what does it cost training?
 
 `python -m benchmarks.load` writes benchmarks/results/load.md. One run trains a small model while
-phases alternate: nobody there; twenty tabs that watch, some of them uploading; the same with two of
-them chatting. What a step takes is the worker's own `seconds`. The visitors send the requests that
+phases alternate: nobody there; twenty tabs that watch, some of them uploading; the same with two
+more that chat. What a step takes is the worker's own `seconds`. The visitors send the requests that
 the page's script would send, from this machine; what they cost is told apart.
 """
 
@@ -151,7 +151,7 @@ class Crowd:
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Let everybody open the page; they wait until told."""
-        members = [(self.tab, number) for number in range(TABS - CHATTERS)]
+        members = [(self.tab, number) for number in range(TABS)]
         members += [(self.chatter, number) for number in range(CHATTERS)]
         threads = [threading.Thread(target=self._noting, args=member) for member in members]
         for thread in threads:
@@ -272,10 +272,10 @@ def report(found: Measured, crowd: Crowd, arguments: argparse.Namespace) -> str:
     return f"""# A run with an audience
 
 One run trains a model of {PARAMETERS} parameters on every core, {arguments.cycles} times around
-through {len(CYCLE)} phases of {arguments.phase:.0f} s. Twenty tabs: {TABS - CHATTERS} watch the
-run (a request every {TICK_SECONDS:.0f} s, as the page's timer sends it), four of those also upload
-a CSV of {ROWS} pairs every {UPLOAD_EVERY_SECONDS:.0f} s; in the last kind of phase {CHATTERS} more
-ask both models, without a pause. A step's time is the worker's own `seconds`; each phase is
+through {len(CYCLE)} phases of {arguments.phase:.0f} s. {TABS} tabs watch the run (a request every
+{TICK_SECONDS:.0f} s, as the page's timer sends it), four of them also upload a CSV of {ROWS} pairs
+every {UPLOAD_EVERY_SECONDS:.0f} s; in the last kind of phase {CHATTERS} more ask both models,
+without a pause. A step's time is the worker's own `seconds`; each phase is
 compared with the quiet one just before it (median of {arguments.cycles}, lowest and highest). The
 last columns are processor cores in use.
 
@@ -287,8 +287,9 @@ request. Waiting for answers:
 {chr(10).join(waits)}
 
 Measured on {psutil.cpu_count(logical=False)} CPU cores with Python {platform.python_version()},
-{versions}: `python -m benchmarks.load`. On two cores that training keeps busy, whatever the page
-computes is taken from it; visitors in other machines' browsers take nothing.
+{versions}: `python -m benchmarks.load`; load average {arguments.load:.1f} before it
+began. On two cores that training keeps busy, whatever the page computes is taken from it; visitors
+in other machines' browsers take nothing.
 """
 
 
@@ -320,6 +321,7 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=4)
     parser.add_argument("--phase", type=float, default=30.0, help="seconds")
     arguments = parser.parse_args()
+    arguments.load = os.getloadavg()[0]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended from outside."))
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
         home = Path(folder) / "home"
