@@ -46,7 +46,7 @@ from orpo_qlora.runs.store import RunPaths
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "soak.md"
-QUICK = {"max_steps": 60, "checkpoint_every": 7, "held_out": 0.25, "pairs_per_step": 4}
+QUICK = {"max_steps": 70, "checkpoint_every": 7, "held_out": 0.25, "pairs_per_step": 4}
 REAL = {
     **{"max_steps": 60, "checkpoint_every": 10, "eval_every": 20, "lora_dropout": 0.1},
     **{"held_out": 0.25, "pairs_per_step": 4},
@@ -297,6 +297,7 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=5, help="runs with a tiny real model")
     parser.add_argument("--minutes", type=float, default=120, help="begin no run after so many")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended from outside."))
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
         home, temporary = Path(folder) / "home", Path(folder) / "tmp"
@@ -314,7 +315,7 @@ def main() -> None:
         except Broken as exc:
             sys.exit(f"After {sum(soak.kills.values())} kills {dict(soak.kills)}: {exc}")
         finally:
-            end_everything(programs(home))
+            end_everything(home)
         names = [store.read_run(each.paths).title for each in soak.witnesses.values()]
     counts = tuple(sum(name.startswith(kind) for name in names) for kind in ("quick", "real"))
     text = report(soak, arguments.seed, counts, (time.monotonic() - start) / 60)
