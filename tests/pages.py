@@ -22,7 +22,7 @@ END_SECONDS = 120
 ELSEWHERE = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])")
 """Nothing of the page comes from another machine."""
 # A busy machine may need far more than the five seconds a condition has otherwise.
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=120_000)
 
 
 @contextmanager

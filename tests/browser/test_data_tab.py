@@ -247,6 +247,20 @@ def test_broken_rows_and_no_header_and_formulas_to_take_away(page, tmp_path):
     expect(card).to_contain_text("does not name the columns", timeout=MINUTE)
 
 
+def test_a_broken_file_is_a_card_that_names_the_remedy(page, tmp_path):
+    path = tmp_path / "wrong.csv"
+    path.write_text(f"question,{HOSTILE},bad\na,b,c\n")
+    open_page(page, "/")
+    upload(page, path)
+    card = page.locator("#data-error [role=alert]")
+    expect(card).to_contain_text("question", timeout=MINUTE)
+    expect(card).to_contain_text("chosen")
+    expect(card).to_contain_text("<img src=x")
+    page.locator("#example-hello").click()
+    expect(page.locator("#data-account")).to_contain_text("7 pairs usable", timeout=MINUTE)
+    expect(card).to_have_count(0)
+
+
 def test_what_is_chosen_before_the_page_has_its_answers_stays(page):
     """What it asks for as it opens is kept back here until an example is there."""
     kept, asked = [], "**/gradio_api/run/predict"

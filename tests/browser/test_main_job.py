@@ -142,23 +142,3 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
             expect(answer).to_contain_text(re.compile(r"\w+ \w+ \w+"))
         expect(page.locator("#chat-pace")).to_contain_text("tokens")
         assert errors == []
-
-
-def test_a_broken_file_is_a_card_that_names_the_remedy(own_home, tmp_path):
-    wrong = tmp_path / "wrong.csv"
-    wrong.write_text("question,<img src=x onerror=alert(1)>,bad\na,b,c\n")
-    with served_page() as address, chromium() as browser:
-        page = browser.new_page()
-        errors = watch_errors(page)
-        dialogs = []
-        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-        open_page(page, address)
-        page.locator("#data-upload input[type=file]").set_input_files(str(wrong))
-        card = page.locator("#data-error [role=alert]")
-        expect(card).to_contain_text("question", timeout=MINUTE)
-        expect(card).to_contain_text("chosen")
-        expect(card).to_contain_text("<img src=x")
-        page.locator("#example-hello").click()
-        expect(page.locator("#data-account")).to_contain_text("7 pairs usable", timeout=MINUTE)
-        expect(card).to_have_count(0)
-        assert dialogs == errors == []

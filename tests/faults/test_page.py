@@ -13,7 +13,7 @@ from orpo_qlora.runs import launch, store
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fake_worker")]
 
-PATIENCE = 30_000
+PATIENCE = 120_000
 
 
 def status(paths):
