@@ -126,8 +126,11 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gra
     for tab in (studio.data.tab, studio.train.tab, studio.runs.tab, studio.chat.tab):
         tab.select(None, None, None, js=f"() => window.orpoRemember('tab', '{tab.id}')")
 
-    def on_load_data(address: str) -> Updates:
-        return data_tab.dataset_updates(studio.data, parameters_of(address).get("data", ""))
+    # What the address does not name is left alone: somebody may have chosen it by the time a slow
+    # answer comes.
+    def on_load_data(address: str) -> Updates | None:
+        asked = parameters_of(address).get("data", "")
+        return data_tab.dataset_updates(studio.data, asked) if asked else None
 
     def on_load_run(address: str) -> Updates:
         parameters = parameters_of(address)
@@ -135,7 +138,7 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gra
         tab = parameters.get("tab", "runs" if asked else "data")
         run_id = runs_tab.opened_run(parameters)
         return {
-            **runs_tab.select_updates(studio.runs, run_id),
+            **(runs_tab.select_updates(studio.runs, run_id) if run_id else {}),
             **chat_tab.select_updates(studio.chat, run_id),
             # The first tab is open already, and the person may have opened another by now.
             **({studio.tabs: gr.Tabs(selected=tab)} if tab in TABS[1:] else {}),

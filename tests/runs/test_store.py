@@ -1,9 +1,9 @@
 import json
 import os
-import subprocess
-import sys
+from contextlib import ExitStack
 
 import pytest
+from holder import held
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig, build_config
@@ -17,16 +17,6 @@ from orpo_qlora.runs.state import RunState
 REPORT = DataReport(source="pairs.csv", sha256="ab" * 32, rows_read=3, pairs=3)
 PAIRS = tuple(PreferencePair(f"q{i}", f"good {i}", f"bad {i}", i) for i in (1, 2, 3))
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from orpo_qlora.storage import FileLock
-lock = FileLock(Path(sys.argv[1]))
-lock.acquire()
-print("held", flush=True)
-time.sleep(60)
-"""
-
 
 @pytest.fixture
 def paths():
@@ -37,23 +27,8 @@ def paths():
 @pytest.fixture
 def hold_lock():
     """Start a process that holds a lock as a worker does."""
-    processes = []
-
-    def hold(path):
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(path)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
-        assert process.stdout.readline() == "held\n"
-        return process
-
-    yield hold
-    for process in processes:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    with ExitStack() as until_the_end:
+        yield lambda path: until_the_end.enter_context(held(path))
 
 
 def test_a_new_run_holds_settings_data_and_account(paths):
@@ -78,6 +53,16 @@ def test_runs_are_listed_newest_first_and_found_by_name_or_id(paths, monkeypatch
     assert store.find_run("last").id == newer.id
     with pytest.raises(UnknownRun, match="no run “yours”"):
         store.find_run("yours")
+
+
+def test_two_runs_of_one_second_never_have_one_id(paths, monkeypatch):
+    second, taken = paths.id.rsplit("-", 1)
+    chance = iter([taken, taken, "0000" if taken != "0000" else "1111"])
+    monkeypatch.setattr(store.time, "strftime", lambda _: second)
+    monkeypatch.setattr(store.secrets, "token_hex", lambda _: next(chance))
+    made = store.create_run(TrainConfig(), Split(PAIRS, ()), REPORT)
+    assert made.id != paths.id
+    assert {run.id for run in store.list_runs()} == {made.id, paths.id}
 
 
 @pytest.mark.parametrize("name", ["../../etc", "..", "20260101-000000-zzzz", ""])

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psutil
 import pytest
-from serving import serving
+from serving import END_SECONDS, serving
 
 from orpo_qlora.ui.password import FREE_TRIES
 
@@ -45,7 +45,7 @@ def password(exposed):
 
 @pytest.fixture
 def page(exposed):
-    with httpx.Client(base_url=exposed.address, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=exposed.address, trust_env=False, timeout=END_SECONDS) as client:
         yield client
 
 

@@ -61,7 +61,7 @@ def times_woken(pid):
 
 @pytest.fixture
 def page(served):
-    with httpx.Client(base_url=served[0], trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=served[0], trust_env=False, timeout=END_SECONDS) as client:
         yield client
 
 
@@ -244,7 +244,7 @@ def test_b56_an_upload_aborted_half_way_leaves_nothing(page, served):
         "POST", "/gradio_api/upload", files={"files": ("half.csv", b"x" * 4_000_000)}
     )
     host, port = served[0].removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as line:
+    with socket.create_connection((host, int(port)), timeout=END_SECONDS) as line:
         head = [f"POST {request.url.path} HTTP/1.1"]
         head += [f"{name}: {value}" for name, value in request.headers.items()]
         line.sendall("\r\n".join([*head, "", ""]).encode() + request.read()[:2_000_000])
@@ -264,7 +264,7 @@ def until(is_so):
 def test_uploads_are_limited(page, served):
     def announce(**headers):
         # httpx would not announce more than it sends.
-        asked = http.client.HTTPConnection(served[0].removeprefix("http://"), timeout=30)
+        asked = http.client.HTTPConnection(served[0].removeprefix("http://"), timeout=END_SECONDS)
         asked.putrequest("POST", "/gradio_api/upload")
         for name, value in headers.items():
             asked.putheader(name.replace("_", "-"), value)
