@@ -150,7 +150,7 @@ def _parsed(text: str) -> object:
     """Return what a JSON text says, None for one that says nothing."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -122,7 +122,7 @@ def test_the_watch_ends_when_nothing_is_at_work(run):
     assert ask(client(is_busy=True), done, seen).status_code == 204
 
 
-@pytest.mark.parametrize("seen", ["", "{", "[1]", '"text"', '{"plots": 3}'])
+@pytest.mark.parametrize("seen", ["", "{", "[1]", '"text"', '{"plots": 3}', "[" * 9000])
 def test_a_tab_that_shows_something_else_is_drawn_by_gradio(run, seen):
     assert ask(client(), run, seen).json() == {"turn": True}
 
