@@ -25,7 +25,7 @@ from orpo_qlora.ui.chart_view import Choices
 from orpo_qlora.ui.snapshot import FED, Snapshot
 
 PATH = "/watch"
-LONGEST_REUSE_SECONDS = 1.5
+LONGEST_REUSE_SECONDS = 1.8
 """How old a look may be that several tabs share; below the timer's interval, so that a tab alone
 always gets a fresh one."""
 MOST_LOOKS = 16
