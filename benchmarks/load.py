@@ -47,8 +47,9 @@ TABS, CHATTERS = 20, 2
 TICK_SECONDS = 2.0
 UPLOAD_EVERY_SECONDS = 10.0
 ROWS = 500
-MODEL = {"hidden": 256, "layers": 4, "heads": 4, "kv_heads": 2}
-PARAMETERS = "2.5 million"
+MODEL = {"hidden": 512, "layers": 8, "heads": 8, "kv_heads": 4}
+"""Large enough that a step is arithmetic, as it is with real models, and not Python."""
+PARAMETERS = "19 million"
 WORDS = ("time", "year", "people", "way", "day", "thing", "life", "child", "world", "school")
 QUIET, WATCHED, CHATTED = "nobody there", "20 tabs, uploads", "20 tabs, uploads, chats"
 CYCLE = (QUIET, WATCHED, QUIET, CHATTED)
@@ -70,7 +71,7 @@ def pairs(count: int) -> Dataset:
 
 
 def train(model: Path, name: str, **settings: object) -> RunPaths:
-    always = {"model": str(model), "name": name, "held_out": 0.0, "pairs_per_step": 2}
+    always = {"model": str(model), "name": name, "held_out": 0.0, "pairs_per_step": 4}
     always |= {"sample_prompts": ["What is time?"]}
     return launch.start_run(build_config({**always, **settings}), pairs(200))
 

@@ -25,10 +25,10 @@ from orpo_qlora.ui.chart_view import Choices
 from orpo_qlora.ui.snapshot import FED, Snapshot
 
 PATH = "/watch"
-LONGEST_REUSE_SECONDS = 1.5
+LONGEST_REUSE_SECONDS = 1.8
 """How old a look may be that several tabs share; below the timer's interval, so that a tab alone
 always gets a fresh one."""
-MOST_LOOKS = 16
+MOST_LOOKS, KEPT_SECONDS = 16, 60.0
 CHOICES = 4
 SQUEEZING = 1
 """Of 9: five times smaller in a fifth of the time."""
@@ -134,13 +134,21 @@ class LiveFeed:
         with self._choosing:
             place = self._places.setdefault((run_id, choices), _Place())
             self._places.move_to_end((run_id, choices))
-            while len(self._places) > MOST_LOOKS:
-                self._places.popitem(last=False)
+            self._forget()
         with place.looking:
             look, now = place.look, time.monotonic()
             if look is None or now - look.began_at > LONGEST_REUSE_SECONDS:
                 look = place.look = Look(snapshot.take_snapshot(run_id), choices, now, look)
             return look
+
+    def _forget(self) -> None:
+        """Let go of looks nobody has asked for lately: each holds all points of its run."""
+        while len(self._places) > 1:
+            look = next(iter(self._places.values())).look
+            is_old = look is not None and time.monotonic() - look.began_at > KEPT_SECONDS
+            if not is_old and len(self._places) <= MOST_LOOKS:
+                return
+            self._places.popitem(last=False)
 
     def _is_awaited(self, run_id: str) -> bool:
         return self._is_busy() or runs_tab.awaits_more(run_id)

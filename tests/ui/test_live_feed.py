@@ -104,6 +104,15 @@ def test_what_is_drawn_outlives_looks_that_find_nothing_new(run, monkeypatch):
     assert len(drawn) == 1
 
 
+def test_looks_that_nobody_asks_for_are_let_go(run, monkeypatch):
+    monkeypatch.setattr(live_feed, "KEPT_SECONDS", 0.0)
+    feed = LiveFeed(PlainTextResponse(""), lambda: True)
+    others = [make_run(name=str(number)) for number in range(3)]
+    for paths in (*others, run, *others, run):
+        assert feed.news({"run": paths.id, "seen": seen_of(paths)}) == b""
+        assert len(feed._places) == 1
+
+
 def test_what_is_more_than_a_text_is_left_to_gradio(run):
     tab, seen = client(), seen_of(run)
     run.samples.write_text('{"step": 3, "prompt": "a", "answer": "b", "when": "evaluation"}\n')
