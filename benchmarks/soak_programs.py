@@ -112,7 +112,7 @@ class PageUnderFire(Background):
             active = store.active_run()
             if active is not None:
                 self._visitor.put("run-picker", active.id)
-            self._visitor.tick("run-status")
+            self._visitor.tick()
         except httpx.TransportError:
             return  # it has been killed, or is not up again yet
         self.asked += 1

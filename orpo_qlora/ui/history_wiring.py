@@ -219,10 +219,15 @@ def _wire_comparison(runs: RunsTab) -> None:
     def on_side(ids: str, side: str) -> Updates | None:
         return compare.compare_updates(part, history.ids_of(ids), side)
 
+    def on_tick(ids: str, side: str, seen: str) -> Updates | None:
+        return compare.compare_updates(part, history.ids_of(ids), side, seen) if ids else None
+
     part.back.click(None, None, part.ids, js="() => ''")
     part.head.select(None, None, runs.picker, js=history_table.TAKE)
     drawn = [runs.card, *part.outputs]
     part.side.input(guarded(runs.card, on_side), [part.ids, part.side], drawn, **QUIET)
+    asked = [part.ids, part.side, part.seen]
+    part.timer.tick(guarded(runs.card, on_tick), asked, drawn, **QUIET)
 
 
 def wire_run_files(runs: RunsTab) -> None:

@@ -8,12 +8,14 @@ import gradio as gr
 
 HERE = Path(__file__).parent
 STYLES = [HERE / "look.css", HERE / "charts.css"]
-SCRIPTS = [HERE / "look.js", HERE / "charts.js"]
+SCRIPTS = [HERE / "look.js", HERE / "charts.js", HERE / "watching.js"]
 
 FAVICON = str(Path(__file__).with_name("favicon.png"))
 
 READ_ADDRESS = "() => [window.orpoAddress]"
 """Script that gives a handler the parameters the page was opened with, as a JSON object."""
+LOOK = "(...values) => window.orpoLook(...values)"
+"""Script that brings a run that is watched up to date."""
 MARK = "(names) => { window.orpoMark(names); }"
 """Script that marks the settings with these names as changed."""
 
@@ -77,6 +79,11 @@ def head() -> str:
 def remember(name: str) -> str:
     """Return the script that puts an input's value into the page's address."""
     return f"(value) => {{ window.orpoRemember('{name}', value); }}"
+
+
+def hold(name: str) -> str:
+    """Return the script by which a part of the page can be changed without Gradio's server."""
+    return f"window.orpoHold('{name}', element, props);"
 
 
 def build_theme() -> gr.themes.Base:

@@ -32,6 +32,7 @@ class GrowingRun:
         self.lock = storage.FileLock(self.paths.lock)
         assert self.lock.acquire()
         self.lines = storage.JsonLines(self.paths.metrics)
+        self.started_at = time.time()
 
     def grow_to(self, last):
         done = store.stored_state(self.paths).step
@@ -41,7 +42,8 @@ class GrowingRun:
             if step % 20 == 0:
                 self.lines.append({"step": step, "eval/loss": 3 - step / TOTAL})
         state = RunState(status="running", phase="training", step=last, total_steps=TOTAL)
-        fresh = {"progressed_at": time.monotonic(), "started_at": time.time()}
+        fresh = {"progressed_at": time.monotonic(), "started_at": self.started_at}
+        self.paths.log.write_text(f"step {last}")
         store.write_state(self.paths, state.model_copy(update=fresh))
 
     def end(self):
@@ -170,6 +172,19 @@ def test_a_hidden_tab_asks_for_nothing_and_catches_up(watched):
     page.evaluate(SEEN.replace("STATE", "visible"))
     expect(page.locator("#run-status")).to_contain_text("step 80 of", timeout=MINUTE)
     assert asked != []
+
+
+def test_a_step_is_told_without_gradio(watched):
+    page, run = watched
+    page.locator("#run-log-fold button").first.click()
+    page.wait_for_load_state("networkidle")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    refreshed(page, run, 85)
+    expect(page.locator("#run-log textarea")).to_have_value("step 85", timeout=MINUTE)
+    expect(page.locator("#run-verdict")).to_contain_text("healthy")
+    assert page.locator("#plot-loss [data-curves]").get_attribute("data-curves").count("[85,") > 0
+    assert [url for url in asked if "/watch?" not in url] == []
 
 
 def test_a_run_that_grows_is_watched_to_its_end(watched):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from serving import serving
@@ -14,6 +15,7 @@ from visitor import Visitor
 from orpo_qlora import storage
 from orpo_qlora.chat import client, protocol
 from orpo_qlora.errors import Busy, ModelNotFound
+from orpo_qlora.program import GIVING_WAY
 from orpo_qlora.runs import launch, store
 
 GIB = 2**30
@@ -44,6 +46,12 @@ def set_free(shim, tmp_path, monkeypatch):
     return set_to
 
 
+def niceness(pid):
+    """Return that of every thread: Linux has no other."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return {os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads}
+
+
 def is_chat_there():
     return storage.is_locked(protocol.lock_file())
 
@@ -56,6 +64,8 @@ def test_a_run_that_needs_the_memory_does_not_wait_for_the_end_of_an_answer(
     wait_for(lambda: store.read_run(paths).state.step > 2)
     for _ in range(20):
         assert not next(answer).is_done, "while there is memory for both, both go on"
+    # Of the processor the chat takes what the run leaves, also in an answer begun before the run.
+    wait_until(lambda: niceness(client.status().pid) == {GIVING_WAY}, seconds=30)
     set_free(GIB)
     *_, last = answer
     assert last.is_done

@@ -69,7 +69,7 @@ def test_a_run_outlives_ctrl_c_and_a_kill_of_its_page(open_page, start, wait_for
     wait_for(lambda: store.read_run(run.paths).state.step > step)
 
     page, _, _ = open_page(port)
-    tab.tick("run-status")
+    tab.tick()
     assert ">running<" in tab.value("run-status")
 
     page.kill()
@@ -83,7 +83,7 @@ def test_a_run_outlives_ctrl_c_and_a_kill_of_its_page(open_page, start, wait_for
     assert ">running<" in shown(other, run.id)
     other.fire("run-stop", "click")
     wait_for(run.paths, "stopped")
-    tab.tick("run-status")
+    tab.tick()
     assert ">stopped<" in tab.value("run-status")
     other.fire("run-resume", "click")
     wait_for(run.paths, "running")

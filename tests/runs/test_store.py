@@ -6,10 +6,10 @@ import pytest
 from holder import held
 
 from orpo_qlora import storage
-from orpo_qlora.config import TrainConfig
+from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split
 from orpo_qlora.data.report import DataReport
-from orpo_qlora.errors import UnknownRun
+from orpo_qlora.errors import ConfigError, UnknownRun
 from orpo_qlora.runs import metrics, orders, store
 from orpo_qlora.runs.metrics import MetricsTail
 from orpo_qlora.runs.state import RunState
@@ -69,6 +69,36 @@ def test_two_runs_of_one_second_never_have_one_id(paths, monkeypatch):
 def test_only_a_run_id_names_a_folder(name):
     with pytest.raises(UnknownRun):
         store.paths_of(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "x" * 80,
+        "Ünïcødé 研究 🧪",
+        "../../etc",
+        "/",
+        ".draft-x",
+        "line\nbreak",
+        "yes",
+        '\'{"a": #',
+    ],
+)
+def test_a_name_is_a_label_whatever_it_is(name):
+    made = [
+        store.create_run(build_config({"name": name}), Split(PAIRS, ()), REPORT) for _ in range(2)
+    ]
+    assert {paths.folder.parent for paths in made} == {store.runs_folder()}
+    assert all(store.RUN_ID.match(paths.folder.name) for paths in made)
+    runs = store.list_runs()
+    assert {run.id for run in runs} == {paths.id for paths in made}
+    assert {run.title for run in runs} == ({name} if name else {run.id for run in runs})
+
+
+def test_a_name_that_is_too_long_makes_no_run():
+    with pytest.raises(ConfigError, match="name"):
+        build_config({"name": "x" * 81})
 
 
 def test_a_run_whose_worker_died_is_interrupted_not_running(paths, hold_lock):

@@ -14,7 +14,16 @@ from orpo_qlora.ui.password import FREE_TRIES
 NAME = "studio.example"
 HTML = {"Accept": "text/html,*/*"}
 PATHS = (
-    *("/", "/config", "/theme.css", "/robots.txt", "/pwa_icon", "/manifest.json", "/static/x"),
+    *(
+        "/",
+        "/config",
+        "/watch",
+        "/theme.css",
+        "/robots.txt",
+        "/pwa_icon",
+        "/manifest.json",
+        "/static/x",
+    ),
     *("/gradio_api/info", "/gradio_api/app_id", "/gradio_api/heartbeat/x", "/gradio_api/runs"),
     *("/gradio_api/queue/data", "/gradio_api/queue/status", "/gradio_api/login_check"),
     *("/gradio_api/file=/etc/passwd", "/gradio_api/token", "/gradio_api/user", "/gradio_api/mcp/"),

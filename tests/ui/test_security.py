@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,11 @@ def served(opened):
     return opened.address, opened.home
 
 
+def times_woken(pid):
+    found = [status.read_text() for status in Path(f"/proc/{pid}/task").glob("*/status")]
+    return sum(int(re.search(r"\nvoluntary_ctxt_switches:\s+(\d+)", text)[1]) for text in found)
+
+
 @pytest.fixture
 def page(served):
     with httpx.Client(base_url=served[0], trust_env=False, timeout=END_SECONDS) as client:
@@ -66,6 +72,14 @@ def test_page_is_there_once_its_address_is_printed(page):
 def test_a_tab_keeps_no_connection_open(page):
     """A browser has six for a page, so of more tabs than that some would wait for ever."""
     assert page.get("/config").json()["connect_heartbeat"] is False
+
+
+def test_a_page_that_nobody_asks_leaves_the_processor_alone(opened, page):
+    """Gradio alone wakes a thousand times a second; each time a run that trains is interrupted."""
+    page.get("/config")
+    before = times_woken(opened.pid)
+    time.sleep(1.0)  # a rate takes a while to see
+    assert times_woken(opened.pid) - before < 300
 
 
 @pytest.mark.parametrize(
