@@ -32,9 +32,10 @@ check: $(STAMP)
 audit: $(STAMP)
 	@$(BIN)/python .ci/audit.py
 
-# PYTEST_OPTIONS='-n 2 --dist loadfile --no-loadscope-reorder': two processes share the tests, by files.
+# Two processes share the tests, by files; what drives a browser or kills programs comes alone.
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m 'not alone' -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m alone $(PYTEST_OPTIONS)
 
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate

@@ -1,8 +1,8 @@
 """Twenty people watch a run, upload and chat: does anything fail, and what does it cost training?
 
 `python -m benchmarks.load` writes benchmarks/results/load.md. One run trains a small model while
-phases alternate: nobody there; twenty tabs that watch, some of them uploading; the same with two of
-them chatting. What a step takes is the worker's own `seconds`. The visitors send the requests that
+phases alternate: nobody there; twenty tabs that watch, some of them uploading; the same with two
+more that chat. What a step takes is the worker's own `seconds`. The visitors send the requests that
 the page's script would send, from this machine; what they cost is told apart.
 """
 
@@ -13,6 +13,7 @@ import csv
 import os
 import platform
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from tiny import make_tiny_model
 from visitor import Visitor
 
 from benchmarks.soak_checks import programs, wait_until
+from benchmarks.soak_programs import end_everything
 from orpo_qlora import storage
 from orpo_qlora.chat import client
 from orpo_qlora.config import build_config
@@ -45,8 +47,9 @@ TABS, CHATTERS = 20, 2
 TICK_SECONDS = 2.0
 UPLOAD_EVERY_SECONDS = 10.0
 ROWS = 500
-MODEL = {"hidden": 256, "layers": 4, "heads": 4, "kv_heads": 2}
-PARAMETERS = "2.5 million"
+MODEL = {"hidden": 512, "layers": 8, "heads": 8, "kv_heads": 4}
+"""Large enough that a step is arithmetic, as it is with real models, and not Python."""
+PARAMETERS = "19 million"
 WORDS = ("time", "year", "people", "way", "day", "thing", "life", "child", "world", "school")
 QUIET, WATCHED, CHATTED = "nobody there", "20 tabs, uploads", "20 tabs, uploads, chats"
 CYCLE = (QUIET, WATCHED, QUIET, CHATTED)
@@ -68,7 +71,7 @@ def pairs(count: int) -> Dataset:
 
 
 def train(model: Path, name: str, **settings: object) -> RunPaths:
-    always = {"model": str(model), "name": name, "held_out": 0.0, "pairs_per_step": 2}
+    always = {"model": str(model), "name": name, "held_out": 0.0, "pairs_per_step": 4}
     always |= {"sample_prompts": ["What is time?"]}
     return launch.start_run(build_config({**always, **settings}), pairs(200))
 
@@ -101,7 +104,7 @@ class Crowd:
             if not self.is_open.wait(0.2):
                 continue
             start = time.monotonic()
-            self._timed("tick", lambda: self.bytes.append(visitor.tick("run-status")))
+            self._timed("tick", lambda: self.bytes.append(visitor.tick()))
             self._look(visitor, "runs-error")
             if uploads and start >= next_upload:
                 self._timed("upload", lambda: self._upload(visitor, number))
@@ -149,7 +152,7 @@ class Crowd:
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Let everybody open the page; they wait until told."""
-        members = [(self.tab, number) for number in range(TABS - CHATTERS)]
+        members = [(self.tab, number) for number in range(TABS)]
         members += [(self.chatter, number) for number in range(CHATTERS)]
         threads = [threading.Thread(target=self._noting, args=member) for member in members]
         for thread in threads:
@@ -270,10 +273,10 @@ def report(found: Measured, crowd: Crowd, arguments: argparse.Namespace) -> str:
     return f"""# A run with an audience
 
 One run trains a model of {PARAMETERS} parameters on every core, {arguments.cycles} times around
-through {len(CYCLE)} phases of {arguments.phase:.0f} s. Twenty tabs: {TABS - CHATTERS} watch the
-run (a request every {TICK_SECONDS:.0f} s, as the page's timer sends it), four of those also upload
-a CSV of {ROWS} pairs every {UPLOAD_EVERY_SECONDS:.0f} s; in the last kind of phase {CHATTERS} more
-ask both models, without a pause. A step's time is the worker's own `seconds`; each phase is
+through {len(CYCLE)} phases of {arguments.phase:.0f} s. {TABS} tabs watch the run (a request every
+{TICK_SECONDS:.0f} s, as the page's timer sends it), four of them also upload a CSV of {ROWS} pairs
+every {UPLOAD_EVERY_SECONDS:.0f} s; in the last kind of phase {CHATTERS} more ask both models,
+without a pause. A step's time is the worker's own `seconds`; each phase is
 compared with the quiet one just before it (median of {arguments.cycles}, lowest and highest). The
 last columns are processor cores in use.
 
@@ -285,8 +288,9 @@ request. Waiting for answers:
 {chr(10).join(waits)}
 
 Measured on {psutil.cpu_count(logical=False)} CPU cores with Python {platform.python_version()},
-{versions}: `python -m benchmarks.load`. On two cores that training keeps busy, whatever the page
-computes is taken from it; visitors in other machines' browsers take nothing.
+{versions}: `python -m benchmarks.load`; load average {arguments.load:.1f} before it
+began. On two cores that training keeps busy, whatever the page computes is taken from it; visitors
+in other machines' browsers take nothing.
 """
 
 
@@ -298,12 +302,28 @@ def write_csv(path: Path) -> Path:
     return path
 
 
+def watch_a_run(model: Path, folder: Path, arguments: argparse.Namespace) -> tuple[Crowd, Measured]:
+    """Train, let everybody watch, and return what they met and what it cost."""
+    chat_run = train(model, "to chat with", max_steps=1)
+    wait_until(lambda: store.read_run(chat_run).has_adapter, PATIENCE_SECONDS, "an adapter")
+    launch.wait_for(chat_run, PATIENCE_SECONDS)
+    long = {"max_steps": 100_000, "checkpoint_every": 100_000, "eval_every": 100_000}
+    watched = train(model, "to watch", **long)
+    wait_until(lambda: count_steps(watched) > 5, PATIENCE_SECONDS, "training begins")
+    with serving(storage.home()) as served:
+        crowd = Crowd(served.address, watched.id, chat_run.id, write_csv(folder / "pairs.csv"))
+        with crowd.gathered():
+            return crowd, measure(crowd, served.pid, watched, arguments.cycles, arguments.phase)
+
+
 def main() -> None:
     """Measure in a home of its own and write the account."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=4)
     parser.add_argument("--phase", type=float, default=30.0, help="seconds")
     arguments = parser.parse_args()
+    arguments.load = os.getloadavg()[0]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended from outside."))
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
         home = Path(folder) / "home"
         home.mkdir(mode=0o700)
@@ -313,21 +333,10 @@ def main() -> None:
             # Programs work elsewhere, and must be those of this checkout.
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         }
-        chat_run = train(model, "to chat with", max_steps=1)
-        wait_until(lambda: store.read_run(chat_run).has_adapter, PATIENCE_SECONDS, "an adapter")
-        launch.wait_for(chat_run, PATIENCE_SECONDS)
-        long = {"max_steps": 100_000, "checkpoint_every": 100_000, "eval_every": 100_000}
-        watched = train(model, "to watch", **long)
         try:
-            wait_until(lambda: count_steps(watched) > 5, PATIENCE_SECONDS, "training begins")
-            with serving(home) as served:
-                data = write_csv(Path(folder) / "pairs.csv")
-                crowd = Crowd(served.address, watched.id, chat_run.id, data)
-                with crowd.gathered():
-                    found = measure(crowd, served.pid, watched, arguments.cycles, arguments.phase)
+            crowd, found = watch_a_run(model, Path(folder), arguments)
         finally:
-            launch.end_run(watched)
-            client.release()
+            end_everything(home)
     RESULTS.write_text(report(found, crowd, arguments), encoding="utf-8")
     print(RESULTS.read_text(encoding="utf-8"))
     if crowd.errors:

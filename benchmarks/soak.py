@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
+from lesson import lesson
 from tiny import make_endless_model
 
 from benchmarks.soak_checks import (
@@ -40,15 +41,12 @@ from benchmarks.soak_programs import PageUnderFire, Talker, end_everything
 from orpo_qlora import storage
 from orpo_qlora.chat import client
 from orpo_qlora.config import build_config
-from orpo_qlora.data.pairs import Dataset, PreferencePair
-from orpo_qlora.data.report import DataReport
 from orpo_qlora.runs import launch, orders, store
 from orpo_qlora.runs.store import RunPaths
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "soak.md"
-LESSON = "gravity pulls things together and hello is a word that people say when they meet"
-QUICK = {"max_steps": 60, "checkpoint_every": 7, "held_out": 0.25, "pairs_per_step": 4}
+QUICK = {"max_steps": 70, "checkpoint_every": 7, "held_out": 0.25, "pairs_per_step": 4}
 REAL = {
     **{"max_steps": 60, "checkpoint_every": 10, "eval_every": 20, "lora_dropout": 0.1},
     **{"held_out": 0.25, "pairs_per_step": 4},
@@ -57,21 +55,6 @@ KILLS_A_RUN = (4, 7)
 TERM_SHARE = 0.2
 PATIENCE_SECONDS = 180.0
 VERSIONS = ("torch", "transformers", "peft", "gradio", "psutil")
-
-
-def dataset(pairs: int = 16) -> Dataset:
-    words = LESSON.split()
-    made = tuple(
-        PreferencePair(
-            f"question {i} about {words[i % len(words)]}",
-            " ".join(words[(i + k) % len(words)] for k in range(6)),
-            " ".join(words[(3 * i + 2 * k + 1) % len(words)] for k in range(7)),
-            i + 1,
-        )
-        for i in range(pairs)
-    )
-    report = DataReport(source="made.csv", sha256="cd" * 32, rows_read=pairs, pairs=pairs)
-    return Dataset(made, report)
 
 
 class Soak:
@@ -93,7 +76,7 @@ class Soak:
     def start(self, name: str) -> RunPaths:
         settings = REAL if name.startswith("real") else QUICK
         model = {"model": str(self.model), "name": name}
-        return launch.start_run(build_config(settings | model), dataset())
+        return launch.start_run(build_config(settings | model), lesson())
 
     def whole(self, name: str) -> RunPaths:
         """Return a run to which nothing happens."""
@@ -314,6 +297,7 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=5, help="runs with a tiny real model")
     parser.add_argument("--minutes", type=float, default=120, help="begin no run after so many")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended from outside."))
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
         home, temporary = Path(folder) / "home", Path(folder) / "tmp"
@@ -331,7 +315,7 @@ def main() -> None:
         except Broken as exc:
             sys.exit(f"After {sum(soak.kills.values())} kills {dict(soak.kills)}: {exc}")
         finally:
-            end_everything(programs(home))
+            end_everything(home)
         names = [store.read_run(each.paths).title for each in soak.witnesses.values()]
     counts = tuple(sum(name.startswith(kind) for name in names) for kind in ("quick", "real"))
     text = report(soak, arguments.seed, counts, (time.monotonic() - start) / 60)

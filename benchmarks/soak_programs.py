@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import socket
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -17,7 +17,7 @@ import httpx
 import psutil
 from visitor import Visitor
 
-from benchmarks.soak_checks import hold, wait_until
+from benchmarks.soak_checks import hold, programs, wait_until
 from orpo_qlora.chat import client
 from orpo_qlora.chat.client import ChatSettings, Turn
 from orpo_qlora.errors import WorkerLost
@@ -112,7 +112,7 @@ class PageUnderFire(Background):
             active = store.active_run()
             if active is not None:
                 self._visitor.put("run-picker", active.id)
-            self._visitor.tick("run-status")
+            self._visitor.tick()
         except httpx.TransportError:
             return  # it has been killed, or is not up again yet
         self.asked += 1
@@ -196,8 +196,10 @@ class Talker(Background):
             answer.close()
 
 
-def end_everything(processes: list[psutil.Process]) -> None:
-    """Leave nothing behind when a promise did not hold."""
-    for process in processes:
-        if process.pid != os.getpid():
-            process.kill()
+def end_everything(home: Path) -> None:
+    """Leave nothing behind; a program that is ended may have started another just before."""
+    while found := programs(home):
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(0.1)

@@ -18,6 +18,9 @@ NAME = re.compile(r"\w[\w .+-]{0,59}", re.ASCII)
 FILE_BYTES = 100_000
 """Largest preset taken in; the longest prompts a person would write are far shorter."""
 
+DEEPEST = 10
+"""No setting is a list of lists."""
+
 
 def own_names() -> list[str]:
     """Return the names of one's own presets, in alphabetical order."""
@@ -54,9 +57,7 @@ def read_file(path: Path, source: str = "") -> dict[str, object]:
                 hint="A preset is a short list of settings.",
             )
         text = path.read_text(encoding="utf-8-sig")
-        # A few aliases of aliases are more text, once printed, than a machine can hold.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ConfigError(f"{source} refers to parts of itself.", hint="Write each value out.")
+        _refuse_costly(text, source)
         content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as exc:
         raise ConfigError(
@@ -65,6 +66,20 @@ def read_file(path: Path, source: str = "") -> dict[str, object]:
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{source} holds no settings.", where=source, hint=_EXPECTED)
     return {str(key): value for key, value in content.items()}
+
+
+def _refuse_costly(text: str, source: str) -> None:
+    """Refuse what is short to write and long to read."""
+    depth = 0
+    for event in yaml.parse(text):
+        # A few aliases of aliases are more text, once printed, than a machine can hold.
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(f"{source} refers to parts of itself.", hint="Write each value out.")
+        # Brackets in brackets would keep the reader busy for minutes.
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ConfigError(f"{source} holds lists in lists in lists.", hint=_EXPECTED)
 
 
 _EXPECTED = "Choose a YAML file with lines such as “lambda: 0.2”, as “Export” writes it."

@@ -10,6 +10,8 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from orpo_qlora.errors import DiskFull, OrpoQloraError
 
@@ -17,6 +19,8 @@ _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _SHORTEST_TOKEN = 8
 _PRIVATE_UMASK = 0o077
+GIVING_WAY = 19
+"""Niceness of a program that takes only what others leave."""
 
 
 def without_secrets(text: str) -> str:
@@ -58,6 +62,20 @@ def run_program(main: Callable[[], None], on_error: Callable[[OrpoQloraError], N
         return 0
     on_error(error)
     return error.exit_code
+
+
+def give_way() -> None:
+    """Let other programs have the processor first, for the rest of this one's life.
+
+    Linux counts niceness thread by thread; where it weighs whole sessions first (autogroup), each
+    of our programs is one.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, GIVING_WAY)
+    with suppress(OSError):
+        for thread in Path("/proc/self/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), GIVING_WAY)
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(f"{GIVING_WAY}", encoding="ascii")
 
 
 def _translate(exc: Exception) -> OrpoQloraError:

@@ -2,6 +2,8 @@
 
 import os
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +13,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: a second thread costs more than it computes
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # importing its ORPO trainer warns that it may move
+
+FAULTS = Path(__file__).with_name("faults")
 
 # The same examples every time, however slow the machine: a failure is never a matter of luck.
 settings.register_profile(
@@ -38,24 +42,47 @@ def whole_float64(monkeypatch):
     monkeypatch.setattr(torch, "float32", torch.float64)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by the marks given here
 def pytest_collection_modifyitems(items):
-    """Begin with the longest files: of two processes none shall wait for the other in the end."""
-    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
+    """Mark what needs the machine to itself; that is tried once more when it fails.
+
+    A rerun is told in the summary with its traceback: it is a defect to mend.
+    """
+    for item in items:
+        if item.get_closest_marker("browser") or FAULTS in item.path.parents:
+            item.add_marker(pytest.mark.alone)
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.fixture(scope="session")
-def demo_models(tmp_path_factory):
-    """The folder of base models with the real demo model in it, converted once a session."""
-    from orpo_qlora.models import convert
+def home_of_all(tmp_path_factory):
+    """Return a function that gives a home, by name, to all processes that share the tests."""
 
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent  # of all processes; whoever comes first converts, the others wait
-    shared = shared / "demo-home"
-    shared.mkdir(mode=0o700, exist_ok=True)
+    def named(name):
+        base = tmp_path_factory.getbasetemp()
+        home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+        home.mkdir(mode=0o700, exist_ok=True)
+        return home
+
+    return named
+
+
+@pytest.fixture(scope="session")
+def demo_models(home_of_all):
+    """The folder of base models with the real demo model in it, made once for all processes."""
+    from orpo_qlora import storage
+    from orpo_qlora.models import convert, demo
+
+    # Where the home is named, as in CI, `make setup` has converted the model into it.
+    known = demo.demo_folder() if storage.HOME_VARIABLE in os.environ else None
+    shared = home_of_all("demo-home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORPO_QLORA_HOME", str(shared))
-        convert.prepare_demo_model()
+        patch.setenv(storage.HOME_VARIABLE, str(shared))
+        # Whoever comes first makes it, the others wait.
+        with storage.FileLock(shared / "demo.lock"):
+            if known and (known / demo.RECORD).is_file() and not demo.is_prepared():
+                shutil.copytree(known, demo.demo_folder(), dirs_exist_ok=True)
+            convert.prepare_demo_model()
     return shared / "models"
 
 
@@ -77,14 +104,20 @@ def tiny_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def ended_run(tiny_model, tmp_path_factory):
+def ended_run(tiny_model, home_of_all):
     """A finished run with its report card; whoever changes something takes `copied_run`."""
     from ended import TOKEN, evaluated_run
 
+    from orpo_qlora import storage
+    from orpo_qlora.runs import store
+
+    home = home_of_all("home-of-an-ended-run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORPO_QLORA_HOME", str(tmp_path_factory.mktemp("home-of-an-ended-run")))
+        patch.setenv(storage.HOME_VARIABLE, str(home))
         patch.setenv("HF_TOKEN", TOKEN)
-        return evaluated_run(tiny_model)
+        with storage.FileLock(home / "tests.lock"):
+            made = store.list_runs()
+            return made[0] if made else evaluated_run(tiny_model)
 
 
 @pytest.fixture

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import shutil
 
+from lesson import dataset_of, question, words_from
+
 from orpo_qlora.config import build_config
-from orpo_qlora.data.pairs import Dataset, PreferencePair
-from orpo_qlora.data.report import DataReport
 from orpo_qlora.evaluation import asking
 from orpo_qlora.runs import launch, store
 
 WAIT_SECONDS = 240.0
-LESSON = "gravity pulls things together and hello is a word that people say when they meet"
-WORDS = LESSON.split()
-
-
 TOKEN = "hf_" + 4 * "SecretToken"
 
 
 def made_pairs(count=24):
     """Return pairs whose answers differ in length and words, two to a prompt."""
-    made = tuple(
-        PreferencePair(
-            f"question {i // 2} about {WORDS[i // 2 % len(WORDS)]}",
-            " ".join(WORDS[(i + k) % len(WORDS)] for k in range(3 + i % 6)),
-            " ".join(WORDS[(3 * i + 2 * k + 1) % len(WORDS)] for k in range(6)),
-            i + 1,
+    return dataset_of(
+        *(
+            (question(i // 2), words_from(i, 3 + i % 6), words_from(3 * i + 1, 6, step=2))
+            for i in range(count)
         )
-        for i in range(count)
     )
-    report = DataReport(source="made.csv", sha256="cd" * 32, rows_read=count, pairs=count)
-    return Dataset(made, report)
 
 
 def evaluated_run(model):

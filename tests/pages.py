@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
@@ -21,7 +22,7 @@ END_SECONDS = 120
 ELSEWHERE = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])")
 """Nothing of the page comes from another machine."""
 # A busy machine may need far more than the five seconds a condition has otherwise.
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=120_000)
 
 
 @contextmanager
@@ -78,6 +79,16 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+def open_page(page: Page, address: str = "") -> None:
+    """Open an address, or the same one anew, and wait until nothing is asked for any more.
+
+    What the page asks for as it opens may be answered late on a busy machine: whatever a test has
+    typed or counted by then could change once more.
+    """
+    load = page.reload if not address else partial(page.goto, address)
+    load(wait_until="networkidle", timeout=1000 * READY_SECONDS)
+
+
 def watch_errors(page: Page) -> list[str]:
     """Return a list that fills with whatever goes wrong in the page."""
     errors: list[str] = []
@@ -90,12 +101,20 @@ def watch_errors(page: Page) -> list[str]:
 
 
 @contextmanager
-def watched_page(browser: Browser, width: int = 1280, height: int = 900) -> Iterator[Page]:
+def watched_page(
+    browser: Browser, width: int = 1280, height: int = 900, address: str | None = None
+) -> Iterator[Page]:
     """A page in a context of its own; whatever goes wrong in it fails the test.
 
     Judged while it is open: what the browser gives up when it closes is nobody's mistake.
+
+    Args:
+        browser: the browser.
+        width: of the window, in pixels.
+        height: of the window, in pixels.
+        address: what paths like “/” are completed with.
     """
-    context = browser.new_context(viewport={"width": width, "height": height})
+    context = browser.new_context(viewport={"width": width, "height": height}, base_url=address)
     try:
         page = context.new_page()
         errors = watch_errors(page)

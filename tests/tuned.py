@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import PreferencePair, Split
@@ -11,6 +12,9 @@ from orpo_qlora.data.report import DataReport
 from orpo_qlora.runs import store
 from orpo_qlora.runs.state import RunState
 from orpo_qlora.runs.store import Run
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def write_adapter(model_folder: Path, folder: Path, seed: int = 0) -> None:
@@ -23,10 +27,33 @@ def write_adapter(model_folder: Path, folder: Path, seed: int = 0) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     policy = get_peft_model(model, lora)
+    make_adapters_tell(policy)
+    policy.save_pretrained(folder)
+
+
+def with_two_adapters(model_folder: Path) -> PeftModel:
+    """Return a base with two adapters that do something, “tuned” and “other”."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    policy = get_peft_model(model, lora, adapter_name="tuned")
+    policy.add_adapter("other", lora)
+    make_adapters_tell(policy)
+    policy.set_adapter("tuned")
+    return policy.eval()
+
+
+def make_adapters_tell(policy: PeftModel) -> None:
+    """Give the half of every adapter that begins as zero random values: answers then change."""
+    import torch
+
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
-    policy.save_pretrained(folder)
 
 
 def make_finished_run(

@@ -34,7 +34,7 @@ from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware
 from orpo_qlora.models.generate import Delta, stream
 from orpo_qlora.models.sampling import BASE, Conversation
-from orpo_qlora.program import run_program, without_secrets
+from orpo_qlora.program import give_way, run_program, without_secrets
 from orpo_qlora.runs import store
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
@@ -50,6 +50,7 @@ LEAVE_SECONDS = 5.0
 RUN_NEEDS_BYTES = 2 * GIB
 """Host memory that must stay free beside a run while the chat has nothing to do."""
 STOPS_REMEMBERED = 64
+BESIDE = "reading, slowly: a run trains, and has the processor first…"
 
 
 class Chat:
@@ -126,7 +127,8 @@ class Chat:
                 reply(Reply(is_done=True, note="stopped"))
                 return
             adapters = self._prepare(request, say)
-            reply(Reply(note="reading…", adapters=tuple(a.sha256 if a else "" for a in adapters)))
+            shas = tuple(adapter.sha256 if adapter else "" for adapter in adapters)
+            reply(Reply(note=BESIDE if self._gives_way() else "reading…", adapters=shas))
             conversations = [
                 Conversation(column.turns, adapter.name if adapter else BASE)
                 for column, adapter in zip(request.columns, adapters, strict=True)
@@ -150,12 +152,17 @@ class Chat:
         self._beside = active.id if active else ""
         adapters = self.loaded.prepare(runs, active, say)
         threads = hardware.use_all_cores()
-        if active is not None and self.loaded.device == "cpu":
-            # The run has the other cores; the chat is slower meanwhile.
+        if self._gives_way():
+            # The run has the cores; the chat takes what it leaves.
             threads = 1
             torch.set_num_threads(threads)
+            give_way()
         log.info("answering with run %s on %d threads", ", ".join(asked), threads)
         return [adapters.get(column.run) for column in request.columns]
+
+    def _gives_way(self) -> bool:
+        """Tell whether a run has this processor first."""
+        return bool(self._beside) and self.loaded.device == "cpu"
 
     @contextmanager
     def _own_turn(self, say: Say, should_stop: Callable[[], bool]) -> Iterator[None]:
@@ -200,6 +207,7 @@ class Chat:
             return ""
         if self.loaded.device != "cpu":
             return "" if active.id == self._beside else f"run {active.id} needs the GPU"
+        give_way()  # also in an answer that was begun before the run
         is_short = psutil.virtual_memory().available < RUN_NEEDS_BYTES
         return f"run {active.id} needs the memory" if is_short else ""
 

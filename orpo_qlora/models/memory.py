@@ -220,7 +220,7 @@ class MemoryChoice:
 
 USABLE_SHARE = 0.8
 """Share of the free memory to plan with; the rest is for fragments and for other programs."""
-MOST_TOKENS = {"cpu": 2048, "cuda": 8192}
+MOST_TOKENS = {"cpu": 1024, "cuda": 8192}
 """More tokens a forward gain nothing there (docs/engine.md)."""
 FEWEST_TOKENS = {"cpu": 256, "cuda": 1024}
 """Fewer waste more time on unpacking weights than recomputing activations costs."""

@@ -120,7 +120,7 @@ def create_run(
     Raises:
         DiskFull: no run folder is left behind.
     """
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    run_id = _new_id()
     draft = RunPaths(runs_folder() / f"{_DRAFT}{run_id}")
     final = runs_folder() / run_id
     with storage.disk_errors(draft.folder):
@@ -141,6 +141,14 @@ def create_run(
             shutil.rmtree(draft.folder, ignore_errors=True)
         storage.sync_folder(final.parent)
     return RunPaths(final)
+
+
+def _new_id() -> str:
+    """Return an id that no run has: those made within one second differ by chance alone."""
+    while True:
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        if not (runs_folder() / run_id).exists():
+            return run_id
 
 
 def sweep_drafts() -> None:

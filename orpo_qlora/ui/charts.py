@@ -42,7 +42,12 @@ class _Frame:
     def places(self, points: Points) -> list[str]:
         """Return where points are; on a logarithmic axis only what is above 0 has a place."""
         shown = points if not self.y.is_log else [point for point in points if point[1] > 0]
-        return [f"{self.across(step)} {self.down(value)}" for step, value in shown]
+        if not shown:
+            return []
+        steps, values = zip(*shown, strict=True)
+        across = (SIZE * self.x.places(steps)).tolist()
+        down = (SIZE - SIZE * self.y.places(values)).tolist()
+        return [f"{x:.1f} {y:.1f}" for x, y in zip(across, down, strict=True)]
 
 
 def draw_chart(
@@ -243,21 +248,16 @@ def _some_steps(steps: Sequence[int]) -> str:
 
 
 def _pointer_values(curves: Iterable[Curve]) -> str:
-    return json.dumps(
-        [
-            {
-                "label": curve.label,
-                "colour": curve.colour,
-                "points": _short(curve.points),
-                **({"raw": _short(curve.raw)} if curve.raw else {}),
-            }
-            for curve in curves
-            if curve.points
-        ],
-        ensure_ascii=False,
-        separators=(",", ":"),
-    )
+    told = []
+    for curve in curves:
+        if curve.points:
+            label, colour = json.dumps(curve.label, ensure_ascii=False), json.dumps(curve.colour)
+            raw = f',"raw":{_short(curve.raw)}' if curve.raw else ""
+            points = _short(curve.points)
+            told.append(f'{{"label":{label},"colour":{colour},"points":{points}{raw}}}')
+    return f"[{','.join(told)}]"
 
 
-def _short(points: Points) -> list[tuple[int, float]]:
-    return [(step, float(f"{value:.{DIGITS}g}")) for step, value in points]
+def _short(points: Points) -> str:
+    """Return points as JSON; written here, which takes a third of the time of the module."""
+    return f"[{','.join([f'[{step},{value:.{DIGITS}g}]' for step, value in points])}]"

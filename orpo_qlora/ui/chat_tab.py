@@ -268,8 +268,10 @@ def select_updates(tab: ChatTab, asked: str | Sequence[str] | None) -> Updates:
         chosen = [BASE_CHOICE, *ids[:1]]
     names_bases = len({BaseKey.of(run) for run in runs}) > 1
     choices = [(_label(run, names_base=names_bases), run.id) for run in runs]
+    # A choice that stands is not sent back: another may have been made by now.
+    picked = {} if chosen == asked else {"value": chosen}
     return {
-        tab.picker: gr.Dropdown([("Base model", BASE_CHOICE), *choices], value=chosen),
+        tab.picker: gr.update(choices=[("Base model", BASE_CHOICE), *choices], **picked),
         tab.empty: gr.HTML(visible=not runs),
         tab.view: gr.Column(visible=bool(runs)),
         **panel_updates(tab.panel),

@@ -13,11 +13,14 @@ from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
-from orpo_qlora.ui import cards, compare_view, history_table, sweep_chart
+from orpo_qlora.ui import cards, compare_view, history_table, present, sweep_chart
 from orpo_qlora.ui.compare_view import MOST_RUNS
 from orpo_qlora.ui.guard import Updates
 
 HELD_OUT, TRAINING = "Held-out pairs", "Training pairs"
+POLL_SECONDS = 1.0
+MOST_SECONDS = 1.0
+"""How long one look may read long files; the next one goes on."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,14 @@ class Comparison:
     held_out: gr.HTML
     curves: gr.HTML
     differences: gr.HTML
+    timer: gr.Timer
+    """Active while long files are being read."""
 
     @property
     def outputs(self) -> list[Any]:
         """Every component that changes with a comparison."""
         parts = [self.head, self.sweep, self.held_out, self.curves, self.differences]
-        return [self.view, self.seen, *parts]
+        return [self.view, self.seen, *parts, self.timer]
 
 
 def build_comparison() -> Comparison:
@@ -62,7 +67,9 @@ def build_comparison() -> Comparison:
         )
         curves = gr.HTML(elem_id="compare-curves")
         differences = gr.HTML(elem_id="compare-differences")
-    return Comparison(*(view, ids, seen, back, side, head, sweep, held_out, curves, differences))
+    timer = gr.Timer(POLL_SECONDS, active=False)
+    shown = (side, head, sweep, held_out, curves, differences)
+    return Comparison(*(view, ids, seen, back, *shown, timer))
 
 
 def check(ids: Sequence[str]) -> str:
@@ -87,7 +94,8 @@ def side_of(text: str) -> str:
 
 def hidden_updates(part: Comparison) -> Updates:
     """Return the page without a comparison."""
-    return {part.view: gr.Column(visible=False), part.seen: ""}
+    away = gr.Column(visible=False)
+    return {part.view: away, part.seen: "", part.timer: gr.Timer(active=False)}
 
 
 def compare_updates(
@@ -102,21 +110,25 @@ def compare_updates(
         seen: the mark of what the page shows; empty draws everything.
     """
     runs = _still_there(ids)
-    mark = _mark(runs, side)
+    several = compare_view.line_up(runs, MOST_SECONDS)
+    share = min((one.metrics.share_read for one in several), default=1.0)
+    mark = _mark(runs, side, share)
     if mark == seen:
         return None
     if not runs:
         gone = cards.empty_card("Nothing to compare", "These runs were deleted.")
         return {part.view: gr.Column(visible=True), part.seen: mark, part.head: gone}
-    several = compare_view.line_up(runs)
+    reading = f"Reading what was measured so far: {present.percent(share)}." if share < 1 else ""
     return {
         part.view: gr.Column(visible=True),
         part.seen: mark,
         part.head: compare_view.draw_legend(several),
         part.sweep: sweep_chart.draw_sweep(several),
         part.held_out: compare_view.draw_held_out(several),
-        part.curves: compare_view.draw_curves(several, held_out=side != TRAINING),
+        part.curves: (cards.busy(reading) if reading else "")
+        + compare_view.draw_curves(several, held_out=side != TRAINING),
         part.differences: compare_view.draw_differences(several),
+        part.timer: gr.Timer(active=share < 1),
     }
 
 
@@ -130,8 +142,8 @@ def _still_there(ids: Sequence[str]) -> list[Run]:
     return runs
 
 
-def _mark(runs: Sequence[Run], side: str) -> str:
-    told = [side]
+def _mark(runs: Sequence[Run], side: str, share: float) -> str:
+    told = [side, str(share)]
     for run in runs:
         metrics = run.paths.metrics
         size = metrics.stat().st_size if metrics.is_file() else 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from orpo_qlora.config import setting_fields
 from orpo_qlora.runs import history, store
 from orpo_qlora.runs.file_memory import FileMemory
 from orpo_qlora.runs.intervals import wilson
+from orpo_qlora.runs.metrics import Metrics
 from orpo_qlora.runs.results import Measured
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui import cards, charts, form, plots, present
@@ -48,6 +51,7 @@ class Compared:
     run: Run
     label: str
     place: int
+    metrics: Metrics
 
     @property
     def colour(self) -> str:
@@ -60,13 +64,21 @@ class Compared:
         return history.results(self.run).held_out
 
 
-def line_up(runs: Sequence[Run]) -> list[Compared]:
-    """Return runs with a label each; runs of one name are told apart by their ids."""
+def line_up(runs: Sequence[Run], most_seconds: float = math.inf) -> list[Compared]:
+    """Return runs with a label each; runs of one name are told apart by their ids.
+
+    Args:
+        runs: to be compared.
+        most_seconds: how long files of metrics may be read before the rest is left for next time.
+    """
     titles = Counter(run.title for run in runs)
-    return [
-        Compared(run, run.title if titles[run.title] == 1 else f"{run.title} ({run.id})", place)
-        for place, run in enumerate(runs)
-    ]
+    deadline = time.monotonic() + most_seconds
+    several = []
+    for place, run in enumerate(runs):
+        label = run.title if titles[run.title] == 1 else f"{run.title} ({run.id})"
+        metrics = store.metrics_of(run.paths, max(0.0, deadline - time.monotonic()))
+        several.append(Compared(run, label, place, metrics))
+    return several
 
 
 def draw_legend(several: Sequence[Compared]) -> str:
@@ -99,8 +111,7 @@ def draw_curves(several: Sequence[Compared], *, held_out: bool) -> str:
 def _curves(one: Compared, plot: Plot, metric: str, held_out: bool) -> list[Curve]:
     mark: Literal["round", "square"] = "square" if one.place % 2 else "round"
     alone = replace(plot, quantities=(Quantity(metric, one.label, one.colour, mark=mark),))
-    measured = store.metrics_of(one.run.paths)
-    found = plots.curves_of(alone, measured, one.run.config.lambda_, ChartView())
+    found = plots.curves_of(alone, one.metrics, one.run.config.lambda_, ChartView())
     # Smoothed as in the view of one run; what is faint there would be a thicket here.
     drawn = [replace(curve, label=one.label, raw=None) for curve in found]
     return [curve for curve in drawn if curve.is_held_out == held_out]

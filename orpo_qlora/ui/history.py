@@ -177,16 +177,20 @@ def cleared_values() -> list[str]:
 
 
 def filter_updates(part: HistoryList, found: History, filters: Filters) -> Updates:
-    """Return the filters' inputs as an address says."""
+    """Return the filters' inputs as an address says.
+
+    What it does not say is left alone: somebody may be typing it this moment.
+    """
     shown = {name: getattr(filters, name) for name in FILTER_NAMES}
-    updates: Updates = {part.filters[name]: value for name, value in shown.items()}
+    asked = {name: value for name, value in shown.items() if value != getattr(Filters(), name)}
+    updates: Updates = {part.filters[name]: value for name, value in asked.items()}
     models = [ANY, *map(_model_choice, found.models)]
     tags = [ANY, *((tag, tag) for tag in found.tags)]
     # One that no run has any more would match nothing without being seen.
     for name, choices in (("model", models), ("tag", tags)):
         known = shown[name] in {value for _, value in choices}
-        value = shown[name] if known else ""
-        updates[part.filters[name]] = gr.Dropdown(choices, value=value)
+        value = {"value": shown[name] if known else ""} if name in asked else {}
+        updates[part.filters[name]] = gr.Dropdown(choices, **value)
     return updates
 
 

@@ -48,6 +48,7 @@ def wire_history(runs: RunsTab, ticked: Any) -> None:  # noqa: ANN401 - gradio's
     inputs = [runs.picker, runs.comparison.ids, runs.comparison.side, *part.inputs]
     for trigger in (runs.picker.change, runs.comparison.ids.change, runs.tab.select):
         trigger(view, inputs, shown, **QUIET)
+    _wire_own_fields(runs)
     _wire_tick(runs, ticked, inputs)
     _wire_filters(runs)
     _wire_several(runs)
@@ -55,9 +56,7 @@ def wire_history(runs: RunsTab, ticked: Any) -> None:  # noqa: ANN401 - gradio's
 
 
 def _view_outputs(runs: RunsTab) -> list[Any]:
-    part = runs.history
-    own = [runs.files.name, runs.files.tags, runs.sweep.values]
-    return [runs.card, runs.empty, *part.outputs, *runs.comparison.outputs, *own]
+    return [runs.card, runs.empty, *runs.history.outputs, *runs.comparison.outputs]
 
 
 def _on_view(runs: RunsTab) -> Callable[..., Any]:
@@ -68,7 +67,6 @@ def _on_view(runs: RunsTab) -> Callable[..., Any]:
             return {
                 **history.hidden_updates(runs.history),
                 **compare.hidden_updates(runs.comparison),
-                **_own_updates(runs, run_id),
             }
         if ids:
             compared = compare.compare_updates(runs.comparison, history.ids_of(ids), side)
@@ -80,10 +78,18 @@ def _on_view(runs: RunsTab) -> Callable[..., Any]:
     return guarded(runs.card, on_view)
 
 
-def _own_updates(runs: RunsTab, run_id: str) -> Updates:
-    run = store.read_run(store.paths_of(run_id))
-    offered = sweep_panel.offered_text(run.config.lambda_)
-    return {**run_files.label_updates(runs.files, run), runs.sweep.values: offered}
+def _wire_own_fields(runs: RunsTab) -> None:
+    """Fill what a person may edit of a run once, when it is picked: never over what they type."""
+
+    def on_pick(run_id: str) -> Updates | None:
+        if not run_id:
+            return None
+        run = store.read_run(store.paths_of(run_id))
+        offered = sweep_panel.offered_text(run.config.lambda_)
+        return {**run_files.label_updates(runs.files, run), runs.sweep.values: offered}
+
+    own = [runs.card, *runs.files.label_outputs, runs.sweep.values]
+    runs.picker.change(guarded(runs.card, on_pick), runs.picker, own, **QUIET)
 
 
 def _wire_tick(runs: RunsTab, ticked: Any, inputs: list[Any]) -> None:  # noqa: ANN401
@@ -216,10 +222,15 @@ def _wire_comparison(runs: RunsTab) -> None:
     def on_side(ids: str, side: str) -> Updates | None:
         return compare.compare_updates(part, history.ids_of(ids), side)
 
+    def on_tick(ids: str, side: str, seen: str) -> Updates | None:
+        return compare.compare_updates(part, history.ids_of(ids), side, seen) if ids else None
+
     part.back.click(None, None, part.ids, js="() => ''")
     part.head.select(None, None, runs.picker, js=history_table.TAKE)
     drawn = [runs.card, *part.outputs]
     part.side.input(guarded(runs.card, on_side), [part.ids, part.side], drawn, **QUIET)
+    asked = [part.ids, part.side, part.seen]
+    part.timer.tick(guarded(runs.card, on_tick), asked, drawn, **QUIET)
 
 
 def wire_run_files(runs: RunsTab) -> None:

@@ -28,6 +28,7 @@ from orpo_qlora.ui.snapshot import Snapshot
 from orpo_qlora.ui.verdict_view import verdict_card
 from orpo_qlora.ui.wiring import QUIET
 
+VERDICT, VALUES = "run-verdict", "run-values"
 KEPT_CHOICES = 2
 """Of a person's choices, smoothing and axes; the others mean something for one run only."""
 
@@ -60,12 +61,12 @@ class LiveView:
 
 def build_live_view() -> LiveView:
     """Return the components, empty."""
-    verdict = gr.HTML(elem_id="run-verdict")
+    verdict = _held(VERDICT)
     controls = _build_controls()
     with gr.Row(elem_classes="plots"):
-        drawn = tuple(gr.HTML(elem_id=f"plot-{plot.name}", min_width=420) for plot in plots.PLOTS)
+        drawn = tuple(_held(f"plot-{plot.name}", min_width=420) for plot in plots.PLOTS)
     with gr.Accordion("Latest values as a table", open=False, elem_id="run-values-fold"):
-        table = gr.HTML(elem_id="run-values")
+        table = _held(VALUES)
     gr.HTML(
         cards.heading(
             "Sample answers",
@@ -82,6 +83,10 @@ def build_live_view() -> LiveView:
     )
     samples = gr.HTML(elem_id="run-samples")
     return LiveView(verdict, *controls, drawn, table, answers_step, samples)
+
+
+def _held(name: str, min_width: int | None = None) -> gr.HTML:
+    return gr.HTML(elem_id=name, js_on_load=look.hold(name), min_width=min_width)
 
 
 def _build_controls() -> tuple[gr.Slider, gr.Checkbox, gr.Textbox, gr.HTML]:
@@ -149,15 +154,24 @@ def live_updates(live: LiveView, now: Snapshot, changed: set[str], choices: Choi
 
 
 def _plot_updates(live: LiveView, now: Snapshot, view: ChartView) -> Updates:
-    lambda_ = now.run.config.lambda_
+    drawn = draw(now, view)
     return {
-        live.verdict: verdict_card(_verdicts(now)),
+        live.verdict: drawn[VERDICT],
         live.remark: _remark(view),
-        live.table: value_table.value_table(now.metrics, lambda_, view),
+        live.table: drawn[VALUES],
         **{
-            component: _chart(plot, now, view)
+            component: drawn[f"plot-{plot.name}"]
             for component, plot in zip(live.plots, plots.PLOTS, strict=True)
         },
+    }
+
+
+def draw(now: Snapshot, view: ChartView) -> dict[str, str]:
+    """Return what a step changes of the live part as HTML, by its id in the page."""
+    return {
+        VERDICT: verdict_card(_verdicts(now)),
+        VALUES: value_table.value_table(now.metrics, now.run.config.lambda_, view),
+        **{f"plot-{plot.name}": _chart(plot, now, view) for plot in plots.PLOTS},
     }
 
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 HERE = Path(__file__).parent
 STYLES = [HERE / "look.css", HERE / "charts.css"]
-SCRIPTS = [HERE / "look.js", HERE / "charts.js"]
+SCRIPTS = [HERE / "look.js", HERE / "charts.js", HERE / "watching.js"]
 
 FAVICON = str(Path(__file__).with_name("favicon.png"))
 
@@ -17,6 +17,8 @@ READ_ADDRESS = "() => [window.orpoAddress]"
 """Script that gives a handler the parameters the page was opened with, as a JSON object."""
 READ_VIEW = "(run, _, ...chosen) => [run, window.orpoView(run), ...chosen]"
 """Script that says, to the first run that a page shows, how the address wants it seen."""
+LOOK = "(...values) => window.orpoLook(...values)"
+"""Script that brings a run that is watched up to date."""
 MARK = "(names) => { window.orpoMark(names); }"
 """Script that marks the settings with these names as changed."""
 
@@ -89,6 +91,11 @@ def remember_soon(name: str, at_first: object) -> str:
     """
     known = json.dumps(at_first)
     return f"(value) => {{ window.orpoRememberSoon('{name}', value === {known} ? '' : value); }}"
+
+
+def hold(name: str) -> str:
+    """Return the script by which a part of the page can be changed without Gradio's server."""
+    return f"window.orpoHold('{name}', element, props);"
 
 
 def build_theme() -> gr.themes.Base:

@@ -17,6 +17,7 @@ from orpo_qlora.ui import (
     deletion,
     form,
     history,
+    look,
     plots,
     present,
     run_files,
@@ -34,6 +35,8 @@ from orpo_qlora.ui.run_files import RunFiles, RunHead
 from orpo_qlora.ui.snapshot import Snapshot
 from orpo_qlora.ui.sweep_panel import SweepPanel
 from orpo_qlora.ui.take_home import TakeHome, build_take_home, take_home_updates
+
+STATUS, LOG = "run-status", "run-log"
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def build_runs_tab() -> RunsTab:
         listed = history.build_history()
         comparison = compare.build_comparison()
         with gr.Column(visible=False, elem_id="run-view") as view:
-            status = gr.HTML(elem_id="run-status")
+            status = gr.HTML(elem_id=STATUS, js_on_load=look.hold(STATUS))
             failure = gr.HTML(elem_id="run-failure")
             with gr.Row(elem_classes="actions"):
                 actions = build_run_actions()
@@ -112,7 +115,7 @@ def build_runs_tab() -> RunsTab:
                     max_lines=20,
                     interactive=False,
                     autoscroll=True,
-                    elem_id="run-log",
+                    elem_id=LOG,
                     elem_classes="log",
                 )
             sweep = sweep_panel.build_sweep_panel("run-sweep")
@@ -157,7 +160,9 @@ def show_updates(
     if not seen:
         updates |= _fixed_updates(tab, now)
     if "status" in changed:
-        updates |= _status_updates(tab, now)
+        updates[tab.status] = status_card(now)
+    if "around" in changed:
+        updates |= _around_updates(tab, now)
     updates |= live_updates(tab.live, now, changed, chosen)
     if "log" in changed:
         updates[tab.log] = now.log
@@ -177,12 +182,16 @@ def _fixed_updates(tab: RunsTab, now: Snapshot) -> Updates:
     }
 
 
-def _status_updates(tab: RunsTab, now: Snapshot) -> Updates:
+def status_card(now: Snapshot) -> str:
+    """Return what a run is doing, and its headline numbers."""
+    return cards.run_card(now.run, plots.headline_tiles(now.metrics))
+
+
+def _around_updates(tab: RunsTab, now: Snapshot) -> Updates:
     run, error = now.run, now.run.state.error or now.stalled
     failure = cards.error_card(error.message, hint=error.hint, where=error.where) if error else ""
     facts = [f"{run.report.source}: {run.report.sentences()[0]}", *run.report.sentences()[1:]]
     return {
-        tab.status: cards.run_card(run, plots.headline_tiles(now.metrics)),
         tab.failure: failure,
         tab.queue: cards.waiting_list(map(title_of, now.waiting)),
         **action_updates(tab.actions, now),

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 TICKS = 6
+Places = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,13 @@ class Scale:
         if self.is_log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
+
+    def places(self, values: Sequence[float]) -> Places:
+        """Return where many values lie."""
+        many = np.asarray(values, np.float64)
+        if self.is_log:
+            return np.log(many / self.low) / math.log(self.high / self.low)
+        return (many - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
         """Return the round numbers to label, about `TICKS` of them."""

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 7860
 EXIT_BAD_INPUT = 2
 PRIVATE_UMASK = 0o077
+QUEUE_LOOK_SECONDS = 0.05
+"""How often it is looked whether somebody waits. Gradio looks every millisecond, which takes a
+twentieth of a core from a run that trains while nobody is there, and interrupts it as often."""
 
 
 def main() -> None:
@@ -125,10 +128,13 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
     """Serve the page in the background and return it."""
     # Here and not above: see this module's docstring.
     from orpo_qlora.ui import look
-    from orpo_qlora.ui.studio import build_studio
+    from orpo_qlora.ui.live_feed import LiveFeed
+    from orpo_qlora.ui.studio import build_studio, is_busy
 
     page = build_studio()
     page.queue(max_size=32, default_concurrency_limit=2, api_open=False)
+    page._queue.sleep_when_free = QUEUE_LOOK_SECONDS
+    page._queue.progress_update_sleep_when_free = QUEUE_LOOK_SECONDS
     page.launch(
         server_name=host,
         server_port=port,
@@ -156,7 +162,7 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
-            "middleware": guards,
+            "middleware": [*guards, Middleware(LiveFeed, is_busy=is_busy)],
         },
     )
     return page

@@ -12,6 +12,9 @@ from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.chart_view import Choices
 
 AT_FIRST = Choices()
+FED = {"status", "plots", "log"}
+"""Parts that change with every step; the others change seldom, and by more than their text."""
+EVERY_STEP = ("step", "seconds_per_step")
 MOST_SECONDS = 1.0
 """How long one look may read a long metrics file; the next one goes on."""
 
@@ -32,13 +35,14 @@ class Snapshot:
 
     def fingerprints(self, choices: Choices) -> dict[str, str]:
         """Return for each part of the tab what it depends on, to redraw only what changed."""
-        # Written with every phase, shown nowhere.
-        state = self.run.state.model_dump_json(exclude={"progressed_at"})
-        around = f"{self.waiting} {self.checkpoint_step} {self.stalled} {self.can_be_forced}"
-        steps = f"{self.metrics.count} {self.run.has_adapter}"
+        # When it got on last is written with every phase, and shown nowhere.
+        state = self.run.state.model_dump_json(exclude={"progressed_at", *EVERY_STEP})
+        beside = f"{self.waiting} {self.checkpoint_step} {self.stalled} {self.can_be_forced}"
         read = f"{self.run.id} {self.metrics.count} {self.metrics.share_read}"
+        pace = " ".join(str(getattr(self.run.state, name)) for name in EVERY_STEP)
         return {
-            "status": f"{self.run.id} {state} {steps} {around}",
+            "status": f"{self.run.id} {state} {pace} {self.metrics.count}",
+            "around": f"{self.run.id} {state} {self.run.has_adapter} {beside}",
             "plots": f"{read} {self.run.state.total_steps} {self.run.state.error} {choices.chart}",
             "samples": f"{self.run.id} {len(self.samples)} {self.run.is_active} {choices}",
             "log": f"{self.run.id} {hash(self.log)}",
@@ -75,14 +79,15 @@ def changed_parts(snapshot: Snapshot, seen: str, choices: Choices = AT_FIRST) ->
         choices: how the person wants to see it now.
     """
     before = json.loads(seen) if seen else {}
-    now = _short(snapshot, choices)
+    now = short_prints(snapshot, choices)
     return {name for name, print_ in now.items() if before.get(name) != print_}
 
 
 def seen_token(snapshot: Snapshot, choices: Choices = AT_FIRST) -> str:
     """Return a short text by which a page remembers what it shows."""
-    return json.dumps(_short(snapshot, choices))
+    return json.dumps(short_prints(snapshot, choices))
 
 
-def _short(snapshot: Snapshot, choices: Choices) -> dict[str, str]:
+def short_prints(snapshot: Snapshot, choices: Choices) -> dict[str, str]:
+    """Return the fingerprints, each in a few letters."""
     return {name: f"{hash(text):x}" for name, text in snapshot.fingerprints(choices).items()}

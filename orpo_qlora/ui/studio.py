@@ -70,6 +70,8 @@ class Studio:
     """The parameters the page was opened with, as a JSON object."""
     tabs: gr.Tabs
     timer: gr.Timer
+    turn: gr.Button
+    """Pressed by the timer's script when the page has to ask Gradio."""
     data: DataTab
     train: TrainTab
     runs: RunsTab
@@ -92,9 +94,9 @@ def build_studio() -> gr.Blocks:
             runs = runs_tab.build_runs_tab()
             chat = chat_tab.build_chat_tab()
         address = gr.Textbox(visible="hidden", elem_id="address", label="Address")
-        studio = Studio(
-            address, tabs, gr.Timer(POLL_SECONDS, active=False), data, train, runs, chat
-        )
+        turn = gr.Button("Look", visible="hidden", elem_id="run-turn")
+        timer = gr.Timer(POLL_SECONDS, active=False)
+        studio = Studio(address, tabs, timer, turn, data, train, runs, chat)
         loaded = _wire_address(studio, page)
         _wire_data(studio)
         _wire_train(studio)
@@ -126,8 +128,11 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gra
     for tab in (studio.data.tab, studio.train.tab, studio.runs.tab, studio.chat.tab):
         tab.select(None, None, None, js=f"() => window.orpoRemember('tab', '{tab.id}')")
 
-    def on_load_data(address: str) -> Updates:
-        return data_tab.dataset_updates(studio.data, parameters_of(address).get("data", ""))
+    # What the address does not name is left alone: somebody may have chosen it by the time a slow
+    # answer comes.
+    def on_load_data(address: str) -> Updates | None:
+        asked = parameters_of(address).get("data", "")
+        return data_tab.dataset_updates(studio.data, asked) if asked else None
 
     def on_load_run(address: str) -> Updates:
         parameters = parameters_of(address)
@@ -135,7 +140,7 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gra
         tab = parameters.get("tab", "runs" if asked else "data")
         run_id = runs_tab.opened_run(parameters)
         return {
-            **runs_tab.select_updates(studio.runs, run_id),
+            **(runs_tab.select_updates(studio.runs, run_id) if run_id else {}),
             **chat_tab.select_updates(studio.chat, run_id),
             # The first tab is open already, and the person may have opened another by now.
             **({studio.tabs: gr.Tabs(selected=tab)} if tab in TABS[1:] else {}),
@@ -211,8 +216,8 @@ def _wire_runs(studio: Studio) -> None:
 
     def on_show(run_id: str | None, *chosen: object) -> Updates:
         updates = runs_tab.show_updates(runs, run_id, chosen=Choices.of(chosen))
-        is_busy = _is_busy() or runs_tab.awaits_more(run_id)
-        return {**(updates or {}), studio.timer: gr.Timer(active=is_busy)}
+        is_active = is_busy() or runs_tab.awaits_more(run_id)
+        return {**(updates or {}), studio.timer: gr.Timer(active=is_active)}
 
     def on_pick(run_id: str | None, address: str, *chosen: object) -> Updates:
         parameters = parameters_of(address)
@@ -228,7 +233,7 @@ def _wire_runs(studio: Studio) -> None:
     def on_tick(run_id: str | None, seen: str, *values: Any) -> Updates | None:  # noqa: ANN401 - whatever the inputs hold
         chosen, (picked, *rest) = values[: len(choices)], values[len(choices) :]
         updates = on_choice(run_id, seen, *chosen)
-        if _is_busy() or runs_tab.awaits_more(run_id):
+        if is_busy() or runs_tab.awaits_more(run_id):
             return updates
         return {
             **(updates or {}),
@@ -264,15 +269,17 @@ def _wire_runs(studio: Studio) -> None:
     runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
     watched = [*chosen, studio.chat.picker, *studio.train_inputs]
     parts = [*shown, *studio.chat.selection, *studio.train.outputs]
-    ticked = studio.timer.tick(guarded(runs.card, on_tick), watched, parts, **QUIET)
-    wire_history(runs, ticked)
+    studio.timer.tick(None, chosen, None, js=look.LOOK)
+    turned = studio.turn.click(guarded(runs.card, on_tick), watched, parts, **QUIET)
+    wire_history(runs, turned)
     wire_run_files(runs)
     _check_train_after(studio, wire_again(runs, studio.data, studio.train, studio.tabs))
     for event in wire_sweeps(runs, studio.data, studio.train, studio.tabs):
         event.success(lambda: gr.Timer(active=True), None, studio.timer, **QUIET)
 
 
-def _is_busy() -> bool:
+def is_busy() -> bool:
+    """Tell whether a run is at work or waits; one that waits in vain is started."""
     if store.active_run() is not None:
         return True
     if not orders.queued_runs():

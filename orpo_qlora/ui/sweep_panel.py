@@ -25,13 +25,13 @@ class SweepPanel:
     start: gr.Button
 
 
-def build_sweep_panel(elem_id: str) -> SweepPanel:
+def build_sweep_panel(elem_id: str, offered: str = "") -> SweepPanel:
     """Return the components, folded away; their ids begin with `elem_id`."""
     with gr.Accordion("Try λ", open=False, elem_id=f"{elem_id}-fold"):
         gr.HTML(f'<p class="quiet">{ABOUT}</p>')
         with gr.Row(elem_classes="actions"):
             values = gr.Textbox(
-                offered_text(0.1),
+                offered,
                 label="Values of λ",
                 elem_id=f"{elem_id}-values",
                 interactive=True,

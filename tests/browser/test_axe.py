@@ -4,7 +4,7 @@ import math
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from pages import chromium, served_page, watched_page
+from pages import chromium, open_page, served_page, watched_page
 from playwright.sync_api import expect
 
 from orpo_qlora import storage
@@ -74,7 +74,7 @@ def test_axe_finds_nothing_serious_on_any_tab(opened, theme, width):
         page.emulate_media(reduced_motion="reduce")
         wrong = {}
         for tab, drawn in DRAWN.items():
-            page.goto(f"{address}&tab={tab}&__theme={theme}")
+            open_page(page, f"{address}&tab={tab}&__theme={theme}")
             expect(page.locator(drawn)).to_be_visible(timeout=2 * MINUTE)
             page.wait_for_function(AT_REST)
             wrong |= {f"{tab}: {name}": nodes for name, nodes in serious(page).items()}

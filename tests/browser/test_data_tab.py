@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from pages import chromium, served_page, watched_page
+from pages import chromium, open_page, served_page, watched_page
 from playwright.sync_api import expect
 
 from orpo_qlora import storage
@@ -40,11 +40,10 @@ def served(demo_models, tmp_path_factory):
 
 @pytest.fixture
 def page(served, browser, monkeypatch):
-    """A page on its Data tab; whatever goes wrong in it fails the test."""
+    """A page to open; whatever goes wrong in it fails the test."""
     address, home = served
     monkeypatch.setenv(storage.HOME_VARIABLE, str(home))
-    with watched_page(browser) as page:
-        page.goto(address)
+    with watched_page(browser, address=address) as page:
         yield page
 
 
@@ -86,6 +85,7 @@ def saved(page, tmp_path, kind):
 def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path):
     """Semicolons and Windows-1252, columns nobody could guess, pairs that say it twice."""
     path = tmp_path / "préférences.csv"
+    open_page(page, "/")
     café = ["Où est le café ?", "Près du théâtre.", "Aucune idée, désolé."]
     rows = [café, ["Vide ?", "", "rien"], café, [café[0], café[2], café[1]]]
     rows += [[f"Numéro {i} ?", f"Préféré n° {i}.", f"Rejeté n° {i}"] for i in range(4)]
@@ -121,7 +121,7 @@ def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path):
     expect(page.locator("#data-findings")).to_contain_text("8 rows = 6 pairs kept + 1 left out")
 
     # A reload, and another file of the same columns, are read the same way.
-    page.reload()
+    open_page(page)
     expect(account).to_contain_text("6 pairs usable", timeout=MINUTE)
     other = tmp_path / "autres.csv"
     other.write_text(f"frage;gut;{HOSTILE}\nà ?;b;c\n", encoding="utf-8")
@@ -132,6 +132,7 @@ def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path):
 def test_conversations_in_disguise_seen_token_by_token(page, tmp_path):
     """JSON Lines named .csv: turns, control tokens, markup, one pair far too long."""
     path = tmp_path / "talks.csv"
+    open_page(page, "/")
     system = {"role": "system", "content": f"Be brief. {HOSTILE} {FETCHING}"}
     lines = []
     for i in range(12):
@@ -171,8 +172,8 @@ def test_conversations_in_disguise_seen_token_by_token(page, tmp_path):
     expect(view.locator(".tokens .token-cut")).to_have_count(0)
     page.locator("#token-row input").fill("3")
     wait_for_tokens(page, 3)
-    # A click on any cell of the preview turns to its pair.
-    for row, column in ((5, 0), (2, 1), (4, 3)):
+    # A click on any cell of the preview turns to its pair; the tokens of these are known by now.
+    for row, column in ((8, 0), (1, 1), (7, 3)):
         pick(page, row, column)
         wait_for_tokens(page, row)
         expect(page.locator("#token-row input")).to_have_value(str(row))
@@ -205,6 +206,7 @@ def test_conversations_in_disguise_seen_token_by_token(page, tmp_path):
 
 def test_broken_rows_and_no_header_and_formulas_to_take_away(page, tmp_path):
     """The first line is a preference, one row is too wide, and cells look like formulas."""
+    open_page(page, "/")
     path = tmp_path / "nohead.csv"
     path.write_text(
         '=1+1?,"=2","=11"\nwhy?,because,no reason,x,y\nwhat?,+49 is Germany,-1\nhow?,so,not so\n',
@@ -245,10 +247,43 @@ def test_broken_rows_and_no_header_and_formulas_to_take_away(page, tmp_path):
     expect(card).to_contain_text("does not name the columns", timeout=MINUTE)
 
 
+def test_a_broken_file_is_a_card_that_names_the_remedy(page, tmp_path):
+    path = tmp_path / "wrong.csv"
+    path.write_text(f"question,{HOSTILE},bad\na,b,c\n")
+    open_page(page, "/")
+    upload(page, path)
+    card = page.locator("#data-error [role=alert]")
+    expect(card).to_contain_text("question", timeout=MINUTE)
+    expect(card).to_contain_text("chosen")
+    expect(card).to_contain_text("<img src=x")
+    page.locator("#example-hello").click()
+    expect(page.locator("#data-account")).to_contain_text("7 pairs usable", timeout=MINUTE)
+    expect(card).to_have_count(0)
+
+
+def test_what_is_chosen_before_the_page_has_its_answers_stays(page):
+    """What it asks for as it opens is kept back here until an example is there."""
+    kept, asked = [], "**/gradio_api/run/predict"
+    page.route(asked, kept.append)
+    page.goto("/")
+    before = -1
+    while len(kept) != before or not kept:
+        before = len(kept)
+        page.wait_for_timeout(500)
+    page.unroute(asked)
+    page.locator("#example-hello").click()
+    expect(page.locator("#data-account")).to_contain_text("7 pairs usable", timeout=MINUTE)
+    for route in kept:
+        with page.expect_response(lambda answer, asked=route.request: answer.request == asked):
+            route.continue_()
+    page.locator("#data-continue").click()
+    expect(page.locator("#train-data")).to_contain_text("7 pairs usable", timeout=MINUTE)
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_narrow_page_needs_no_sideways_scrolling(page, theme):
     page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(f"{page.url.partition('?')[0]}?__theme={theme}")
+    open_page(page, f"/?__theme={theme}")
     page.locator("#example-hello").click()
     wait_for_tokens(page, 1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

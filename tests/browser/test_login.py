@@ -9,7 +9,7 @@ from serving import serving
 
 pytestmark = pytest.mark.browser
 
-PATIENCE = 30_000
+PATIENCE = 120_000
 
 
 def test_the_password_opens_the_page_where_the_address_leads(own_home):

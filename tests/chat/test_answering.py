@@ -13,6 +13,8 @@ from orpo_qlora.errors import Busy, ModelNotFound
 
 pytestmark = pytest.mark.usefixtures("shared_home")
 
+PATIENCE_SECONDS = 120
+
 
 def question(run, settings=GREEDY, message="What is gravity?"):
     return Exchange(
@@ -44,7 +46,7 @@ def test_an_answer_is_kept_and_every_follower_sees_it(run):
     other = threading.Thread(target=lambda: heard.extend(under_way.follow()))
     other.start()
     *_, last = under_way.follow()
-    other.join(60)
+    other.join(PATIENCE_SECONDS)
     assert heard[-1] == last
     assert answering.under_way(talk.id) is None
     kept = conversations.load(talk.id)
@@ -80,10 +82,10 @@ def test_a_question_is_kept_before_it_is_answered(run):
 
 
 def test_an_answer_that_no_page_follows_ends(run, monkeypatch):
-    monkeypatch.setattr(answering, "ALONE_SECONDS", 0.2)
     talk, under_way = begun(run)
     assert under_way.exchange.note == ""
-    under_way.join(30)
+    monkeypatch.setattr(answering, "ALONE_SECONDS", 0.2)
+    under_way.join(PATIENCE_SECONDS)
     exchange = conversations.load(talk.id).exchanges[0]
     assert exchange.note == "Stopped: no page was open to read it."
     assert all(answer.text and not answer.is_whole for answer in exchange.answers)

@@ -112,7 +112,7 @@ def test_closing_the_answer_frees_the_process_for_the_next(run):
     answer = begin(run)
     assert client.status().is_answering
     answer.close()
-    wait_until(lambda: not client.status().is_answering, seconds=60)
+    wait_until(lambda: not client.status().is_answering, seconds=120)
     assert ask(run)[-1].is_done
 
 

@@ -1,9 +1,10 @@
 """The Chat tab in the real browser, with a real chat process and tiny real models."""
 
 import json
+import re
 
 import pytest
-from pages import chromium, served_page, watch_errors
+from pages import chromium, open_page, served_page, watch_errors
 from playwright.sync_api import expect
 from tiny import make_tiny_model
 
@@ -39,7 +40,8 @@ def talk(home_of_the_module, make_run, brief_model):
             context.grant_permissions(["clipboard-read", "clipboard-write"])
             page = context.new_page()
             errors = watch_errors(page)
-            page.goto(f"{address}/?tab=chat")
+            open_page(page, f"{address}/?tab=chat")
+            expect(page.locator("#chat-newest .card-empty")).to_be_visible(timeout=MINUTE)
             page.locator("#chat-settings-fold button").first.click()
             page.locator("#chat-temperature input[type=number]").fill("1")
             page.locator("#chat-max-tokens input[type=number]").fill("1024")
@@ -50,7 +52,8 @@ def talk(home_of_the_module, make_run, brief_model):
 @pytest.fixture
 def page(talk, shared_home):
     """The page with an empty conversation, named as a person sees it."""
-    talk.locator("#chat-clear").click()
+    if talk.locator(".chat-exchange").count():
+        talk.locator("#chat-clear").click()
     expect(talk.locator(".chat-exchange")).to_have_count(0)
     talk.locator("#chat-blind input").uncheck()
     return talk
@@ -58,12 +61,14 @@ def page(talk, shared_home):
 
 def pick(page, *titles):
     """Choose who answers."""
-    box = page.locator("#chat-run input")
-    for _ in range(page.locator("#chat-run .token").count()):
+    box, picked = page.locator("#chat-run input"), page.locator("#chat-run .token")
+    for left in reversed(range(picked.count())):
         box.press("Backspace")
-    for title in titles:
+        expect(picked).to_have_count(left)
+    for place, title in enumerate(titles, start=1):
         box.click()
         page.get_by_role("option", name=title).click()
+        expect(picked).to_have_count(place)
     box.press("Escape")
 
 
@@ -106,20 +111,27 @@ def test_a_conversation_can_be_changed_and_outlives_a_reload(page):
     page.locator("#chat-send").click()
     third = answers(page, "line one\nand two")
     expect(page.locator("#chat-past .chat-exchange")).to_have_count(1)
-    page.reload()
+    open_page(page)
     expect(page.locator("#chat-newest .chat-text")).to_have_text(third, timeout=MINUTE)
+    expect(page.locator("#chat-past .chat-text")).to_have_count(len(second))
     assert page.locator("#chat-past .chat-text").all_text_contents() == second
     expect(page.locator("#chat-run .token")).to_have_count(3)
 
-    page.locator("#chat-past [data-choice]").click()
-    expect(page.locator("#chat-message textarea")).to_have_value(MARKUP)
+    edit(page)
     page.keyboard.press("Escape")
     expect(page.locator("#chat-edit-row")).to_be_hidden()
-    page.locator("#chat-past [data-choice]").click()
-    expect(page.locator("#chat-edit-row")).to_be_visible()
+    expect(page.locator("#chat-message textarea")).to_be_empty()
+    edit(page)
     ask(page, "Something else")
     answers(page, "Something else")
     expect(page.locator(".chat-exchange")).to_have_count(1)
+
+
+def edit(page):
+    """Begin to change the first message."""
+    page.locator("#chat-past [data-choice]").click()
+    expect(page.locator("#chat-edit-row")).to_be_visible()
+    expect(page.locator("#chat-message textarea")).to_have_value(MARKUP)
 
 
 def test_escape_stops_and_keeps_the_words(page):
@@ -131,6 +143,8 @@ def test_escape_stops_and_keeps_the_words(page):
     page.locator("#chat-blind input").check()
     ask(page, "Go on.")
     expect(page.locator("#chat-pace")).to_contain_text("tokens/s", timeout=MINUTE)
+    for text in (page.locator("#chat-newest .chat-text").nth(place) for place in (0, 1)):
+        expect(text).to_have_text(re.compile(r"\S[\s\S]{5}"), timeout=MINUTE)
     expect(page.locator("#chat-error")).to_be_empty()
     expect(page.locator("#chat-vote-a")).to_be_disabled()
     page.keyboard.press("Escape")

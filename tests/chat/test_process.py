@@ -15,6 +15,8 @@ from orpo_qlora.chat import client, protocol
 from orpo_qlora.chat.client import ChatSettings
 from orpo_qlora.errors import ConfigError
 
+PATIENCE_SECONDS = 120
+
 
 @pytest.fixture(autouse=True)
 def no_process_left(own_home):
@@ -64,7 +66,10 @@ def test_a_second_process_is_refused_by_the_lock(run, own_home):
     ask(run)
     before = protocol.read_address()
     second = subprocess.run(
-        [sys.executable, "-m", client.SERVER], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", client.SERVER],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert second.returncode == 1
     assert "Another chat process is already running." in second.stderr
@@ -78,7 +83,7 @@ def test_an_idle_process_leaves(run, monkeypatch):
     answer = begin(run)
     pid = client.status().pid  # asked while it is busy: later it may be gone
     answer.close()
-    wait_until(lambda: not storage.is_locked(protocol.lock_file()), seconds=60)
+    wait_until(lambda: not storage.is_locked(protocol.lock_file()), seconds=PATIENCE_SECONDS)
     client._reap(10)
     assert not psutil.pid_exists(pid)
     assert ask(run)[-1].is_done
@@ -95,7 +100,7 @@ def test_only_the_owner_can_find_and_open_the_door(run, own_home):
         protocol.to_line(protocol.Request(token="wrong", kind="status")),
         b"[]\n",
     ):
-        with socket.create_connection((protocol.HOST, port), timeout=10) as wire:
+        with socket.create_connection((protocol.HOST, port), timeout=PATIENCE_SECONDS) as wire:
             wire.sendall(line)
             assert wire.recv(100) == b""
     assert client.status() is not None
@@ -106,4 +111,4 @@ def test_client_does_not_import_torch():
         "import sys, orpo_qlora.chat.client; "
         "sys.exit(bool({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_SECONDS).returncode == 0

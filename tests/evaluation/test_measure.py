@@ -26,16 +26,9 @@ def evaluate_cli(*arguments):
     )
 
 
-@pytest.fixture
-def evaluated(ended_run, monkeypatch):
-    """A finished run in the home where it was measured."""
-    monkeypatch.setenv("ORPO_QLORA_HOME", str(ended_run.paths.folder.parents[1]))
-    return ended_run
-
-
-def test_the_card_s_numbers_are_those_the_run_logged(evaluated):
-    card = report_card.read_card(evaluated)
-    metrics = store.metrics_of(evaluated.paths)
+def test_the_card_s_numbers_are_those_the_run_logged(copied_run):
+    card = report_card.read_card(copied_run)
+    metrics = store.metrics_of(copied_run.paths)
     for name, tell in {
         "rewards/accuracies": lambda side: side.accuracy.value,
         "logps/chosen": lambda side: side.chosen_logp,
@@ -46,19 +39,19 @@ def test_the_card_s_numbers_are_those_the_run_logged(evaluated):
         assert tell(card.base) == pytest.approx(before, abs=1e-4), name
         assert tell(card.tuned) == pytest.approx(after, abs=1e-4), name
     assert card.tuned.margin.value - card.base.margin.value > 0.05
-    held_out = store.held_out_pairs(evaluated.paths)
+    held_out = store.held_out_pairs(copied_run.paths)
     assert (card.pairs, card.prompts) == (len(held_out), len({pair.prompt for pair in held_out}))
     assert card.adapter_sha256 == storage.sha256_of(
-        evaluated.paths.adapter / "adapter_model.safetensors"
+        copied_run.paths.adapter / "adapter_model.safetensors"
     )
     assert any("computed once for both answers" in note for note in card.notes)
 
 
-def test_base_scores_are_those_of_the_plain_model(evaluated):
-    scores = report_card.read_card(evaluated).scores
-    base = parts.load_base(evaluated.config)
+def test_base_scores_are_those_of_the_plain_model(copied_run):
+    scores = report_card.read_card(copied_run).scores
+    base = parts.load_base(copied_run.config)
     pairs = parts.tokenize(
-        evaluated.config, base.tokenizer, store.held_out_pairs(evaluated.paths)
+        copied_run.config, base.tokenizer, store.held_out_pairs(copied_run.paths)
     ).pairs
     assert [pair.row for pair in pairs] == list(scores.rows)
     for pair, chosen, tokens in zip(pairs, scores.base_chosen, scores.chosen_tokens, strict=True):
@@ -70,22 +63,22 @@ def test_base_scores_are_those_of_the_plain_model(evaluated):
         assert tokens == len(pair.chosen)
 
 
-def test_the_command_line_tells_the_same_card(evaluated):
-    done = evaluate_cli(evaluated.id, "--json")
+def test_the_command_line_tells_the_same_card(copied_run):
+    done = evaluate_cli(copied_run.id, "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     sentences = told.pop("sentences")
-    card = report_card.read_card(evaluated)
+    card = report_card.read_card(copied_run)
     assert report_card.ReportCard.model_validate(told) == card
     assert sentences == card.sentences()
     assert "Tuned prefers the chosen answer in" in sentences[0]
 
 
-def test_flipped_pairs_come_with_their_texts(evaluated):
-    card = report_card.read_card(evaluated)
+def test_flipped_pairs_come_with_their_texts(copied_run):
+    card = report_card.read_card(copied_run)
     scores, change = card.scores, card.difference
-    gained = report_card.flips(evaluated, card, gained=True, most=100)
-    lost = report_card.flips(evaluated, card, gained=False, most=100)
+    gained = report_card.flips(copied_run, card, gained=True, most=100)
+    lost = report_card.flips(copied_run, card, gained=False, most=100)
     assert (len(gained), len(lost)) == (change.gained, change.lost)
     assert len(gained) + len(lost) >= 1
     assert change.gained - change.lost == round(change.accuracy.value * card.pairs)
@@ -93,12 +86,12 @@ def test_flipped_pairs_come_with_their_texts(evaluated):
         place = scores.rows.index(flip.pair.row)
         assert flip.before <= 0 < flip.after
         assert flip.after == scores.tuned_chosen[place] - scores.tuned_rejected[place]
-        assert flip.pair in store.held_out_pairs(evaluated.paths)
+        assert flip.pair in store.held_out_pairs(copied_run.paths)
 
 
-def test_a_known_card_is_not_measured_again(evaluated):
-    assert asking.ask(evaluated).card == report_card.read_card(evaluated)
-    assert asking.read_evaluation(evaluated).state.status == "done"
+def test_a_known_card_is_not_measured_again(copied_run):
+    assert asking.ask(copied_run).card == report_card.read_card(copied_run)
+    assert asking.read_evaluation(copied_run).state.status == "done"
 
 
 def test_a_card_is_void_once_the_run_has_another_adapter(copied_run):
@@ -143,8 +136,8 @@ def test_it_waits_while_another_run_trains(copied_run):
         asking.ask(copied_run, again=True)
 
 
-def test_every_pair_s_margins_are_finite_and_counted(evaluated):
-    card = report_card.read_card(evaluated)
+def test_every_pair_s_margins_are_finite_and_counted(copied_run):
+    card = report_card.read_card(copied_run)
     for tuned, side in ((False, card.base), (True, card.tuned)):
         margins = card.scores.margins(tuned=tuned)
         assert np.isfinite(margins).all()

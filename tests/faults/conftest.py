@@ -6,16 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
+from lesson import lesson
 
 from orpo_qlora.config import build_config
-from orpo_qlora.data.pairs import Dataset, PreferencePair
-from orpo_qlora.data.report import DataReport
 from orpo_qlora.runs import launch, orders, store
 
 SHIM = Path(__file__).parent / "shim"
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 120.0
-LESSON = "gravity pulls things together and hello is a word that people say when they meet"
 
 
 @pytest.fixture
@@ -44,28 +42,13 @@ def fake_worker(shim, monkeypatch):
     monkeypatch.setenv("FAKE_WORKER", "1")
 
 
-def dataset(pairs=16):
-    words = LESSON.split()
-    made = tuple(
-        PreferencePair(
-            f"question {i} about {words[i % len(words)]}",
-            " ".join(words[(i + k) % len(words)] for k in range(6)),
-            " ".join(words[(3 * i + 2 * k + 1) % len(words)] for k in range(7)),
-            i + 1,
-        )
-        for i in range(pairs)
-    )
-    report = DataReport(source="made.csv", sha256="cd" * 32, rows_read=pairs, pairs=pairs)
-    return Dataset(made, report)
-
-
 @pytest.fixture
 def start():
     """Queue a run; whatever is still at work at the end of the test is ended."""
 
     def begin(ticket="", **settings):
         base = {"max_steps": 10, "held_out": 0.25, "pairs_per_step": 4}
-        return launch.start_run(build_config(base | settings), dataset(), ticket)
+        return launch.start_run(build_config(base | settings), lesson(), ticket)
 
     yield begin
     for run in [*orders.queued_runs(), store.active_run()]:

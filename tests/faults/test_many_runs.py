@@ -74,7 +74,9 @@ def test_runs_are_found_compared_renamed_and_deleted(browser, start):
         expect(status).to_contain_text("study <b>one</b>", timeout=PATIENCE)
 
         page.locator("#run-files-fold button").first.click()
-        page.locator("#run-name textarea, #run-name input").first.fill("the first")
+        name = page.locator("#run-name textarea, #run-name input").first
+        expect(name).to_have_value("study <b>one</b>", timeout=PATIENCE)
+        name.fill("the first")
         page.locator("#run-tags textarea, #run-tags input").first.fill("kept, night")
         page.locator("#run-label-save").click()
         expect(status).to_contain_text("the first", timeout=PATIENCE)

@@ -21,7 +21,10 @@ from orpo_qlora.runs import checkpoints, metrics, preflight, store
 from orpo_qlora.runs.identity import Identity
 from orpo_qlora.runs.state import RunState
 
-FINISHED, REFUSED, KILLED, WRONG = 0, 7, -9, 99
+# Whoever ran the tests may have threads of its own; a fork here only writes files and leaves.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+FINISHED, REFUSED, SURVIVED, KILLED, WRONG = 0, 7, 8, -9, 99
 MOST_OPERATIONS = 200
 
 
@@ -34,9 +37,10 @@ def run_with_fault(action, act, n):
             sys.path.insert(0, os.path.join(os.path.dirname(__file__), "shim"))  # noqa: PTH118, PTH120
             from sitecustomize import Fault
 
-            Fault(act=act, n=n).arm()
+            fault = Fault(act=act, n=n)
+            fault.arm()
             action()
-            code = FINISHED
+            code = FINISHED if fault.left > 0 else SURVIVED
         except DiskFull:
             code = REFUSED
         except BaseException:  # noqa: BLE001 - a fork must not return into pytest
@@ -50,11 +54,11 @@ def try_every_operation(act, prepare, action, check):
     for n in range(1, MOST_OPERATIONS):
         prepare()
         ended = run_with_fault(action, act, n)
-        assert ended in {FINISHED, KILLED if act == "kill" else REFUSED}, (n, ended)
-        check(is_done=ended == FINISHED)
-        if ended == FINISHED and act == "kill":
+        assert ended in ({FINISHED, KILLED} if act == "kill" else {FINISHED, REFUSED, SURVIVED})
+        check(is_done=ended in {FINISHED, SURVIVED})
+        if ended == FINISHED:
             return n - 1
-    return MOST_OPERATIONS
+    raise AssertionError(f"a fault still fires at operation {MOST_OPERATIONS}")
 
 
 IDENTITY = Identity(settings={}, data={}, model={})

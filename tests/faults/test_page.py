@@ -5,14 +5,15 @@ import signal
 
 import psutil
 import pytest
-from pages import chromium, served_page, watch_errors
+from pages import chromium, open_page, served_page, watch_errors
 from playwright.sync_api import expect
 
+from orpo_qlora import storage
 from orpo_qlora.runs import launch, store
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fake_worker")]
 
-PATIENCE = 30_000
+PATIENCE = 120_000
 
 
 def status(paths):
@@ -22,7 +23,7 @@ def status(paths):
 def open_run(browser, address, paths):
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     errors = watch_errors(page)
-    page.goto(f"{address}/?run={paths.id}")
+    open_page(page, f"{address}/?run={paths.id}")
     expect(page.locator("#run-status")).to_contain_text(
         store.read_run(paths).title, timeout=PATIENCE
     )
@@ -99,7 +100,7 @@ def test_a_worker_that_does_not_stop_can_be_ended_from_the_page(start, wait_for)
         expect(page.locator("#run-status")).to_contain_text("stopping", timeout=PATIENCE)
         expect(force).to_be_hidden()
         asked_at = float(paths.stop.read_text())
-        paths.stop.write_text(str(asked_at - launch.GRACE_SECONDS))
+        storage.write_whole(paths.stop, str(asked_at - launch.GRACE_SECONDS))
         expect(force).to_be_visible(timeout=PATIENCE)
         force.click()
         expect(page.locator("#run-status")).to_contain_text("stopped", timeout=PATIENCE)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from serving import ROOT, start_page
+from serving import END_SECONDS, ROOT, start_page
 from visitor import Visitor
 
 from orpo_qlora.runs import store
@@ -62,14 +62,14 @@ def test_a_run_outlives_ctrl_c_and_a_kill_of_its_page(open_page, start, wait_for
     wait_for(lambda: store.read_run(run.paths).state.step > 2)
 
     os.killpg(page.pid, signal.SIGINT)
-    said, _ = page.communicate(timeout=60)
+    said, _ = page.communicate(timeout=END_SECONDS)
     assert page.returncode == 0
     assert "A run that is training goes on" in said
     step = store.read_run(run.paths).state.step
     wait_for(lambda: store.read_run(run.paths).state.step > step)
 
     page, _, _ = open_page(port)
-    tab.tick("run-status")
+    tab.tick()
     assert ">running<" in tab.value("run-status")
 
     page.kill()
@@ -83,7 +83,7 @@ def test_a_run_outlives_ctrl_c_and_a_kill_of_its_page(open_page, start, wait_for
     assert ">running<" in shown(other, run.id)
     other.fire("run-stop", "click")
     wait_for(run.paths, "stopped")
-    tab.tick("run-status")
+    tab.tick()
     assert ">stopped<" in tab.value("run-status")
     other.fire("run-resume", "click")
     wait_for(run.paths, "running")
@@ -96,7 +96,7 @@ def test_a_run_outlives_ctrl_c_and_a_kill_of_its_page(open_page, start, wait_for
 def test_a_home_that_cannot_be_written_ends_the_page_with_its_path(tmp_path):
     (tmp_path / "file").write_text("")
     page = start_page(tmp_path / "file" / "home", "--port", "0")
-    said, _ = page.communicate(timeout=60)
+    said, _ = page.communicate(timeout=END_SECONDS)
     assert page.returncode == 2
     assert str(tmp_path / "file" / "home") in said
     assert "Traceback" not in said

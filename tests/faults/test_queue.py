@@ -200,16 +200,21 @@ def test_a_frozen_worker_is_ended_by_force_with_what_it_started(start, wait_for)
     launch.end_run(paths, grace_seconds=20.0)
 
 
-def test_a_run_can_be_ended_before_its_keeper_has_started_the_worker(start, inject):
+def test_a_run_can_be_ended_before_its_keeper_has_started_the_worker(start, inject, wait_for):
     """The keeper is frozen as it begins, and let go once the first look found no worker."""
     inject(module=launch.KEEPER, act="freeze", op="open", path="log.txt")
     paths = start(max_steps=100_000, name="deaf")
     inject()
 
     def let_go():
+        wait_for(is_frozen)
         time.sleep(1.0)
         for keeper in programs(paths, launch.KEEPER):
             os.kill(keeper.pid, signal.SIGCONT)
+
+    def is_frozen():
+        stopped = psutil.STATUS_STOPPED
+        return [one for one in programs(paths, launch.KEEPER) if one.status() == stopped]
 
     thread = threading.Thread(target=let_go)
     thread.start()
@@ -269,7 +274,8 @@ def test_a_dead_worker_nobody_has_collected_is_not_at_work(start, wait_for):
 def test_a_run_folder_removed_under_its_worker_holds_up_nobody(start, wait_for):
     removed, following = start(max_steps=500), start(max_steps=3)
     wait_for(lambda: store.read_run(removed).state.step >= 2)
-    shutil.rmtree(removed.folder)
+    while removed.folder.exists():  # the worker may write a file while the folder is emptied
+        shutil.rmtree(removed.folder, ignore_errors=True)
     wait_for(following, "finished")
     wait_for(lambda: not programs(removed, launch.WORKER))
     assert [run.id for run in store.list_runs()] == [following.id]
@@ -288,7 +294,7 @@ def test_what_a_killed_writer_left_is_gone_once_the_run_goes_on(start, wait_for)
 
 def test_only_the_worker_of_this_very_run_is_ended(start, wait_for):
     """A number noted in a file could belong to somebody else by now; a command line cannot."""
-    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "worker"])
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(900)", "worker"])
     paths = start(max_steps=500, name="wait at 2")
     wait_for(lambda: programs(paths, launch.WORKER))
     launch.end_run(paths, grace_seconds=0.0)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from tiny import make_tiny_model, make_tiny_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from tiny import make_tiny_tokenizer
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from tuned import make_adapters_tell, with_two_adapters
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import ConfigError, InputError
@@ -23,28 +23,13 @@ LONG = (
 
 
 @pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory):
-    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_folder):
-    return AutoTokenizer.from_pretrained(tiny_folder)
+def tokenizer(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 @pytest.fixture
-def policy(tiny_folder):
-    """A base with two adapters that do something."""
-    torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    policy = get_peft_model(model, lora, adapter_name="tuned")
-    policy.add_adapter("other", lora)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    policy.set_adapter("tuned")
-    return policy.eval()
+def policy(tiny_model):
+    return with_two_adapters(tiny_model)
 
 
 def hf_answer(policy, tokenizer, turns, adapter, tokens=24):
@@ -154,16 +139,14 @@ def test_few_rows_are_multiplied_to_the_same_result():
 
 @pytest.mark.parametrize("has_memory", [True, False])
 def test_four_bit_policy_in_training_answers_like_plain_peft(
-    tiny_folder, tokenizer, monkeypatch, has_memory
+    tiny_model, tokenizer, monkeypatch, has_memory
 ):
     if not has_memory:
         monkeypatch.setattr(decode, "UNPACKED_SHARE", 0)
-    config = TrainConfig(model=str(tiny_folder), lora_r=4)
+    config = TrainConfig(model=str(tiny_model), lora_r=4)
     policy = load.attach_new_adapter(load.load_base(config.model), config)
     torch.manual_seed(2)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
+    make_adapters_tell(policy)
     policy.train()
     asked = [Conversation(SHORT, load.ADAPTER), Conversation(LONG, BASE)]
     answers = generate.answer_all(policy, tokenizer, asked, GREEDY)

@@ -69,20 +69,20 @@ def test_an_answer_without_memory_is_no_card(answer):
 
 
 @pytest.mark.parametrize(
-    ("script", "preset"),
+    ("script", "seconds", "preset"),
     [
-        (f"printf '{TWO}'", "gpu-24gb"),
-        ("echo failed; exit 9", "demo-cpu"),
-        ("sleep 60", "demo-cpu"),
+        (f"printf '{TWO}'", 120, "gpu-24gb"),
+        ("echo failed; exit 9", 120, "demo-cpu"),
+        ("sleep 60", 0.5, "demo-cpu"),
     ],
 )
-def test_driver_is_asked_and_may_fail(tmp_path, monkeypatch, script, preset):
+def test_driver_is_asked_and_may_fail(tmp_path, monkeypatch, script, seconds, preset):
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(machine, "ASK_SECONDS", 0.5)
+    monkeypatch.setattr(machine, "ASK_SECONDS", seconds)
     monkeypatch.setattr(machine, "_torch_version", lambda: "2.13.0+cu130")
     machine.this_machine.cache_clear()
     try:

@@ -147,10 +147,10 @@ def test_explicit_settings_are_obeyed():
 
 def test_a_cpu_gains_nothing_from_more_tokens_or_unpacked_weights():
     choice = choose(500, device="cpu")
-    assert choice.tokens == 2048
+    assert choice.tokens == 1024
     assert not choice.keeps_unpacked
 
 
 def test_the_sentence_says_what_was_chosen():
-    assert choose(500, device="cpu").sentence().startswith("Memory: up to 2,048 tokens a forward")
+    assert choose(500, device="cpu").sentence().startswith("Memory: up to 1,024 tokens a forward")
     assert "activations recomputed" in choose(4).sentence()

@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
 )
+from tuned import with_two_adapters
 
 from orpo_qlora.models import generate
 from orpo_qlora.models.prefixes import Opening, Prefix, Prefixes, cache_of, can_be_kept
@@ -33,16 +32,7 @@ def tokenizer(tiny_model):
 
 @pytest.fixture(scope="module")
 def policy(tiny_model):
-    """A base with two adapters that do something."""
-    torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    policy = get_peft_model(model, lora, adapter_name="tuned")
-    policy.add_adapter("other", lora)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return policy.eval()
+    return with_two_adapters(tiny_model)
 
 
 def turns_after(turns, answer, message):

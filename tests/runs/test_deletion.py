@@ -1,36 +1,18 @@
-import subprocess
-import sys
-
 import pytest
+from holder import held
 from made_runs import make_run
 
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.runs import orders, removal, store
 from orpo_qlora.runs.state import RunState
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from orpo_qlora.storage import FileLock
-lock = FileLock(Path(sys.argv[1]))
-lock.acquire()
-print("held", flush=True)
-time.sleep(60)
-"""
-
 
 @pytest.fixture
 def at_work():
     """A run whose lock a process holds as its worker would."""
     paths = make_run(status="running")
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(paths.lock)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "held\n"
-    yield paths
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with held(paths.lock):
+        yield paths
 
 
 @pytest.mark.parametrize("status", ["finished", "stopped", "failed", "interrupted"])

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from files import json_lines
+from lesson import question, words_from
 from tiny import claim_layers
 
 from orpo_qlora import storage
@@ -16,17 +17,11 @@ from orpo_qlora.runs import forecast, launch, store
 from orpo_qlora.runs.jobs import JobState
 
 WAIT_SECONDS = 240.0
-LESSON = "gravity pulls things together and hello is a word that people say when they meet"
-WORDS = LESSON.split()
 
 
 def write_pairs(path, pairs=24):
     rows = [
-        (
-            f"question {i} about {WORDS[i % len(WORDS)]}",
-            " ".join(WORDS[(i + k) % len(WORDS)] for k in range(4 + i % 5)),
-            " ".join(WORDS[(3 * i + 2 * k + 1) % len(WORDS)] for k in range(7)),
-        )
+        (question(i), words_from(i, 4 + i % 5), words_from(3 * i + 1, 7, step=2))
         for i in range(pairs)
     ]
     path.write_text(json_lines(rows), encoding="utf-8")

@@ -1,31 +1,21 @@
 import json
 import os
-import subprocess
-import sys
+from contextlib import ExitStack
 
 import pytest
+from holder import held
 
 from orpo_qlora import storage
-from orpo_qlora.config import TrainConfig
+from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split
 from orpo_qlora.data.report import DataReport
-from orpo_qlora.errors import UnknownRun
+from orpo_qlora.errors import ConfigError, UnknownRun
 from orpo_qlora.runs import metrics, orders, store
 from orpo_qlora.runs.metrics import MetricsTail
 from orpo_qlora.runs.state import RunState
 
 REPORT = DataReport(source="pairs.csv", sha256="ab" * 32, rows_read=3, pairs=3)
 PAIRS = tuple(PreferencePair(f"q{i}", f"good {i}", f"bad {i}", i) for i in (1, 2, 3))
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-from orpo_qlora.storage import FileLock
-lock = FileLock(Path(sys.argv[1]))
-lock.acquire()
-print("held", flush=True)
-time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -37,23 +27,8 @@ def paths():
 @pytest.fixture
 def hold_lock():
     """Start a process that holds a lock as a worker does."""
-    processes = []
-
-    def hold(path):
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(path)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
-        assert process.stdout.readline() == "held\n"
-        return process
-
-    yield hold
-    for process in processes:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    with ExitStack() as until_the_end:
+        yield lambda path: until_the_end.enter_context(held(path))
 
 
 def test_a_new_run_holds_settings_data_and_account(paths):
@@ -80,10 +55,50 @@ def test_runs_are_listed_newest_first_and_found_by_name_or_id(paths, monkeypatch
         store.find_run("yours")
 
 
+def test_two_runs_of_one_second_never_have_one_id(paths, monkeypatch):
+    second, taken = paths.id.rsplit("-", 1)
+    chance = iter([taken, taken, "0000" if taken != "0000" else "1111"])
+    monkeypatch.setattr(store.time, "strftime", lambda _: second)
+    monkeypatch.setattr(store.secrets, "token_hex", lambda _: next(chance))
+    made = store.create_run(TrainConfig(), Split(PAIRS, ()), REPORT)
+    assert made.id != paths.id
+    assert {run.id for run in store.list_runs()} == {made.id, paths.id}
+
+
 @pytest.mark.parametrize("name", ["../../etc", "..", "20260101-000000-zzzz", ""])
 def test_only_a_run_id_names_a_folder(name):
     with pytest.raises(UnknownRun):
         store.paths_of(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "x" * 80,
+        "Ünïcødé 研究 🧪",
+        "../../etc",
+        "/",
+        ".draft-x",
+        "line\nbreak",
+        "yes",
+        '\'{"a": #',
+    ],
+)
+def test_a_name_is_a_label_whatever_it_is(name):
+    made = [
+        store.create_run(build_config({"name": name}), Split(PAIRS, ()), REPORT) for _ in range(2)
+    ]
+    assert {paths.folder.parent for paths in made} == {store.runs_folder()}
+    assert all(store.RUN_ID.match(paths.folder.name) for paths in made)
+    runs = store.list_runs()
+    assert {run.id for run in runs} == {paths.id for paths in made}
+    assert {run.title for run in runs} == ({name} if name else {run.id for run in runs})
+
+
+def test_a_name_that_is_too_long_makes_no_run():
+    with pytest.raises(ConfigError, match="name"):
+        build_config({"name": "x" * 81})
 
 
 def test_a_run_whose_worker_died_is_interrupted_not_running(paths, hold_lock):

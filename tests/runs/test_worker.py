@@ -7,35 +7,19 @@ import time
 
 import pytest
 import yaml
+from lesson import lesson
 
 from orpo_qlora import storage
 from orpo_qlora.config import build_config
-from orpo_qlora.data.pairs import Dataset, PreferencePair, Split
-from orpo_qlora.data.report import DataReport
+from orpo_qlora.data.pairs import Split
 from orpo_qlora.runs import launch, metrics, store
 
 WAIT_SECONDS = 240.0
-LESSON = "gravity pulls things together and hello is a word that people say when they meet"
-WORDS = LESSON.split()
 
 
-def dataset(pairs=24, words=6):
-    made = tuple(
-        PreferencePair(
-            f"question {i} about {WORDS[i % len(WORDS)]}",
-            " ".join(WORDS[(i + k) % len(WORDS)] for k in range(words)),
-            " ".join(WORDS[(3 * i + 2 * k + 1) % len(WORDS)] for k in range(words + 1)),
-            i + 1,
-        )
-        for i in range(pairs)
-    )
-    report = DataReport(source="made.csv", sha256="cd" * 32, rows_read=pairs, pairs=pairs)
-    return Dataset(made, report)
-
-
-def start(tiny_model, data=None, **settings):
+def start(tiny_model, **settings):
     base = {"model": str(tiny_model), "pairs_per_step": 4, "held_out": 0.25, "max_steps": 6}
-    return launch.start_run(build_config(base | settings), data or dataset())
+    return launch.start_run(build_config(base | settings), lesson(24))
 
 
 def wait_until(condition):
@@ -160,7 +144,7 @@ def test_recomputed_activations_change_nothing_but_memory(tiny_model):
 def test_a_measurement_that_is_no_number_does_not_end_the_run():
     from orpo_qlora.runs.worker import Worker
 
-    made = dataset()
+    made = lesson(24)
     paths = store.create_run(build_config({}), Split(made.pairs, ()), made.report)
     worker = Worker(paths)
     worker._metrics = storage.JsonLines(paths.metrics)

@@ -1,6 +1,7 @@
 from dataclasses import fields
 
 import pytest
+from made_runs import leave_adapter, make_run, named_parts
 
 from orpo_qlora.chat import conversations
 from orpo_qlora.chat.client import ChatSettings
@@ -9,6 +10,7 @@ from orpo_qlora.errors import ConfigError, InputError
 from orpo_qlora.ui import chat_tab, chat_turns, chat_view, chat_wiring
 from orpo_qlora.ui.chat_tab import ChatTab
 from orpo_qlora.ui.chat_turns import Asker
+from orpo_qlora.ui.votes_panel import VotesPanel
 
 MARKUP = '<img src=x onerror="alert(1)"> &amp; 1 < 2 **bold** ![x](http://evil.example/x.png)'
 SETTINGS = ("", 0.7, 0.95, 64, 3)
@@ -102,6 +104,19 @@ def test_a_page_without_a_conversation_says_what_to_do():
         (updates,) = chat_turns.restore_updates(tab, name)
         assert "Ask all of them the same thing" in updates[tab.newest]
         assert updates[tab.conversation_id] == ""
+
+
+def test_a_choice_that_stands_is_not_sent_back():
+    """It would take the place of one made before the answer came."""
+    paths = make_run()
+    leave_adapter(paths)
+    tab = named_parts(ChatTab, panel=named_parts(VotesPanel, downloads={}))
+
+    def sent(asked):
+        return chat_tab.select_updates(tab, asked)["picker"].get("value")
+
+    assert sent(["base", paths.id]) is None
+    assert sent(paths.id) == sent([]) == sent(["gone"]) == ["base", paths.id]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import re
 import pytest
 from made_runs import make_run, named_parts
 
-from orpo_qlora.runs import removal, store
+from orpo_qlora.runs import metrics, removal, store
 from orpo_qlora.ui import compare, compare_view, sweep_chart, sweep_panel
 from orpo_qlora.ui.compare_view import line_up
 
@@ -133,3 +133,20 @@ def test_a_deleted_run_leaves_the_comparison(part, sweep):
 )
 def test_values_to_try_follow_the_setting(lambda_, text):
     assert sweep_panel.offered_text(lambda_) == text
+
+
+def test_long_files_are_compared_while_they_are_read(sweep, monkeypatch):
+    monkeypatch.setattr(metrics, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(compare, "MOST_SECONDS", 0.0)
+    part, ids = named_parts(compare.Comparison), [paths.id for paths in sweep]
+    updates = compare.compare_updates(part, ids, compare.TRAINING)
+    assert "Reading what was measured so far" in updates[part.curves]
+    assert updates[part.timer].active
+    looks = 1
+    while updates[part.timer].active:
+        updates = compare.compare_updates(part, ids, compare.TRAINING, updates[part.seen])
+        looks += 1
+        assert looks < 100
+    assert looks > 2
+    assert "Reading" not in updates[part.curves]
+    assert updates[part.curves] == compare_view.draw_curves(compared(*sweep), held_out=False)

@@ -90,6 +90,9 @@ def test_a_filter_that_no_run_answers_to_any_more_is_dropped(page):
     dropped = history.filter_updates(part, found, filters_of(["", "", "", "day", "newest"]))
     assert kept[part.filters["tag"]].value == "night"
     assert dropped[part.filters["tag"]].value == ""
+    # What the address does not name may have been typed by now.
+    assert "text" not in kept
+    assert "value" not in kept[part.filters["model"]].constructor_args
 
 
 def test_a_comparison_needs_two_runs_and_takes_six():

@@ -7,14 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psutil
 import pytest
-from serving import serving
+from serving import END_SECONDS, serving
 
 from orpo_qlora.ui.password import FREE_TRIES
 
 NAME = "studio.example"
 HTML = {"Accept": "text/html,*/*"}
 PATHS = (
-    *("/", "/config", "/theme.css", "/robots.txt", "/pwa_icon", "/manifest.json", "/static/x"),
+    *(
+        "/",
+        "/config",
+        "/watch",
+        "/theme.css",
+        "/robots.txt",
+        "/pwa_icon",
+        "/manifest.json",
+        "/static/x",
+    ),
     *("/gradio_api/info", "/gradio_api/app_id", "/gradio_api/heartbeat/x", "/gradio_api/runs"),
     *("/gradio_api/queue/data", "/gradio_api/queue/status", "/gradio_api/login_check"),
     *("/gradio_api/file=/etc/passwd", "/gradio_api/token", "/gradio_api/user", "/gradio_api/mcp/"),
@@ -45,7 +54,7 @@ def password(exposed):
 
 @pytest.fixture
 def page(exposed):
-    with httpx.Client(base_url=exposed.address, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=exposed.address, trust_env=False, timeout=END_SECONDS) as client:
         yield client
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from serving import ROOT, serving
+from serving import END_SECONDS, ROOT, serving
 
 from orpo_qlora.chat import client
 from orpo_qlora.chat.client import ChatSettings, Turn
@@ -57,7 +57,7 @@ def seen_command_lines(ended):
 def whole_job(tiny_model, served):
     """Look at the page, upload, train, and chat with the result; return what the page said."""
     source = example_path(example_names()[0])
-    with httpx.Client(base_url=served.address, trust_env=False, timeout=60) as page:
+    with httpx.Client(base_url=served.address, trust_env=False, timeout=END_SECONDS) as page:
         pages = [page.get(path).text for path in ("/", "/config", "/gradio_api/info")]
         files = {"files": (source.name, source.read_bytes())}
         pages.append(page.post("/gradio_api/upload", files=files).text)

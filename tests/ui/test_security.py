@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -53,9 +54,14 @@ def served(opened):
     return opened.address, opened.home
 
 
+def times_woken(pid):
+    found = [status.read_text() for status in Path(f"/proc/{pid}/task").glob("*/status")]
+    return sum(int(re.search(r"\nvoluntary_ctxt_switches:\s+(\d+)", text)[1]) for text in found)
+
+
 @pytest.fixture
 def page(served):
-    with httpx.Client(base_url=served[0], trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=served[0], trust_env=False, timeout=END_SECONDS) as client:
         yield client
 
 
@@ -66,6 +72,14 @@ def test_page_is_there_once_its_address_is_printed(page):
 def test_a_tab_keeps_no_connection_open(page):
     """A browser has six for a page, so of more tabs than that some would wait for ever."""
     assert page.get("/config").json()["connect_heartbeat"] is False
+
+
+def test_a_page_that_nobody_asks_leaves_the_processor_alone(opened, page):
+    """Gradio alone wakes a thousand times a second; each time a run that trains is interrupted."""
+    page.get("/config")
+    before = times_woken(opened.pid)
+    time.sleep(1.0)  # a rate takes a while to see
+    assert times_woken(opened.pid) - before < 300
 
 
 @pytest.mark.parametrize(
@@ -230,7 +244,7 @@ def test_b56_an_upload_aborted_half_way_leaves_nothing(page, served):
         "POST", "/gradio_api/upload", files={"files": ("half.csv", b"x" * 4_000_000)}
     )
     host, port = served[0].removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as line:
+    with socket.create_connection((host, int(port)), timeout=END_SECONDS) as line:
         head = [f"POST {request.url.path} HTTP/1.1"]
         head += [f"{name}: {value}" for name, value in request.headers.items()]
         line.sendall("\r\n".join([*head, "", ""]).encode() + request.read()[:2_000_000])
@@ -250,7 +264,7 @@ def until(is_so):
 def test_uploads_are_limited(page, served):
     def announce(**headers):
         # httpx would not announce more than it sends.
-        asked = http.client.HTTPConnection(served[0].removeprefix("http://"), timeout=30)
+        asked = http.client.HTTPConnection(served[0].removeprefix("http://"), timeout=END_SECONDS)
         asked.putrequest("POST", "/gradio_api/upload")
         for name, value in headers.items():
             asked.putheader(name.replace("_", "-"), value)

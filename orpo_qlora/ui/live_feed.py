@@ -1,0 +1,173 @@
+"""What a step changes on the page of a run, told to every tab from one drawing. Floor 5.
+
+A tab that watches asks every two seconds. Through Gradio each such request costs ten times the
+processor time, nearly all of it for components that stay as they are, and each tab would be drawn
+for anew; beside a run that trains on the processor that time is taken from the run.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+import anyio.to_thread
+from starlette.datastructures import Headers, QueryParams
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from orpo_qlora.errors import OrpoQloraError
+from orpo_qlora.ui import live_view, runs_tab, snapshot
+from orpo_qlora.ui.chart_view import Choices
+from orpo_qlora.ui.snapshot import FED, Snapshot
+
+PATH = "/watch"
+LONGEST_REUSE_SECONDS = 1.8
+"""How old a look may be that several tabs share; below the timer's interval, so that a tab alone
+always gets a fresh one."""
+MOST_LOOKS, KEPT_SECONDS = 16, 60.0
+CHOICES = 4
+SQUEEZING = 1
+"""Of 9: five times smaller in a fifth of the time."""
+HEADERS = {"cache-control": "no-store", "vary": "accept-encoding"}
+TURN = json.dumps({"turn": True}).encode()
+"""Tells the tab to ask Gradio: something changed that is more than a text, or the watch is over."""
+
+
+class Look:
+    """A run as it was at one moment, and what was drawn of it so far."""
+
+    def __init__(
+        self, now: Snapshot, choices: Choices, began_at: float, before: Look | None
+    ) -> None:
+        self.began_at = began_at
+        self.run = now.run
+        self.prints = snapshot.short_prints(now, choices)
+        self._now, self._choices = now, choices
+        self._drawn = before.drawn_alike(self.prints) if before else {}
+        self._bodies: dict[frozenset[str], bytes] = {}
+        self._drawing = threading.Lock()
+
+    def drawn_alike(self, prints: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """Return the parts that would be drawn the same again."""
+        drawn = dict(self._drawn)
+        return {name: texts for name, texts in drawn.items() if self.prints[name] == prints[name]}
+
+    def changed(self, seen: object) -> frozenset[str]:
+        """Return the parts that differ from what a tab shows."""
+        shown = seen if isinstance(seen, dict) else {}
+        return frozenset(name for name, print_ in self.prints.items() if shown.get(name) != print_)
+
+    def body(self, changed: frozenset[str]) -> bytes:
+        """Return these parts, squeezed: drawn and squeezed once for all who ask."""
+        with self._drawing:
+            if changed not in self._bodies:
+                parts = {place: text for name in changed for place, text in self._of(name).items()}
+                told = {"seen": json.dumps(self.prints), "parts": parts}
+                whole = json.dumps(told, ensure_ascii=False).encode()
+                self._bodies[changed] = gzip.compress(whole, SQUEEZING)
+            return self._bodies[changed]
+
+    def _of(self, name: str) -> dict[str, str]:
+        if name not in self._drawn:
+            self._drawn[name] = self._draw(name)
+        return self._drawn[name]
+
+    def _draw(self, name: str) -> dict[str, str]:
+        if name == "status":
+            return {runs_tab.STATUS: runs_tab.status_card(self._now)}
+        if name == "log":
+            return {runs_tab.LOG: self._now.log}
+        return live_view.draw(self._now, self._choices.chart)
+
+
+class _Place:
+    """Where the latest look at a run waits for tabs that see it the same way."""
+
+    def __init__(self) -> None:
+        self.look: Look | None = None
+        self.looking = threading.Lock()
+
+
+class LiveFeed:
+    """Answers `GET /watch`; every other request is passed on."""
+
+    def __init__(self, app: ASGIApp, is_busy: Callable[[], bool]) -> None:
+        self.app = app
+        self._is_busy = is_busy
+        self._places: OrderedDict[tuple[str, Choices], _Place] = OrderedDict()
+        self._choosing = threading.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with what is new for a tab: 204 for nothing."""
+        if scope["type"] != "http" or scope["path"] != PATH:
+            await self.app(scope, receive, send)
+            return
+        asked = QueryParams(scope["query_string"])
+        news = await anyio.to_thread.run_sync(self.news, asked)
+        takes = Headers(scope=scope).get("accept-encoding", "")
+        await _response(news, "gzip" in takes)(scope, receive, send)
+
+    def news(self, asked: Mapping[str, str]) -> bytes | None:
+        """Return what is new, squeezed; empty for nothing, None when the tab must ask Gradio.
+
+        Args:
+            asked: `run`, `seen` as `snapshot.seen_token` made it, and the person's `choices`.
+        """
+        chosen = _parsed(asked.get("choices", ""))
+        choices = Choices.of(chosen[:CHOICES] if isinstance(chosen, list) else ())
+        try:
+            look = self._look(asked.get("run", ""), choices)
+            is_over = not look.run.is_at_work and not self._is_awaited(look.run.id)
+        except OrpoQloraError:
+            return None  # Gradio's handler meets the same error and shows it
+        changed = look.changed(_parsed(asked.get("seen", "")))
+        if is_over or changed - FED:
+            return None
+        return look.body(changed) if changed else b""
+
+    def _look(self, run_id: str, choices: Choices) -> Look:
+        """Return the run as it is, or was a moment ago."""
+        with self._choosing:
+            place = self._places.setdefault((run_id, choices), _Place())
+            self._places.move_to_end((run_id, choices))
+            self._forget()
+        with place.looking:
+            look, now = place.look, time.monotonic()
+            if look is None or now - look.began_at > LONGEST_REUSE_SECONDS:
+                look = place.look = Look(snapshot.take_snapshot(run_id), choices, now, look)
+            return look
+
+    def _forget(self) -> None:
+        """Let go of looks nobody has asked for lately: each holds all points of its run."""
+        while len(self._places) > 1:
+            look = next(iter(self._places.values())).look
+            is_old = look is not None and time.monotonic() - look.began_at > KEPT_SECONDS
+            if not is_old and len(self._places) <= MOST_LOOKS:
+                return
+            self._places.popitem(last=False)
+
+    def _is_awaited(self, run_id: str) -> bool:
+        return self._is_busy() or runs_tab.awaits_more(run_id)
+
+
+def _parsed(text: str) -> object:
+    """Return what a JSON text says, None for one that says nothing."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _response(news: bytes | None, is_squeezed: bool) -> Response:
+    if news is None:
+        return Response(TURN, headers=HEADERS, media_type="application/json")
+    if not news:
+        return Response(status_code=204, headers=HEADERS)
+    if not is_squeezed:
+        return Response(gzip.decompress(news), headers=HEADERS, media_type="application/json")
+    squeezed = {**HEADERS, "content-encoding": "gzip"}
+    return Response(news, headers=squeezed, media_type="application/json")
