@@ -110,8 +110,8 @@ def _wire_tick(runs: RunsTab, ticked: Any, inputs: list[Any]) -> None:  # noqa: 
     ticked.then(guarded(runs.card, on_tick), [*seen, *inputs], outputs, **QUIET)
 
 
-def wire_restore(runs: RunsTab, page: gr.Blocks, address: gr.Textbox) -> None:
-    """Show again what the page's address says of the list and of a comparison."""
+def wire_restore(runs: RunsTab, page: gr.Blocks, address: gr.Textbox) -> Any:  # noqa: ANN401
+    """Show again what the page's address says of the list and of a comparison; return the event."""
     part = runs.history
 
     def on_load(text: str) -> Updates:
@@ -139,12 +139,13 @@ def wire_restore(runs: RunsTab, page: gr.Blocks, address: gr.Textbox) -> None:
 
     parts = [runs.card, runs.empty, *part.outputs, *part.filters.values(), part.page]
     outputs = list(dict.fromkeys([*parts, runs.comparison.ids, runs.comparison.side]))
-    page.load(guarded(runs.card, on_load), address, outputs, **READING)
+    restored = page.load(guarded(runs.card, on_load), address, outputs, **READING)
     remembered = [(IN_ADDRESS[name], component) for name, component in part.filters.items()]
     for key, component in (*remembered, ("page", part.page), ("compare", runs.comparison.ids)):
         component.change(None, component, None, js=look.remember(key))
     side = runs.comparison.side
     side.change(None, side, None, js=look.remember_soon("side", compare.HELD_OUT))
+    return restored
 
 
 def _wire_filters(runs: RunsTab) -> None:

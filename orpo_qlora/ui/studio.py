@@ -149,10 +149,12 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gra
     page.load(train_tab.new_ticket, None, studio.train.ticket, **QUIET)
     data_parts = (studio.address, studio.data.outputs)
     _check_train_after(studio, page.load(handler, *data_parts, **READING))
-    wire_restore(studio.runs, page, studio.address)
+    # The tab opens when it is known what it shows: opened before, it would ask for the list, and a
+    # late answer would put that in the place of a comparison.
+    restored = wire_restore(studio.runs, page, studio.address)
     handler = guarded(studio.runs.card, on_load_run, {studio.tabs: gr.update(selected="runs")})
     parts = [studio.tabs, studio.runs.card, studio.runs.picker, *studio.chat.selection]
-    return page.load(handler, studio.address, parts, **READING)
+    return restored.then(handler, studio.address, parts, **READING)
 
 
 def _wire_data(studio: Studio) -> None:
