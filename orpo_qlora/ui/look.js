@@ -12,7 +12,9 @@ window.orpoView = (run) => {
 // What the page shows is in its address, so a reload or a bookmark shows the same.
 // The first tab opens itself, sooner or later than the one that was asked for: until somebody does
 // something, only the latter is the person's choice.
-let orpoAsked = new URLSearchParams(location.search).get("tab");
+const orpoQuery = new URLSearchParams(location.search);
+let orpoAsked = orpoQuery.get("tab") ??
+  (orpoQuery.get("run") || orpoQuery.get("compare") ? "runs" : null);
 for (const kind of ["pointerdown", "keydown", "click"]) {
   document.addEventListener(kind, () => { orpoAsked = null; }, { capture: true, once: true });
 }
