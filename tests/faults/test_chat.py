@@ -64,7 +64,7 @@ def test_a_run_that_needs_the_memory_does_not_wait_for_the_end_of_an_answer(
     wait_for(lambda: store.read_run(paths).state.step > 2)
     for _ in range(20):
         assert not next(answer).is_done, "while there is memory for both, both go on"
-    # Of the processor the chat takes what the run leaves, also in an answer begun before the run.
+    # The run has the processor first, also in an answer begun before it.
     wait_until(lambda: niceness(client.status().pid) == {GIVING_WAY}, seconds=30)
     set_free(GIB)
     *_, last = answer
