@@ -15,7 +15,7 @@ DOCS = Path(__file__).parent
 COMMANDS = (
     *("check", "plan", "train", "runs", "queue", "stop", "resume"),
     *("label", "log", "sweep", "delete"),
-    *("chat", "evaluate", "export", "ui", "prepare-demo-model"),
+    *("chat", "votes", "evaluate", "export", "ui", "prepare-demo-model"),
 )
 
 

@@ -3,7 +3,8 @@
 Run: python -m docs.screenshots [--home FOLDER]   (about eight minutes on two CPU cores)
 
 Opens the page as a person would and trains the example with the demo preset, unless the home folder
-has a finished run already. Each tab is then seen wide and narrow, light and dark.
+has a finished run already. Each tab is then seen wide and narrow, light and dark. What is compared
+are the other finished runs on the same pairs: `orpo-qlora sweep` makes some.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from orpo_qlora.runs import store
+from orpo_qlora.runs.store import Run
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -92,6 +94,12 @@ def see_chat(page: Page) -> None:
     page.locator("#chat-again:not([disabled])").wait_for(timeout=3 * MINUTE)
 
 
+def see_comparison(page: Page) -> None:
+    """Show several runs beside each other; those with other values of λ also against λ."""
+    page.locator("#compare-sweep figure").first.wait_for(timeout=MINUTE)
+    page.locator("#compare-curves [data-curves]").first.wait_for(timeout=MINUTE)
+
+
 @dataclass(frozen=True)
 class Shot:
     """What a picture shows."""
@@ -100,6 +108,8 @@ class Shot:
     see: Callable[[Page], None]
     part: str = ""
     """The part of the page, all of it if empty."""
+    compares: bool = False
+    """Whether it shows every finished run beside the others."""
 
 
 SHOTS = {
@@ -108,6 +118,8 @@ SHOTS = {
     "runs": Shot("runs", see_run),
     "report": Shot("runs", see_report, "#report-card"),
     "chat": Shot("chat", see_chat),
+    "compare": Shot("runs", see_comparison, compares=True),
+    "sweep": Shot("runs", see_comparison, "#compare-sweep", compares=True),
 }
 
 
@@ -136,6 +148,16 @@ def take(browser: Browser, address: str, name: str, width: int, theme: str) -> N
         sys.exit(f"{name}, {width}, {theme}: " + "; ".join(errors))
 
 
+def compared_runs(shown: Run) -> str:
+    """Return the ids of finished runs on the same pairs, by λ.
+
+    Without two values of λ there is nothing to compare: `orpo-qlora sweep` queues some.
+    """
+    alike = [run for run in store.list_runs() if run.report.sha256 == shown.report.sha256]
+    ended = [run for run in alike if run.state.status == "finished" and run.id != shown.id]
+    return ",".join(run.id for run in sorted(ended, key=lambda run: run.config.lambda_))
+
+
 def main() -> None:
     """Train if need be, then take every picture."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -149,9 +171,10 @@ def main() -> None:
     with served_page() as address, chromium() as browser:
         if not any(run.state.status == "finished" for run in store.list_runs()):
             train(browser.new_page(), address)
-        run_id = store.find_run(arguments.run or "last").id
+        run = store.find_run(arguments.run or "last")
+        asked = {False: f"run={run.id}", True: f"compare={compared_runs(run)}"}
         for name, width, theme in product(arguments.only, WIDTHS, THEMES):
-            take(browser, f"{address}/?run={run_id}", name, width, theme)
+            take(browser, f"{address}/?{asked[SHOTS[name].compares]}", name, width, theme)
 
 
 if __name__ == "__main__":

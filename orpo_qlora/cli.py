@@ -47,6 +47,7 @@ from orpo_qlora.terminal import (
     print_result,
 )
 from orpo_qlora.verbs import add_verbs
+from orpo_qlora.vote_verbs import add_vote_verbs
 
 app = typer.Typer(
     help="ORPO preference tuning: a CSV of preferences in, a LoRA adapter out.",
@@ -376,6 +377,7 @@ def prepare_demo_model() -> None:
 
 add_verbs(app)
 add_run_verbs(app)
+add_vote_verbs(app)
 
 if __name__ == "__main__":
     main()

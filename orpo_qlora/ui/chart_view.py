@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 SMOOTHING = 0.6
 MOST_SMOOTHING = 0.99
 AT_FIRST: tuple[object, ...] = (SMOOTHING, False, "", "")
 """What the controls hold at first."""
+IN_ADDRESS = ("smoothing", "log", "steps", "answers")
+"""The controls by their names in the page's address, in the order of `Choices.of`."""
+MOST_CHARACTERS = 40
+"""Of what may be typed as a range of steps."""
 FAR = 10**9
 """No run has as many steps; also what an open end of a range means."""
 STEPS = re.compile(r"\s*(\d[\d,]*)?\s*(?:-|–|\.\.|to)\s*(\d[\d,]*)?\s*")
@@ -50,6 +54,16 @@ class Choices:
         smoothing, is_log, steps, answers = (*values, *AT_FIRST[len(values) :])
         step = int(answers) if isinstance(answers, str) and answers.isdecimal() else None
         return cls(ChartView.of((smoothing, is_log, steps)), step)
+
+
+def values_in(parameters: Mapping[str, str]) -> list[object]:
+    """Return what the controls hold on a page with this address, in the order of `Choices.of`."""
+    smoothing, is_log, steps, answers = (str(parameters.get(name, "")) for name in IN_ADDRESS)
+    try:
+        share = ChartView.of((float(smoothing), False, "")).smoothing
+    except ValueError:
+        share = SMOOTHING
+    return [share, is_log == "true", steps[:MOST_CHARACTERS], answers]
 
 
 def parse_steps(text: str) -> tuple[tuple[int, int] | None, str]:

@@ -87,6 +87,11 @@ def check(ids: Sequence[str]) -> str:
     return ",".join(ids)
 
 
+def side_of(text: str) -> str:
+    """Return which pairs the curves are measured on, from what the page's address says."""
+    return TRAINING if text == TRAINING else HELD_OUT
+
+
 def hidden_updates(part: Comparison) -> Updates:
     """Return the page without a comparison."""
     away = gr.Column(visible=False)

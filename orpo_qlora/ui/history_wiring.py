@@ -134,14 +134,17 @@ def wire_restore(runs: RunsTab, page: gr.Blocks, address: gr.Textbox) -> None:
             **history.filter_updates(part, found, filters),
             part.page: number,
             runs.comparison.ids: ids,
+            runs.comparison.side: compare.side_of(parameters.get("side", "")),
         }
 
     parts = [runs.card, runs.empty, *part.outputs, *part.filters.values(), part.page]
-    outputs = list(dict.fromkeys([*parts, runs.comparison.ids]))
+    outputs = list(dict.fromkeys([*parts, runs.comparison.ids, runs.comparison.side]))
     page.load(guarded(runs.card, on_load), address, outputs, **READING)
     remembered = [(IN_ADDRESS[name], component) for name, component in part.filters.items()]
     for key, component in (*remembered, ("page", part.page), ("compare", runs.comparison.ids)):
         component.change(None, component, None, js=look.remember(key))
+    side = runs.comparison.side
+    side.change(None, side, None, js=look.remember_soon("side", compare.HELD_OUT))
 
 
 def _wire_filters(runs: RunsTab) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from orpo_qlora.errors import NonFiniteLoss
-from orpo_qlora.runs import referee
+from orpo_qlora.runs import referee, store
 from orpo_qlora.runs.referee import Verdict
 from orpo_qlora.ui import (
     cards,
@@ -25,6 +26,7 @@ from orpo_qlora.ui.guard import Updates
 from orpo_qlora.ui.plots import Plot
 from orpo_qlora.ui.snapshot import Snapshot
 from orpo_qlora.ui.verdict_view import verdict_card
+from orpo_qlora.ui.wiring import QUIET
 
 VERDICT, VALUES = "run-verdict", "run-values"
 KEPT_CHOICES = 2
@@ -103,7 +105,7 @@ def _build_controls() -> tuple[gr.Slider, gr.Checkbox, gr.Textbox, gr.HTML]:
             placeholder="all",
             info="Drag over a chart, or type 100-200. Double click: all.",
             max_lines=1,
-            max_length=40,
+            max_length=chart_view.MOST_CHARACTERS,
             elem_id="chart-steps",
         )
         is_log = gr.Checkbox(
@@ -117,6 +119,25 @@ def _build_controls() -> tuple[gr.Slider, gr.Checkbox, gr.Textbox, gr.HTML]:
 def anew_updates(live: LiveView) -> Updates:
     """Return what a run that was shown before leaves behind: nothing."""
     return {live.steps: "", live.answers_step: samples_view.LATEST}
+
+
+def restored_updates(live: LiveView, parameters: Mapping[str, str], run_id: str) -> Updates:
+    """Return what the page's address says about how a run is seen."""
+    smoothing, is_log, steps, answers = chart_view.values_in(parameters)
+    moments = samples_view.step_choices(store.samples_of(store.paths_of(run_id)))
+    known = answers if answers in dict(moments).values() else samples_view.LATEST
+    return {
+        **{live.smoothing: smoothing, live.is_log: is_log, live.steps: steps},
+        live.answers_step: gr.Dropdown(moments, value=known),
+    }
+
+
+def wire_memory(live: LiveView) -> None:
+    """Keep how a run is seen in the page's address."""
+    at_first = (*chart_view.AT_FIRST[:-1], samples_view.LATEST)
+    named = zip(chart_view.IN_ADDRESS, live.choices, at_first, strict=True)
+    for name, component, value in named:
+        component.change(None, component, None, js=look.remember_soon(name, value), **QUIET)
 
 
 def live_updates(live: LiveView, now: Snapshot, changed: set[str], choices: Choices) -> Updates:

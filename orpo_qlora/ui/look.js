@@ -1,6 +1,14 @@
 // Read before the first tab opens itself and changes the address.
 window.orpoAddress = JSON.stringify(Object.fromEntries(new URLSearchParams(location.search)));
 
+// Said once: a run that is opened again later is seen as any other.
+let orpoUnseen = window.orpoAddress;
+window.orpoView = (run) => {
+  const said = orpoUnseen;
+  if (run) { orpoUnseen = "{}"; }
+  return said;
+};
+
 // What the page shows is in its address, so a reload or a bookmark shows the same.
 // The first tab opens itself, sooner or later than the one that was asked for: until somebody does
 // something, only the latter is the person's choice.
@@ -17,6 +25,11 @@ window.orpoRemember = (name, value) => {
   const url = new URL(window.location.href);
   if (value) { url.searchParams.set(name, value); } else { url.searchParams.delete(name); }
   window.history.replaceState(null, "", url);
+};
+const orpoSoon = {};
+window.orpoRememberSoon = (name, value) => {
+  clearTimeout(orpoSoon[name]);
+  orpoSoon[name] = setTimeout(() => { window.orpoRemember(name, String(value ?? "")); }, 150);
 };
 
 // The style sheet says “changed” behind the labels of the settings that are.

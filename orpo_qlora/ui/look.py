@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gradio as gr
@@ -14,6 +15,8 @@ FAVICON = str(Path(__file__).with_name("favicon.png"))
 
 READ_ADDRESS = "() => [window.orpoAddress]"
 """Script that gives a handler the parameters the page was opened with, as a JSON object."""
+READ_VIEW = "(run, _, ...chosen) => [run, window.orpoView(run), ...chosen]"
+"""Script that says, to the first run that a page shows, how the address wants it seen."""
 LOOK = "(...values) => window.orpoLook(...values)"
 """Script that brings a run that is watched up to date."""
 MARK = "(names) => { window.orpoMark(names); }"
@@ -79,6 +82,15 @@ def head() -> str:
 def remember(name: str) -> str:
     """Return the script that puts an input's value into the page's address."""
     return f"(value) => {{ window.orpoRemember('{name}', value); }}"
+
+
+def remember_soon(name: str, at_first: object) -> str:
+    """Return the script that does so once a value stands still, unless it is what it is at first.
+
+    A slider that is drawn changes more often than a browser lets an address change.
+    """
+    known = json.dumps(at_first)
+    return f"(value) => {{ window.orpoRememberSoon('{name}', value === {known} ? '' : value); }}"
 
 
 def hold(name: str) -> str:

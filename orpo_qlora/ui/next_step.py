@@ -10,9 +10,10 @@ from typing import Any
 import gradio as gr
 
 from orpo_qlora.errors import InputError, UnknownRun
+from orpo_qlora.evaluation import asking
 from orpo_qlora.runs import orders, store
 from orpo_qlora.runs.store import Run
-from orpo_qlora.ui import datasets, form
+from orpo_qlora.ui import datasets, form, plan_panel
 from orpo_qlora.ui.findings_view import CHOOSING, choice_button
 from orpo_qlora.ui.guard import Updates, guarded
 from orpo_qlora.ui.wiring import QUIET
@@ -63,6 +64,10 @@ def _ended(run_id: str) -> Run | None:
 def _after(run: Run) -> Step:
     if run.state.status == "failed":
         return Step(f"see what ended “{run.title}”, and resume it.", "runs")
+    if asking.is_evaluable(run) and asking.read_evaluation(run).card is None:
+        return Step(
+            f"press “Evaluate” to see what “{run.title}” has learnt, then talk to it.", "runs"
+        )
     if run.has_adapter:
         return Step(f"talk to “{run.title}”, beside the base model.", "chat")
     return Step(f"“{run.title}” ended early: resume it, or start another run.", "runs")
@@ -79,7 +84,9 @@ def _before(dataset_id: str, values: Sequence[object]) -> Step:
         form.config_from(values)
     except InputError:
         return Step("correct the setting that is named beside “Start training”.", "train")
-    return Step("press “Start training”; “Estimate” says first what it will take.", "train")
+    if not plan_panel.is_estimated(dataset_id, values):
+        return Step("press “Estimate” to see what it will take, then “Start training”.", "train")
+    return Step("press “Start training”.", "train")
 
 
 def draw(step: Step) -> str:

@@ -22,6 +22,7 @@ from orpo_qlora.ui.wiring import QUIET
 POLL_SECONDS = 1.0
 ESTIMATE = "Estimate"
 AGAIN = "Estimate again"
+UNKNOWN = "How long, and does it fit? “Estimate” tries a step or two and says."
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,15 @@ def request_of(dataset_id: str, values: Sequence[object]) -> PlanRequest:
     return forecast.plan_request(datasets.data_file(dataset_id), report, config)
 
 
+def is_estimated(dataset_id: str, values: Sequence[object]) -> bool:
+    """Tell whether it is known, or being measured, what these settings take.
+
+    Raises:
+        InputError: there is nothing to estimate with.
+    """
+    return forecast.is_asked(request_of(dataset_id, values))
+
+
 def estimate(panel: PlanPanel, dataset_id: str, values: Sequence[object]) -> Updates:
     """Measure because the person asked for it, also what is known already."""
     return _plan_updates(panel, forecast.ask(request_of(dataset_id, values), again=True))
@@ -73,7 +83,7 @@ def look(panel: PlanPanel, dataset_id: str, values: Sequence[object]) -> Updates
     except InputError:
         return nothing(panel)  # why training cannot start is said beside the button
     if not forecast.is_asked(request):
-        return nothing(panel)
+        return nothing(panel) | {panel.view: cards.reason(UNKNOWN)}
     return _plan_updates(panel, forecast.read_plan(request))
 
 

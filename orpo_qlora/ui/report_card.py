@@ -43,11 +43,13 @@ def build_report_panel() -> ReportPanel:
         gr.HTML(
             cards.heading(
                 "Report card",
-                "Base against tuned on the held-out pairs, measured when asked for.",
+                "What the run has learnt: base against tuned on the pairs kept away from it.",
             )
         )
         with gr.Row(elem_classes="actions"):
-            button = gr.Button(EVALUATE, elem_id="report-evaluate", scale=0, min_width=180)
+            button = gr.Button(
+                EVALUATE, variant="primary", elem_id="report-evaluate", scale=0, min_width=180
+            )
             message = gr.HTML(elem_id="report-message")
         view = gr.HTML(elem_id="report-view")
     return ReportPanel(column, button, message, view, gr.Timer(POLL_SECONDS, active=False))
@@ -81,7 +83,10 @@ def _known_updates(panel: ReportPanel, run: Run, known: Evaluation) -> Updates:
         message = cards.error_card(error.message, hint=error.hint, where=error.where)
     updates: Updates = {
         panel.button: gr.Button(
-            AGAIN if card else EVALUATE, visible=True, interactive=not state.is_busy
+            AGAIN if card else EVALUATE,
+            variant="secondary" if card else "primary",
+            visible=True,
+            interactive=not state.is_busy,
         ),
         panel.message: message,
         panel.timer: gr.Timer(active=state.is_busy),

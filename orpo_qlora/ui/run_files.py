@@ -36,10 +36,10 @@ LABELS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class RunHead:
-    """The row above a run: back to the list, again with changes, away with it."""
+    """Beside a run's actions: again with changes, back to the list, away with it."""
 
-    back: gr.Button
     again: gr.Button
+    back: gr.Button
     deletion: Deletion
 
 
@@ -60,15 +60,13 @@ class RunFiles:
         return [self.name, self.tags]
 
 
-def build_head() -> RunHead:
-    """Return the row above a run."""
-    with gr.Row(elem_classes="actions"):
-        back = gr.Button("Back to the list", size="md", scale=0, min_width=150, elem_id="run-back")
-        again = gr.Button(
-            "Run again with changes", size="md", scale=0, min_width=210, elem_id="run-again"
-        )
-        ask = deletion.build_ask("run-delete")
-    return RunHead(back, again, deletion.build_deletion(ask, "run-delete"))
+def build_head_buttons() -> tuple[gr.Button, gr.Button, gr.Button]:
+    """Return what any run has beside its actions: again, back to the list, delete."""
+    return (
+        gr.Button("Run again with changes", size="md", scale=0, min_width=210, elem_id="run-again"),
+        gr.Button("Back to the list", size="md", scale=0, min_width=150, elem_id="run-back"),
+        deletion.build_ask("run-delete"),
+    )
 
 
 def build_run_files(head: RunHead) -> RunFiles:

@@ -14,6 +14,7 @@ from orpo_qlora.runs.metrics import shared_tail
 from orpo_qlora.ui import (
     cards,
     compare,
+    deletion,
     form,
     history,
     look,
@@ -30,7 +31,7 @@ from orpo_qlora.ui.history import HistoryList
 from orpo_qlora.ui.live_view import LiveView, build_live_view, live_updates
 from orpo_qlora.ui.report_card import ReportPanel, build_report_panel, report_updates
 from orpo_qlora.ui.run_actions import RunActions, action_updates, build_run_actions
-from orpo_qlora.ui.run_files import RunFiles
+from orpo_qlora.ui.run_files import RunFiles, RunHead
 from orpo_qlora.ui.snapshot import Snapshot
 from orpo_qlora.ui.sweep_panel import SweepPanel
 from orpo_qlora.ui.take_home import TakeHome, build_take_home, take_home_updates
@@ -86,7 +87,6 @@ def build_runs_tab() -> RunsTab:
         listed = history.build_history()
         comparison = compare.build_comparison()
         with gr.Column(visible=False, elem_id="run-view") as view:
-            head = run_files.build_head()
             status = gr.HTML(elem_id=STATUS, js_on_load=look.hold(STATUS))
             failure = gr.HTML(elem_id="run-failure")
             with gr.Row(elem_classes="actions"):
@@ -98,9 +98,11 @@ def build_runs_tab() -> RunsTab:
                     scale=0,
                     min_width=200,
                 )
+                again, back, ask = run_files.build_head_buttons()
+            head = RunHead(again, back, deletion.build_deletion(ask, "run-delete"))
             queue = gr.HTML(elem_id="run-queue")
-            live = build_live_view()
             report = build_report_panel()
+            live = build_live_view()
             take_home = build_take_home()
             with gr.Accordion("Data and decisions", open=False, elem_id="run-facts-fold"):
                 facts = gr.HTML(elem_id="run-facts")

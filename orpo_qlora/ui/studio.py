@@ -15,6 +15,7 @@ import gradio as gr
 
 from orpo_qlora.runs import launch, orders, store
 from orpo_qlora.ui import (
+    chart_view,
     chat_tab,
     data_tab,
     live_view,
@@ -108,7 +109,8 @@ def build_studio() -> gr.Blocks:
 def _wire_next_step(studio: Studio, line: gr.HTML) -> None:
     data, runs = studio.data, studio.runs
     events = [data.dataset_id.change, data.account.change, data.card.change]
-    events += [runs.seen.change, runs.picker.change, studio.train.reason.change]
+    events += [runs.seen.change, runs.picker.change, runs.report.view.change]
+    events += [studio.train.reason.change, studio.train.plan.view.change]
     events += [tab.select for tab in (data.tab, studio.train.tab, runs.tab, studio.chat.tab)]
     watched = [runs.picker, *studio.train_inputs]
     next_step.wire_next_step(line, studio.tabs, watched, events)
@@ -217,7 +219,11 @@ def _wire_runs(studio: Studio) -> None:
         is_active = is_busy() or runs_tab.awaits_more(run_id)
         return {**(updates or {}), studio.timer: gr.Timer(active=is_active)}
 
-    def on_pick(run_id: str | None, *chosen: object) -> Updates:
+    def on_pick(run_id: str | None, address: str, *chosen: object) -> Updates:
+        parameters = parameters_of(address)
+        if run_id and parameters.get("run") == run_id:
+            view = live_view.restored_updates(runs.live, parameters, run_id)
+            return {**on_show(run_id, *chart_view.values_in(parameters)), **view}
         kept = chosen[: live_view.KEPT_CHOICES]
         return {**on_show(run_id, *kept), **live_view.anew_updates(runs.live)}
 
@@ -242,7 +248,10 @@ def _wire_runs(studio: Studio) -> None:
 
     shown = [*runs.outputs, studio.timer]
     picked = [runs.picker, *choices]
-    runs.picker.change(guarded(runs.card, on_pick), picked, shown, **QUIET)
+    inputs = [runs.picker, studio.address, *choices]
+    outputs = list(dict.fromkeys([*shown, *choices]))
+    runs.picker.change(guarded(runs.card, on_pick), inputs, outputs, js=look.READ_VIEW, **QUIET)
+    live_view.wire_memory(runs.live)
     chosen = [runs.picker, runs.seen, *choices]
     gr.on(
         [component.change for component in choices],

@@ -6,6 +6,8 @@ folder, named by the run's id.
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +16,7 @@ from typing import Any
 
 import gradio as gr
 
+from orpo_qlora import storage
 from orpo_qlora.export import bundle
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
@@ -46,11 +49,13 @@ class TakeHome:
     view: gr.Column
     buttons: tuple[gr.Button, ...]
     file: gr.File
+    merge: gr.Textbox
+    """The command that merges base and adapter."""
 
     @property
     def outputs(self) -> list[Any]:
         """What changes while a run is watched."""
-        return [self.view]
+        return [self.view, self.merge]
 
 
 def build_take_home() -> TakeHome:
@@ -76,12 +81,33 @@ def build_take_home() -> TakeHome:
                 for kind in KINDS
             )
         file = gr.File(visible="hidden", label="Download", interactive=False)
-    return TakeHome(view, buttons, file)
+        merge = gr.Textbox(
+            label="Base and adapter as one model",
+            info="Gigabytes, for programs that load no adapters: a folder of safetensors, compared "
+            "with base and adapter once it is written. Run this in a terminal.",
+            interactive=False,
+            buttons=["copy"],
+            elem_id="take-home-merge",
+            elem_classes="log",
+        )
+    return TakeHome(view, buttons, file, merge)
 
 
 def take_home_updates(parts: TakeHome, run: Run) -> Updates:
     """Return whether there is something to take away."""
-    return {parts.view: gr.Column(visible=bundle.is_exportable(run))}
+    is_there = bundle.is_exportable(run)
+    return {
+        parts.view: gr.Column(visible=is_there),
+        parts.merge: merge_command(run) if is_there else "",
+    }
+
+
+def merge_command(run: Run) -> str:
+    """Return what to type in a terminal for the merged model; it finds the same home."""
+    home = os.environ.get(storage.HOME_VARIABLE)
+    where = f"{storage.HOME_VARIABLE}={shlex.quote(home)} " if home else ""
+    folder = shlex.quote(f"{bundle.name_of(run)}-merged")
+    return f"{where}orpo-qlora export {run.id} --merged {folder}"
 
 
 def make_file(run_id: str, kind: Kind) -> Path:

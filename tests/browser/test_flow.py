@@ -67,7 +67,7 @@ def test_a_first_visitor_is_led_and_settings_can_be_kept(page, tmp_path):
     line.get_by_role("button", name="Go to Data").click()
     expect(page).to_have_url(re.compile("tab=data"))
     page.locator("#example-hello").click()
-    expect(line).to_contain_text("press “Start training”", timeout=MINUTE)
+    expect(line).to_contain_text("press “Estimate”", timeout=MINUTE)
     expect(page.locator("#preset-fold")).to_be_hidden()
     line.get_by_role("button", name="Go to Train").click()
     expect(page.locator("#train-start")).to_be_enabled(timeout=MINUTE)
@@ -83,7 +83,7 @@ def test_a_first_visitor_is_led_and_settings_can_be_kept(page, tmp_path):
     expect(line).to_contain_text("correct the setting", timeout=MINUTE)
     changed.locator('[data-choice="reset:learning_rate"]').click()
     wait_for_value(page, "learning_rate", "0.0005")
-    expect(line).to_contain_text("press “Start training”", timeout=MINUTE)
+    expect(line).to_contain_text("press “Estimate”", timeout=MINUTE)
 
     page.locator("#preset-fold button").first.click()
     page.get_by_label("Name of your preset").fill("demo-cpu")

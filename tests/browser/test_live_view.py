@@ -1,5 +1,6 @@
 """A run that is watched while it grows: what a person chose outlives every refresh."""
 
+import re
 import time
 
 import pytest
@@ -121,6 +122,24 @@ def test_smoothing_and_axes_outlive_every_refresh(watched):
     refreshed(page, run, 50)
     expect(title).to_contain_text("logarithmic")
     expect(page.locator("#plot-loss .curve-raw")).to_have_count(0)
+
+
+def test_how_a_run_is_seen_outlives_a_reload(watched):
+    page, run = watched
+    page.locator("#chart-steps :is(input, textarea)").fill("5-30")
+    for wanted in (r"smoothing=0(&|$)", "log=true", "steps=5-30"):
+        expect(page).to_have_url(re.compile(wanted))
+    page.reload()
+    for step in (51, 52):
+        refreshed(page, run, step)
+        expect_ends(page, 5, 30)
+        expect(page.locator("#plot-loss .chart-title")).to_contain_text("logarithmic")
+        expect(page.locator("#plot-loss .curve-raw")).to_have_count(0)
+    expect(page.locator("#chart-smoothing input[type=number]")).to_have_value("0")
+    expect(page.locator("#chart-log input")).to_be_checked()
+    page.locator(AREA).dblclick()
+    expect_ends(page, 0, TOTAL)
+    expect(page).not_to_have_url(re.compile("steps="))
 
 
 def places(page):

@@ -14,7 +14,7 @@ from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.runs import metrics, store
 from orpo_qlora.runs.referee import Verdict
 from orpo_qlora.runs.state import ErrorCard, RunState
-from orpo_qlora.ui import live_view, plots, runs_tab, snapshot
+from orpo_qlora.ui import chart_view, live_view, plots, runs_tab, snapshot
 from orpo_qlora.ui.chart_view import ChartView, Choices
 from orpo_qlora.ui.live_view import LiveView
 from orpo_qlora.ui.runs_tab import RunsTab
@@ -112,3 +112,22 @@ def test_a_verdict_shows_its_rule_and_every_warning():
 def test_every_plot_has_a_name_of_its_own():
     names = [plot.name for plot in plots.PLOTS]
     assert len(set(names)) == len(names) == 10
+
+
+def test_the_address_says_how_a_run_is_seen_whatever_it_says():
+    asked = {"smoothing": "0", "log": "true", "steps": "5-30", "answers": "8"}
+    assert chart_view.values_in(asked) == [0.0, True, "5-30", "8"]
+    assert chart_view.values_in({}) == list(chart_view.AT_FIRST)
+    for wrong in ("nan", "inf", "-3", "x"):
+        values = chart_view.values_in({"smoothing": wrong, "log": "1", "steps": "x" * 99})
+        assert 0 <= values[0] <= chart_view.MOST_SMOOTHING
+        assert values[1:] == [False, "x" * chart_view.MOST_CHARACTERS, ""]
+
+
+def test_answers_that_are_not_there_are_not_chosen(tab, monkeypatch):
+    samples = [{"step": 0}, {"step": 8}]
+    monkeypatch.setattr(store, "samples_of", lambda _: samples)
+    monkeypatch.setattr(store, "paths_of", lambda _: None)
+    for asked, shown in (("8", "8"), ("9", "latest"), ("", "latest")):
+        updates = live_view.restored_updates(tab.live, {"answers": asked}, "some run")
+        assert updates[tab.live.answers_step].value == shown

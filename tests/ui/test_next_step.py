@@ -3,9 +3,10 @@ import pytest
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import Split, load_dataset
-from orpo_qlora.runs import store
+from orpo_qlora.evaluation import asking
+from orpo_qlora.runs import forecast, jobs, store
 from orpo_qlora.runs.state import RunState
-from orpo_qlora.ui import datasets, form, next_step
+from orpo_qlora.ui import datasets, form, next_step, plan_panel
 
 VALUES = form.values_of(build_config({}))
 
@@ -15,9 +16,9 @@ def dataset_id():
     return datasets.keep_dataset(example_path("hello"), "hello.csv")
 
 
-def made_run(status, *, adapter=False, name="mine"):
+def made_run(status, *, adapter=False, name="mine", held_out=()):
     dataset = load_dataset(example_path("hello"))
-    split = Split(tuple(dataset.pairs), ())
+    split = Split(tuple(dataset.pairs), tuple(held_out))
     paths = store.create_run(build_config({"name": name}), split, dataset.report)
     store.write_state(paths, RunState(status=status, created_at=1.0))
     if adapter:
@@ -35,7 +36,12 @@ def test_whoever_has_just_come_is_led_to_the_data():
 def test_pairs_lead_to_training(dataset_id):
     step = next_step.next_step(dataset_id, VALUES, "")
     assert step.tab == "train"
-    assert "Start training" in step.text
+    assert "press “Estimate”" in step.text
+    request = plan_panel.request_of(dataset_id, VALUES)
+    state = forecast.paths_of(request).state
+    state.parent.mkdir(parents=True)
+    state.touch()
+    assert next_step.next_step(dataset_id, VALUES, "").text == "press “Start training”."
 
 
 def test_a_wrong_setting_comes_first(dataset_id):
@@ -66,6 +72,17 @@ def test_a_run_that_is_over_leads_on(dataset_id, status, adapter, tab, words):
         step = next_step.next_step(chosen, VALUES, run_id)
         assert step.tab == tab
         assert words in step.text
+
+
+def test_a_run_that_kept_pairs_away_leads_to_what_it_has_learnt(dataset_id, monkeypatch):
+    pairs = load_dataset(example_path("hello")).pairs
+    run_id = made_run("finished", adapter=True, held_out=pairs[:2])
+    step = next_step.next_step(dataset_id, VALUES, run_id)
+    assert step.tab == "runs"
+    assert "press “Evaluate”" in step.text
+    known = asking.Evaluation(jobs.JobState(status="done"), card="measured")
+    monkeypatch.setattr(asking, "read_evaluation", lambda _: known)
+    assert next_step.next_step(dataset_id, VALUES, run_id).tab == "chat"
 
 
 def test_other_pairs_than_the_run_s_are_there_to_train_on(tmp_path):

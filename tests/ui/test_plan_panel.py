@@ -47,10 +47,12 @@ def watched(panel, dataset_id, values):
 
 def test_nothing_is_measured_until_asked_and_then_it_is_a_sentence(panel, dataset_id, tiny_model):
     values = values_for(tiny_model)
-    assert plan_panel.look(panel, dataset_id, values)[panel.view] == ""
+    assert plan_panel.UNKNOWN in plan_panel.look(panel, dataset_id, values)[panel.view]
+    assert not plan_panel.is_estimated(dataset_id, values)
     assert list(forecast.plans_folder().iterdir()) == []
     updates = plan_panel.estimate(panel, dataset_id, values)
     assert updates[panel.timer].active
+    assert plan_panel.is_estimated(dataset_id, values)
     updates = watched(panel, dataset_id, values)
     assert updates[panel.estimate] == plan_panel.AGAIN
     for words in ("About ", "of memory (", "of disk.", "for 5 steps", "How it was measured"):
@@ -59,7 +61,7 @@ def test_nothing_is_measured_until_asked_and_then_it_is_a_sentence(panel, datase
     cheap = values_for(tiny_model, learning_rate=0.01)
     assert plan_panel.look(panel, dataset_id, cheap)[panel.view] == updates[panel.view]
     longer = values_for(tiny_model, max_length=2048)
-    assert plan_panel.look(panel, dataset_id, longer)[panel.view] == ""
+    assert plan_panel.UNKNOWN in plan_panel.look(panel, dataset_id, longer)[panel.view]
 
 
 def test_what_does_not_fit_says_what_to_change(panel, dataset_id, tiny_model, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import tempfile
 import time
 import zipfile
@@ -15,7 +16,7 @@ from orpo_qlora import storage
 from orpo_qlora.data.pairs import write_pairs
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.evaluation import report_card as cards
-from orpo_qlora.runs import store
+from orpo_qlora.runs import labels, store
 from orpo_qlora.ui import plots, report_card, run_report, take_home
 from orpo_qlora.ui.report_card import ReportPanel
 from orpo_qlora.ui.take_home import KINDS, TakeHome
@@ -46,15 +47,30 @@ def test_every_button_makes_its_file(copied_run, kind):
         assert cards.read_card(copied_run).flip_sentence() in path.read_text("utf-8")
 
 
+def test_the_command_for_the_merged_model_is_one_a_shell_takes(copied_run, monkeypatch, tmp_path):
+    renamed = labels.label_of("it's <mine>; rm -rf /", [])
+    labels.write_label(copied_run.paths.label, renamed)
+    monkeypatch.setenv(storage.HOME_VARIABLE, f"{tmp_path}/my home")
+    command = take_home.merge_command(store.read_run(copied_run.paths))
+    home, *words = shlex.split(command)
+    assert home == f"{storage.HOME_VARIABLE}={tmp_path}/my home"
+    assert words[:4] == ["orpo-qlora", "export", copied_run.id, "--merged"]
+    assert len(words) == 5
+    monkeypatch.delenv(storage.HOME_VARIABLE)
+    assert take_home.merge_command(copied_run).startswith("orpo-qlora export ")
+
+
 def test_only_runs_can_be_taken_home(copied_run):
     with pytest.raises(UnknownRun):
         take_home.make_file("../../etc", KINDS[0])
 
 
 def test_there_is_nothing_to_take_home_before_the_end(copied_run):
-    column = gr.HTML()
-    parts = TakeHome(column, (), column)
-    assert take_home.take_home_updates(parts, copied_run)[column].visible
+    column, merge = gr.HTML(), gr.HTML()
+    parts = TakeHome(column, (), column, merge)
+    updates = take_home.take_home_updates(parts, copied_run)
+    assert updates[column].visible
+    assert f"orpo-qlora export {copied_run.id} --merged " in updates[merge]
     store.write_state(copied_run.paths, copied_run.state.model_copy(update={"status": "queued"}))
     waiting = store.read_run(copied_run.paths)
     assert not take_home.take_home_updates(parts, waiting)[column].visible
