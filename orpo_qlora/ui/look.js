@@ -10,22 +10,27 @@ window.orpoView = (run) => {
 };
 
 // What the page shows is in its address, so a reload or a bookmark shows the same.
-// The first tab opens itself, sooner or later than the one that was asked for: until somebody does
-// something, only the latter is the person's choice.
-let orpoAsked = new URLSearchParams(location.search).get("tab");
-for (const kind of ["pointerdown", "keydown", "click"]) {
-  document.addEventListener(kind, () => { orpoAsked = null; }, { capture: true, once: true });
-}
 window.orpoRemember = (name, value) => {
-  if (name === "tab") {
-    if (orpoAsked && value !== orpoAsked) { return; }
-    document.body.dataset.tab = value;
-    document.title = `${value[0].toUpperCase()}${value.slice(1)} · orpo-qlora`;
-  }
   const url = new URL(window.location.href);
   if (value) { url.searchParams.set(name, value); } else { url.searchParams.delete(name); }
   window.history.replaceState(null, "", url);
 };
+// The tab is read off the page: Gradio tells of two that open one after the other in any order. The
+// first one opens by itself; until somebody does something, only the one asked for counts.
+let orpoAsked = (() => {
+  const asked = new URLSearchParams(location.search);
+  return asked.get("tab") ?? (asked.get("run") || asked.get("compare") ? "runs" : null);
+})();
+for (const kind of ["pointerdown", "keydown", "click"]) {
+  document.addEventListener(kind, () => { orpoAsked = null; }, { capture: true, once: true });
+}
+new MutationObserver(() => {
+  const open = document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId;
+  if (!open || open === document.body.dataset.tab || (orpoAsked && open !== orpoAsked)) { return; }
+  document.body.dataset.tab = open;
+  document.title = `${open[0].toUpperCase()}${open.slice(1)} · orpo-qlora`;
+  window.orpoRemember("tab", open);
+}).observe(document, { subtree: true, childList: true, attributeFilter: ["aria-selected"] });
 const orpoSoon = {};
 window.orpoRememberSoon = (name, value) => {
   clearTimeout(orpoSoon[name]);

@@ -125,8 +125,6 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gra
     }
     for name, component in remembered.items():
         component.change(None, component, None, js=look.remember(name))
-    for tab in (studio.data.tab, studio.train.tab, studio.runs.tab, studio.chat.tab):
-        tab.select(None, None, None, js=f"() => window.orpoRemember('tab', '{tab.id}')")
 
     # What the address does not name is left alone: somebody may have chosen it by the time a slow
     # answer comes.
