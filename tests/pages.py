@@ -92,9 +92,8 @@ def open_page(page: Page, address: str = "") -> None:
 def watch_errors(page: Page) -> list[str]:
     """Return a list that fills with whatever goes wrong in the page."""
     errors: list[str] = []
-    # A page that is left gives up its open stream, and says so when that is a moment too late.
-    page.on("pageerror", lambda one: errors.append(str(one)) if one.name != "AbortError" else None)
-    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: _note_error(errors, f"{error.name}: {error.message}"))
+    page.on("console", lambda m: _note_error(errors, m.text) if m.type == "error" else None)
     page.on("requestfailed", lambda request: _note_failure(errors, request))
     page.on("response", lambda response: _note_answer(errors, response))
     page.on("request", lambda asked: errors.append(asked.url) if ELSEWHERE.match(asked.url) else 0)
@@ -125,6 +124,12 @@ def watched_page(
         assert errors == [], errors
     finally:
         context.close()
+
+
+def _note_error(errors: list[str], told: str) -> None:
+    # A page that is left gives up its open stream, and may have the time to say so.
+    if not told.startswith("AbortError: "):
+        errors.append(told)
 
 
 def _note_failure(errors: list[str], request: Request) -> None:

@@ -11,7 +11,7 @@ from orpo_qlora.runs import orders, removal, store
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fake_worker")]
 
-PATIENCE = 30_000
+PATIENCE = 120_000
 TABS = 8
 
 
