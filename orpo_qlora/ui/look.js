@@ -12,7 +12,10 @@ window.orpoView = (run) => {
 // What the page shows is in its address, so a reload or a bookmark shows the same.
 // The first tab opens itself, sooner or later than the one that was asked for: until somebody does
 // something, only the latter is the person's choice.
-let orpoAsked = new URLSearchParams(location.search).get("tab");
+// A run or a comparison is asked for on the tab that shows it.
+const orpoFirst = new URLSearchParams(location.search);
+let orpoAsked = orpoFirst.get("tab")
+  ?? (orpoFirst.get("run") || orpoFirst.get("compare") ? "runs" : null);
 for (const kind of ["pointerdown", "keydown", "click"]) {
   document.addEventListener(kind, () => { orpoAsked = null; }, { capture: true, once: true });
 }
