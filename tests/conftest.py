@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: a second thread costs more than it computes
+# Tiny models: a second thread costs more than it computes; the demo model's would wait for each
+# other where browser, page or another test needs a core too.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # importing its ORPO trainer warns that it may move
 
@@ -87,9 +89,8 @@ def demo_models(home_of_all):
 
 
 @pytest.fixture
-def demo_home(own_home, demo_models, monkeypatch):
-    """A home of the test's own that already has the demo model; programs use every core."""
-    monkeypatch.delenv("OMP_NUM_THREADS")
+def demo_home(own_home, demo_models):
+    """A home of the test's own that already has the demo model."""
     own_home.mkdir(mode=0o700)
     (own_home / "models").symlink_to(demo_models)
     return own_home

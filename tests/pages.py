@@ -92,7 +92,8 @@ def open_page(page: Page, address: str = "") -> None:
 def watch_errors(page: Page) -> list[str]:
     """Return a list that fills with whatever goes wrong in the page."""
     errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
+    # A page that is left gives up its open stream, and says so when that is a moment too late.
+    page.on("pageerror", lambda one: errors.append(str(one)) if one.name != "AbortError" else None)
     page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     page.on("requestfailed", lambda request: _note_failure(errors, request))
     page.on("response", lambda response: _note_answer(errors, response))

@@ -46,8 +46,10 @@ def wire_history(runs: RunsTab, ticked: Any) -> None:  # noqa: ANN401 - gradio's
     view = _on_view(runs)
     part, shown = runs.history, _view_outputs(runs)
     inputs = [runs.picker, runs.comparison.ids, runs.comparison.side, *part.inputs]
-    for trigger in (runs.picker.change, runs.comparison.ids.change, runs.tab.select):
-        trigger(view, inputs, shown, **QUIET)
+    # One look after the other: the list that was asked for first would hide a comparison or a run
+    # that was asked for since.
+    looks = [runs.picker.change, runs.comparison.ids.change, runs.tab.select]
+    gr.on(looks, view, inputs, shown, trigger_mode="always_last", **QUIET)
     _wire_own_fields(runs)
     _wire_tick(runs, ticked, inputs)
     _wire_filters(runs)
