@@ -158,7 +158,8 @@ def test_everything_up_to_a_run_can_be_done_from_the_keyboard(page, tiny_model):
     expect(page.locator("#run-status")).to_contain_text("finished", timeout=5 * MINUTE)
     expect(line).to_contain_text("talk to", timeout=MINUTE)
     assert len(store.list_runs()) == 1
-    reach(page, "next-step")
+    expect(page.locator("#run-chat")).to_be_visible()
+    reach(page, "run-chat")
     page.keyboard.press("Enter")
     expect(page.locator("#chat-message textarea")).to_be_visible()
     reach(page, "chat-message")

@@ -106,3 +106,22 @@ def test_a_worker_that_does_not_stop_can_be_ended_from_the_page(start, wait_for)
         expect(page.locator("#run-status")).to_contain_text("stopped", timeout=PATIENCE)
         expect(page.locator("#run-resume")).to_contain_text("Resume after step", timeout=PATIENCE)
         assert errors == []
+
+
+def test_every_tab_says_what_killed_the_worker(start, wait_for):
+    paths = start(name="mine", max_steps=100_000)
+    wait_for(lambda: store.read_run(paths).checkpoint_step > 0)
+    with served_page() as address, chromium() as browser:
+        opened = [open_run(browser, address, paths) for _ in range(2)]
+        for process in psutil.process_iter(["cmdline"]):
+            command = process.info["cmdline"] or []
+            if launch.WORKER in command and str(paths.folder) in command:
+                process.kill()
+        for page, _ in opened:
+            expect(page.locator("#run-failure [role=alert]")).to_contain_text(
+                "SIGKILL", timeout=PATIENCE
+            )
+        page = opened[-1][0]
+        page.locator("#run-resume").click()
+        expect(page.locator("#run-status")).to_contain_text("running", timeout=PATIENCE)
+        assert [errors for _, errors in opened if errors] == []
