@@ -102,7 +102,15 @@ class Visitor:
         """Do what opening the page does."""
         for event in self.events:
             if any(kind == "load" for _, kind in event["targets"]) and event["backend_fn"]:
-                self._send(event, event["targets"][0][0])
+                self._send_all(event, event["targets"][0][0])
+
+    def _send_all(self, event: dict, trigger: int) -> None:
+        """Send an event and those after its answer that are answered at once too."""
+        self._send(event, trigger)
+        for after in self.events:
+            is_next = after["trigger_after"] == event["id"]
+            if is_next and after["backend_fn"] and after["queue"] is False:
+                self._send_all(after, trigger)
 
     def stream(self, name: str, event: str, until: Callable[[int], bool] | None = None) -> int:
         """Do what a click does whose handler answers bit by bit; return how many bits came.
