@@ -35,6 +35,7 @@ from benchmarks.soak_checks import programs, wait_until
 from benchmarks.soak_programs import end_everything
 from orpo_qlora import storage
 from orpo_qlora.chat import client
+from orpo_qlora.chat.pace import SAVED_SECONDS, SHARE
 from orpo_qlora.config import build_config
 from orpo_qlora.data.pairs import Dataset, PreferencePair
 from orpo_qlora.data.report import DataReport
@@ -54,6 +55,9 @@ WORDS = ("time", "year", "people", "way", "day", "thing", "life", "child", "worl
 QUIET, WATCHED, CHATTED = "nobody there", "20 tabs, uploads", "20 tabs, uploads, chats"
 CYCLE = (QUIET, WATCHED, QUIET, CHATTED)
 VERSIONS = ("torch", "transformers", "peft", "gradio")
+SETTLE_SECONDS = 10.0
+"""Between two phases: what was begun in the first ends, what the chat has saved up is spent."""
+LOADING_SECONDS = 40.0
 PATIENCE_SECONDS = 900.0
 
 
@@ -177,7 +181,7 @@ class Measured:
     )
     wall: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def slower(self, kind: str) -> list[float]:
+    def slower(self, kind: str, middle: Callable[[list[float]], float]) -> list[float]:
         """Return by what share steps were slower than in the quiet phase just before."""
         at = [place for place, name in enumerate(CYCLE) if name == kind]
         quiet = len([name for name in CYCLE if name == QUIET])
@@ -186,7 +190,7 @@ class Measured:
             for cycle in range(len(self.seconds[kind]))
         ]
         return [
-            statistics.median(loaded) / statistics.median(calm) - 1
+            middle(loaded) / middle(calm) - 1
             for loaded, calm in zip(self.seconds[kind], before, strict=True)
         ]
 
@@ -207,14 +211,15 @@ def measure(
     """Alternate the phases and sort the steps of the run into them."""
     found = Measured()
     home = storage.home()
+    crowd.may_chat.set()
+    time.sleep(LOADING_SECONDS)
     for _ in range(cycles):
         for kind in CYCLE:
             (crowd.is_open.clear if kind == QUIET else crowd.is_open.set)()
             (crowd.may_chat.set if kind == CHATTED else crowd.may_chat.clear)()
             if kind != CHATTED:
                 client.stop()
-            # What was begun before the change ends first.
-            time.sleep(3.0)
+            time.sleep(SETTLE_SECONDS)
             first, before = count_steps(paths) + 1, cpu_seconds(home, page)
             start = time.monotonic()
             time.sleep(phase_seconds)
@@ -243,25 +248,27 @@ def quantiles(seconds: list[float]) -> str:
     return " | ".join(f"{value * 1000:,.0f} ms" for value in picked)
 
 
+def spread(shares: list[float]) -> str:
+    return f"{statistics.median(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
+
+
 def report(found: Measured, crowd: Crowd, arguments: argparse.Namespace) -> str:
     kinds = (QUIET, WATCHED, CHATTED)
     who = ("worker", "page", "chat", "visitors")
     lines = [
-        "| phase | steps | median step | slower than nobody there | " + " | ".join(who) + " |",
-        "| --- " * (4 + len(who)) + "|",
+        "| phase | steps | median step | slower: median | slower: mean | " + " | ".join(who) + " |",
+        "| --- " * (5 + len(who)) + "|",
     ]
     for kind in kinds:
         steps = [value for phase in found.seconds[kind] for value in phase]
-        slower = [] if kind == QUIET else found.slower(kind)
-        told = (
-            f"{statistics.median(slower):.1%} ({min(slower):.1%} to {max(slower):.1%})"
-            if slower
-            else ""
-        )
+        told = [
+            "" if kind == QUIET else spread(found.slower(kind, middle))
+            for middle in (statistics.median, statistics.mean)
+        ]
         cores = [f"{found.cpu[kind][name] / found.wall[kind]:.2f}" for name in who]
         lines.append(
-            f"| {kind} | {len(steps)} | {statistics.median(steps):.3f} s | {told} | "
-            + " | ".join(cores)
+            f"| {kind} | {len(steps)} | {statistics.median(steps):.3f} s | "
+            + " | ".join([*told, *cores])
             + " |"
         )
     waits = ["| request | count | median | 95 % | slowest |", "| --- " * 5 + "|"]
@@ -276,9 +283,13 @@ One run trains a model of {PARAMETERS} parameters on every core, {arguments.cycl
 through {len(CYCLE)} phases of {arguments.phase:.0f} s. {TABS} tabs watch the run (a request every
 {TICK_SECONDS:.0f} s, as the page's timer sends it), four of them also upload a CSV of {ROWS} pairs
 every {UPLOAD_EVERY_SECONDS:.0f} s; in the last kind of phase {CHATTERS} more ask both models,
-without a pause. A step's time is the worker's own `seconds`; each phase is
-compared with the quiet one just before it (median of {arguments.cycles}, lowest and highest). The
-last columns are processor cores in use.
+without a pause. A step's time is the worker's own `seconds`; the median and the mean step of each
+phase are compared with those of the quiet one just before it (median of {arguments.cycles}, lowest
+and highest). The last columns are processor cores in use.
+
+Beside a run on the processor the chat takes {SHARE:.0%} of one core, and what it has saved up of
+that, at most {SAVED_SECONDS:.0f} s, at once. Each phase is measured from its
+{SETTLE_SECONDS:.0f}th second, when what was saved up in the phases before is spent.
 
 {chr(10).join(lines)}
 

@@ -121,8 +121,7 @@ def _ablate(cell: Cell, folder: Path, steps: int) -> list[Result]:
         lesser = Trainer(name, "ours", replace(cell.spec, without=technique), folder)
         measured = _measure([whole, lesser], steps)
         results += measured if not results else measured[1:]
-        print(f"{name}: {measured[1].ratio_to(measured[0]):.2f}", flush=True)
-        results[-1] = replace(results[-1], ratio=measured[1].ratio_to(measured[0]))
+        print(f"{name}: {measured[1].ratio:.2f}", flush=True)
     return results
 
 

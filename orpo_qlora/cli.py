@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from rich.progress import Progress
 
 from orpo_qlora import __version__
 from orpo_qlora.chat import client
-from orpo_qlora.chat.client import ChatSettings, Turn
+from orpo_qlora.chat.client import ChatSettings, ChatUpdate, Turn
 from orpo_qlora.config import (
     TrainConfig,
     build_config,
@@ -31,6 +32,7 @@ from orpo_qlora.data.pairs import check_file, complete_mapping, load_dataset
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
 from orpo_qlora.presets import read_preset
+from orpo_qlora.program import without_secrets
 from orpo_qlora.run_verbs import add_run_verbs
 from orpo_qlora.runs import launch, orders, store
 from orpo_qlora.runs.follow import follow
@@ -95,6 +97,11 @@ def main() -> None:
     except OrpoQloraError as exc:
         print_error(exc)
         sys.exit(2 if isinstance(exc, InputError) else 1)
+    except Exception as exc:  # noqa: BLE001 - one of the four catch-alls; the traceback is printed
+        err.print(plain(without_secrets(traceback.format_exc())), soft_wrap=True)
+        told = f"Internal error: {type(exc).__name__}: {without_secrets(str(exc))[:300]}"
+        print_error(OrpoQloraError(told, hint="Please report what stands above."))
+        sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)
@@ -284,7 +291,9 @@ def stop(
         out.print(f"Run {ended.id} is {ended.state.status} after step {ended.state.step}.")
         return
     launch.stop_run(found.paths)
-    out.print(f"Run {found.id} stops after its current step.")
+    is_waiting = found.state.status == "queued"
+    said = "has left the queue" if is_waiting else "stops after its current step"
+    out.print(f"Run {found.id} {said}.")
 
 
 @app.command()
@@ -345,13 +354,25 @@ def chat(
     for text in message or _typed_lines():
         base.append(Turn("user", text))
         tuned.append(Turn("user", text))
-        *_, last = client.stream(found, base, tuned, settings)
+        last = _answered(client.stream(found, base, tuned, settings))
         base.append(Turn("assistant", last.base))
         tuned.append(Turn("assistant", last.tuned))
         if as_json:
-            out.print_json(json.dumps({"message": text, "base": last.base, "tuned": last.tuned}))
+            said = {"message": text, "base": last.base, "tuned": last.tuned, "note": last.note}
+            out.print_json(json.dumps(said))
         else:
             out.print(f"[bold]base [/] {plain(last.base)}\n[bold]tuned[/] {plain(last.tuned)}")
+
+
+def _answered(updates: Iterator[ChatUpdate]) -> ChatUpdate:
+    """Say what is going on until both answers have ended, and return them."""
+    told = ""
+    last = ChatUpdate()
+    for last in updates:
+        if last.note and last.note != told:
+            told = last.note
+            err.print(plain(told))
+    return last
 
 
 def _typed_lines() -> Iterator[str]:

@@ -55,6 +55,11 @@ class ChatSettings:
     seed: int = 0
 
     @property
+    def system_turns(self) -> tuple[Turn, ...]:
+        """The system prompt as a turn, none where it is blank."""
+        return (Turn("system", self.system),) if self.system.strip() else ()
+
+    @property
     def sampling(self) -> Sampling:
         """The part that decides how tokens are drawn."""
         return Sampling(self.temperature, self.top_p, self.max_tokens, self.seed)
@@ -110,8 +115,9 @@ def ask(
         ResourceError: the memory does not allow it now; the message says why.
         WorkerLost: the chat process died; the hint has the last lines of its log.
     """
-    system = (Turn("system", settings.system),) if settings.system.strip() else ()
-    told = tuple(Column(run=column.run, turns=(*system, *column.turns)) for column in columns)
+    told = tuple(
+        Column(run=column.run, turns=(*settings.system_turns, *column.turns)) for column in columns
+    )
     request = Request(
         token="", kind="chat", question=question, columns=told, sampling=settings.sampling
     )

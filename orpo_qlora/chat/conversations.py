@@ -132,18 +132,24 @@ def load(conversation_id: str) -> Conversation:
     """Return a conversation as it was kept; an empty one if it is not there.
 
     Raises:
-        InputError: this is no conversation's name.
+        InputError: this is no conversation's name, or its file cannot be read.
     """
     if not CONVERSATION_ID.match(conversation_id):
         raise InputError(
             "The conversation in this page's address has no valid name.",
             hint="Press “New conversation”.",
         )
+    path = _file(conversation_id)
     try:
-        kept = _file(conversation_id).read_bytes()
-        return Conversation.model_validate_json(kept)
-    except (FileNotFoundError, ValidationError):
-        return Conversation(id=conversation_id)  # also after a version that knew others
+        return Conversation.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Conversation(id=conversation_id)
+    except ValidationError as exc:
+        raise InputError(
+            "This conversation cannot be read: its file is damaged, or of another version.",
+            hint="Press “New conversation”; the file stays as it is.",
+            where=str(path),
+        ) from exc
 
 
 def save(conversation: Conversation) -> None:

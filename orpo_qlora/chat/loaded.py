@@ -9,11 +9,10 @@ import gc
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -220,7 +219,7 @@ def _weight_bytes(folder: Path, key: BaseKey, arithmetic: hardware.Arithmetic) -
     """Return the memory the base will take, from the headers of its files."""
     is_packed = key.quantization == "nf4" and arithmetic.device != "cpu"
     total = 0.0
-    for path in folder.glob("*.safetensors"):
+    for path in _weight_files(folder):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         for name, about in header.items():
@@ -232,6 +231,15 @@ def _weight_bytes(folder: Path, key: BaseKey, arithmetic: hardware.Arithmetic) -
     return int(total)
 
 
+def _weight_files(folder: Path) -> Iterable[Path]:
+    """Return the files that are loaded: a folder may hold the same weights in another cut too."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return folder.glob("*.safetensors")
+    named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    return [folder / name for name in sorted(set(named))]
+
+
 def _refuse_when_short(weight_bytes: int, device: str, active: Run | None) -> None:
     """Refuse a base that would take memory from a run, or that cannot fit at all.
 
@@ -240,7 +248,7 @@ def _refuse_when_short(weight_bytes: int, device: str, active: Run | None) -> No
         OutOfMemory: no run is at work, and it is too small all the same.
     """
     if device == "cpu":
-        free, place = psutil.virtual_memory().available, "memory"
+        free, place = hardware.free_host_bytes(), "memory"
     else:
         free, place = torch.cuda.mem_get_info()[0], "GPU memory"
     # Beside a run there must be room for what it still takes: its longest step may be to come.

@@ -20,15 +20,16 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
-import psutil
 import torch
 from pydantic import ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.chat import protocol
 from orpo_qlora.chat.loaded import GIB, LoadedAdapter, LoadedPolicies, Say
+from orpo_qlora.chat.pace import Pace
 from orpo_qlora.chat.protocol import Address, ChatStatus, Reply, Request
 from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware
@@ -69,6 +70,7 @@ class Chat:
         """Questions that are to end, by name; a stop may come before its question has a turn."""
         self._beside = ""
         """The run that was at work when the chat last answered, and did not mind."""
+        self._pace = Pace()
         self._why = ""
         """Why the process leaves by itself."""
 
@@ -128,7 +130,7 @@ class Chat:
                 return
             adapters = self._prepare(request, say)
             shas = tuple(adapter.sha256 if adapter else "" for adapter in adapters)
-            reply(Reply(note=BESIDE if self._gives_way() else "reading…", adapters=shas))
+            reply(Reply(note=BESIDE if self._pace.is_kept else "reading…", adapters=shas))
             conversations = [
                 Conversation(column.turns, adapter.name if adapter else BASE)
                 for column, adapter in zip(request.columns, adapters, strict=True)
@@ -142,7 +144,12 @@ class Chat:
                 self.loaded.prefixes,
             )
             with _memory_errors(self.loaded):
-                _relay(steps, reply, len(conversations))
+                _relay(
+                    steps,
+                    reply,
+                    len(conversations),
+                    partial(self._pace.rest, should_stop=should_stop),
+                )
 
     def _prepare(self, request: Request, say: Say) -> list[LoadedAdapter | None]:
         """Have in memory what the columns need, and return the adapter of each."""
@@ -152,17 +159,20 @@ class Chat:
         self._beside = active.id if active else ""
         adapters = self.loaded.prepare(runs, active, say)
         threads = hardware.use_all_cores()
-        if self._gives_way():
+        self._keep_pace_with(active)
+        if self._pace.is_kept:
             # The run has the cores; the chat takes what it leaves.
             threads = 1
             torch.set_num_threads(threads)
-            give_way()
+            self._pace.begin()
         log.info("answering with run %s on %d threads", ", ".join(asked), threads)
         return [adapters.get(column.run) for column in request.columns]
 
-    def _gives_way(self) -> bool:
-        """Tell whether a run has this processor first."""
-        return bool(self._beside) and self.loaded.device == "cpu"
+    def _keep_pace_with(self, active: Run | None) -> None:
+        """Leave the processor to a run that trains on it, until there is none."""
+        self._pace.keep(active is not None and self.loaded.device == "cpu")
+        if self._pace.is_kept:
+            give_way()
 
     @contextmanager
     def _own_turn(self, say: Say, should_stop: Callable[[], bool]) -> Iterator[None]:
@@ -203,12 +213,12 @@ class Chat:
 
     def _run_to_make_way_for(self) -> str:
         active = active_run() if self.loaded.key else None
+        self._keep_pace_with(active)  # also in an answer that was begun before the run
         if active is None:
             return ""
         if self.loaded.device != "cpu":
             return "" if active.id == self._beside else f"run {active.id} needs the GPU"
-        give_way()  # also in an answer that was begun before the run
-        is_short = psutil.virtual_memory().available < RUN_NEEDS_BYTES
+        is_short = hardware.free_host_bytes() < RUN_NEEDS_BYTES
         return f"run {active.id} needs the memory" if is_short else ""
 
     def wait_until_quiet(self, seconds: float) -> None:
@@ -230,10 +240,20 @@ def active_run() -> Run | None:
 
 
 def _relay(
-    steps: Iterator[tuple[Delta, ...]], reply: Callable[[Reply], None], columns: int
+    steps: Iterator[tuple[Delta, ...]],
+    reply: Callable[[Reply], None],
+    columns: int,
+    rest: Callable[[Say], str],
 ) -> None:
-    """Send each step as one line, and the last word when every column has ended."""
-    started, speed = 0.0, 0.0
+    """Send each step as one line, and the last word when every column has ended.
+
+    Between steps it rests as long as it must; what there is to say of it goes with the next step.
+    """
+    started, speed, note = 0.0, 0.0, ""
+
+    def say(note: str) -> None:
+        reply(Reply(note=note, tokens_per_second=speed))
+
     working = columns
     for count, deltas in enumerate(steps):
         now = time.monotonic()
@@ -249,8 +269,11 @@ def _relay(
                 ended=ended,
                 cut=tuple(delta.row for delta in deltas if delta.is_cut),
                 tokens_per_second=speed,
+                note=note,
             )
         )
+        if working:
+            note = rest(say)
     reply(Reply(is_done=True, note="stopped" if working else "", tokens_per_second=speed))
 
 

@@ -109,13 +109,12 @@ def cast(conversation_id: str, vote: Vote) -> Conversation:
 
 
 def _vote_of(conversation: Conversation, exchange: Exchange, vote: Vote) -> CastVote:
-    system = exchange.settings.system
     return CastVote(
         id=exchange.id,
         at=time.time(),
         model=exchange.model,
         turns=(
-            *((Turn("system", system),) if system else ()),
+            *exchange.settings.system_turns,
             *conversation.before(exchange.id).shared_turns(),
             Turn("user", exchange.message),
         ),

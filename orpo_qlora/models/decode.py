@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from typing import Any
 
-import psutil
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
@@ -22,6 +21,7 @@ from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from orpo_qlora.models.hardware import free_host_bytes
 from orpo_qlora.models.sampling import BASE
 
 FEW_ROWS = 8
@@ -62,7 +62,7 @@ def fast_products(model: nn.Module) -> Iterator[None]:
     ]
     packed = [module for module in linears if isinstance(module, Linear4bit)]
     needed_bytes = sum(module.in_features * module.out_features for module in packed) * 4
-    if needed_bytes > UNPACKED_SHARE * psutil.virtual_memory().available:
+    if needed_bytes > UNPACKED_SHARE * free_host_bytes():
         linears = [module for module in linears if not isinstance(module, Linear4bit)]
     with ExitStack() as stack:
         for linear in linears:

@@ -13,6 +13,7 @@ import torch
 
 from orpo_qlora.errors import UnsupportedModel
 
+THREADS_AT_START = torch.get_num_threads()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -63,10 +64,13 @@ def use_all_cores() -> int:
 
     Two threads on one core fight for its vector unit. `OMP_NUM_THREADS` has the last word.
     """
+    threads = THREADS_AT_START
     if "OMP_NUM_THREADS" not in os.environ:
         cores = psutil.cpu_count(logical=False) or 1
-        torch.set_num_threads(min(cores, len(psutil.Process().cpu_affinity())))
-    return torch.get_num_threads()
+        threads = min(cores, len(psutil.Process().cpu_affinity()))
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+    return threads
 
 
 def free_memory_bytes() -> int:
@@ -74,6 +78,11 @@ def free_memory_bytes() -> int:
     if torch.cuda.is_available():
         unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return torch.cuda.mem_get_info()[0] + unused
+    return free_host_bytes()
+
+
+def free_host_bytes() -> int:
+    """Return the memory still to be had of the host, or of the container this is in."""
     return min(psutil.virtual_memory().available, _free_in_container())
 
 
@@ -83,8 +92,12 @@ def _free_in_container() -> int:
     try:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
         used = int((group / "memory.current").read_text(encoding="ascii"))
+        details = (group / "memory.stat").read_text(encoding="ascii")
     except (OSError, ValueError):
         return sys.maxsize
+    # Files that were read and not asked for again are dropped when memory is wanted.
+    cached = re.search(r"^inactive_file (\d+)$", details, re.MULTILINE)
+    used -= int(cached[1]) if cached else 0
     return max(0, int(limit) - used) if limit.isdigit() else sys.maxsize
 
 

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 ADAPTER = "default"
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt"]
 MODEL_FILES = ["*.safetensors", *TOKENIZER_FILES]
+OTHER_FILES = ["consolidated*"]
+"""The same weights once more, for other programs (Mistral)."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,14 @@ def _find_folder(model: str, revision: str, patterns: list[str]) -> Path:
 
 def _download(hub_id: str, revision: str, patterns: list[str]) -> Path:
     try:
-        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                hub_id,
+                revision=revision or None,
+                allow_patterns=patterns,
+                ignore_patterns=OTHER_FILES,
+            )
+        )
     except GatedRepoError as exc:
         raise ModelNotFound(
             f"{hub_id} asks you to accept its licence first.",

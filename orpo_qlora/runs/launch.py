@@ -67,7 +67,6 @@ def start_run(config: TrainConfig, dataset: Dataset, ticket: str = "") -> RunPat
         known = orders.run_of_ticket(ticket)
         if known is not None:
             return known
-        trackers.check_installed(config.report_to)
         split = split_pairs(dataset.pairs, config.held_out, config.seed)
         return _queue_new([config], split, dataset.report, ticket=ticket)[0]
 
@@ -80,7 +79,7 @@ def start_sweep(
     A value of λ that the tag has already is not trained again, so an order given twice is one.
 
     Raises:
-        InputError: the home cannot keep a run.
+        InputError: the home cannot keep a run, or the tracker is not installed.
         DiskFull: those made before are queued.
     """
     with launching():
@@ -99,6 +98,8 @@ def _queue_new(
     ticket: str = "",
     tags: tuple[str, ...] = (),
 ) -> list[RunPaths]:
+    for tracker in {config.report_to for config in configs}:
+        trackers.check_installed(tracker)
     preflight.check_home()
     store.sweep_drafts()
     place = _last_place()

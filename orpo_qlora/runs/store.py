@@ -208,9 +208,17 @@ def find_run(name_or_id: str) -> Run:
     Raises:
         UnknownRun: there is no such run.
     """
-    for run in list_runs():
-        if name_or_id in {run.id, run.name, run.config.name, "last"}:
-            return run
+    runs = list_runs() if name_or_id else []  # a run without a name is not meant by none
+    if name_or_id == "last" and runs:
+        return runs[0]
+    # A name that a run was given later counts before one that another run had before.
+    for names in (
+        {run.id: run for run in runs},
+        {run.name: run for run in reversed(runs)},
+        {run.config.name: run for run in reversed(runs)},
+    ):
+        if name_or_id in names:
+            return names[name_or_id]
     raise UnknownRun(f"There is no run “{name_or_id}”.", hint="List them with orpo-qlora runs.")
 
 
@@ -267,8 +275,16 @@ def read_run(paths: RunPaths) -> Run:
 
 
 def _parsed_config(path: Path) -> TrainConfig:
-    settings = _read_yaml(path)
-    if settings.pop("run").get("schema", 0) > SCHEMA_VERSION:
+    try:
+        settings = _read_yaml(path)
+        schema = settings.pop("run")["schema"]
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as exc:
+        raise ConfigError(
+            "The run's config.yaml is damaged.",
+            hint="Put the file back as it was; the run is left as it is.",
+            where=str(path),
+        ) from exc
+    if schema > SCHEMA_VERSION:
         raise ConfigError(
             "The run was made by a newer version of orpo-qlora than this one.",
             hint="Update orpo-qlora; the run is left as it is.",

@@ -78,6 +78,17 @@ def test_a_name_from_the_address_is_no_path(name):
         conversations.load(name)
 
 
+def test_a_file_that_cannot_be_read_is_told_and_stays_as_it_is():
+    talk = Conversation(id=conversations.new_id())
+    conversations.save(talk)
+    path = conversations._file(talk.id)
+    path.write_text('{"id": "of tomorrow"')
+    with pytest.raises(InputError, match="damaged, or of another version") as caught:
+        conversations.update(talk.id, exchange("hi", ("", "there")))
+    assert caught.value.where == str(path)
+    assert path.read_text() == '{"id": "of tomorrow"'
+
+
 def test_an_answer_that_was_asked_again_does_not_come_back():
     first, second = exchange("hi", ("", "old")), exchange("hi", ("", "new"))
     talk = Conversation(id=conversations.new_id(), exchanges=[second])

@@ -3,8 +3,10 @@
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from serving import serving
 from talk import ASK, ask, begin, wait_until
@@ -14,6 +16,7 @@ from visitor import Visitor
 
 from orpo_qlora import storage
 from orpo_qlora.chat import client, protocol
+from orpo_qlora.chat.pace import RESTING
 from orpo_qlora.errors import Busy, ModelNotFound
 from orpo_qlora.program import GIVING_WAY
 from orpo_qlora.runs import launch, store
@@ -52,6 +55,10 @@ def niceness(pid):
     return {os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads}
 
 
+def comes_to_rest(answer):
+    return any(update.note == RESTING for update in answer)
+
+
 def is_chat_there():
     return storage.is_locked(protocol.lock_file())
 
@@ -79,6 +86,25 @@ def test_a_run_that_needs_the_memory_does_not_wait_for_the_end_of_an_answer(
     wait_for(lambda: store.read_run(paths).state.step > step)
     launch.end_run(paths, 20.0)
     assert ask(run)[-1].is_done
+
+
+def test_beside_a_run_an_answer_takes_its_share_of_the_processor_and_no_more(
+    run, fake_worker, start, wait_for
+):
+    paths = start(max_steps=100_000)
+    wait_for(lambda: store.read_run(paths).state.step > 2)
+    answer = next(answer for answer in iter(lambda: begin(run), None) if comes_to_rest(answer))
+    chat = psutil.Process(client.status().pid)
+    time.sleep(1)  # what it was computing comes to its end
+    before = sum(chat.cpu_times()[:2])
+    time.sleep(5)
+    assert sum(chat.cpu_times()[:2]) - before < 1
+    launch.end_run(paths, 20.0)
+    while next(answer).note:
+        pass
+    for _ in range(20):
+        assert next(answer).note == ""
+    answer.close()
 
 
 def test_an_adapter_removed_while_it_is_loaded_ends_no_answer_and_gives_no_other(run):
