@@ -157,22 +157,19 @@ def begin(conversation: Conversation, exchange: Exchange) -> Answering:
         Busy: the conversation has a question under way.
         DiskFull: nothing was asked.
     """
-    columns = columns_of(conversation, exchange)
-    answering = Answering(conversation.id, exchange, columns)
     with _registry:
         if conversation.id in _at_work:
             raise Busy(
                 "This conversation is being answered already.",
                 hint="Wait for the answers, or stop them.",
             )
-        _at_work[conversation.id] = answering
-    try:
-        conversations.save(conversation.with_exchange(exchange))
+        with conversations.alone():
+            # What was kept meanwhile stays: an answer that just ended, a vote in another tab.
+            conversation = conversation.as_kept(conversations.load(conversation.id))
+            conversations.save(conversation.with_exchange(exchange))
+        answering = Answering(conversation.id, exchange, columns_of(conversation, exchange))
         answering.start()
-    except BaseException:
-        with _registry:
-            del _at_work[conversation.id]
-        raise
+        _at_work[conversation.id] = answering
     return answering
 
 

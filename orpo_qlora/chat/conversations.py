@@ -102,6 +102,12 @@ class Conversation(BaseModel):
         others = {other.id: other for other in self.exchanges} | {exchange.id: exchange}
         return self.model_copy(update={"exchanges": tuple(others.values())})
 
+    def as_kept(self, kept: Conversation) -> Conversation:
+        """Return it with its questions as they are on disk; those that are not there stay."""
+        newer = {exchange.id: exchange for exchange in kept.exchanges}
+        exchanges = tuple(newer.get(exchange.id, exchange) for exchange in self.exchanges)
+        return self.model_copy(update={"exchanges": exchanges})
+
     def turns_of(self, run: str) -> tuple[Turn, ...]:
         """Return what a column knows: its own answers, and the preferred ones where it has none."""
         own = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import os
 import secrets
 import select
@@ -29,7 +30,7 @@ from pydantic import ValidationError
 from orpo_qlora import storage
 from orpo_qlora.chat import protocol
 from orpo_qlora.chat.loaded import GIB, LoadedAdapter, LoadedPolicies, Say
-from orpo_qlora.chat.pace import Pace
+from orpo_qlora.chat.pace import LOOK_SECONDS, WORD_SECONDS, Pace
 from orpo_qlora.chat.protocol import Address, ChatStatus, Reply, Request
 from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware
@@ -143,13 +144,11 @@ class Chat:
                 should_stop,
                 self.loaded.prefixes,
             )
-            with _memory_errors(self.loaded):
-                _relay(
-                    steps,
-                    reply,
-                    len(conversations),
-                    partial(self._pace.rest, should_stop=should_stop),
-                )
+            try:
+                with _memory_errors(self.loaded):
+                    _relay(steps, reply, len(conversations), partial(self._rest, should_stop))
+            finally:
+                self._pace.spend()  # the last step, and one that was stopped
 
     def _prepare(self, request: Request, say: Say) -> list[LoadedAdapter | None]:
         """Have in memory what the columns need, and return the adapter of each."""
@@ -158,13 +157,9 @@ class Chat:
         active = active_run()
         self._beside = active.id if active else ""
         adapters = self.loaded.prepare(runs, active, say)
-        threads = hardware.use_all_cores()
         self._keep_pace_with(active)
-        if self._pace.is_kept:
-            # The run has the cores; the chat takes what it leaves.
-            threads = 1
-            torch.set_num_threads(threads)
-            self._pace.begin()
+        self._pace.begin()
+        threads = self._use_cores()
         log.info("answering with run %s on %d threads", ", ".join(asked), threads)
         return [adapters.get(column.run) for column in request.columns]
 
@@ -174,15 +169,31 @@ class Chat:
         if self._pace.is_kept:
             give_way()
 
+    def _use_cores(self) -> int:
+        """Compute on every core, on one beside a run; return how many."""
+        if not self._pace.is_kept:
+            return hardware.use_all_cores()
+        torch.set_num_threads(1)
+        return 1
+
+    def _rest(self, should_stop: Callable[[], bool], say: Say) -> str:
+        """Let a run have the processor first, one that began or ended meanwhile too."""
+        note = self._pace.rest(say, should_stop)
+        if self._pace.is_kept == (torch.get_num_threads() > 1):
+            self._use_cores()
+        return note
+
     @contextmanager
     def _own_turn(self, say: Say, should_stop: Callable[[], bool]) -> Iterator[None]:
         """Hold the model alone; a second page waits its turn, unless it goes away."""
         # The watch holds the turn for a moment now and then; that is not worth a word.
         has_turn = self._turn.acquire(timeout=WORTH_A_WORD_SECONDS)
-        if not has_turn:
-            say("waiting for another answer to end…")
+        told = -math.inf
         while not has_turn and not should_stop():
-            has_turn = self._turn.acquire(timeout=0.2)
+            if time.monotonic() - told >= WORD_SECONDS:
+                told = time.monotonic()
+                say("waiting for another answer to end…")
+            has_turn = self._turn.acquire(timeout=LOOK_SECONDS)
         try:
             self._is_answering = has_turn or self._is_answering
             yield
@@ -212,7 +223,9 @@ class Chat:
         return "nothing was asked for a while" if is_over else ""
 
     def _run_to_make_way_for(self) -> str:
-        active = active_run() if self.loaded.key else None
+        if not self.loaded.key:
+            return ""
+        active = active_run()
         self._keep_pace_with(active)  # also in an answer that was begun before the run
         if active is None:
             return ""
@@ -249,12 +262,13 @@ def _relay(
 
     Between steps it rests as long as it must; what there is to say of it goes with the next step.
     """
-    started, speed, note = 0.0, 0.0, ""
+    started, speed = 0.0, 0.0
 
     def say(note: str) -> None:
         reply(Reply(note=note, tokens_per_second=speed))
 
     working = columns
+    note = rest(say)
     for count, deltas in enumerate(steps):
         now = time.monotonic()
         # The first step reads the prompt; what people see as speed begins after it.

@@ -61,11 +61,11 @@ CATALOGUE = (
         "Apache-2.0",
     ),
     CatalogueModel(
-        "phi-3.5-mini-instruct",
-        "microsoft/Phi-3.5-mini-instruct",
-        "Phi-3.5 mini Instruct",
-        3.82,
-        "MIT",
+        "qwen3-4b-instruct",
+        "Qwen/Qwen3-4B-Instruct-2507",
+        "Qwen3 4B Instruct",
+        4.02,
+        "Apache-2.0",
     ),
     CatalogueModel(
         "mistral-7b-instruct-v0.3",

@@ -13,6 +13,7 @@ import torch
 
 from orpo_qlora.errors import UnsupportedModel
 
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 THREADS_AT_START = torch.get_num_threads()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -88,7 +89,7 @@ def free_host_bytes() -> int:
 
 def _free_in_container() -> int:
     """Return what the control group of this process has left; very much where there is none."""
-    group = Path("/sys/fs/cgroup")
+    group = CONTROL_GROUP
     try:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
         used = int((group / "memory.current").read_text(encoding="ascii"))

@@ -81,6 +81,20 @@ def test_a_question_is_kept_before_it_is_answered(run):
     assert last.is_done, "the conversation can go on"
 
 
+def test_a_question_asked_from_an_old_view_takes_nothing_back(run):
+    """Two tabs, or Enter just when the answer ends: the view is from before its end."""
+    talk, under_way = begun(run)
+    seen = talk.with_exchange(under_way.exchange)
+    under_way.stop()
+    *_, last = under_way.follow()
+    again = answering.begin(seen, question(run, message="And why?"))
+    first, second = conversations.load(talk.id).exchanges
+    assert [answer.text for answer in first.answers] == list(last.texts)
+    assert second.message == "And why?"
+    *_, last = again.follow()
+    assert last.is_done
+
+
 def test_an_answer_that_no_page_follows_ends(run, monkeypatch):
     talk, under_way = begun(run)
     assert under_way.exchange.note == ""

@@ -1,5 +1,7 @@
 """When the chat may take memory, and when it gives it back."""
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import psutil
@@ -39,13 +41,20 @@ def test_alone_the_chat_needs_what_the_weights_need(with_free):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weight_bytes_are_those_of_the_loaded_model(run, endless_model, dtype):
+def test_weight_bytes_are_those_of_the_loaded_model(run, endless_model, tmp_path, dtype):
     from transformers import AutoModelForCausalLM
 
     arithmetic = hardware.choose_arithmetic(dtype)
     model = AutoModelForCausalLM.from_pretrained(endless_model, dtype=arithmetic.dtype)
     told = loaded._weight_bytes(endless_model, loaded.BaseKey.of(run), arithmetic)
-    assert told == model.get_memory_footprint(return_buffers=False)
+    footprint = model.get_memory_footprint(return_buffers=False)
+    assert told == footprint
+    folder = shutil.copytree(endless_model, tmp_path / "twice")
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    index = {"weight_map": dict.fromkeys(model.state_dict(), "model.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    told = loaded._weight_bytes(folder, loaded.BaseKey.of(run), arithmetic)
+    assert told == footprint, "the same weights in another cut are not loaded"
 
 
 @pytest.mark.parametrize(
@@ -62,6 +71,7 @@ def test_an_idle_chat_makes_room_for_a_run(
 ):
     with_free(free)
     monkeypatch.setattr(server, "active_run", lambda: run)
+    monkeypatch.setattr(server, "give_way", lambda: None)  # this process has more to do
     monkeypatch.setattr(loaded.LoadedPolicies, "device", device)
     chat = server.Chat("token", idle_seconds=60)
     assert chat._run_to_make_way_for() == "", "without a model there is nothing to give back"

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orpo_qlora.chat import pace
-from orpo_qlora.chat.pace import AT_ONCE_SECONDS, LOOK_SECONDS, RESTING, SAVED_SECONDS, SHARE, Pace
+from orpo_qlora.chat.pace import (
+    AT_ONCE_SECONDS,
+    LOOK_SECONDS,
+    RESTING,
+    SAVED_SECONDS,
+    SHARE,
+    WORD_SECONDS,
+    Pace,
+)
 
 
 class Time:
@@ -33,6 +41,7 @@ def kept(time):
 def pace_beside_a_run(time):
     kept = Pace(lambda: time.now, lambda: time.used)
     kept.keep(True)
+    kept.begin()
     return kept
 
 
@@ -56,7 +65,7 @@ def test_beside_a_run_no_more_is_used_than_was_given_at_once_and_earned(steps):
 def test_what_is_over_is_waited_for_and_no_longer(kept, time):
     time.compute(AT_ONCE_SECONDS + 1)
     rest = kept.rest_seconds()
-    assert rest == pytest.approx((1 - SHARE * (AT_ONCE_SECONDS + 1)) / (SHARE))
+    assert rest == pytest.approx(1 / SHARE - AT_ONCE_SECONDS - 1)
     time.now += rest
     assert kept.rest_seconds() == pytest.approx(0, abs=1e-6)
 
@@ -80,6 +89,7 @@ def test_the_next_run_finds_a_chat_that_owes_nothing(kept, time):
     assert kept.rest_seconds() > 0
     kept.keep(False)
     time.compute(AT_ONCE_SECONDS * 3)
+    assert kept.rest(lambda note: None, never) == ""
     kept.keep(True)
     assert kept.rest_seconds() == 0
 
@@ -97,19 +107,27 @@ def naps(kept, time, monkeypatch):
     return slept
 
 
-def test_a_rest_says_so_once_and_ends_by_itself(kept, time, naps):
+def test_a_rest_says_so_again_and_again_and_ends_by_itself(kept, time, naps):
     said = []
-    assert kept.rest(said.append, never) == ""
+
+    def say(note):
+        said.append((note, time.now))
+
+    assert kept.rest(say, never) == ""
     time.compute(AT_ONCE_SECONDS + 1)
-    assert kept.rest(said.append, never) == RESTING
-    assert said == [RESTING]
-    owed = 1 / (SHARE) - AT_ONCE_SECONDS - 1
+    began = time.now
+    assert kept.rest(say, never) == RESTING
+    owed = 1 / SHARE - AT_ONCE_SECONDS - 1
     assert owed <= sum(naps) <= owed + 2 * LOOK_SECONDS
+    # Whoever waits for an answer gives up on one that says nothing.
+    assert {note for note, _ in said} == {RESTING}
+    assert said[0][1] == began
+    assert len(said) >= owed / (WORD_SECONDS + LOOK_SECONDS)
+
     time.now += 10
-    assert kept.rest(said.append, never) == RESTING, "the answer goes on as slowly"
-    assert said == [RESTING]
+    assert kept.rest(say, never) == RESTING, "the answer goes on as slowly"
     kept.begin()
-    assert kept.rest(said.append, never) == "", "another answer"
+    assert kept.rest(say, never) == "", "another answer"
 
 
 def test_a_stop_and_the_end_of_the_run_end_a_rest(kept, time, naps):
@@ -119,3 +137,10 @@ def test_a_stop_and_the_end_of_the_run_end_a_rest(kept, time, naps):
     kept.keep(False)
     assert kept.rest(lambda note: None, never) == "", "there is nothing more to say"
     assert len(naps) == 3
+
+
+def test_what_no_rest_came_after_is_counted_all_the_same(kept, time):
+    time.compute(AT_ONCE_SECONDS + 1)
+    kept.spend()
+    kept.begin()
+    assert kept.rest_seconds() > 0

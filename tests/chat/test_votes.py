@@ -99,6 +99,15 @@ def test_a_vote_is_kept_once_with_everything_it_is_about():
     )
 
 
+def test_a_blank_system_prompt_is_none_for_models_and_pairs_alike():
+    asked = blind("why?", "so", "because", system=" \n")
+    assert asked.settings.system_turns == ()
+    talk = Conversation(id=conversations.new_id(), exchanges=(asked,))
+    conversations.save(talk)
+    votes.cast(talk.id, "a")
+    assert votes.read_votes()[0].turns == (Turn("user", "why?"),)
+
+
 def test_a_vote_before_both_answers_are_there_is_refused():
     exchange = blind("why?", "so", "because")
     half = exchange.answers[1].model_copy(update={"is_whole": False})

@@ -11,6 +11,7 @@ from orpo_qlora.data.pairs import PreferencePair, Split
 from orpo_qlora.data.report import DataReport
 from orpo_qlora.errors import ConfigError, UnknownRun
 from orpo_qlora.runs import metrics, orders, store
+from orpo_qlora.runs.labels import RunLabel, write_label
 from orpo_qlora.runs.metrics import MetricsTail
 from orpo_qlora.runs.state import RunState
 
@@ -51,8 +52,19 @@ def test_runs_are_listed_newest_first_and_found_by_name_or_id(paths, monkeypatch
     assert store.find_run("mine").id == paths.id
     assert store.find_run(newer.id).id == newer.id
     assert store.find_run("last").id == newer.id
-    with pytest.raises(UnknownRun, match="no run “yours”"):
-        store.find_run("yours")
+    for name in ("yours", ""):
+        with pytest.raises(UnknownRun, match=f"no run “{name}”"):
+            store.find_run(name)
+
+
+def test_a_name_belongs_to_the_run_that_has_it_now(paths, monkeypatch):
+    monkeypatch.setattr(store.time, "strftime", lambda _: "29990101-000000")
+    newer = store.create_run(TrainConfig(name="mine"), Split(PAIRS, ()), REPORT)
+    write_label(newer.label, RunLabel(name="another"))
+    assert store.find_run("mine").id == paths.id
+    assert store.find_run("another").id == newer.id
+    write_label(paths.label, RunLabel(name="also another"))
+    assert store.find_run("mine").id == newer.id, "as it was called at first, if none is now"
 
 
 def test_two_runs_of_one_second_never_have_one_id(paths, monkeypatch):

@@ -8,6 +8,7 @@ from ended import TOKEN, made_pairs
 from tensorboardX.proto.event_pb2 import Event
 
 from orpo_qlora.config import build_config
+from orpo_qlora.data.pairs import Split
 from orpo_qlora.errors import ConfigError
 from orpo_qlora.runs import launch, store, trackers
 
@@ -59,6 +60,9 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_made(with
     with pytest.raises(ConfigError, match="wandb, which is not installed") as caught:
         launch.start_run(build_config({"report_to": "wandb"}), made_pairs())
     assert "pip install wandb" in caught.value.hint
+    several = [build_config({"report_to": "wandb", "lambda": value}) for value in (0.1, 0.2)]
+    with pytest.raises(ConfigError, match="wandb, which is not installed"):
+        launch.start_sweep(several, Split(made_pairs().pairs, ()), made_pairs().report, "sweep")
     assert store.list_runs() == []
 
 

@@ -1,0 +1,63 @@
+"""What there is of the machine for us."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from orpo_qlora.models import hardware
+
+GIB = 2**30
+
+
+@pytest.fixture
+def container(tmp_path, monkeypatch):
+    """Put this process into a control group, of a host with 64 GiB to spare."""
+    monkeypatch.setattr(hardware, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
+
+    def say(limit, used, cached=0):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text(f"{used}\n")
+        (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\nactive_file 7\n")
+
+    return say
+
+
+def test_a_container_has_what_its_limit_leaves_not_what_the_host_has(container):
+    assert hardware.free_host_bytes() == 64 * GIB, "no limit is known"
+    container("max", 3 * GIB)
+    assert hardware.free_host_bytes() == 64 * GIB
+    container(4 * GIB, 3 * GIB)
+    assert hardware.free_host_bytes() == GIB
+    container(4 * GIB, 5 * GIB)
+    assert hardware.free_host_bytes() == 0
+
+
+def test_a_model_that_was_just_read_from_disk_does_not_fill_a_container(container):
+    container(16 * GIB, 15 * GIB, cached=14 * GIB)
+    assert hardware.free_host_bytes() == 15 * GIB
+
+
+@pytest.mark.parametrize("asked", ["", "2"])
+def test_all_cores_are_used_again_after_one(asked):
+    program = """
+import torch
+from orpo_qlora.models import hardware
+
+first = hardware.use_all_cores()
+torch.set_num_threads(1)
+print(first, hardware.use_all_cores(), torch.get_num_threads())
+"""
+    environment = {"OMP_NUM_THREADS": asked} if asked else {}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, again, used = done.stdout.split()
+    assert first == again == used
