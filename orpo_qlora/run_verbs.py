@@ -15,10 +15,7 @@ from orpo_qlora.runs import history, labels, removal, store, sweep, watch
 from orpo_qlora.runs.history import Filters, Order
 from orpo_qlora.runs.results import Measured
 from orpo_qlora.runs.store import Run
-from orpo_qlora.terminal import err, out, plain
-
-RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+from orpo_qlora.terminal import AsJson, RunName, err, out, plain
 
 
 def add_run_verbs(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""What the command line prints: errors, the account of a file, the result of a run. Floor 4."""
+"""What commands share: arguments, and how errors, accounts and results are printed. Floor 4."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import Progress
 
@@ -19,6 +21,9 @@ from orpo_qlora.runs.jobs import JobState
 from orpo_qlora.runs.length_report import LengthReport, count_tokens
 from orpo_qlora.runs.lengths import request_of
 from orpo_qlora.runs.store import Run
+
+RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

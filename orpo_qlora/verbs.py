@@ -12,10 +12,8 @@ import typer
 from orpo_qlora.evaluation import asking
 from orpo_qlora.export import bundle
 from orpo_qlora.runs import launch, store
-from orpo_qlora.terminal import job_progress, out, plain
+from orpo_qlora.terminal import AsJson, RunName, job_progress, out, plain
 
-RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 REPORT = "orpo_qlora.ui.run_report"
 """The program that writes a report: curves are drawn a floor above."""
 MERGE = "orpo_qlora.export.merge"

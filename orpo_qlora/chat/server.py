@@ -32,9 +32,10 @@ from orpo_qlora.chat import protocol
 from orpo_qlora.chat.loaded import GIB, LoadedAdapter, LoadedPolicies, Say
 from orpo_qlora.chat.pace import LOOK_SECONDS, WORD_SECONDS, Pace
 from orpo_qlora.chat.protocol import Address, ChatStatus, Reply, Request
+from orpo_qlora.chat.relay import relay
 from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware
-from orpo_qlora.models.generate import Delta, stream
+from orpo_qlora.models.generate import stream
 from orpo_qlora.models.sampling import BASE, Conversation
 from orpo_qlora.program import give_way, run_program, without_secrets
 from orpo_qlora.runs import store
@@ -146,7 +147,7 @@ class Chat:
             )
             try:
                 with _memory_errors(self.loaded):
-                    _relay(steps, reply, len(conversations), partial(self._rest, should_stop))
+                    relay(steps, reply, len(conversations), partial(self._rest, should_stop))
             finally:
                 self._pace.spend()  # the last step, and one that was stopped
 
@@ -250,45 +251,6 @@ def active_run() -> Run | None:
     except OrpoQloraError as exc:
         log.info("the runs cannot be read now: %s", exc)
         return None
-
-
-def _relay(
-    steps: Iterator[tuple[Delta, ...]],
-    reply: Callable[[Reply], None],
-    columns: int,
-    rest: Callable[[Say], str],
-) -> None:
-    """Send each step as one line, and the last word when every column has ended.
-
-    Between steps it rests as long as it must; what there is to say of it goes with the next step.
-    """
-    started, speed = 0.0, 0.0
-
-    def say(note: str) -> None:
-        reply(Reply(note=note, tokens_per_second=speed))
-
-    working = columns
-    note = rest(say)
-    for count, deltas in enumerate(steps):
-        now = time.monotonic()
-        # The first step reads the prompt; what people see as speed begins after it.
-        started = started or now
-        speed = count / (now - started) if now > started else 0.0
-        texts = {delta.row: delta.text for delta in deltas}
-        ended = tuple(delta.row for delta in deltas if delta.is_done)
-        working -= len(ended)
-        reply(
-            Reply(
-                texts=tuple(texts.get(row, "") for row in range(columns)),
-                ended=ended,
-                cut=tuple(delta.row for delta in deltas if delta.is_cut),
-                tokens_per_second=speed,
-                note=note,
-            )
-        )
-        if working:
-            note = rest(say)
-    reply(Reply(is_done=True, note="stopped" if working else "", tokens_per_second=speed))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -212,13 +213,10 @@ def find_run(name_or_id: str) -> Run:
     if name_or_id == "last" and runs:
         return runs[0]
     # A name that a run was given later counts before one that another run had before.
-    for names in (
-        {run.id: run for run in runs},
-        {run.name: run for run in reversed(runs)},
-        {run.config.name: run for run in reversed(runs)},
-    ):
-        if name_or_id in names:
-            return names[name_or_id]
+    for part in ("id", "name", "config.name"):
+        named = {attrgetter(part)(run): run for run in reversed(runs)}
+        if name_or_id in named:
+            return named[name_or_id]
     raise UnknownRun(f"There is no run “{name_or_id}”.", hint="List them with orpo-qlora runs.")
 
 
@@ -279,11 +277,7 @@ def _parsed_config(path: Path) -> TrainConfig:
         settings = _read_yaml(path)
         schema = settings.pop("run")["schema"]
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as exc:
-        raise ConfigError(
-            "The run's config.yaml is damaged.",
-            hint="Put the file back as it was; the run is left as it is.",
-            where=str(path),
-        ) from exc
+        raise ConfigError("The run's config.yaml is damaged.", where=str(path)) from exc
     if schema > SCHEMA_VERSION:
         raise ConfigError(
             "The run was made by a newer version of orpo-qlora than this one.",
