@@ -57,7 +57,7 @@ CYCLE = (QUIET, WATCHED, QUIET, CHATTED)
 VERSIONS = ("torch", "transformers", "peft", "gradio")
 SETTLE_SECONDS = 10.0
 """Between two phases: what was begun in the first ends, what the chat has saved up is spent."""
-LOADING_SECONDS = 40.0
+LOADING_SECONDS = 60.0
 PATIENCE_SECONDS = 900.0
 
 

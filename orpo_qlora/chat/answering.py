@@ -13,10 +13,13 @@ from contextlib import closing
 from orpo_qlora.chat import client, conversations
 from orpo_qlora.chat.client import Answers, Column
 from orpo_qlora.chat.conversations import Answer, Conversation, Exchange
+from orpo_qlora.chat.pace import RESTING
 from orpo_qlora.errors import Busy, OrpoQloraError
 
 PAUSE_SECONDS = 0.08
 """Shortest time between two looks at an answer: more would be drawn than anyone can read."""
+RESTING_PAUSE_SECONDS = 1.0
+"""The same while the answer leaves the processor to a run: drawing it takes from the run too."""
 
 ALONE_SECONDS = 10.0
 """How long an answer goes on that no page follows: a page that is reloaded is back by then."""
@@ -81,7 +84,7 @@ class Answering:
             yield latest
             if is_done:
                 return
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(RESTING_PAUSE_SECONDS if latest.note == RESTING else PAUSE_SECONDS)
 
     def _run(self) -> None:
         try:

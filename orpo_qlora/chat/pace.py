@@ -10,9 +10,9 @@ import math
 import time
 from collections.abc import Callable
 
-SHARE = 0.02
+SHARE = 0.01
 """Of one core, over time, however many there are: a run is as slow as its slowest thread."""
-AT_ONCE_SECONDS = 5.0
+AT_ONCE_SECONDS = 10.0
 """Computing that the first answers beside a run may do as fast as they can."""
 SAVED_SECONDS = 30.0
 """Most that may be saved up while nobody asks."""
