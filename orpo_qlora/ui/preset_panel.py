@@ -135,9 +135,14 @@ def _text_of(name: str) -> str:
 
 
 def choose(panel: PresetPanel, settings: Form, name: str | None) -> Updates:
-    """Fill the form from a preset; the run's name stays, somebody may be typing it this moment."""
+    """Fill the form from a preset; the run's name stays, somebody may be typing it this moment.
+
+    Raises:
+        ConfigError: there is no preset of that name.
+    """
     if not name:
         return {}
+    presets.check_known(name)
     config = form.config_of_preset(name)
     return _filled(panel, settings, config, _words(name)) | {
         panel.delete: gr.Button(visible=name in presets.own_names()),

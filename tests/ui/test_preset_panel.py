@@ -101,6 +101,16 @@ def test_saved_preset_can_be_chosen_and_deleted(tab):
     assert presets.own_names() == []
 
 
+def test_only_names_of_presets_are_chosen_never_files(tab, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.yaml").write_text("lambda: 0.77\n")
+    for name in ("settings.yaml", str(tmp_path / "settings.yaml"), "../x", "demo-cpu\n", "x" * 999):
+        with pytest.raises(ConfigError, match="no preset") as caught:
+            preset_panel.choose(tab.presets, tab.form, name)
+        assert "demo-cpu" in caught.value.hint
+    assert preset_panel.choose(tab.presets, tab.form, None) == {}
+
+
 def test_wrong_settings_are_not_saved(tab):
     values = values_after(tab, {tab.form.components["epochs"]: -1})
     with pytest.raises(ConfigError, match="epochs"):
