@@ -223,7 +223,9 @@ def export(panel: PresetPanel, name: str, picked: str | None, values: Sequence[o
         ConfigError: a setting is wrong.
     """
     text = presets.preset_text(form.config_from(values))
-    path = downloads.fresh_folder() / f"{downloads.plain_name(name or picked or 'preset')}.yaml"
+    # A name has no ending: of “llama-3.2” all is kept.
+    stem = downloads.plain_name(f"{name or picked or 'preset'}.")
+    path = downloads.fresh_folder() / f"{stem}.yaml"
     path.write_text(text, encoding="utf-8")
     return {panel.file: str(path)}
 

@@ -128,6 +128,14 @@ def test_exported_preset_is_taken_in_again(tab, tmp_path, monkeypatch):
     assert "Filled in from my-b.yaml" in updates[tab.presets.note]
 
 
+def test_an_exported_preset_keeps_all_of_its_name(tab, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    values = values_after(tab, {})
+    for name, picked in (("llama-3.2", None), ("", "llama-3.2")):
+        made = preset_panel.export(tab.presets, name, picked, values)[tab.presets.file]
+        assert made.endswith("/llama-3-2.yaml")
+
+
 def test_a_file_that_is_no_preset_leaves_the_form_alone(tab, tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text("lamda: 0.3\n")
