@@ -230,9 +230,13 @@ def test_no_event_takes_a_file_that_was_not_uploaded(page, served):
             assert "root:" not in json.dumps(told)
 
 
-def ask_part(page, name, kind, data, choice=""):
+@pytest.fixture(scope="module")
+def config(served):
+    return httpx.get(f"{served[0]}/config", trust_env=False, timeout=END_SECONDS).json()
+
+
+def ask_part(page, config, name, kind, data, choice=""):
     """Send what an event of a component would send, had its inputs held `data`."""
-    config = page.get("/config").json()
     part = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == name)
     event = next(
         event
@@ -248,32 +252,34 @@ def ask_part(page, name, kind, data, choice=""):
     "dataset_id",
     ["{outside}/x", "../x", "..", "", "0" * 64, "0" * 64 + "\n", "{outside}/x\n", "x" * 100_000],
 )
-def test_only_the_id_of_a_kept_file_becomes_a_path(page, served, tmp_path, dataset_id):
+def test_only_the_id_of_a_kept_file_becomes_a_path(page, config, served, tmp_path, dataset_id):
     """The page's hidden input may hold anything; with it choices are written beside a file."""
     sent = dataset_id.format(outside=tmp_path)
     before = files_below(served[1])
-    asked = [
-        *(ask_part(page, "data-account", "click", [sent], c) for c in ("fix:duplicate", "forget")),
-        ask_part(page, "data-findings", "click", [sent], "encoding:cp1252"),
-        ask_part(page, "data-columns-use", "click", [sent, "a", "b", "c", "", "", True]),
-        ask_part(page, "data-columns-use", "click", [sent, "a", "b", "c", "", "", False]),
-        ask_part(page, "data-download-csv", "click", [sent]),
-    ]
-    for told in asked:
-        assert "is not stored here" in told
+    columns = [sent, "a", "b", "c", "", ""]
+    for name, data, choice in (
+        ("data-account", [sent], "fix:duplicate"),
+        ("data-account", [sent], "forget"),
+        ("data-findings", [sent], "encoding:cp1252"),
+        ("data-columns-use", [*columns, True], ""),
+        ("data-columns-use", [*columns, False], ""),
+        ("data-download-csv", [sent], ""),
+    ):
+        told = ask_part(page, config, name, "click", data, choice)
+        assert "is not stored here" in told, (name, choice)
     assert files_below(served[1]) == before
     assert files_below(tmp_path) == {}
 
 
-def test_the_page_takes_presets_by_name_and_reads_no_other_file(page, served, tmp_path):
+def test_the_page_takes_presets_by_name_and_reads_no_other_file(page, config, served, tmp_path):
     for path in (tmp_path / "private.yaml", served[1] / "private.yaml"):
         path.write_text("xyzzy: 1\n")
     names = [str(tmp_path / "private.yaml"), "../private", "../private.yaml", "/etc/passwd", "."]
     for name in [*names, "~/.ssh/config", "pyproject.toml", "demo-cpu\n", "x" * 100_000]:
-        told = ask_part(page, "train-preset", "input", [name])
+        told = ask_part(page, config, "train-preset", "input", [name])
         assert "There is no preset" in told, name
         assert "xyzzy" not in told
-    assert "There is no preset" not in ask_part(page, "train-preset", "input", ["demo-cpu"])
+    assert "There is no preset" not in ask_part(page, config, "train-preset", "input", ["demo-cpu"])
 
 
 def files_below(folder):
