@@ -32,6 +32,19 @@ def all_names() -> list[str]:
     return [*config.preset_names(), *own_names()]
 
 
+def check_known(name: str) -> None:
+    """Make sure that a preset is named, not a file; a browser may name any file of the machine.
+
+    Raises:
+        ConfigError: there is no preset of that name.
+    """
+    if name not in all_names():
+        raise ConfigError(
+            f"There is no preset “{name}”.",
+            hint=f"Presets: {', '.join(all_names())}.",
+        )
+
+
 def read_preset(name_or_file: str) -> dict[str, object]:
     """Return the settings of a shipped preset, one's own, or a YAML file.
 

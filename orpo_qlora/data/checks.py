@@ -41,7 +41,7 @@ EMAIL = re.compile(r"\b[\w.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*
 SECRET = re.compile(
     r"\bsk-[A-Za-z0-9_-]{20,}|\bhf_[A-Za-z0-9]{30,}|\bAKIA[0-9A-Z]{16}\b"
     r"|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{40,}|\bxox[abprs]-[A-Za-z0-9-]{10,}"
-    r"|\bAIza[\w-]{35}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|\bAIza[\w-]{35}|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?=-----END|\Z)"
     r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
 )
 # Prose has few underscores, so most signs are not even looked for.
@@ -241,12 +241,16 @@ def _script_of(start: str) -> str:
 
 def secret_in(text: str) -> str:
     """Return what looks like a key in a text, masked, or nothing."""
-    if not _has_any(text, _SECRET_SIGNS) and not (
-        "_" in text and _has_any(text, _UNDERSCORE_SIGNS)
-    ):
-        return ""
-    found = SECRET.search(text)
-    return f"{found[0][:6]}…" if found else ""
+    found = SECRET.search(text) if _may_hold_secret(text) else None
+    return _masked_secret(found) if found else ""
+
+
+def _may_hold_secret(text: str) -> bool:
+    return _has_any(text, _SECRET_SIGNS) or ("_" in text and _has_any(text, _UNDERSCORE_SIGNS))
+
+
+def _masked_secret(found: re.Match[str]) -> str:
+    return f"{found[0][:6]}…"
 
 
 def email_in(text: str) -> str:
@@ -254,4 +258,15 @@ def email_in(text: str) -> str:
     if "@" not in text:
         return ""
     found = EMAIL.search(text)
-    return f"{found[0][0]}…@{found[0].rpartition('@')[2]}" if found else ""
+    return _masked_email(found) if found else ""
+
+
+def _masked_email(found: re.Match[str]) -> str:
+    return f"{found[0][0]}…@{found[0].rpartition('@')[2]}"
+
+
+def masked(text: str) -> str:
+    """Return a text whose keys and e-mail addresses can no longer be used."""
+    if _may_hold_secret(text):
+        text = SECRET.sub(_masked_secret, text)
+    return EMAIL.sub(_masked_email, text) if "@" in text else text

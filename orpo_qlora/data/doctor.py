@@ -22,7 +22,8 @@ EXAMPLE_CHARACTERS = 120
 PROMPT_PAIRS = 10
 """Pairs of one prompt that need no remark."""
 BIASED_SHARE = 0.65
-"""From this share of pairs whose chosen answer is the longer one, length is a lesson."""
+"""From this share of pairs whose chosen answer is the longer, or the shorter, one, length is a
+lesson."""
 PAIRS_TO_JUDGE_LENGTH = 20
 FEW_PAIRS = 50
 PASSES = 10
@@ -67,6 +68,7 @@ class Doctor:
         self.kept = 0
         self.has_python_lists = False
         self._chosen_longer = 0
+        self._chosen_shorter = 0
 
     def look(self, row: Row, taken: Preference | str) -> Preference | None:
         """Return the preference to keep, mended where a fix says so, or None for a row left out."""
@@ -126,14 +128,16 @@ class Doctor:
         if checks.may_be_templated(joined) and any(map(checks.is_templated, pair[1:])):
             yield "templated", prompt
         if checks.is_truncated(chosen):
-            yield "truncated", "… " + chosen.rstrip()[-EXAMPLE_CHARACTERS + 2 :]
+            # Masked before each cut: half a key is no longer known for one.
+            yield "truncated", "… " + checks.masked(chosen).rstrip()[-EXAMPLE_CHARACTERS + 2 :]
         if checks.EXCEL_CHARACTERS in (len(prompt), len(chosen), len(rejected)):
             yield "excel-cut", prompt
         asked = checks.language_of(prompt)
         answered = {checks.language_of(chosen), checks.language_of(rejected)} if asked else set()
         others = sorted(answered - {"", asked})
         if others:
-            yield "language-mix", f"{asked} → {others[0]}: {prompt[:60]} → {chosen[:60]}"
+            start, answer = (checks.masked(text)[:60] for text in (prompt, chosen))
+            yield "language-mix", f"{asked} → {others[0]}: {start} → {answer}"
         for name, find in (("secret", checks.secret_in), ("e-mail", checks.email_in)):
             sign = find(joined)
             if sign:
@@ -156,6 +160,7 @@ class Doctor:
         self._prompts[prompt] = self._prompts.get(prompt, 0) + 1
         self.kept += 1
         self._chosen_longer += len(pair.chosen) > len(pair.rejected)
+        self._chosen_shorter += len(pair.chosen) < len(pair.rejected)
 
     def drops(self) -> tuple[Drop, ...]:
         """Return the rows left out, by reason, in the order of a report."""
@@ -194,16 +199,17 @@ class Doctor:
         )
 
     def _length_bias(self) -> Finding | None:
-        share = self._chosen_longer / max(1, self.kept)
-        if self.kept < PAIRS_TO_JUDGE_LENGTH or 1 - BIASED_SHARE < share < BIASED_SHARE:
+        counts = {"longer": self._chosen_longer, "shorter": self._chosen_shorter}
+        lesson, count = max(counts.items(), key=lambda item: item[1])
+        share = count / max(1, self.kept)
+        if self.kept < PAIRS_TO_JUDGE_LENGTH or share < BIASED_SHARE:
             return None
         kind = BY_ID["length-bias"]
-        lesson = "longer" if share >= BIASED_SHARE else "shorter"
         return Finding(
             id=kind.id,
             severity=kind.severity,
-            label=f"the chosen answer is the longer one in {share:.0%} of the pairs",
-            count=self._chosen_longer,
+            label=f"the chosen answer is the {lesson} one in {share:.0%} of the pairs",
+            count=count,
             share=share,
             advice=f"{kind.advice} Expect {lesson} answers, whatever else is learnt.",
         )
@@ -271,8 +277,8 @@ def too_many_passes(pairs: int, config: TrainConfig) -> Finding | None:
 
 
 def excerpt(text: str) -> str:
-    """Return the beginning of a text on one line."""
-    start = text[: 4 * EXAMPLE_CHARACTERS].encode(errors="replace").decode()
+    """Return the beginning of a text on one line, keys and addresses masked."""
+    start = checks.masked(text)[: 4 * EXAMPLE_CHARACTERS].encode(errors="replace").decode()
     words = " ".join(start.split())
     return words if len(words) <= EXAMPLE_CHARACTERS else words[: EXAMPLE_CHARACTERS - 1] + "…"
 

@@ -47,6 +47,18 @@ def remember_mapping(columns: Sequence[str], mapping: ColumnMapping) -> None:
             return
         known.pop(key, None)
         known[key] = mapping
-        kept = dict(list(known.items())[-KEPT:])
-        text = json.dumps({name: asdict(one) for name, one in kept.items()}, ensure_ascii=False)
-        storage.write_whole(_path(), text)
+        _write(known)
+
+
+def forget_mapping(columns: Sequence[str]) -> None:
+    """Take back what was chosen for files with these columns."""
+    with storage.FileLock(_path().with_suffix(".lock")):
+        known = _read()
+        if known.pop(_key(columns), None):
+            _write(known)
+
+
+def _write(known: dict[str, ColumnMapping]) -> None:
+    kept = dict(list(known.items())[-KEPT:])
+    text = json.dumps({name: asdict(one) for name, one in kept.items()}, ensure_ascii=False)
+    storage.write_whole(_path(), text)

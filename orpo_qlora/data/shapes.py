@@ -32,15 +32,6 @@ _ROLES = {
 }  # fmt: skip
 _SPOKEN: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 
-FAULTS = {
-    "broken-rows": "the row cannot be read",
-    "no-text": "a cell that should be text is something else",
-    "no-messages": "a cell that should be a list of messages is not",
-    "bad-turns": "the turns are not user and assistant in turn, ending with an answer",
-    "different-prompts": "chosen and rejected answer different prompts",
-}
-"""Why a row is no preference at all, by stable id."""
-
 
 class Preference(NamedTuple):
     """What a row says, before anyone judges it."""
@@ -52,7 +43,7 @@ class Preference(NamedTuple):
 
 
 class _FaultyError(Exception):
-    """The row is no preference; the argument is one of `FAULTS`."""
+    """The row is no preference; the argument is the id of one of `DROPS`."""
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def export_adapter(run: Run, target: Path | None = None) -> Bundle:
     path = target or storage.home() / "exports" / f"{name_of(run)}.zip"
     files = _files(run, origin_of(run))
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with _errors_named(path), storage.disk_errors(path):
+    with errors_named(path), storage.disk_errors(path):
         try:
             _write(draft, name_of(run), files)
             _check(draft, name_of(run))
@@ -221,7 +221,8 @@ def _check(path: Path, folder: str) -> None:
 
 
 @contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
+def errors_named(path: Path) -> Iterator[None]:
+    """Turn what the system refuses into an InputError that names the path and the reason."""
     try:
         yield
     except OSError as exc:

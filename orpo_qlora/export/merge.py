@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from orpo_qlora import storage
 from orpo_qlora.errors import InputError, OrpoQloraError
-from orpo_qlora.export.bundle import check_exportable
+from orpo_qlora.export.bundle import check_exportable, errors_named
 from orpo_qlora.export.card import merged_card
 from orpo_qlora.export.origin import origin_of
 from orpo_qlora.models import hardware, load
@@ -43,13 +43,36 @@ def merge_run(run: Run, folder: Path, dtype: str) -> float:
         The largest difference in mean log-prob of an answer, in nats, from base and adapter.
 
     Raises:
-        InputError: the run has no final adapter, or the folder is there already.
+        InputError: the run has no final adapter, or the folder is there already or cannot be made.
         ModelError: base or adapter cannot be loaded.
         DiskFull: nothing is left behind.
     """
     check_exportable(run)
-    if folder.exists():
-        raise InputError(f"{folder} is there already.", hint="Name a folder that is not.")
+    draft = _make_draft(folder)
+    try:
+        with storage.disk_errors(draft):
+            difference = _write_merged(run, draft, dtype)
+            storage.sync_files(draft)
+            draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    storage.sync_folder(folder.parent)
+    return difference
+
+
+def _make_draft(folder: Path) -> Path:
+    """Make what becomes the folder, before minutes go into what it could not hold."""
+    with errors_named(folder), storage.disk_errors(folder):
+        if folder.exists():
+            raise InputError(f"{folder} is there already.", hint="Name a folder that is not.")
+        draft = folder.with_name(f".{folder.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    return draft
+
+
+def _write_merged(run: Run, draft: Path, dtype: str) -> float:
+    """Load, merge, write and compare; return the difference that `merge_run` returns."""
     hardware.use_all_cores()
     config = run.config
     base = load.load_base(
@@ -64,19 +87,10 @@ def merge_run(run: Run, folder: Path, dtype: str) -> float:
     policy = load.attach_saved_adapter(base.model, run.paths.adapter, load.ADAPTER).eval()
     expected = _mean_logps(policy.get_base_model(), compared)
     merged = policy.merge_and_unload().to(hardware.DTYPES[dtype])
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        with storage.disk_errors(draft):
-            merged.save_pretrained(draft)
-            base.tokenizer.save_pretrained(draft)
-            difference = _difference(draft, base.arithmetic.device, compared, expected)
-            _describe(run, draft, dtype, difference)
-            storage.sync_files(draft)
-            draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    storage.sync_folder(folder.parent)
+    merged.save_pretrained(draft)
+    base.tokenizer.save_pretrained(draft)
+    difference = _difference(draft, base.arithmetic.device, compared, expected)
+    _describe(run, draft, dtype, difference)
     return difference
 
 

@@ -8,7 +8,9 @@ from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.encodings import codec_of
 from orpo_qlora.data.findings import FIXES
-from orpo_qlora.errors import InputError
+from orpo_qlora.data.read import open_table
+from orpo_qlora.data.remembered import forget_mapping
+from orpo_qlora.errors import DataError, InputError
 from orpo_qlora.ui import datasets
 
 
@@ -28,9 +30,21 @@ def answer(dataset_id: str, choice: str) -> None:
         "unfix": {"fixes": without},
     }
     if kind == "forget":
+        _forget_columns(dataset_id, choices)
         datasets.choose(dataset_id, ReadChoices())
     else:
         datasets.choose(dataset_id, choices.model_copy(update=changed[kind]))
+
+
+def _forget_columns(dataset_id: str, choices: ReadChoices) -> None:
+    # Names of columns can be chosen with and without the first line; either is remembered.
+    for has_header in {True, choices.has_header}:
+        read_so = choices.model_copy(update={"has_header": has_header})
+        try:
+            table = open_table(datasets.data_file(dataset_id), "", read_so, is_whole=False)
+        except DataError:
+            continue  # nothing was chosen among columns that cannot be read
+        forget_mapping(table.columns)
 
 
 def _check(kind: str, value: str) -> None:

@@ -228,7 +228,7 @@ def column_updates(
 def dataset_updates(tab: DataTab, dataset_id: str, progress: Progress | None = None) -> Updates:
     """Return what the tab shows for a kept file; nothing for no file."""
     if not dataset_id:
-        return {tab.dataset_id: "", **_hidden(tab), tab.columns.fold: gr.Accordion(visible=False)}
+        return {tab.dataset_id: "", **_hidden(tab)}
     try:
         dataset = datasets.open_dataset(dataset_id, progress)
     except DataError as error:
@@ -239,8 +239,9 @@ def dataset_updates(tab: DataTab, dataset_id: str, progress: Progress | None = N
 
 
 def _hidden(tab: DataTab) -> Updates:
-    parts = (tab.account, tab.preview, tab.go_on, tab.findings, tab.downloads.row)
-    return {part: gr.update(visible=False) for part in parts}
+    parts = [tab.account, tab.preview, tab.go_on, tab.findings, tab.downloads.row]
+    # Called while the page is built too, where a component made here would be shown on it.
+    return {part: gr.update(visible=False) for part in [*parts, tab.columns.fold]}
 
 
 def _question_updates(tab: DataTab, dataset_id: str, error: DataError) -> Updates:
@@ -254,9 +255,10 @@ def _question_updates(tab: DataTab, dataset_id: str, error: DataError) -> Update
     if isinstance(error, NeedsColumns):
         found = dict(choices.mapping.parts()) if choices.mapping else error.found
         updates |= _column_updates(tab.columns, error.columns, found)
-        updates[tab.columns.has_header] = choices.has_header
+        # The row may have been another file's: the hint speaks of this box.
+        updates[tab.columns.has_header] = gr.Checkbox(choices.has_header, visible=True)
         updates[tab.columns.note] = ""
-        updates[tab.columns.fold] = gr.Accordion(visible=True, open=True)
+        updates[tab.columns.fold] = gr.Accordion(_column_title(found), visible=True, open=True)
     return updates
 
 
@@ -288,7 +290,7 @@ def _parts(mapping: ColumnMapping | None) -> dict[str, str]:
 
 def _column_title(found: Mapping[str, str]) -> str:
     named = ", ".join(f"{part} is {brief(column)}" for part, column in found.items())
-    return f"Columns: {named}"
+    return f"Columns: {named}" if named else "Columns"
 
 
 def _column_updates(row: ColumnRow, columns: Sequence[str], found: Mapping[str, str]) -> Updates:

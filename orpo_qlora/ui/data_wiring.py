@@ -115,13 +115,13 @@ def _on_look(tab: DataTab, settings: Mapping[str, Any]) -> Callable[..., Any]:
         named = dict(zip(settings, values, strict=True))
         return token_panel.look(panel, token_panel.question_of(dataset_id, row, named))
 
-    return guarded(panel.card, on_look, {panel.timer: gr.Timer(active=False)})
+    return guarded(panel.card, on_look, {panel.timer: gr.update(active=False)})
 
 
 def _wire_tokens(tab: DataTab, settings: Mapping[str, Any]) -> None:
     panel, inputs = tab.tokens, _inputs(tab, settings)
     outputs = panel.outputs
-    at_rest: Updates = {panel.timer: gr.Timer(active=False)}
+    at_rest: Updates = {panel.timer: gr.update(active=False)}
 
     def question(values: tuple[Any, ...]) -> token_panel.Question:
         dataset_id, row, *rest = values

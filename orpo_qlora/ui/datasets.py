@@ -28,7 +28,9 @@ KEPT_BYTES = 32 * 1024**3
 """What all kept files may take together; whoever may upload shall not fill the disk with them."""
 FREE_BYTES = 1024**3
 """What the disk keeps for runs."""
-DATASET_ID = re.compile(r"^[0-9a-f]{64}$")
+DATASET_ID = re.compile(r"[0-9a-f]{64}")
+DATA, NAME, CHOICES = ".data", ".name", ".choices.json"
+"""Endings of what stands in the folder under one id."""
 OPEN_AT_ONCE = 4
 QUESTIONS = (NeedsEncoding, NeedsColumns, BrokenRows)
 """Errors that the person can answer; a file that raises one is kept for the answer."""
@@ -54,8 +56,8 @@ def keep_dataset(path: Path, source: str, progress: Progress | None = None) -> s
             _copy_private(path, draft)
             dataset_id = storage.sha256_of(draft)
             is_new = not is_kept(dataset_id)
-            storage.write_whole(_name_file(dataset_id), source)
-            draft.replace(data_file(dataset_id))
+            storage.write_whole(_path(dataset_id, NAME), source)
+            draft.replace(_path(dataset_id, DATA))
         finally:
             draft.unlink(missing_ok=True)
     try:
@@ -69,8 +71,8 @@ def keep_dataset(path: Path, source: str, progress: Progress | None = None) -> s
         pass  # asked on the page, where the file is opened next
     except DataError:
         if is_new:
-            for file in (data_file, _name_file, _choices_file):
-                file(dataset_id).unlink(missing_ok=True)
+            for ending in (DATA, NAME, CHOICES):
+                _path(dataset_id, ending).unlink(missing_ok=True)
         raise
     return dataset_id
 
@@ -78,7 +80,7 @@ def keep_dataset(path: Path, source: str, progress: Progress | None = None) -> s
 def _check_room(path: Path) -> None:
     """Refuse a file that would fill what kept files may take, or the disk."""
     folder, size = _folder(), path.stat().st_size
-    kept = sum(file.stat().st_size for file in folder.glob("*.data"))
+    kept = sum(file.stat().st_size for file in folder.glob(f"*{DATA}"))
     if kept + size > KEPT_BYTES:
         raise DiskFull(
             f"The kept preference files take {kept / 1e9:,.1f} of the {KEPT_BYTES / 1e9:,.1f} GB "
@@ -97,22 +99,37 @@ def _folder() -> Path:
     return storage.home() / "datasets"
 
 
-def data_file(dataset_id: str) -> Path:
-    """Return where a kept file is; its format is told by content, so the name says nothing."""
-    return _folder() / f"{dataset_id}.data"
-
-
-def _name_file(dataset_id: str) -> Path:
-    return _folder() / f"{dataset_id}.name"
-
-
-def _choices_file(dataset_id: str) -> Path:
-    return _folder() / f"{dataset_id}.choices.json"
+def _path(dataset_id: str, ending: str) -> Path:
+    """Return a path made of an id; `check_kept` comes before for an id from elsewhere."""
+    return _folder() / f"{dataset_id}{ending}"
 
 
 def is_kept(dataset_id: str) -> bool:
     """Whether a file with that id is here."""
-    return bool(DATASET_ID.match(dataset_id)) and data_file(dataset_id).is_file()
+    return bool(DATASET_ID.fullmatch(dataset_id)) and _path(dataset_id, DATA).is_file()
+
+
+def check_kept(dataset_id: str) -> None:
+    """Make sure that what a browser calls an id is one, before a path is made of it.
+
+    Raises:
+        DataError: no file of that id is here.
+    """
+    if not is_kept(dataset_id):
+        raise DataError(
+            "The preference file in this page's address is not stored here any more.",
+            hint="Upload it again, or choose an example.",
+        )
+
+
+def data_file(dataset_id: str) -> Path:
+    """Return where a kept file is; its format is told by content, so the name says nothing.
+
+    Raises:
+        DataError: it is not there any more.
+    """
+    check_kept(dataset_id)
+    return _path(dataset_id, DATA)
 
 
 def _copy_private(path: Path, target: Path) -> None:
@@ -127,11 +144,6 @@ def open_dataset(dataset_id: str, progress: Progress | None = None) -> Dataset:
     Raises:
         DataError: it is not there any more, cannot be used, or asks one of `QUESTIONS`.
     """
-    if not is_kept(dataset_id):
-        raise DataError(
-            "The preference file in this page's address is not stored here any more.",
-            hint="Upload it again, or choose an example.",
-        )
     source, choices = source_of(dataset_id), choices_of(dataset_id)
     key = (dataset_id, source, choices)
     # One at a time: a page asks for the same file in several places at once.
@@ -158,21 +170,36 @@ def _load(
 
 
 def source_of(dataset_id: str) -> str:
-    """Return the name by which the person knows a kept file."""
-    return _name_file(dataset_id).read_text(encoding="utf-8")
+    """Return the name by which the person knows a kept file.
+
+    Raises:
+        DataError: it is not there any more.
+    """
+    check_kept(dataset_id)
+    return _path(dataset_id, NAME).read_text(encoding="utf-8")
 
 
 def choices_of(dataset_id: str) -> ReadChoices:
-    """Return what the person decided about a kept file."""
+    """Return what the person decided about a kept file.
+
+    Raises:
+        DataError: it is not there any more.
+    """
+    check_kept(dataset_id)
     try:
-        return ReadChoices.model_validate_json(_choices_file(dataset_id).read_bytes())
+        return ReadChoices.model_validate_json(_path(dataset_id, CHOICES).read_bytes())
     except (FileNotFoundError, ValidationError):
         return ReadChoices()  # also after a version that knew other choices
 
 
 def choose(dataset_id: str, choices: ReadChoices) -> None:
-    """Record what the person decided about a kept file; it is read so from now on."""
-    storage.write_whole(_choices_file(dataset_id), choices.model_dump_json())
+    """Record what the person decided about a kept file; it is read so from now on.
+
+    Raises:
+        DataError: it is not there any more; nothing is written.
+    """
+    check_kept(dataset_id)
+    storage.write_whole(_path(dataset_id, CHOICES), choices.model_dump_json())
     _forget_reading(dataset_id)
 
 

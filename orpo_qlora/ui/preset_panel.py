@@ -135,9 +135,14 @@ def _text_of(name: str) -> str:
 
 
 def choose(panel: PresetPanel, settings: Form, name: str | None) -> Updates:
-    """Fill the form from a preset; the run's name stays, somebody may be typing it this moment."""
+    """Fill the form from a preset; the run's name stays, somebody may be typing it this moment.
+
+    Raises:
+        ConfigError: there is no preset of that name.
+    """
     if not name:
         return {}
+    presets.check_known(name)
     config = form.config_of_preset(name)
     return _filled(panel, settings, config, _words(name)) | {
         panel.delete: gr.Button(visible=name in presets.own_names()),
@@ -218,7 +223,9 @@ def export(panel: PresetPanel, name: str, picked: str | None, values: Sequence[o
         ConfigError: a setting is wrong.
     """
     text = presets.preset_text(form.config_from(values))
-    path = downloads.fresh_folder() / f"{downloads.plain_name(name or picked or 'preset')}.yaml"
+    # A name has no ending: of “llama-3.2” all is kept.
+    stem = downloads.plain_name(f"{name or picked or 'preset'}.")
+    path = downloads.fresh_folder() / f"{stem}.yaml"
     path.write_text(text, encoding="utf-8")
     return {panel.file: str(path)}
 

@@ -213,6 +213,47 @@ def test_earlier_turns_are_looked_through_and_mended_too():
     assert kept == [pref(earlier=turns("a"))]
 
 
+KEY = "sk-" + "a1B2" * 20
+MAIL = "jane.doe@example.org"
+BODY = "MIIEpAIBAAKCAQEA0Z3VS5JJcds3xfn"
+HELD = {
+    "key": KEY,
+    "mail": MAIL,
+    "pem": f"-----BEGIN RSA PRIVATE KEY-----\n{BODY}\n-----END RSA PRIVATE KEY-----",
+}
+TAIL = " and so it goes on for some more words and then it stops in the middle of"
+# What is found, and pairs that hold a text: at the beginning, at the end, or where an excerpt ends.
+HOLDING = [
+    ("duplicate", lambda held: [pref("word " * 18 + held)] * 2),
+    ("contradiction", lambda held: [pref(held, "a", "b"), pref(held, "b", "a")]),
+    ("hidden-characters", lambda held: [pref(f"a\u200b {held}")]),
+    ("templated", lambda held: [pref(f"### Instruction: {held}")]),
+    ("truncated", lambda held: [pref(chosen=f"{PROSE}{held}{TAIL}")]),
+    ("near-identical", lambda held: [pref(chosen=f"{held} {PROSE}7", rejected=f"{held} {PROSE}8")]),
+    ("prompt-in-answer", lambda held: [pref(f"Say {held}!", f"Say {held}! Yes.")]),
+    (
+        "language-mix",
+        lambda held: [
+            pref(f"Tell me what is in the {held}", f"Das Haus {held}, und wer wohnt auf dem Dach")
+        ],
+    ),
+    ("empty-chosen", lambda held: [pref(held, chosen="")]),
+    ("identical", lambda held: [pref(held, "a", "a")]),
+    ("no-text", lambda held: [pref(held, "\ud800")]),
+]
+
+
+@pytest.mark.parametrize("held", HELD.values(), ids=HELD)
+@pytest.mark.parametrize(("kind", "make"), HOLDING, ids=[kind for kind, _ in HOLDING])
+def test_no_example_shows_a_key_or_an_address(kind, make, held):
+    for fixes in ((), (kind,) if kind in findings.FIXES else ()):
+        doctor, _ = examined(*make(held), fixes=fixes)
+        assert finding_of(doctor, kind).examples
+        shown = " ".join(one.text for found in doctor.findings() for one in found.examples)
+        for sign in ("a1B2a1B2", "doe@", BODY[:8]):
+            assert sign not in shown
+
+
 def test_half_characters_are_no_text():
     doctor, kept = examined(pref(chosen="a\ud800"), pref(rejected=""), pref())
     assert [bool(one) for one in kept] == [False, False, True]
@@ -232,7 +273,27 @@ def test_length_bias_is_told_from_enough_pairs_with_what_it_teaches(longer, of, 
         assert found is None
         return
     assert f"Expect {expected} answers" in found.advice
-    assert (found.count, found.share) == (longer, longer / of)
+    count = longer if expected == "longer" else of - longer
+    assert (found.count, found.share) == (count, count / of)
+    assert f"is the {expected} one in {count / of:.0%}" in found.label
+
+
+@pytest.mark.parametrize(
+    ("longer", "shorter", "equal", "expected"),
+    [
+        (0, 0, 30, ""),
+        (5, 5, 20, ""),
+        (0, 14, 16, ""),
+        (0, 20, 10, "shorter one in 67%"),
+        (20, 0, 10, "longer one in 67%"),
+    ],
+)
+def test_answers_of_equal_length_speak_for_neither(longer, shorter, equal, expected):
+    answers = [("long answer", "short")] * longer + [("short", "long answer")] * shorter
+    answers += [("right", "wrong")] * equal
+    pairs = [pref(f"question {i}", *both) for i, both in enumerate(answers)]
+    found = finding_of(examined(*pairs)[0], "length-bias")
+    assert expected in found.label if expected else found is None
 
 
 def test_few_pairs_are_told_and_many_are_not():

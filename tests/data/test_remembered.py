@@ -7,7 +7,7 @@ from orpo_qlora.data import remembered
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.pairs import load_dataset, preview
-from orpo_qlora.data.remembered import recall_mapping, remember_mapping
+from orpo_qlora.data.remembered import forget_mapping, recall_mapping, remember_mapping
 from orpo_qlora.errors import NeedsColumns
 
 MAPPING = ColumnMapping("frage", "gut", "schlecht")
@@ -49,6 +49,15 @@ def test_columns_in_another_order_are_the_same_and_others_are_not():
     remember_mapping(["a", "b", "c"], MAPPING)
     assert recall_mapping(["c", "a", "b"]) == MAPPING
     assert recall_mapping(["a", "b"]) is None
+
+
+def test_what_is_taken_back_is_known_no_more_and_the_rest_is():
+    remember_mapping(["a", "b"], MAPPING)
+    remember_mapping(["c", "d"], MAPPING)
+    forget_mapping(["b", "a"])
+    forget_mapping(["never", "chosen"])
+    assert recall_mapping(["a", "b"]) is None
+    assert recall_mapping(["c", "d"]) == MAPPING
 
 
 def test_what_was_chosen_longest_ago_is_forgotten(monkeypatch):

@@ -45,3 +45,21 @@ def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_pa
 
     with pytest.raises(InputError, match="is there already"):
         merge.merge_run(copied_run, folder, "float32")
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_loaded(
+    copied_run, tmp_path, monkeypatch, capsys
+):
+    def loaded(*_, **__):
+        raise AssertionError("minutes are over by now")
+
+    monkeypatch.setattr(load, "load_base", loaded)
+    (tmp_path / "file").write_text("no folder")
+    folder = tmp_path / "file" / "merged"
+    assert merge.main([copied_run.id, str(folder), "float32"]) == 2
+    said = capsys.readouterr().err
+    assert f"{folder} cannot be written (Not a directory)" in said
+    assert "Choose a folder you may write to" in said
+    with pytest.raises(AssertionError):
+        merge.merge_run(copied_run, tmp_path / "new" / "merged", "float32")
+    assert list((tmp_path / "new").iterdir()) == []

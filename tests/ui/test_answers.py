@@ -1,7 +1,7 @@
 import pytest
 
 from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.errors import InputError, NeedsColumns
+from orpo_qlora.errors import InputError, NeedsColumns, NeedsEncoding
 from orpo_qlora.ui import answers, datasets
 
 ROWS = ["hi,yes,no", "hi,yes,no", "why?,so,not so"]
@@ -36,6 +36,39 @@ def test_everything_can_be_forgotten(dataset_id):
     answers.answer(dataset_id, "forget")
     assert datasets.choices_of(dataset_id) == ReadChoices()
     assert datasets.open_dataset(dataset_id).pairs[0].chosen == "yes"
+
+
+@pytest.mark.parametrize(
+    "then", [(), (("question", "response_j", "response_j"), True), (("", "", ""), False)]
+)
+def test_a_choice_of_columns_that_is_undone_is_not_remembered_either(tmp_path, then):
+    """Whatever was chosen after it, the pairs are as at first, in this file and in the next."""
+    path = tmp_path / "pairs.csv"
+    path.write_text("question,response_j,response_k\nwhy?,so,not so\n", encoding="utf-8")
+    dataset_id = datasets.keep_dataset(path, "pairs.csv")
+    before = datasets.open_dataset(dataset_id).report
+    swapped = ["question", "response_k", "response_j", "", ""]
+    answers.choose_columns(dataset_id, swapped, has_header=True)
+    assert datasets.open_dataset(dataset_id).pairs[0].chosen == "not so"
+    if then:
+        answers.choose_columns(dataset_id, [*then[0], "", ""], has_header=then[1])
+        with pytest.raises(NeedsColumns):
+            datasets.open_dataset(dataset_id)
+    answers.answer(dataset_id, "forget")
+    assert datasets.open_dataset(dataset_id).report == before
+    assert datasets.open_dataset(dataset_id).pairs[0].chosen == "so"
+    path.write_text("question,response_j,response_k\nhow?,well,badly\n", encoding="utf-8")
+    following = datasets.open_dataset(datasets.keep_dataset(path, "next.csv"))
+    assert following.pairs[0].chosen == "well"
+
+
+def test_answers_to_a_file_that_cannot_be_read_are_undone_too(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_bytes("frage;gut;schlecht\nça va ?;très bien;bof\n".encode("cp1252"))
+    dataset_id = datasets.keep_dataset(path, "pairs.csv")
+    answers.answer(dataset_id, "forget")
+    with pytest.raises(NeedsEncoding):
+        datasets.open_dataset(dataset_id)
 
 
 def test_header_taken_for_a_row_gives_new_names_to_choose_from(dataset_id):

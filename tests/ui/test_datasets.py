@@ -127,10 +127,32 @@ def test_answers_of_an_unknown_version_are_as_none(upload):
     assert datasets.choices_of(dataset_id) == ReadChoices()
 
 
-@pytest.mark.parametrize("dataset_id", ["", "0" * 64, "../runs/x", "A" * 64])
-def test_unknown_id_is_an_error_with_a_way_out(dataset_id):
-    with pytest.raises(DataError, match="not stored here"):
-        datasets.open_dataset(dataset_id)
+ASKED = {
+    "open": datasets.open_dataset,
+    "name": datasets.source_of,
+    "choices": datasets.choices_of,
+    "path": datasets.data_file,
+    "choose": lambda dataset_id: datasets.choose(dataset_id, ReadChoices()),
+    "answer": lambda dataset_id: answers.answer(dataset_id, "fix:duplicate"),
+    "forget": lambda dataset_id: answers.answer(dataset_id, "forget"),
+    "columns": lambda dataset_id: answers.choose_columns(dataset_id, "abcde", has_header=True),
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("dataset_id", ["", "0" * 64, "../runs/x", "A" * 64, "/{kept}", "{kept}\n"])
+def test_unknown_id_is_an_error_with_a_way_out(upload, tmp_path, dataset_id, ask):
+    kept = datasets.keep_dataset(upload, "mine.csv")
+    sent = dataset_id.format(kept=kept)
+    if sent.startswith("/"):
+        sent = f"{tmp_path}{sent}"
+    elif sent.endswith("\n"):
+        datasets.data_file(kept).with_name(f"{sent}.data").write_text("somebody else's")
+    before = kept_files(), sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="not stored here") as caught:
+        ask(sent)
+    assert caught.value.hint
+    assert (kept_files(), sorted(tmp_path.rglob("*"))) == before
 
 
 def test_kept_files_have_a_limit_together(upload, monkeypatch):

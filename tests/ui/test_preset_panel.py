@@ -101,6 +101,16 @@ def test_saved_preset_can_be_chosen_and_deleted(tab):
     assert presets.own_names() == []
 
 
+def test_only_names_of_presets_are_chosen_never_files(tab, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.yaml").write_text("lambda: 0.77\n")
+    for name in ("settings.yaml", str(tmp_path / "settings.yaml"), "../x", "demo-cpu\n", "x" * 999):
+        with pytest.raises(ConfigError, match="no preset") as caught:
+            preset_panel.choose(tab.presets, tab.form, name)
+        assert "demo-cpu" in caught.value.hint
+    assert preset_panel.choose(tab.presets, tab.form, None) == {}
+
+
 def test_wrong_settings_are_not_saved(tab):
     values = values_after(tab, {tab.form.components["epochs"]: -1})
     with pytest.raises(ConfigError, match="epochs"):
@@ -116,6 +126,14 @@ def test_exported_preset_is_taken_in_again(tab, tmp_path, monkeypatch):
     updates = preset_panel.take_in(tab.presets, tab.form, made)
     assert form.config_from(values_after(tab, updates)) == form.config_from(values)
     assert "Filled in from my-b.yaml" in updates[tab.presets.note]
+
+
+def test_an_exported_preset_keeps_all_of_its_name(tab, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    values = values_after(tab, {})
+    for name, picked in (("llama-3.2", None), ("", "llama-3.2")):
+        made = preset_panel.export(tab.presets, name, picked, values)[tab.presets.file]
+        assert made.endswith("/llama-3-2.yaml")
 
 
 def test_a_file_that_is_no_preset_leaves_the_form_alone(tab, tmp_path):

@@ -1,0 +1,54 @@
+"""Who the page answers, told without opening it."""
+
+import pytest
+
+from orpo_qlora.errors import InputError
+from orpo_qlora.ui.security import Audience
+
+
+@pytest.mark.parametrize("host", ["::", "::1", ""])
+def test_an_address_the_page_cannot_listen_on_is_refused(host):
+    with pytest.raises(InputError, match="cannot listen"):
+        Audience.of(host)
+
+
+@pytest.mark.parametrize("name", ["http://a.example", "a.example:80", "a.example/", "", "*"])
+def test_a_public_name_is_a_bare_name(name):
+    with pytest.raises(InputError, match="not the name of a machine"):
+        Audience.of("127.0.0.1", [name])
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "needed"),
+    [
+        ("127.0.0.1", [], False),
+        ("localhost", [], False),
+        ("127.0.0.1", ["studio.example"], True),
+        ("0.0.0.0", [], True),
+        ("127.0.0.2", [], True),
+        ("192.168.0.7", [], True),
+        ("machine.example", [], True),
+    ],
+)
+def test_whoever_is_not_at_this_machine_needs_a_login(host, names, needed):
+    assert Audience.of(host, names).needs_login is needed
+
+
+@pytest.mark.parametrize(
+    ("asked", "alone", "exposed"),
+    [
+        ("127.0.0.1:7860", True, True),
+        ("LOCALHOST", True, True),
+        ("192.168.0.7:7860", False, True),
+        ("studio.example:443", False, True),
+        ("evil.example:7860", False, False),
+        ("studio.example.evil.example", False, False),
+        ("127.0.0.1:7860:1", False, False),
+        ("127.0.0.1:", True, True),
+        ("[::1]:7860", False, False),
+        ("", False, False),
+    ],
+)
+def test_hosts_are_known_by_name_and_addresses_once_others_may_ask(asked, alone, exposed):
+    assert Audience.of("127.0.0.1").knows(asked) is alone
+    assert Audience.of("0.0.0.0", ["studio.example"]).knows(asked) is exposed
