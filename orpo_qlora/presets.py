@@ -65,17 +65,25 @@ def read_file(path: Path, source: str = "") -> dict[str, object]:
     source = source or path.name
     try:
         if path.stat().st_size > FILE_BYTES:
-            raise ConfigError(
-                f"{source} is too large for a preset ({path.stat().st_size:,} bytes).",
-                hint="A preset is a short list of settings.",
-            )
-        text = path.read_text(encoding="utf-8-sig")
+            raise _too_large(source)
+        return read_text(path.read_text(encoding="utf-8-sig"), source)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise _not_yaml(source, exc) from exc
+
+
+def read_text(text: str, source: str) -> dict[str, object]:
+    """Return the settings in a text that came from anywhere.
+
+    Raises:
+        ConfigError: as for `read_file`.
+    """
+    if len(text) > FILE_BYTES:
+        raise _too_large(source)
+    try:
         _refuse_costly(text, source)
         content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as exc:
-        raise ConfigError(
-            f"{source} is not YAML: {_reason(exc)}.", where=source, hint=_EXPECTED
-        ) from exc
+    except (yaml.YAMLError, RecursionError, ValueError) as exc:
+        raise _not_yaml(source, exc) from exc
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{source} holds no settings.", where=source, hint=_EXPECTED)
     return {str(key): value for key, value in content.items()}
@@ -96,6 +104,16 @@ def _refuse_costly(text: str, source: str) -> None:
 
 
 _EXPECTED = "Choose a YAML file with lines such as “lambda: 0.2”, as “Export” writes it."
+
+
+def _too_large(source: str) -> ConfigError:
+    return ConfigError(
+        f"{source} is too large for a preset.", hint="A preset is a short list of settings."
+    )
+
+
+def _not_yaml(source: str, exc: Exception) -> ConfigError:
+    return ConfigError(f"{source} is not YAML: {_reason(exc)}.", where=source, hint=_EXPECTED)
 
 
 def _reason(exc: Exception) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import yaml
 
 from orpo_qlora import presets
 from orpo_qlora.config import TrainConfig, build_config, preset_names, setting_fields
@@ -253,10 +252,9 @@ def mark(panel: PresetPanel, known: Sequence[str], values: Sequence[object]) -> 
 
 def _origin_of(text: str) -> TrainConfig:
     try:
-        values = yaml.safe_load(text)
-        return build_config(values if isinstance(values, dict) else {})
-    except (yaml.YAMLError, ConfigError):
-        return TrainConfig()
+        return build_config(presets.read_text(text, "the preset"))
+    except ConfigError:
+        return TrainConfig()  # a browser may put anything there
 
 
 def draw_changes(
