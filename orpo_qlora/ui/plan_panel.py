@@ -89,7 +89,7 @@ def look(panel: PlanPanel, dataset_id: str, values: Sequence[object]) -> Updates
 
 def nothing(panel: PlanPanel) -> Updates:
     """Return the panel without an estimate."""
-    return {panel.estimate: ESTIMATE, panel.view: "", panel.timer: gr.update(active=False)}
+    return {panel.estimate: ESTIMATE, panel.view: "", panel.timer: gr.Timer(active=False)}
 
 
 def _plan_updates(panel: PlanPanel, plan: Plan) -> Updates:
