@@ -47,6 +47,21 @@ class Visitor:
     def put(self, name: str, value: object) -> None:
         self.values[self.id_of(name)] = value
 
+    def prop(self, name: str, prop: str) -> object:
+        """Return what is known of a component besides its value, such as `visible`."""
+        return self.parts[self.id_of(name)]["props"].get(prop)
+
+    def change(self, name: str, value: object) -> None:
+        """Put a value and do what the script does when it changes, until it stands still."""
+        self.put(name, value)
+        trigger = self.id_of(name)
+        found = [e for e in self.events if [trigger, "change"] in e["targets"] and e["backend_fn"]]
+        # All are asked before the first is answered.
+        for event, body in [(event, self._body(event, trigger)) for event in found]:
+            self._post(event, body)
+        if self.value(name) != value:
+            self.change(name, self.value(name))
+
     def _event(self, name: str, event: str) -> tuple[dict, int]:
         trigger = self.id_of(name)
         found = [each for each in self.events if [trigger, event] in each["targets"]]
@@ -66,8 +81,15 @@ class Visitor:
         """Do what a click or tick does, for handlers that answer at once; return bytes received."""
         return self._send(*self._event(name, event))
 
+    def fire_all(self, name: str, event: str) -> None:
+        """Do what `fire` does, and what follows at once from the answer."""
+        self._send_all(*self._event(name, event))
+
     def _send(self, event: dict, trigger: int) -> int:
-        answer = self.http.post(f"{API}/run/predict", json=self._body(event, trigger))
+        return self._post(event, self._body(event, trigger))
+
+    def _post(self, event: dict, body: dict) -> int:
+        answer = self.http.post(f"{API}/run/predict", json=body)
         answer.raise_for_status()
         self._take(event["outputs"], answer.json()["data"])
         return len(answer.content)
@@ -154,6 +176,7 @@ class Visitor:
     def _take(self, outputs: list[int], values: list) -> None:
         for number, value in zip(outputs, values, strict=True):
             if isinstance(value, dict) and value.get("__type__") == "update":
+                self.parts[number]["props"].update(value)
                 if "value" in value:
                     self.values[number] = value["value"]
             else:

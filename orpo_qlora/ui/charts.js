@@ -115,6 +115,7 @@
   document.addEventListener("pointercancel", end);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") { end(); } });
   document.addEventListener("dblclick", (event) => {
-    if (event.target.closest?.(AREA)) { choose(""); }
+    // Also where nothing is drawn, because nothing was measured in the chosen steps.
+    if (event.target.closest?.(`${AREA}, .chart-waiting`)) { choose(""); }
   });
 })();

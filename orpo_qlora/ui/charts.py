@@ -63,6 +63,7 @@ def draw_chart(
         view: which steps, and which kind of axis.
     """
     frame = _frame(plot, curves, last_step, view)
+    curves = curves if frame is not None else ()
     log = ", logarithmic" if frame is not None and frame.y.is_log else ""
     title = (
         f'<figcaption class="chart-title">{html.escape(plot.title)} '
@@ -73,23 +74,27 @@ def draw_chart(
     legend = f'<ul class="legend">{entries}{_broken_entry(curves)}</ul>'
     return (
         f'<figure class="chart card" data-plot="{plot.name}" role="group" '
-        f'aria-label="{html.escape(_spoken(plot, curves))}">'
-        f"{title}{_area(plot, curves, frame)}{legend}{good}</figure>"
+        f'aria-label="{html.escape(_spoken(plot, curves, view))}">'
+        f"{title}{_area(plot, curves, frame, view)}{legend}{good}</figure>"
     )
 
 
-def _spoken(plot: Plot, curves: Sequence[Curve]) -> str:
+def _spoken(plot: Plot, curves: Sequence[Curve], view: ChartView) -> str:
     latest = [
         f"{curve.label} {plot.format(curve.points[-1][1])} at step {curve.points[-1][0]}"
         for curve in curves
         if curve.points
     ]
-    return f"{plot.title}: {'; '.join(latest) or 'nothing measured yet'}"
+    return f"{plot.title}: {'; '.join(latest) or _why_empty(view)}"
 
 
-def _area(plot: Plot, curves: Sequence[Curve], frame: _Frame | None) -> str:
+def _why_empty(view: ChartView) -> str:
+    return "nothing measured yet" if view.steps is None else "nothing was measured in these steps"
+
+
+def _area(plot: Plot, curves: Sequence[Curve], frame: _Frame | None, view: ChartView) -> str:
     if frame is None:
-        return '<div class="chart-area chart-waiting">Nothing measured yet.</div>'
+        return f'<div class="chart-area chart-waiting">{_why_empty(view).capitalize()}.</div>'
     grid = "".join(f'<path class="grid" d="M0 {frame.down(t)}H{SIZE}"/>' for t in frame.y.ticks())
     drawn = "".join(
         (
@@ -193,14 +198,24 @@ def _frame(plot: Plot, curves: Sequence[Curve], last_step: int, view: ChartView)
     """Return the axes, or None when there is nothing to show."""
     steps = [step for curve in curves for step, _ in curve.points]
     steps += [step for curve in curves for step in curve.broken]
-    if not steps:
+    if not steps or not any(_reaches(curve, view) for curve in curves):
         return None
     end = max(1, last_step, *steps)
     x = Scale(0, end)
-    if view.steps is not None and view.steps[0] < end:
+    if view.steps is not None:
         first, last = view.steps
         x = Scale(first, max(first + 1, min(last, end)))
     return _Frame(x, _value_scale(plot, curves, view), view.steps is not None)
+
+
+def _reaches(curve: Curve, view: ChartView) -> bool:
+    """Tell whether anything of a curve is in the chosen steps, not only a neighbour before them."""
+    if view.steps is None:
+        return True
+    first, last = view.steps
+    if any(first <= step <= last for step in curve.broken):
+        return True
+    return bool(curve.points) and curve.points[0][0] <= last and curve.points[-1][0] >= first
 
 
 def _value_scale(plot: Plot, curves: Sequence[Curve], view: ChartView) -> Scale:

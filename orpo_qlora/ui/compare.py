@@ -117,7 +117,14 @@ def compare_updates(
         return None
     if not runs:
         gone = cards.empty_card("Nothing to compare", "These runs were deleted.")
-        return {part.view: gr.Column(visible=True), part.seen: mark, part.head: gone}
+        drawn = (part.sweep, part.held_out, part.curves, part.differences)
+        return {
+            part.view: gr.Column(visible=True),
+            part.seen: mark,
+            part.head: gone,
+            **dict.fromkeys(drawn, ""),
+            part.timer: gr.Timer(active=False),
+        }
     reading = f"Reading what was measured so far: {present.percent(share)}." if share < 1 else ""
     return {
         part.view: gr.Column(visible=True),

@@ -21,7 +21,11 @@ log = logging.getLogger(__name__)
 
 
 def guarded(
-    card: gr.HTML, handler: Callable[..., Updates | None], on_error: Updates | None = None
+    card: gr.HTML,
+    handler: Callable[..., Updates | None],
+    on_error: Updates | None = None,
+    *,
+    keeps_card: bool = False,
 ) -> Callable[..., Any]:
     """Wrap a handler so that its errors appear in `card` and a success empties the card.
 
@@ -29,12 +33,15 @@ def guarded(
         card: where errors are shown.
         handler: returns what changed, or None when nothing did.
         on_error: what else changes when it fails.
+        keeps_card: a success leaves the card alone, as a look must that nobody asked for: what
+            went wrong before is still to be read.
     """
 
     @functools.wraps(handler)
     def call(*values: Any) -> Any:  # noqa: ANN401 - whatever the inputs hold
         try:
-            return _shown(card, handler(*values))
+            updates = handler(*values)
+            return (updates or gr.skip()) if keeps_card else _shown(card, updates)
         except Exception as exc:  # noqa: BLE001 - one of the four catch-alls
             return {**(on_error or {}), card: card_of(exc)}
 

@@ -14,6 +14,7 @@ from orpo_qlora.runs import store
 from orpo_qlora.ui import (
     compare,
     data_tab,
+    deletion,
     downloads,
     form,
     history,
@@ -24,6 +25,7 @@ from orpo_qlora.ui import (
     sweep_panel,
     train_tab,
 )
+from orpo_qlora.ui.chart_view import Choices
 from orpo_qlora.ui.data_tab import DataTab
 from orpo_qlora.ui.deletion import wire_deletion
 from orpo_qlora.ui.guard import Updates, card_of, guarded
@@ -44,7 +46,7 @@ def wire_history(runs: RunsTab, ticked: Any) -> None:  # noqa: ANN401 - gradio's
             the timer stop is seen.
     """
     view = _on_view(runs)
-    part, shown = runs.history, _view_outputs(runs)
+    part, shown = runs.history, [runs.picker, *_view_outputs(runs)]
     inputs = [runs.picker, runs.comparison.ids, runs.comparison.side, *part.inputs]
     # One look after the other: the list that was asked for first would hide a comparison or a run
     # that was asked for since.
@@ -66,6 +68,7 @@ def _on_view(runs: RunsTab) -> Callable[..., Any]:
 
     def on_view(run_id: str, ids: str, side: str, *values: object) -> Updates:
         if run_id:
+            store.paths_of(run_id)  # deleted elsewhere: the page goes back to what it showed
             return {
                 **history.hidden_updates(runs.history),
                 **compare.hidden_updates(runs.comparison),
@@ -77,7 +80,7 @@ def _on_view(runs: RunsTab) -> Callable[..., Any]:
         listed = history.list_updates(runs.history, runs.empty, values)
         return {**compare.hidden_updates(runs.comparison), **(listed or {})}
 
-    return guarded(runs.card, on_view)
+    return guarded(runs.card, on_view, {runs.picker: ""}, keeps_card=True)
 
 
 def _wire_own_fields(runs: RunsTab) -> None:
@@ -106,8 +109,8 @@ def _wire_tick(runs: RunsTab, ticked: Any, inputs: list[Any]) -> None:  # noqa: 
         return history.list_updates(runs.history, runs.empty, values, list_seen)
 
     seen = [runs.history.seen, runs.comparison.seen]
-    outputs = [runs.card, runs.empty, *runs.history.outputs, *runs.comparison.outputs]
-    ticked.then(guarded(runs.card, on_tick), [*seen, *inputs], outputs, **QUIET)
+    handler = guarded(runs.card, on_tick, keeps_card=True)
+    ticked.then(handler, [*seen, *inputs], _view_outputs(runs), **QUIET)
 
 
 def wire_restore(runs: RunsTab, page: gr.Blocks, address: gr.Textbox) -> Any:  # noqa: ANN401
@@ -186,7 +189,8 @@ def _wire_filters(runs: RunsTab) -> None:
     part.page.change(guarded(runs.card, on_list), part.inputs, drawn, **QUIET)
     part.table.input(None, None, part.chosen, js=history_table.CHOSEN)
     part.chosen.change(None, part.chosen, None, js=history_table.FORGET)
-    runs.files.head.back.click(None, None, runs.picker, js="() => ''")
+    left = [runs.picker, runs.card]
+    runs.files.head.back.click(None, None, left, js="() => ['', '']")
 
 
 def _wire_several(runs: RunsTab) -> None:
@@ -228,21 +232,21 @@ def _wire_comparison(runs: RunsTab) -> None:
     def on_tick(ids: str, side: str, seen: str) -> Updates | None:
         return compare.compare_updates(part, history.ids_of(ids), side, seen) if ids else None
 
-    part.back.click(None, None, part.ids, js="() => ''")
+    part.back.click(None, None, [part.ids, runs.card], js="() => ['', '']")
     part.head.select(None, None, runs.picker, js=history_table.TAKE)
     drawn = [runs.card, *part.outputs]
     part.side.input(guarded(runs.card, on_side), [part.ids, part.side], drawn, **QUIET)
     asked = [part.ids, part.side, part.seen]
-    part.timer.tick(guarded(runs.card, on_tick), asked, drawn, **QUIET)
+    part.timer.tick(guarded(runs.card, on_tick, keeps_card=True), asked, drawn, **QUIET)
 
 
 def wire_run_files(runs: RunsTab) -> None:
     """Join a run's name, tags, files and deletion to the page."""
     part = runs.files
 
-    def on_save(run_id: str, name: str, tags: str) -> Updates:
+    def on_save(run_id: str, name: str, tags: str, *chosen: object) -> Updates:
         run = run_files.save_label(run_id, name, tags)
-        shown = runs_tab.show_updates(runs, run_id) or {}
+        shown = runs_tab.show_updates(runs, run_id, chosen=Choices.of(chosen)) or {}
         return {**shown, **run_files.label_updates(part, run)}
 
     def on_download(kind: run_files.Kind, run_id: str) -> Updates:
@@ -252,7 +256,7 @@ def wire_run_files(runs: RunsTab) -> None:
     gr.on(
         [part.save.click, part.name.submit, part.tags.submit],
         guarded(runs.card, on_save),
-        [runs.picker, part.name, part.tags],
+        [runs.picker, part.name, part.tags, *runs.live.choices],
         saved,
         trigger_mode="once",
         **QUIET,
@@ -264,6 +268,9 @@ def wire_run_files(runs: RunsTab) -> None:
         event = button.click(handler, runs.picker, parts, trigger_mode="once", **UNCHECKED)
         event.success(None, part.file, None, js=downloads.SAVE, **QUIET)
     wire_deletion(part.head.deletion, runs.picker, runs.card)
+    # A question about one run is not asked on the page of another.
+    closed = deletion.closed_updates(part.head.deletion)
+    runs.picker.change(lambda: closed, None, list(closed), **QUIET)
 
 
 def wire_again(runs: RunsTab, data: DataTab, train: TrainTab, tabs: gr.Tabs) -> Any:  # noqa: ANN401
@@ -287,6 +294,7 @@ def wire_sweeps(runs: RunsTab, data: DataTab, train: TrainTab, tabs: gr.Tabs) ->
 
     def queued(ids: list[str]) -> Updates:
         return {
+            runs.card: "",
             runs.comparison.ids: ",".join(ids),
             runs.picker: "",
             tabs: gr.Tabs(selected="runs"),
@@ -299,16 +307,13 @@ def wire_sweeps(runs: RunsTab, data: DataTab, train: TrainTab, tabs: gr.Tabs) ->
     def on_run(text: str, run_id: str) -> Updates:
         return queued(sweep_panel.start_from_run(run_id, text))
 
-    lambda_ = train.form.components["lambda"]
-    lambda_.change(sweep_panel.offered_text, lambda_, train.sweep.values, **QUIET)
-    shown = [runs.comparison.ids, runs.picker, tabs]
+    sweep_panel.wire_offer(train.sweep, train.form.components["lambda"])
+    shown = [runs.card, runs.comparison.ids, runs.picker, tabs]
     once: dict[str, Any] = {"trigger_mode": "once", **QUIET}
     inputs = [train.sweep.values, train.ticket, data.dataset_id, *train.form.inputs]
     from_form = guarded(train.card, on_form)
     from_run = guarded(runs.card, on_run)
     return [
         train.sweep.start.click(from_form, inputs, [train.card, train.ticket, *shown], **once),
-        runs.sweep.start.click(
-            from_run, [runs.sweep.values, runs.picker], [runs.card, *shown], **once
-        ),
+        runs.sweep.start.click(from_run, [runs.sweep.values, runs.picker], shown, **once),
     ]

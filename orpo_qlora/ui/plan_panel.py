@@ -140,7 +140,8 @@ def wire_plan_panel(
 
     click = guarded(panel.view, on_estimate)
     panel.estimate.click(click, inputs, panel.outputs, trigger_mode="once", **QUIET)
-    watch = guarded(panel.view, on_look, {panel.timer: gr.Timer(active=False)})
+    # Not gr.Timer: while the page is built that puts another one on it.
+    watch = guarded(panel.view, on_look, {panel.timer: gr.update(active=False)})
     panel.timer.tick(watch, inputs, panel.outputs, **QUIET)
     gr.on(edits, watch, inputs, panel.outputs, trigger_mode="always_last", **QUIET)
     for event in filled:

@@ -45,7 +45,7 @@ def step_seconds(seconds: float) -> str:
 
 def number(value: float) -> str:
     """Return a measured number with three meaningful digits."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def scientific(value: float) -> str:

@@ -120,5 +120,6 @@ def wire_report_panel(panel: ReportPanel, picker: gr.Dropdown) -> None:
 
     click = guarded(panel.message, on_evaluate)
     panel.button.click(click, picker, panel.outputs, trigger_mode="once", **QUIET)
-    tick = guarded(panel.message, on_tick, {panel.timer: gr.Timer(active=False)})
+    # Not gr.Timer: while the page is built that puts another one on it.
+    tick = guarded(panel.message, on_tick, {panel.timer: gr.update(active=False)})
     panel.timer.tick(tick, picker, panel.outputs, **QUIET)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
 DEFAULT_PORT = 7860
+LAST_PORT = 65_535
 EXIT_BAD_INPUT = 2
 PRIVATE_UMASK = 0o077
 QUEUE_LOOK_SECONDS = 0.05
@@ -169,6 +170,12 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
 
 
 def _usable_port(host: str, port: int) -> int:
+    if not 0 <= port <= LAST_PORT:
+        raise InputError(
+            f"There is no port {port}.",
+            hint=f"Ports are numbers up to {LAST_PORT}; --port 0 takes a free one.",
+            where="--port",
+        )
     with socket.socket() as probe:
         # As the server itself does: a port in TIME_WAIT after a restart is not taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

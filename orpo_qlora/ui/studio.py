@@ -212,6 +212,26 @@ def _wire_train(studio: Studio) -> None:
 def _wire_runs(studio: Studio) -> None:
     runs = studio.runs
 
+    def on_chat(run_id: str) -> Updates:
+        chosen = chat_tab.select_updates(studio.chat, run_id)
+        return {**chosen, studio.tabs: gr.Tabs(selected="chat")}
+
+    _wire_shown_run(studio)
+    live_view.wire_memory(runs.live)
+    wire_report_panel(runs.report, runs.picker)
+    wire_take_home(runs.take_home, runs.picker, runs.card)
+    parts = [runs.card, studio.tabs, *studio.chat.selection]
+    runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
+    wire_history(runs, _wire_watch(studio))
+    wire_run_files(runs)
+    _check_train_after(studio, wire_again(runs, studio.data, studio.train, studio.tabs))
+    for event in wire_sweeps(runs, studio.data, studio.train, studio.tabs):
+        event.success(lambda: gr.Timer(active=True), None, studio.timer, **QUIET)
+
+
+def _wire_shown_run(studio: Studio) -> None:
+    """Draw the run that is picked, as the person chose to see it, and after what is done to it."""
+    runs = studio.runs
     choices = runs.live.choices
 
     def on_show(run_id: str | None, *chosen: object) -> Updates:
@@ -220,20 +240,52 @@ def _wire_runs(studio: Studio) -> None:
         return {**(updates or {}), studio.timer: gr.Timer(active=is_active)}
 
     def on_pick(run_id: str | None, address: str, *chosen: object) -> Updates:
+        # Back at the list, what went wrong with a run is still to be read.
+        answered: Updates = {runs.card: ""} if run_id else {}
         parameters = parameters_of(address)
         if run_id and parameters.get("run") == run_id:
             view = live_view.restored_updates(runs.live, parameters, run_id)
-            return {**on_show(run_id, *chart_view.values_in(parameters)), **view}
+            return {**answered, **on_show(run_id, *chart_view.values_in(parameters)), **view}
         kept = chosen[: live_view.KEPT_CHOICES]
-        return {**on_show(run_id, *kept), **live_view.anew_updates(runs.live)}
+        return {**answered, **on_show(run_id, *kept), **live_view.anew_updates(runs.live)}
 
-    def on_choice(run_id: str | None, seen: str, *chosen: object) -> Updates | None:
+    shown, picked = [*runs.outputs, studio.timer], [runs.picker, *choices]
+    handler = guarded(runs.card, on_pick, keeps_card=True)
+    inputs = [runs.picker, studio.address, *choices]
+    outputs = list(dict.fromkeys([*shown, *choices]))
+    runs.picker.change(handler, inputs, outputs, js=look.READ_VIEW, **QUIET)
+    gr.on(
+        [component.change for component in choices],
+        guarded(runs.card, _on_look(runs)),
+        [runs.picker, runs.seen, *choices],
+        runs.outputs,
+        trigger_mode="always_last",
+        **QUIET,
+    )
+    # Not gr.Timer: while the page is built that puts another one on it.
+    awake = {studio.timer: gr.update(active=True)}
+    wire_run_actions(runs.actions, picked, runs.card, on_show, shown, awake)
+
+
+def _on_look(runs: RunsTab) -> Callable[..., Updates | None]:
+    """Return what draws the parts of a run that changed since they were drawn."""
+
+    def on_look(run_id: str | None, seen: str, *chosen: object) -> Updates | None:
         return runs_tab.show_updates(runs, run_id, seen, Choices.of(chosen)) if run_id else None
 
-    def on_tick(run_id: str | None, seen: str, *values: Any) -> Updates | None:  # noqa: ANN401 - whatever the inputs hold
-        chosen, (picked, *rest) = values[: len(choices)], values[len(choices) :]
-        updates = on_choice(run_id, seen, *chosen)
-        if is_busy() or runs_tab.awaits_more(run_id):
+    return on_look
+
+
+def _wire_watch(studio: Studio) -> Any:  # noqa: ANN401 - gradio's dependency
+    """Follow the run that is shown; return the event in which the page's timer is answered."""
+    runs = studio.runs
+    chosen = [runs.picker, runs.seen, *runs.live.choices]
+    look_again = _on_look(runs)
+
+    def on_tick(*values: Any) -> Updates | None:  # noqa: ANN401 - whatever the inputs hold
+        seen, (picked, *rest) = values[: len(chosen)], values[len(chosen) :]
+        updates = look_again(*seen)
+        if is_busy() or runs_tab.awaits_more(seen[0]):
             return updates
         return {
             **(updates or {}),
@@ -242,40 +294,11 @@ def _wire_runs(studio: Studio) -> None:
             studio.timer: gr.Timer(active=False),
         }
 
-    def on_chat(run_id: str) -> Updates:
-        chosen = chat_tab.select_updates(studio.chat, run_id)
-        return {**chosen, studio.tabs: gr.Tabs(selected="chat")}
-
-    shown = [*runs.outputs, studio.timer]
-    picked = [runs.picker, *choices]
-    inputs = [runs.picker, studio.address, *choices]
-    outputs = list(dict.fromkeys([*shown, *choices]))
-    runs.picker.change(guarded(runs.card, on_pick), inputs, outputs, js=look.READ_VIEW, **QUIET)
-    live_view.wire_memory(runs.live)
-    chosen = [runs.picker, runs.seen, *choices]
-    gr.on(
-        [component.change for component in choices],
-        guarded(runs.card, on_choice),
-        chosen,
-        [runs.card, *runs.outputs],
-        trigger_mode="always_last",
-        **QUIET,
-    )
-    awake = {studio.timer: gr.Timer(active=True)}
-    wire_run_actions(runs.actions, picked, runs.card, on_show, shown, awake)
-    wire_report_panel(runs.report, runs.picker)
-    wire_take_home(runs.take_home, runs.picker, runs.card)
-    parts = [runs.card, studio.tabs, *studio.chat.selection]
-    runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
-    watched = [*chosen, studio.chat.picker, *studio.train_inputs]
-    parts = [*shown, *studio.chat.selection, *studio.train.outputs]
     studio.timer.tick(None, chosen, None, js=look.LOOK)
-    turned = studio.turn.click(guarded(runs.card, on_tick), watched, parts, **QUIET)
-    wire_history(runs, turned)
-    wire_run_files(runs)
-    _check_train_after(studio, wire_again(runs, studio.data, studio.train, studio.tabs))
-    for event in wire_sweeps(runs, studio.data, studio.train, studio.tabs):
-        event.success(lambda: gr.Timer(active=True), None, studio.timer, **QUIET)
+    watched = [*chosen, studio.chat.picker, *studio.train_inputs]
+    parts = [*runs.outputs, studio.timer, *studio.chat.selection, *studio.train.outputs]
+    handler = guarded(runs.card, on_tick, keeps_card=True)
+    return studio.turn.click(handler, watched, parts, **QUIET)
 
 
 def is_busy() -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
 from orpo_qlora.data.pairs import split_pairs
+from orpo_qlora.errors import InputError
 from orpo_qlora.runs import store, sweep
 from orpo_qlora.ui import datasets, form
+from orpo_qlora.ui.wiring import QUIET
 
 ABOUT = (
     "Queues the same training once for each value, everything else alike, and shows λ against "
@@ -22,6 +25,8 @@ class SweepPanel:
     """The components."""
 
     values: gr.Textbox
+    offered: gr.Textbox
+    """What was last offered as values; whatever differs from it, a person typed."""
     start: gr.Button
 
 
@@ -41,13 +46,24 @@ def build_sweep_panel(elem_id: str, offered: str = "") -> SweepPanel:
             start = gr.Button(
                 "Queue these runs", scale=0, min_width=190, elem_id=f"{elem_id}-start"
             )
-    return SweepPanel(values, start)
+        known = gr.Textbox(offered, visible="hidden", elem_id=f"{elem_id}-offered", label="Offered")
+    return SweepPanel(values, known, start)
 
 
 def offered_text(lambda_: object) -> str:
     """Return values to try around one, as a person would type them."""
     known = float(lambda_) if isinstance(lambda_, int | float) else 0.1
     return ", ".join(f"{value:g}" for value in sweep.offered_values(known))
+
+
+def wire_offer(panel: SweepPanel, lambda_: gr.Number) -> None:
+    """Offer values around a setting of λ as it changes, until a person types others."""
+    known = [panel.values, panel.offered]
+
+    def on_change(value: object, typed: str, offered: str) -> Any:  # noqa: ANN401 - may be a skip
+        return dict.fromkeys(known, offered_text(value)) if typed == offered else gr.skip()
+
+    lambda_.change(on_change, [lambda_, *known], known, **QUIET)
 
 
 def start_from_form(dataset_id: str, text: str, values: Sequence[object], ticket: str) -> list[str]:
@@ -58,6 +74,8 @@ def start_from_form(dataset_id: str, text: str, values: Sequence[object], ticket
     Raises:
         InputError: data, settings or values of λ are missing or wrong.
     """
+    if not dataset_id:
+        raise InputError("There are no pairs to train on.", hint="Choose them on the Data tab.")
     lambdas = sweep.parse_values(text)
     config = form.config_from(values)
     dataset = datasets.open_dataset(dataset_id)

@@ -61,8 +61,10 @@ def build_train_tab(machine: Machine | None = None) -> TrainTab:
         )
         data = gr.HTML(elem_id="train-data")
         presets = preset_panel.build_preset_panel(machine)
-        components = _build_settings(form.named_values(form.config_of_preset(machine.preset)))
-        sweep = sweep_panel.build_sweep_panel("train-sweep", sweep_panel.offered_text(0.1))
+        values = form.named_values(form.config_of_preset(machine.preset))
+        components = _build_settings(values)
+        offered = sweep_panel.offered_text(values["lambda"])
+        sweep = sweep_panel.build_sweep_panel("train-sweep", offered)
         card = gr.HTML(elem_id="train-error")
         with gr.Row(elem_classes="actions", elem_id="train-actions"):
             start = gr.Button(

@@ -125,7 +125,12 @@ def test_a_deleted_run_leaves_the_comparison(part, sweep):
     assert head.count("<li>") == 2
     for paths in sweep[1:]:
         removal.delete_run(paths)
-    assert "were deleted" in compare.compare_updates(part, ids, compare.HELD_OUT)[part.head]
+    updates = compare.compare_updates(part, ids, compare.HELD_OUT)
+    assert "were deleted" in updates[part.head]
+    # Nothing of theirs stays on the page, and nothing is waited for.
+    drawn = (part.sweep, part.held_out, part.curves, part.differences)
+    assert [updates[each] for each in drawn] == ["", "", "", ""]
+    assert updates[part.timer].active is False
 
 
 @pytest.mark.parametrize(

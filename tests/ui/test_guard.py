@@ -29,6 +29,14 @@ def test_no_change_leaves_the_page_alone(card):
     assert guarded(card, lambda: None)() == gr.skip()
 
 
+def test_a_look_nobody_asked_for_leaves_the_card_alone(card):
+    other = gr.HTML(render=False)
+    look = guarded(card, lambda updates: updates, keeps_card=True)
+    assert look({other: "text"}) == {other: "text"}
+    assert look(None) == look({}) == gr.skip()
+    assert "Row 17" in guarded(card, fail_for_the_person, keeps_card=True)()[card]
+
+
 def test_error_for_the_person_is_shown_whole_and_escaped(card):
     shown = guarded(card, fail_for_the_person)()[card]
     assert "Row 17 is &lt;empty&gt;." in shown

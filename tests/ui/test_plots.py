@@ -157,6 +157,20 @@ def test_pointer_gets_every_point(tmp_path):
 
 def test_chart_without_measurements_says_so():
     assert "Nothing measured yet." in charts.draw_chart(LOSS, [], 0)
+    assert "Loss: nothing measured yet" in charts.draw_chart(LOSS, [], 0)
+
+
+def test_chosen_steps_without_measurements_say_that_it_is_the_steps(tmp_path):
+    records = [{"step": step, "loss": 3.0} for step in (11, 20)]
+    for steps in ((1, 5), (30, 35), (50, 60)):
+        chart = drawn(tmp_path, records, last_step=40, view=ChartView(steps=steps))
+        assert "Nothing was measured in these steps." in chart
+        assert 'aria-label="Loss: nothing was measured in these steps"' in chart
+        assert "step 20" not in chart
+    # Between two measurements the line runs through; one alone is a dot.
+    for steps in ((12, 15), (20, 30), (1, 11)):
+        chart = drawn(tmp_path, records, last_step=40, view=ChartView(steps=steps))
+        assert f'data-low="{steps[0]}" data-high="{steps[1]}"' in chart
 
 
 @pytest.mark.parametrize("values", [[1.0], [0.0, 0.0], [-2.5, -2.5], [1e-9, 2e-9], [1e6, 3e6]])
@@ -206,11 +220,6 @@ def test_zoom_shows_the_chosen_steps_in_full(tmp_path):
     curves = json.loads(unescape(re.search(r'data-curves="(.*?)"', chart)[1]))
     # Every step of the stretch, and a neighbour on each side.
     assert [step for step, _ in curves[0]["points"]] == list(range(999, 1202))
-
-
-def test_zoom_beyond_the_run_shows_all_of_it(tmp_path):
-    records = [{"step": step, "loss": 1.0} for step in (1, 2)]
-    assert 'data-low="0"' in drawn(tmp_path, records, view=ChartView(0.0, steps=(50, 60)))
 
 
 def test_values_that_are_no_numbers_are_marked(tmp_path):

@@ -23,7 +23,15 @@ def test_duration(seconds, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (1.23456, "1.23"), (-0.000123, "-0.000123"), (12345.6, "12,346")],
+    [
+        (0, "0"),
+        (1.23456, "1.23"),
+        (-0.000123, "-0.000123"),
+        (999.4, "999"),
+        (999.7, "1,000"),
+        (-999.5, "-1,000"),
+        (12345.6, "12,346"),
+    ],
 )
 def test_number_has_three_meaningful_digits(value, text):
     assert present.number(value) == text

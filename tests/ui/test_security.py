@@ -379,6 +379,14 @@ def test_taken_port_ends_the_program_with_a_reason(tmp_path):
     assert "Traceback" not in said
 
 
+def test_a_port_that_there_is_not_is_refused(tmp_path):
+    process = start_page(tmp_path / "home", "--port", "65536")
+    said = process.communicate(timeout=END_SECONDS)[0]
+    assert process.returncode == 2
+    assert "no port 65536" in said
+    assert "Traceback" not in said
+
+
 def test_hostile_environment_is_emptied(monkeypatch):
     for name, value in HOSTILE.items():
         monkeypatch.setenv(name, value)
