@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from orpo_qlora.ui.chat_tab import ChatTab
 from orpo_qlora.ui.chat_turns import Asker, asker_inputs
 from orpo_qlora.ui.data_tab import DataTab
 from orpo_qlora.ui.guard import Updates, guarded, guarded_stream
-from orpo_qlora.ui.wiring import QUIET, UNCHECKED
+from orpo_qlora.ui.wiring import QUIET, UNCHECKED, parameters_of
 
 FOLLOWED_AT_ONCE = 8
 """Pages that may watch an answer at the same time; the chat process answers one after the other."""
@@ -73,11 +72,8 @@ def _wire_restoring(tab: ChatTab, address: gr.Textbox, loaded: Any) -> Any:  # n
 
 def conversation_of(parameters: str) -> str:
     """Return the conversation that a page's address names, or nothing."""
-    try:
-        named = json.loads(parameters).get("chat", "")
-    except (ValueError, AttributeError):
-        return ""
-    return named if CONVERSATION_ID.match(str(named)) else ""
+    named = str(parameters_of(parameters).get("chat", ""))
+    return named if CONVERSATION_ID.match(named) else ""
 
 
 def _wire_choices(tab: ChatTab, answers: list[Any]) -> None:

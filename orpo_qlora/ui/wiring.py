@@ -17,9 +17,12 @@ READING: dict[str, Any] = {"js": look.READ_ADDRESS, **QUIET}
 
 
 def parameters_of(address: str) -> dict[str, str]:
-    """Return the parameters of the page's address, from the text that `READING` gives."""
+    """Return the parameters of the page's address, from the text that `READING` gives.
+
+    A browser may send anything, or nothing, in its place.
+    """
     try:
         parameters = json.loads(address)
-    except ValueError:
+    except (ValueError, TypeError):
         return {}
     return parameters if isinstance(parameters, dict) else {}

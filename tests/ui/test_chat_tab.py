@@ -127,6 +127,7 @@ def test_a_choice_that_stands_is_not_sent_back():
         ('{"chat": 3}', ""),
         ("[]", ""),
         ("", ""),
+        (None, ""),
     ],
 )
 def test_only_a_conversation_is_taken_from_the_address(parameters, found):

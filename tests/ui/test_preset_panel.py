@@ -145,5 +145,5 @@ def test_a_file_that_is_no_preset_leaves_the_form_alone(tab, tmp_path):
 
 def test_a_damaged_origin_counts_as_the_default(tab):
     values = form.values_of(build_config({}))
-    for text in ("", "[", "lambda: much", "- 1"):
+    for text in ("", "[", "lambda: much", "- 1", "[" * 5000, "a: &a [1]\nb: *a"):
         assert preset_panel.mark(tab.presets, (text, ""), values)[tab.presets.marked] == ""

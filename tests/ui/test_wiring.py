@@ -29,6 +29,17 @@ def tab(served, own_home, monkeypatch):
     visitor.close()
 
 
+def test_a_page_that_is_told_no_address_opens_all_the_same(served, tab):
+    paths = make_run(name="mine")
+    visitor = Visitor(served.address)
+    visitor.put("address", None)
+    visitor.load()
+    visitor.change("run-picker", paths.id)
+    assert visitor.value("runs-error") == ""
+    assert visitor.prop("run-view", "visible") is True
+    visitor.close()
+
+
 def test_a_run_that_was_deleted_elsewhere_leads_back_to_the_list(tab):
     gone, other = make_run(name="gone"), make_run(name="other")
     removal.delete_run(gone)
