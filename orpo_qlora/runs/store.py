@@ -275,8 +275,8 @@ def read_run(paths: RunPaths) -> Run:
 def _parsed_config(path: Path) -> TrainConfig:
     try:
         settings = _read_yaml(path)
-        schema = settings.pop("run")["schema"]
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as exc:
+        schema = int(settings.pop("run")["schema"])
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as exc:
         raise ConfigError("The run's config.yaml is damaged.", where=str(path)) from exc
     if schema > SCHEMA_VERSION:
         raise ConfigError(

@@ -80,7 +80,9 @@ def test_a_run_of_a_newer_version_is_told_and_left_as_it_is(three):
     assert sorted(path.stat().st_mtime_ns for path in newer.folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("damaged", [b"", b"model: [", b"lambda: 1", b"run: 3", b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "damaged", [b"", b"model: [", b"lambda: 1", b"run: 3", b"run: {schema: x}", b"\xff\xfe\x00"]
+)
 def test_damaged_settings_are_told_and_hide_no_other_run(three, damaged):
     broken = three.runs[0].paths
     broken.config.write_bytes(damaged)
