@@ -1,9 +1,10 @@
 """Twenty people watch a run, upload and chat: does anything fail, and what does it cost training?
 
 `python -m benchmarks.load` writes benchmarks/results/load.md. One run trains a small model while
-phases alternate: nobody there; twenty tabs that watch, some of them uploading; the same with two
-more that chat. What a step takes is the worker's own `seconds`. The visitors send the requests that
-the page's script would send, from this machine; what they cost is told apart.
+short phases alternate, nobody there and somebody there, so that a slow minute of the machine is
+slow for both: first with twenty tabs that watch, some of them uploading, then with two more that
+chat. What a step takes is the worker's own `seconds`. The visitors send the requests that the
+page's script would send, from this machine; what they cost is told apart.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from benchmarks.soak_checks import programs, wait_until
 from benchmarks.soak_programs import end_everything
 from orpo_qlora import storage
 from orpo_qlora.chat import client
-from orpo_qlora.chat.pace import SAVED_SECONDS, SHARE
+from orpo_qlora.chat.pace import SHARE
 from orpo_qlora.config import build_config
 from orpo_qlora.data.pairs import Dataset, PreferencePair
 from orpo_qlora.data.report import DataReport
@@ -53,11 +54,11 @@ MODEL = {"hidden": 512, "layers": 8, "heads": 8, "kv_heads": 4}
 PARAMETERS = "19 million"
 WORDS = ("time", "year", "people", "way", "day", "thing", "life", "child", "world", "school")
 QUIET, WATCHED, CHATTED = "nobody there", "20 tabs, uploads", "20 tabs, uploads, chats"
-CYCLE = (QUIET, WATCHED, QUIET, CHATTED)
 VERSIONS = ("torch", "transformers", "peft", "gradio")
-SETTLE_SECONDS = 10.0
-"""Between two phases: what was begun in the first ends, what the chat has saved up is spent."""
-LOADING_SECONDS = 60.0
+SETTLE_SECONDS = 1.0
+"""Between two phases: what was begun in the first ends."""
+LOADING_SECONDS = 90.0
+"""The chat loads its models and spends what it had saved up."""
 PATIENCE_SECONDS = 900.0
 
 
@@ -75,7 +76,7 @@ def pairs(count: int) -> Dataset:
 
 
 def train(model: Path, name: str, **settings: object) -> RunPaths:
-    always = {"model": str(model), "name": name, "held_out": 0.0, "pairs_per_step": 4}
+    always = {"model": str(model), "name": name, "held_out": 0.0, "pairs_per_step": 2}
     always |= {"sample_prompts": ["What is time?"]}
     return launch.start_run(build_config({**always, **settings}), pairs(200))
 
@@ -102,18 +103,16 @@ class Crowd:
         visitor.put("run-picker", self.run)
         visitor.fire("run-picker", "change")
         uploads = number % 5 == 0
-        next_upload = time.monotonic() + number
-        time.sleep(TICK_SECONDS * number / TABS)  # people do not come at once
-        while not self.is_over.is_set():
-            if not self.is_open.wait(0.2):
+        next_upload = next_tick = time.monotonic() + TICK_SECONDS * number / TABS
+        while not self.is_over.wait(max(0.0, next_tick - time.monotonic())):
+            next_tick += TICK_SECONDS  # people do not come at once
+            if not self.is_open.is_set() or time.monotonic() < visitor.due_at:
                 continue
-            start = time.monotonic()
             self._timed("tick", lambda: self.bytes.append(visitor.tick()))
             self._look(visitor, "runs-error")
-            if uploads and start >= next_upload:
+            if uploads and time.monotonic() >= next_upload:
+                next_upload = time.monotonic() + UPLOAD_EVERY_SECONDS
                 self._timed("upload", lambda: self._upload(visitor, number))
-                next_upload = start + UPLOAD_EVERY_SECONDS
-            time.sleep(max(0.0, start + TICK_SECONDS - time.monotonic()))
         visitor.close()
 
     def _upload(self, visitor: Visitor, number: int) -> None:
@@ -171,27 +170,24 @@ class Crowd:
 
 
 @dataclass
-class Measured:
-    """Steps and processor time by kind of phase."""
+class Block:
+    """One kind of audience: phases with it, and a phase without it before and after each."""
 
-    seconds: defaultdict[str, list[list[float]]] = field(default_factory=lambda: defaultdict(list))
-    """Of each step, phase by phase."""
-    cpu: defaultdict[str, defaultdict[str, float]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(float))
+    kind: str
+    seconds: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
+    """Mean step of each phase, by whether the audience was there."""
+    steps: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
+    cpu: dict[bool, defaultdict[str, float]] = field(
+        default_factory=lambda: {False: defaultdict(float), True: defaultdict(float)}
     )
-    wall: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    wall: dict[bool, float] = field(default_factory=lambda: {False: 0.0, True: 0.0})
 
-    def slower(self, kind: str, middle: Callable[[list[float]], float]) -> list[float]:
-        """Return by what share steps were slower than in the quiet phase just before."""
-        at = [place for place, name in enumerate(CYCLE) if name == kind]
-        quiet = len([name for name in CYCLE if name == QUIET])
-        before = [
-            self.seconds[QUIET][cycle * quiet + CYCLE[: at[0]].count(QUIET) - 1]
-            for cycle in range(len(self.seconds[kind]))
-        ]
+    def slower(self) -> list[float]:
+        """Return by what share steps were slower, of each phase with the audience."""
+        calm = self.seconds[False]
         return [
-            middle(loaded) / middle(calm) - 1
-            for loaded, calm in zip(self.seconds[kind], before, strict=True)
+            loaded / statistics.mean(calm[place : place + 2]) - 1
+            for place, loaded in enumerate(self.seconds[True])
         ]
 
 
@@ -205,37 +201,42 @@ def cpu_seconds(home: Path, page: int) -> dict[str, float]:
     return {kind: sum(sum(one.cpu_times()[:2]) for one in found) for kind, found in kinds.items()}
 
 
-def measure(
-    crowd: Crowd, page: int, paths: RunPaths, cycles: int, phase_seconds: float
-) -> Measured:
+def measure(crowd: Crowd, page: int, paths: RunPaths, arguments: argparse.Namespace) -> list[Block]:
     """Alternate the phases and sort the steps of the run into them."""
-    found = Measured()
-    home = storage.home()
-    crowd.may_chat.set()
-    time.sleep(LOADING_SECONDS)
-    for _ in range(cycles):
-        for kind in CYCLE:
-            (crowd.is_open.clear if kind == QUIET else crowd.is_open.set)()
-            (crowd.may_chat.set if kind == CHATTED else crowd.may_chat.clear)()
-            if kind != CHATTED:
-                client.stop()
+    blocks = [Block(WATCHED), Block(CHATTED)]
+    for block in blocks:
+        if block.kind == CHATTED:
+            crowd.may_chat.set()
+            time.sleep(LOADING_SECONDS)
+        phases = [False, *[True, False] * arguments.rounds]
+        for is_there in phases:
+            (crowd.is_open.set if is_there else crowd.is_open.clear)()
+            _hold_chat(is_held=not is_there)
             time.sleep(SETTLE_SECONDS)
-            first, before = count_steps(paths) + 1, cpu_seconds(home, page)
-            start = time.monotonic()
-            time.sleep(phase_seconds)
-            found.wall[kind] += time.monotonic() - start
-            for name, seconds in cpu_seconds(home, page).items():
-                found.cpu[kind][name] += seconds - before.get(name, 0.0)
-            steps = storage.read_json_lines(paths.metrics)[0]
-            # The step in progress at the start belongs to nobody.
-            taken = [
-                float(str(step["seconds"])) for step in steps if int(str(step["step"])) > first
-            ]
-            found.seconds[kind].append(taken)
-            print(
-                kind, len(taken), f"{statistics.median(taken):.3f} s", len(crowd.errors), flush=True
-            )
-    return found
+            _watch(block, page, paths, is_there=is_there, seconds=arguments.phase)
+        _hold_chat(is_held=False)
+        print(block.kind, spread(block.slower()), len(crowd.errors), flush=True)
+    return blocks
+
+
+def _hold_chat(*, is_held: bool) -> None:
+    """Let the chat stand still in the middle of an answer, or go on: loading it anew costs more."""
+    for process in programs(storage.home(), client.SERVER):
+        (process.suspend if is_held else process.resume)()
+
+
+def _watch(block: Block, page: int, paths: RunPaths, *, is_there: bool, seconds: float) -> None:
+    first, before = count_steps(paths) + 1, cpu_seconds(storage.home(), page)
+    start = time.monotonic()
+    time.sleep(seconds)
+    block.wall[is_there] += time.monotonic() - start
+    for name, used in cpu_seconds(storage.home(), page).items():
+        block.cpu[is_there][name] += used - before.get(name, 0.0)
+    steps = storage.read_json_lines(paths.metrics)[0]
+    # The step in progress at the start belongs to nobody.
+    taken = [float(str(step["seconds"])) for step in steps if int(str(step["step"])) > first]
+    block.seconds[is_there].append(statistics.mean(taken))
+    block.steps[is_there] += len(taken)
 
 
 def count_steps(paths: RunPaths) -> int:
@@ -249,28 +250,27 @@ def quantiles(seconds: list[float]) -> str:
 
 
 def spread(shares: list[float]) -> str:
-    return f"{statistics.median(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
+    """Return the mean and how far it may be off, 19 times out of 20."""
+    error = 2 * statistics.stdev(shares) / len(shares) ** 0.5
+    return f"{100 * statistics.mean(shares):.1f} ± {100 * error:.1f} %"
 
 
-def report(found: Measured, crowd: Crowd, arguments: argparse.Namespace) -> str:
-    kinds = (QUIET, WATCHED, CHATTED)
+def report(blocks: list[Block], crowd: Crowd, arguments: argparse.Namespace) -> str:
     who = ("worker", "page", "chat", "visitors")
     lines = [
-        "| phase | steps | median step | slower: median | slower: mean | " + " | ".join(who) + " |",
-        "| --- " * (5 + len(who)) + "|",
+        "| phases | steps | mean step | slower | " + " | ".join(who) + " |",
+        "| --- " * (4 + len(who)) + "|",
     ]
-    for kind in kinds:
-        steps = [value for phase in found.seconds[kind] for value in phase]
-        told = [
-            "" if kind == QUIET else spread(found.slower(kind, middle))
-            for middle in (statistics.median, statistics.mean)
-        ]
-        cores = [f"{found.cpu[kind][name] / found.wall[kind]:.2f}" for name in who]
-        lines.append(
-            f"| {kind} | {len(steps)} | {statistics.median(steps):.3f} s | "
-            + " | ".join([*told, *cores])
-            + " |"
-        )
+    for block in blocks:
+        for is_there in (False, True):
+            told = [
+                block.kind if is_there else QUIET,
+                f"{block.steps[is_there]}",
+                f"{statistics.mean(block.seconds[is_there]):.3f} s",
+                spread(block.slower()) if is_there else "",
+                *(f"{block.cpu[is_there][name] / block.wall[is_there]:.3f}" for name in who),
+            ]
+            lines.append(f"| {' | '.join(told)} |")
     waits = ["| request | count | median | 95 % | slowest |", "| --- " * 5 + "|"]
     waits += [
         f"| {what} | {len(seconds):,} | {quantiles(seconds)} |"
@@ -279,22 +279,22 @@ def report(found: Measured, crowd: Crowd, arguments: argparse.Namespace) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
     return f"""# A run with an audience
 
-One run trains a model of {PARAMETERS} parameters on every core, {arguments.cycles} times around
-through {len(CYCLE)} phases of {arguments.phase:.0f} s. {TABS} tabs watch the run (a request every
-{TICK_SECONDS:.0f} s, as the page's timer sends it), four of them also upload a CSV of {ROWS} pairs
-every {UPLOAD_EVERY_SECONDS:.0f} s; in the last kind of phase {CHATTERS} more ask both models,
-without a pause. A step's time is the worker's own `seconds`; the median and the mean step of each
-phase are compared with those of the quiet one just before it (median of {arguments.cycles}, lowest
-and highest). The last columns are processor cores in use.
+One run trains a model of {PARAMETERS} parameters on every core. Phases of {arguments.phase:.0f} s
+with an audience alternate with phases without one, {arguments.rounds} times for each audience.
+{TABS} tabs watch the run (a request every {TICK_SECONDS:.0f} s, as the page's timer sends it), four
+of them also upload a CSV of {ROWS} pairs every {UPLOAD_EVERY_SECONDS:.0f} s; then {CHATTERS} more
+ask both models, without a pause. A step's time is the worker's own `seconds`; the mean step of
+each phase is compared with those of the two phases around it (mean of {arguments.rounds}, and two
+standard errors of it). The last columns are processor cores in use.
 
 Beside a run on the processor the chat takes {SHARE:.0%} of one core, and what it has saved up of
-that, at most {SAVED_SECONDS:.0f} s, at once. Each phase is measured from its
-{SETTLE_SECONDS:.0f}th second, when what was saved up in the phases before is spent.
+that. Here it stands still while nobody is there and saves up, so it takes twice its share when
+somebody is.
 
 {chr(10).join(lines)}
 
 {len(crowd.errors)} errors. A watching tab received {statistics.mean(crowd.bytes) / 1000:.1f} kB a
-request. Waiting for answers:
+request. Waiting for answers, a chat's including the phases in which it stands still:
 
 {chr(10).join(waits)}
 
@@ -313,7 +313,9 @@ def write_csv(path: Path) -> Path:
     return path
 
 
-def watch_a_run(model: Path, folder: Path, arguments: argparse.Namespace) -> tuple[Crowd, Measured]:
+def watch_a_run(
+    model: Path, folder: Path, arguments: argparse.Namespace
+) -> tuple[Crowd, list[Block]]:
     """Train, let everybody watch, and return what they met and what it cost."""
     chat_run = train(model, "to chat with", max_steps=1)
     wait_until(lambda: store.read_run(chat_run).has_adapter, PATIENCE_SECONDS, "an adapter")
@@ -324,14 +326,14 @@ def watch_a_run(model: Path, folder: Path, arguments: argparse.Namespace) -> tup
     with serving(storage.home()) as served:
         crowd = Crowd(served.address, watched.id, chat_run.id, write_csv(folder / "pairs.csv"))
         with crowd.gathered():
-            return crowd, measure(crowd, served.pid, watched, arguments.cycles, arguments.phase)
+            return crowd, measure(crowd, served.pid, watched, arguments)
 
 
 def main() -> None:
     """Measure in a home of its own and write the account."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cycles", type=int, default=4)
-    parser.add_argument("--phase", type=float, default=30.0, help="seconds")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--phase", type=float, default=8.0, help="seconds")
     arguments = parser.parse_args()
     arguments.load = os.getloadavg()[0]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended from outside."))
@@ -345,10 +347,10 @@ def main() -> None:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         }
         try:
-            crowd, found = watch_a_run(model, Path(folder), arguments)
+            crowd, blocks = watch_a_run(model, Path(folder), arguments)
         finally:
             end_everything(home)
-    RESULTS.write_text(report(found, crowd, arguments), encoding="utf-8")
+    RESULTS.write_text(report(blocks, crowd, arguments), encoding="utf-8")
     print(RESULTS.read_text(encoding="utf-8"))
     if crowd.errors:
         sys.exit("\n".join(crowd.errors[:20]))

@@ -110,7 +110,7 @@ def measure(run_id: str) -> dict[str, list[Seconds]]:
     paths = store.paths_of(run_id)
     lock = storage.FileLock(paths.lock)
     lock.acquire()
-    live_feed.LONGEST_REUSE_SECONDS = 0.0  # each look is that of a tab alone
+    live_feed.REUSE_SECONDS = live_feed.MOST_REUSE_SECONDS = 0.0  # each look is that of a tab alone
     feed = live_feed.LiveFeed(PlainTextResponse(""), studio.is_busy)
     asked = {"run": run_id}
 
@@ -118,7 +118,7 @@ def measure(run_id: str) -> dict[str, list[Seconds]]:
         asked["seen"] = (runs_tab.show_updates(tab, run_id) or {})[tab.seen]
 
     def refresh() -> None:
-        asked["news"] = feed.news(asked)
+        asked["news"], _ = feed.news(asked)
 
     times: dict[str, list[Seconds]] = {"cold": [seconds_of(open_page)], "warm": [], "still": []}
     print(f"first look {times['cold'][0][0]:.2f} s", flush=True)

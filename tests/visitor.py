@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Visitor:
         self.events = config["dependencies"]
         self.values = {number: part["props"].get("value") for number, part in self.parts.items()}
         self.shown: tuple[object, object] = (None, None)
+        self.due_at = 0.0
 
     def close(self) -> None:
         self.http.close()
@@ -95,7 +97,10 @@ class Visitor:
         return len(answer.content)
 
     def tick(self) -> int:
-        """Do what the timer's script does for the run that is shown; return bytes received."""
+        """Do what the timer's script does for the run that is shown; return bytes received.
+
+        The script does nothing before `due_at`, on the clock of `time.monotonic`.
+        """
         asked = next(
             event["inputs"]
             for event in self.events
@@ -106,6 +111,7 @@ class Visitor:
             return self.fire("run-turn", "click")
         query = {"run": values[0], "seen": self._seen(values[1]), "choices": json.dumps(values[2:])}
         answer = self.http.get("/watch", params=query).raise_for_status()
+        self.due_at = time.monotonic() + float(answer.headers["x-again-in"])
         told = answer.json() if answer.content else {}
         if "turn" in told:
             return len(answer.content) + self.fire("run-turn", "click")

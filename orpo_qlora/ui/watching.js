@@ -4,6 +4,7 @@
   const held = {};  // parts of the page that can be changed here, by id
   let shown = { from: null, seen: "", latest: {} };
   let isAsking = false;
+  let asked = "", notBefore = 0;  // the last question, and when there can be another answer to it
 
   window.orpoHold = (id, element, props) => { held[id] = { element, props }; };
 
@@ -28,6 +29,7 @@
     if (shown.from !== seen) { shown = { from: seen, seen, latest: {} }; }
     const query = new URLSearchParams({ run, seen: shown.seen, choices: JSON.stringify(choices) });
     const answer = await fetch(`watch?${query}`);
+    notBefore = performance.now() + 1000 * Number(answer.headers.get("x-again-in"));
     // Meanwhile Gradio may have drawn something else.
     if ((field("run-seen")?.value ?? seen) !== seen) { return; }
     const news = answer.status === 204 ? {} : await answer.json();
@@ -43,10 +45,14 @@
   window.orpoLook = async (run, seen, ...choices) => {
     if (isAsking) { return; }
     if (!run) { turn(); return; }
+    const question = JSON.stringify([run, seen, choices]);
+    if (question === asked && performance.now() < notBefore) { return; }
+    asked = question;
     isAsking = true;
     try {
       await ask(run, seen, choices);
     } catch {
+      asked = "";
       turn();  // Gradio says what is wrong with the connection
     } finally {
       isAsking = false;

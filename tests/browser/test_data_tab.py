@@ -47,6 +47,12 @@ def page(served, browser, monkeypatch):
         yield page
 
 
+@pytest.fixture
+def word(tmp_path):
+    """A word that no other try has: what an earlier one chose is remembered for its data."""
+    return tmp_path.name[-12:]
+
+
 def upload(page, path):
     page.locator("#data-upload input[type=file]").set_input_files(str(path))
 
@@ -82,7 +88,7 @@ def saved(page, tmp_path, kind):
     return path
 
 
-def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path):
+def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path, word):
     """Semicolons and Windows-1252, columns nobody could guess, pairs that say it twice."""
     path = tmp_path / "préférences.csv"
     open_page(page, "/")
@@ -91,7 +97,7 @@ def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path):
     rows += [[f"Numéro {i} ?", f"Préféré n° {i}.", f"Rejeté n° {i}"] for i in range(4)]
     with path.open("w", encoding="cp1252", newline="") as file:
         writer = csv.writer(file, delimiter=";")
-        writer.writerows([["frage", "gut", HOSTILE], *rows])
+        writer.writerows([[f"frage {word}", "gut", HOSTILE], *rows])
     upload(page, path)
 
     # Never guessed silently: every candidate shows how the text would read.
@@ -124,16 +130,16 @@ def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path):
     open_page(page)
     expect(account).to_contain_text("6 pairs usable", timeout=MINUTE)
     other = tmp_path / "autres.csv"
-    other.write_text(f"frage;gut;{HOSTILE}\nà ?;b;c\n", encoding="utf-8")
+    other.write_text(f"frage {word};gut;{HOSTILE}\nà ?;b;c\n", encoding="utf-8")
     upload(page, other)
     expect(account).to_contain_text("1 row read, 1 pair usable", timeout=MINUTE)
 
 
-def test_conversations_in_disguise_seen_token_by_token(page, tmp_path):
+def test_conversations_in_disguise_seen_token_by_token(page, tmp_path, word):
     """JSON Lines named .csv: turns, control tokens, markup, one pair far too long."""
     path = tmp_path / "talks.csv"
     open_page(page, "/")
-    system = {"role": "system", "content": f"Be brief. {HOSTILE} {FETCHING}"}
+    system = {"role": "system", "content": f"Be brief. {word} {HOSTILE} {FETCHING}"}
     lines = []
     for i in range(12):
         asked = {"role": "user", "content": f"What is {i}? " + "Think. " * (600 if i == 6 else 1)}
@@ -180,11 +186,24 @@ def test_conversations_in_disguise_seen_token_by_token(page, tmp_path):
         # Far below the table: who picks a pair need not look for it.
         expect(page.locator("#token-row")).to_be_in_viewport(timeout=MINUTE)
 
-    # By keyboard: into the prompt, one token on; the line below says which it is.
-    first = view.locator(".tokens").first.locator(".token").first
-    first.focus()
+    # By keyboard: into the prompt, one token on; the line below says which it is, also when the
+    # page scrolls another under the pointer.
+    readout = view.locator(".token-readout")
+    tokens = view.locator(".tokens").first.locator(".token")
+    tokens.nth(250).scroll_into_view_if_needed()
+    box = tokens.nth(250).bounding_box()
+    x, y = int(box["x"] + box["width"] / 2), int(box["y"] + box["height"] / 2)
+    page.mouse.move(x, y)
+    expect(readout).to_contain_text("· 251 of")
+    tokens.first.focus()
     page.keyboard.press("ArrowRight")
-    expect(view.locator(".token-readout")).to_contain_text(re.compile(r"id \d+ · 2 of \d+"))
+    expect(readout).to_contain_text(re.compile(r"id \d+ · 2 of \d+"))
+    comes_under = "(token, [clientX, clientY]) => token.dispatchEvent(new PointerEvent("
+    comes_under += "'pointerover', { bubbles: true, clientX, clientY }))"
+    tokens.nth(300).evaluate(comes_under, [x, y])
+    expect(readout).to_contain_text(re.compile(r"id \d+ · 2 of \d+"))
+    tokens.nth(300).evaluate(comes_under, [x, y + 1])
+    expect(readout).to_contain_text("· 301 of")
 
     # One click for over-long pairs is a setting of the Train tab.
     press(page, "over_length:cut_prompt")
@@ -204,12 +223,13 @@ def test_conversations_in_disguise_seen_token_by_token(page, tmp_path):
     expect(view.locator(".tokens").first.locator(".token-nll")).to_have_count(0)
 
 
-def test_broken_rows_and_no_header_and_formulas_to_take_away(page, tmp_path):
+def test_broken_rows_and_no_header_and_formulas_to_take_away(page, tmp_path, word):
     """The first line is a preference, one row is too wide, and cells look like formulas."""
     open_page(page, "/")
     path = tmp_path / "nohead.csv"
     path.write_text(
-        '=1+1?,"=2","=11"\nwhy?,because,no reason,x,y\nwhat?,+49 is Germany,-1\nhow?,so,not so\n',
+        '=1+1?,"=2","=11"\nwhy?,because,no reason,x,y\nwhat?,+49 is Germany,-1\n'
+        f"how?,so,not {word}\n",
         encoding="utf-8",
     )
     upload(page, path)

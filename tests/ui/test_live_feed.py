@@ -34,7 +34,8 @@ def run():
 
 @pytest.fixture(autouse=True)
 def no_reuse(monkeypatch):
-    monkeypatch.setattr(live_feed, "LONGEST_REUSE_SECONDS", 0.0)
+    monkeypatch.setattr(live_feed, "REUSE_SECONDS", 0.0)
+    monkeypatch.setattr(live_feed, "MOST_REUSE_SECONDS", 0.0)
 
 
 def grow_to(paths, last):
@@ -80,7 +81,7 @@ def test_a_step_changes_what_it_changes_and_nothing_else(run):
 
 
 def test_twenty_tabs_share_one_drawing(run, monkeypatch):
-    monkeypatch.setattr(live_feed, "LONGEST_REUSE_SECONDS", 60.0)
+    monkeypatch.setattr(live_feed, "REUSE_SECONDS", 60.0)
     drawn, draw = [], live_view.draw
     monkeypatch.setattr(live_view, "draw", lambda *what: drawn.append(what) or draw(*what))
     rough = [0.0, *AT_FIRST[1:]]
@@ -104,12 +105,31 @@ def test_what_is_drawn_outlives_looks_that_find_nothing_new(run, monkeypatch):
     assert len(drawn) == 1
 
 
+def test_what_costs_more_than_its_share_is_looked_at_less_often(run, monkeypatch):
+    tab, seen = client(), seen_of(run)
+    assert float(ask(tab, run, seen).headers[live_feed.AGAIN]) == 0.0
+    monkeypatch.setattr(live_feed, "MOST_REUSE_SECONDS", 60.0)
+    monkeypatch.setattr(live_feed, "SHARE", 1e-9)
+    assert ask(tab, run, seen).status_code == 204
+    grow_to(run, 4)
+    again = ask(tab, run, seen)
+    assert again.status_code == 204
+    assert 50 < float(again.headers[live_feed.AGAIN]) <= 60
+    monkeypatch.setattr(live_feed, "SHARE", 1e9)
+    assert "step 4 of 99" in ask(tab, run, seen).json()["parts"]["run-status"]
+    # However much it costs, a person is not left waiting.
+    grow_to(run, 5)
+    monkeypatch.setattr(live_feed, "SHARE", 1e-9)
+    monkeypatch.setattr(live_feed, "MOST_REUSE_SECONDS", 0.0)
+    assert "step 5 of 99" in ask(tab, run, seen).json()["parts"]["run-status"]
+
+
 def test_looks_that_nobody_asks_for_are_let_go(run, monkeypatch):
     monkeypatch.setattr(live_feed, "KEPT_SECONDS", 0.0)
     feed = LiveFeed(PlainTextResponse(""), lambda: True)
     others = [make_run(name=str(number)) for number in range(3)]
     for paths in (*others, run, *others, run):
-        assert feed.news({"run": paths.id, "seen": seen_of(paths)}) == b""
+        assert feed.news({"run": paths.id, "seen": seen_of(paths)})[0] == b""
         assert len(feed._places) == 1
 
 
