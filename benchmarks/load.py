@@ -60,6 +60,7 @@ SETTLE_SECONDS = 1.0
 LOADING_SECONDS = 90.0
 """The chat loads its models and spends what it had saved up."""
 PATIENCE_SECONDS = 900.0
+WHO = ("worker", "page", "chat", "visitors")
 
 
 def pairs(count: int) -> Dataset:
@@ -176,6 +177,8 @@ class Block:
     kind: str
     seconds: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
     """Mean step of each phase, by whether the audience was there."""
+    cores: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
+    """That the worker used in each phase."""
     steps: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
     cpu: dict[bool, defaultdict[str, float]] = field(
         default_factory=lambda: {False: defaultdict(float), True: defaultdict(float)}
@@ -183,12 +186,18 @@ class Block:
     wall: dict[bool, float] = field(default_factory=lambda: {False: 0.0, True: 0.0})
 
     def slower(self) -> list[float]:
-        """Return by what share steps were slower, of each phase with the audience."""
-        calm = self.seconds[False]
-        return [
-            loaded / statistics.mean(calm[place : place + 2]) - 1
-            for place, loaded in enumerate(self.seconds[True])
-        ]
+        """Return by what share steps were longer, of each phase with the audience."""
+        return _against_neighbours(self.seconds[True], self.seconds[False])
+
+    def withheld(self) -> list[float]:
+        """Return which share of its processor time the worker lost, of each such phase."""
+        return [-share for share in _against_neighbours(self.cores[True], self.cores[False])]
+
+
+def _against_neighbours(loaded: list[float], calm: list[float]) -> list[float]:
+    return [
+        value / statistics.mean(calm[place : place + 2]) - 1 for place, value in enumerate(loaded)
+    ]
 
 
 def cpu_seconds(home: Path, page: int) -> dict[str, float]:
@@ -215,7 +224,8 @@ def measure(crowd: Crowd, page: int, paths: RunPaths, arguments: argparse.Namesp
             time.sleep(SETTLE_SECONDS)
             _watch(block, page, paths, is_there=is_there, seconds=arguments.phase)
         _hold_chat(is_held=False)
-        print(block.kind, spread(block.slower()), len(crowd.errors), flush=True)
+        told = block.kind, spread(block.slower()), spread(block.withheld()), len(crowd.errors)
+        print(*told, sep=" | ", flush=True)
     return blocks
 
 
@@ -229,9 +239,11 @@ def _watch(block: Block, page: int, paths: RunPaths, *, is_there: bool, seconds:
     first, before = count_steps(paths) + 1, cpu_seconds(storage.home(), page)
     start = time.monotonic()
     time.sleep(seconds)
-    block.wall[is_there] += time.monotonic() - start
-    for name, used in cpu_seconds(storage.home(), page).items():
-        block.cpu[is_there][name] += used - before.get(name, 0.0)
+    used, wall = cpu_seconds(storage.home(), page), time.monotonic() - start
+    block.wall[is_there] += wall
+    for name in WHO:
+        block.cpu[is_there][name] += used[name] - before[name]
+    block.cores[is_there].append((used["worker"] - before["worker"]) / wall)
     steps = storage.read_json_lines(paths.metrics)[0]
     # The step in progress at the start belongs to nobody.
     taken = [float(str(step["seconds"])) for step in steps if int(str(step["step"])) > first]
@@ -256,10 +268,9 @@ def spread(shares: list[float]) -> str:
 
 
 def report(blocks: list[Block], crowd: Crowd, arguments: argparse.Namespace) -> str:
-    who = ("worker", "page", "chat", "visitors")
     lines = [
-        "| phases | steps | mean step | slower | " + " | ".join(who) + " |",
-        "| --- " * (4 + len(who)) + "|",
+        "| phases | steps | mean step | longer | processor lost | " + " | ".join(WHO) + " |",
+        "| --- " * (5 + len(WHO)) + "|",
     ]
     for block in blocks:
         for is_there in (False, True):
@@ -268,7 +279,8 @@ def report(blocks: list[Block], crowd: Crowd, arguments: argparse.Namespace) -> 
                 f"{block.steps[is_there]}",
                 f"{statistics.mean(block.seconds[is_there]):.3f} s",
                 spread(block.slower()) if is_there else "",
-                *(f"{block.cpu[is_there][name] / block.wall[is_there]:.3f}" for name in who),
+                spread(block.withheld()) if is_there else "",
+                *(f"{block.cpu[is_there][name] / block.wall[is_there]:.3f}" for name in WHO),
             ]
             lines.append(f"| {' | '.join(told)} |")
     waits = ["| request | count | median | 95 % | slowest |", "| --- " * 5 + "|"]
@@ -285,7 +297,9 @@ with an audience alternate with phases without one, {arguments.rounds} times for
 of them also upload a CSV of {ROWS} pairs every {UPLOAD_EVERY_SECONDS:.0f} s; then {CHATTERS} more
 ask both models, without a pause. A step's time is the worker's own `seconds`; the mean step of
 each phase is compared with those of the two phases around it (mean of {arguments.rounds}, and two
-standard errors of it). The last columns are processor cores in use.
+standard errors of it). So is the processor time that the worker got: on a machine that others use
+too, a step is longer for reasons of theirs, but what the audience takes is missing there. The last
+columns are processor cores in use.
 
 Beside a run on the processor the chat takes {SHARE:.0%} of one core, and what it has saved up of
 that. Here it stands still while nobody is there and saves up, so it takes twice its share when

@@ -18,7 +18,7 @@ from orpo_qlora.errors import Busy, OrpoQloraError
 
 PAUSE_SECONDS = 0.08
 """Shortest time between two looks at an answer: more would be drawn than anyone can read."""
-RESTING_PAUSE_SECONDS = 1.0
+RESTING_PAUSE_SECONDS = 3.0
 """The same while the answer leaves the processor to a run: drawing it takes from the run too."""
 
 ALONE_SECONDS = 10.0
@@ -84,7 +84,9 @@ class Answering:
             yield latest
             if is_done:
                 return
-            time.sleep(RESTING_PAUSE_SECONDS if latest.note == RESTING else PAUSE_SECONDS)
+            pause = RESTING_PAUSE_SECONDS if latest.note == RESTING else PAUSE_SECONDS
+            with self._news:
+                self._news.wait_for(lambda: self._is_done, pause)
 
     def _run(self) -> None:
         try:
