@@ -215,7 +215,8 @@ class TrainConfig(BaseModel):
         "auto",
         group="Memory",
         label="Compute type",
-        help="Number type of the arithmetic; auto picks what this hardware is fast and safe at.",
+        help="Number type of the arithmetic; auto picks what this hardware is fast and safe at. "
+        "bfloat16 takes about a fifth off a step on a CPU with AVX-512-BF16, and is less exact.",
     )
     max_tokens_per_forward: Annotated[int, BeforeValidator(_zero_if_auto)] = _setting(
         0,
