@@ -47,8 +47,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "load.md"
 TABS, CHATTERS = 20, 2
 TICK_SECONDS = 2.0
-UPLOAD_EVERY_SECONDS = 10.0
+UPLOAD_EVERY_SECONDS = 30.0
 ROWS = 500
+Middle = Callable[[list[float]], float]
 MODEL = {"hidden": 512, "layers": 8, "heads": 8, "kv_heads": 4}
 """Large enough that a step is arithmetic, as it is with real models, and not Python."""
 PARAMETERS = "19 million"
@@ -175,19 +176,19 @@ class Block:
     """One kind of audience: phases with it, and a phase without it before and after each."""
 
     kind: str
-    seconds: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
-    """Mean step of each phase, by whether the audience was there."""
+    seconds: dict[bool, list[list[float]]] = field(default_factory=lambda: {False: [], True: []})
+    """Of each step, phase by phase, by whether the audience was there."""
     cores: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
     """That the worker used in each phase."""
-    steps: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
     cpu: dict[bool, defaultdict[str, float]] = field(
         default_factory=lambda: {False: defaultdict(float), True: defaultdict(float)}
     )
     wall: dict[bool, float] = field(default_factory=lambda: {False: 0.0, True: 0.0})
 
-    def slower(self) -> list[float]:
-        """Return by what share steps were longer, of each phase with the audience."""
-        return _against_neighbours(self.seconds[True], self.seconds[False])
+    def longer(self, middle: Middle) -> list[float]:
+        """Return by what share the middle step was longer, of each phase with the audience."""
+        loaded, calm = (list(map(middle, self.seconds[is_there])) for is_there in (True, False))
+        return _against_neighbours(loaded, calm)
 
     def withheld(self) -> list[float]:
         """Return which share of its processor time the worker lost, of each such phase."""
@@ -224,7 +225,8 @@ def measure(crowd: Crowd, page: int, paths: RunPaths, arguments: argparse.Namesp
             time.sleep(SETTLE_SECONDS)
             _watch(block, page, paths, is_there=is_there, seconds=arguments.phase)
         _hold_chat(is_held=False)
-        told = block.kind, spread(block.slower()), spread(block.withheld()), len(crowd.errors)
+        shares = block.longer(statistics.median), block.longer(statistics.mean), block.withheld()
+        told = block.kind, *map(spread, shares), len(crowd.errors)
         print(*told, sep=" | ", flush=True)
     return blocks
 
@@ -247,8 +249,7 @@ def _watch(block: Block, page: int, paths: RunPaths, *, is_there: bool, seconds:
     steps = storage.read_json_lines(paths.metrics)[0]
     # The step in progress at the start belongs to nobody.
     taken = [float(str(step["seconds"])) for step in steps if int(str(step["step"])) > first]
-    block.seconds[is_there].append(statistics.mean(taken))
-    block.steps[is_there] += len(taken)
+    block.seconds[is_there].append(taken)
 
 
 def count_steps(paths: RunPaths) -> int:
@@ -269,17 +270,20 @@ def spread(shares: list[float]) -> str:
 
 def report(blocks: list[Block], crowd: Crowd, arguments: argparse.Namespace) -> str:
     lines = [
-        "| phases | steps | mean step | longer | processor lost | " + " | ".join(WHO) + " |",
-        "| --- " * (5 + len(WHO)) + "|",
+        "| phases | steps | median step | longer: median | longer: mean | processor lost | "
+        + " | ".join(WHO)
+        + " |",
+        "| --- " * (6 + len(WHO)) + "|",
     ]
     for block in blocks:
+        shares = block.longer(statistics.median), block.longer(statistics.mean), block.withheld()
         for is_there in (False, True):
+            steps = [value for phase in block.seconds[is_there] for value in phase]
             told = [
                 block.kind if is_there else QUIET,
-                f"{block.steps[is_there]}",
-                f"{statistics.mean(block.seconds[is_there]):.3f} s",
-                spread(block.slower()) if is_there else "",
-                spread(block.withheld()) if is_there else "",
+                f"{len(steps)}",
+                f"{statistics.median(steps):.3f} s",
+                *(spread(share) if is_there else "" for share in shares),
                 *(f"{block.cpu[is_there][name] / block.wall[is_there]:.3f}" for name in WHO),
             ]
             lines.append(f"| {' | '.join(told)} |")
@@ -295,11 +299,11 @@ One run trains a model of {PARAMETERS} parameters on every core. Phases of {argu
 with an audience alternate with phases without one, {arguments.rounds} times for each audience.
 {TABS} tabs watch the run (a request every {TICK_SECONDS:.0f} s, as the page's timer sends it), four
 of them also upload a CSV of {ROWS} pairs every {UPLOAD_EVERY_SECONDS:.0f} s; then {CHATTERS} more
-ask both models, without a pause. A step's time is the worker's own `seconds`; the mean step of
-each phase is compared with those of the two phases around it (mean of {arguments.rounds}, and two
-standard errors of it). So is the processor time that the worker got: on a machine that others use
-too, a step is longer for reasons of theirs, but what the audience takes is missing there. The last
-columns are processor cores in use.
+ask both models, without a pause. A step's time is the worker's own `seconds`; the median and the
+mean step of each phase are compared with those of the two phases around it (mean of
+{arguments.rounds}, and two standard errors of it). So is the processor time that the worker got: on
+a machine that others use too, a step is longer for reasons of theirs, but what the audience takes
+is missing there. The last columns are processor cores in use.
 
 Beside a run on the processor the chat takes {SHARE:.0%} of one core, and what it has saved up of
 that. Here it stands still while nobody is there and saves up, so it takes twice its share when
