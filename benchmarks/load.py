@@ -59,7 +59,8 @@ VERSIONS = ("torch", "transformers", "peft", "gradio")
 SETTLE_SECONDS = 1.0
 """Between two phases: what was begun in the first ends."""
 LOADING_SECONDS = 90.0
-"""The chat loads its models and spends what it had saved up."""
+"""Before each kind of audience: everybody opens the page; the chat loads its models and spends what
+it had saved up."""
 PATIENCE_SECONDS = 900.0
 WHO = ("worker", "page", "chat", "visitors")
 
@@ -105,9 +106,10 @@ class Crowd:
         visitor.put("run-picker", self.run)
         visitor.fire("run-picker", "change")
         uploads = number % 5 == 0
+        # People do not come at once.
         next_upload = next_tick = time.monotonic() + TICK_SECONDS * number / TABS
         while not self.is_over.wait(max(0.0, next_tick - time.monotonic())):
-            next_tick += TICK_SECONDS  # people do not come at once
+            next_tick += TICK_SECONDS
             if not self.is_open.is_set() or time.monotonic() < visitor.due_at:
                 continue
             self._timed("tick", lambda: self.bytes.append(visitor.tick()))
@@ -194,6 +196,11 @@ class Block:
         """Return which share of its processor time the worker lost, of each such phase."""
         return [-share for share in _against_neighbours(self.cores[True], self.cores[False])]
 
+    def account(self) -> list[str]:
+        """Return how much longer the median and mean step were, and the processor time lost."""
+        found = self.longer(statistics.median), self.longer(statistics.mean), self.withheld()
+        return list(map(spread, found))
+
 
 def _against_neighbours(loaded: list[float], calm: list[float]) -> list[float]:
     return [
@@ -217,7 +224,7 @@ def measure(crowd: Crowd, page: int, paths: RunPaths, arguments: argparse.Namesp
     for block in blocks:
         if block.kind == CHATTED:
             crowd.may_chat.set()
-            time.sleep(LOADING_SECONDS)
+        time.sleep(LOADING_SECONDS)
         phases = [False, *[True, False] * arguments.rounds]
         for is_there in phases:
             (crowd.is_open.set if is_there else crowd.is_open.clear)()
@@ -225,9 +232,7 @@ def measure(crowd: Crowd, page: int, paths: RunPaths, arguments: argparse.Namesp
             time.sleep(SETTLE_SECONDS)
             _watch(block, page, paths, is_there=is_there, seconds=arguments.phase)
         _hold_chat(is_held=False)
-        shares = block.longer(statistics.median), block.longer(statistics.mean), block.withheld()
-        told = block.kind, *map(spread, shares), len(crowd.errors)
-        print(*told, sep=" | ", flush=True)
+        print(block.kind, *block.account(), len(crowd.errors), sep=" | ", flush=True)
     return blocks
 
 
@@ -276,14 +281,13 @@ def report(blocks: list[Block], crowd: Crowd, arguments: argparse.Namespace) -> 
         "| --- " * (6 + len(WHO)) + "|",
     ]
     for block in blocks:
-        shares = block.longer(statistics.median), block.longer(statistics.mean), block.withheld()
         for is_there in (False, True):
             steps = [value for phase in block.seconds[is_there] for value in phase]
             told = [
                 block.kind if is_there else QUIET,
                 f"{len(steps)}",
                 f"{statistics.median(steps):.3f} s",
-                *(spread(share) if is_there else "" for share in shares),
+                *(words if is_there else "" for words in block.account()),
                 *(f"{block.cpu[is_there][name] / block.wall[is_there]:.3f}" for name in WHO),
             ]
             lines.append(f"| {' | '.join(told)} |")
@@ -297,13 +301,14 @@ def report(blocks: list[Block], crowd: Crowd, arguments: argparse.Namespace) -> 
 
 One run trains a model of {PARAMETERS} parameters on every core. Phases of {arguments.phase:.0f} s
 with an audience alternate with phases without one, {arguments.rounds} times for each audience.
-{TABS} tabs watch the run (a request every {TICK_SECONDS:.0f} s, as the page's timer sends it), four
-of them also upload a CSV of {ROWS} pairs every {UPLOAD_EVERY_SECONDS:.0f} s; then {CHATTERS} more
-ask both models, without a pause. A step's time is the worker's own `seconds`; the median and the
-mean step of each phase are compared with those of the two phases around it (mean of
-{arguments.rounds}, and two standard errors of it). So is the processor time that the worker got: on
-a machine that others use too, a step is longer for reasons of theirs, but what the audience takes
-is missing there. The last columns are processor cores in use.
+{TABS} tabs watch the run (a look every {TICK_SECONDS:.0f} s, or as much later as the page tells
+each tab, as its script does), four of them also upload a CSV of {ROWS} pairs every
+{UPLOAD_EVERY_SECONDS:.0f} s; then {CHATTERS} more ask both models, without a pause. A step's time
+is the worker's own `seconds`; the median and the mean step of each phase are compared with those of
+the two phases around it (mean of {arguments.rounds}, and two standard errors of it). So is the
+processor time that the worker got: on a machine that others use too, a step is longer for reasons
+of theirs, but what the audience takes is missing there. The last columns are processor cores in
+use.
 
 Beside a run on the processor the chat takes {SHARE:.0%} of one core, and what it has saved up of
 that. Here it stands still while nobody is there and saves up, so it takes twice its share when
@@ -350,8 +355,8 @@ def watch_a_run(
 def main() -> None:
     """Measure in a home of its own and write the account."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--phase", type=float, default=8.0, help="seconds")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--phase", type=float, default=6.0, help="seconds")
     arguments = parser.parse_args()
     arguments.load = os.getloadavg()[0]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended from outside."))
