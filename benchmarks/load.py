@@ -4,7 +4,8 @@
 short phases alternate, nobody there and somebody there, so that a slow minute of the machine is
 slow for both: first with twenty tabs that watch, some of them uploading, then with two more that
 chat. What a step takes is the worker's own `seconds`. The visitors send the requests that the
-page's script would send, from this machine; what they cost is told apart.
+page's script would send, from this machine, and leave what comes packed; what they cost is told
+apart.
 """
 
 from __future__ import annotations
@@ -18,11 +19,9 @@ import signal
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -30,8 +29,8 @@ from pathlib import Path
 import psutil
 from serving import serving
 from tiny import make_tiny_model
-from visitor import Visitor
 
+from benchmarks.audience import CHATTERS, TABS, TICK_SECONDS, UPLOAD_EVERY_SECONDS, WORDS, Crowd
 from benchmarks.soak_checks import programs, wait_until
 from benchmarks.soak_programs import end_everything
 from orpo_qlora import storage
@@ -45,15 +44,11 @@ from orpo_qlora.runs.store import RunPaths
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "load.md"
-TABS, CHATTERS = 20, 2
-TICK_SECONDS = 2.0
-UPLOAD_EVERY_SECONDS = 30.0
 ROWS = 500
 Middle = Callable[[list[float]], float]
 MODEL = {"hidden": 512, "layers": 8, "heads": 8, "kv_heads": 4}
 """Large enough that a step is arithmetic, as it is with real models, and not Python."""
 PARAMETERS = "19 million"
-WORDS = ("time", "year", "people", "way", "day", "thing", "life", "child", "world", "school")
 QUIET, WATCHED, CHATTED = "nobody there", "20 tabs, uploads", "20 tabs, uploads, chats"
 VERSIONS = ("torch", "transformers", "peft", "gradio")
 SETTLE_SECONDS = 1.0
@@ -82,95 +77,6 @@ def train(model: Path, name: str, **settings: object) -> RunPaths:
     always = {"model": str(model), "name": name, "held_out": 0.0, "pairs_per_step": 2}
     always |= {"sample_prompts": ["What is time?"]}
     return launch.start_run(build_config({**always, **settings}), pairs(200))
-
-
-@dataclass
-class Crowd:
-    """Tabs that are open or not, and what they met."""
-
-    address: str
-    run: str
-    chat_run: str
-    csv: Path
-    seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    bytes: list[int] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    is_open: threading.Event = field(default_factory=threading.Event)
-    may_chat: threading.Event = field(default_factory=threading.Event)
-    is_over: threading.Event = field(default_factory=threading.Event)
-
-    def tab(self, number: int) -> None:
-        """Open the page, watch the run, now and then upload; one thread."""
-        visitor = Visitor(self.address)
-        visitor.load()
-        visitor.put("run-picker", self.run)
-        visitor.fire("run-picker", "change")
-        uploads = number % 5 == 0
-        # People do not come at once.
-        next_upload = next_tick = time.monotonic() + TICK_SECONDS * number / TABS
-        while not self.is_over.wait(max(0.0, next_tick - time.monotonic())):
-            next_tick += TICK_SECONDS
-            if not self.is_open.is_set() or time.monotonic() < visitor.due_at:
-                continue
-            self._timed("tick", lambda: self.bytes.append(visitor.tick()))
-            self._look(visitor, "runs-error")
-            if uploads and time.monotonic() >= next_upload:
-                next_upload = time.monotonic() + UPLOAD_EVERY_SECONDS
-                self._timed("upload", lambda: self._upload(visitor, number))
-        visitor.close()
-
-    def _upload(self, visitor: Visitor, number: int) -> None:
-        visitor.upload(self.csv, "data-upload")
-        visitor.stream("data-upload", "upload")
-        self._look(visitor, "data-error")
-        if not visitor.value("data-id"):
-            self.errors.append(f"tab {number}: the upload was not taken")
-
-    def chatter(self, number: int) -> None:
-        """Ask both models again and again while it may; one thread."""
-        visitor = Visitor(self.address)
-        visitor.load()
-        visitor.put("chat-run", ["base", self.chat_run])
-        visitor.put("chat-max-tokens", 64)
-        while not self.is_over.is_set():
-            if not self.may_chat.wait(0.2):
-                continue
-            visitor.put("chat-message", f"Tell me about the {WORDS[number]}.")
-            self._timed("chat", lambda: visitor.stream("chat-send", "click"))
-            self._look(visitor, "chat-error")
-        visitor.close()
-
-    def _timed(self, what: str, act: Callable[[], object]) -> None:
-        start = time.monotonic()
-        act()
-        self.seconds[what].append(time.monotonic() - start)
-
-    def _look(self, visitor: Visitor, card: str) -> None:
-        text = str(visitor.value(card) or "")
-        if text:
-            self.errors.append(f"{card}: {text}")
-
-    def _noting(self, act: Callable[[int], None], number: int) -> None:
-        try:
-            act(number)
-        except Exception as exc:  # noqa: BLE001 - every error counts, none may end the others
-            self.errors.append(f"{act.__name__} {number}: {type(exc).__name__}: {exc}")
-
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """Let everybody open the page; they wait until told."""
-        members = [(self.tab, number) for number in range(TABS)]
-        members += [(self.chatter, number) for number in range(CHATTERS)]
-        threads = [threading.Thread(target=self._noting, args=member) for member in members]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self.is_over.set()
-            client.stop()
-            for thread in threads:
-                thread.join()
 
 
 @dataclass
@@ -227,7 +133,7 @@ def measure(crowd: Crowd, page: int, paths: RunPaths, arguments: argparse.Namesp
         time.sleep(LOADING_SECONDS)
         phases = [False, *[True, False] * arguments.rounds]
         for is_there in phases:
-            (crowd.is_open.set if is_there else crowd.is_open.clear)()
+            crowd.presence.change(is_there=is_there)
             _hold_chat(is_held=not is_there)
             time.sleep(SETTLE_SECONDS)
             _watch(block, page, paths, is_there=is_there, seconds=arguments.phase)
@@ -303,8 +209,9 @@ One run trains a model of {PARAMETERS} parameters on every core. Phases of {argu
 with an audience alternate with phases without one, {arguments.rounds} times for each audience.
 {TABS} tabs watch the run (a look every {TICK_SECONDS:.0f} s, or as much later as the page tells
 each tab, as its script does), four of them also upload a CSV of {ROWS} pairs every
-{UPLOAD_EVERY_SECONDS:.0f} s; then {CHATTERS} more ask both models, without a pause. A step's time
-is the worker's own `seconds`; the median and the mean step of each phase are compared with those of
+{UPLOAD_EVERY_SECONDS:.0f} s; then {CHATTERS} more ask both models, without a pause. The clock of
+those who watch and upload stands still while they are not there. A step's time is the worker's own
+`seconds`; the median and the mean step of each phase are compared with those of
 the two phases around it (mean of {arguments.rounds}, and two standard errors of it). So is the
 processor time that the worker got: on a machine that others use too, a step is longer for reasons
 of theirs, but what the audience takes is missing there. The last columns are processor cores in
@@ -316,8 +223,8 @@ somebody is.
 
 {chr(10).join(lines)}
 
-{len(crowd.errors)} errors. A watching tab received {statistics.mean(crowd.bytes) / 1000:.1f} kB a
-request. Waiting for answers, a chat's including the phases in which it stands still:
+{len(crowd.errors)} errors. A watching tab received {statistics.mean(crowd.bytes) / 1000:.1f} kB,
+packed, a request. Waiting for answers, a chat's including the phases in which it stands still:
 
 {chr(10).join(waits)}
 
@@ -355,8 +262,8 @@ def watch_a_run(
 def main() -> None:
     """Measure in a home of its own and write the account."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--phase", type=float, default=6.0, help="seconds")
+    parser.add_argument("--rounds", type=int, default=80)
+    parser.add_argument("--phase", type=float, default=4.0, help="seconds")
     arguments = parser.parse_args()
     arguments.load = os.getloadavg()[0]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended from outside."))

@@ -110,16 +110,21 @@ class Visitor:
         if not values[0]:
             return self.fire("run-turn", "click")
         query = {"run": values[0], "seen": self._seen(values[1]), "choices": json.dumps(values[2:])}
-        answer = self.http.get("/watch", params=query).raise_for_status()
-        self.due_at = time.monotonic() + float(answer.headers["x-again-in"])
-        told = answer.json() if answer.content else {}
+        told, again_seconds, received = self.news(query)
+        self.due_at = time.monotonic() + again_seconds
         if "turn" in told:
-            return len(answer.content) + self.fire("run-turn", "click")
+            return received + self.fire("run-turn", "click")
         if told:
             self.shown = (values[1], told["seen"])
             for name, text in told["parts"].items():
                 self.put(name, text)
-        return len(answer.content)
+        return received
+
+    def news(self, query: dict) -> tuple[dict, float, int]:
+        """Return what the run's feed tells, in how many seconds it can tell more, and its bytes."""
+        answer = self.http.get("/watch", params=query).raise_for_status()
+        told = answer.json() if answer.content else {}
+        return told, float(answer.headers["x-again-in"]), len(answer.content)
 
     def _seen(self, drawn: object) -> object:
         """Return what this tab shows: what Gradio drew, and what came since."""

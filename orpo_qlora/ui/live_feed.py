@@ -25,9 +25,9 @@ from orpo_qlora.ui.chart_view import Choices
 from orpo_qlora.ui.snapshot import FED, Snapshot
 
 PATH = "/watch"
-REUSE_SECONDS, MOST_REUSE_SECONDS = 1.8, 3.8
+REUSE_SECONDS, MOST_REUSE_SECONDS = 1.8, 7.8
 """How old a look may be that tabs share: when it is cheap, and when it costs more than its share.
-Below one and two of the timer's intervals, so that no tab waits for another interval."""
+Below one and four of the timer's intervals, so that no tab waits for another interval."""
 SHARE = 0.01
 """Of one core, over time, for looking at a run: it may train on that core, and is as slow as its
 slowest thread."""
@@ -53,6 +53,8 @@ class Look:
         self.began_at = began_at
         self.cost_seconds = 0.0
         """Computing that went into it so far."""
+        self._foreseen_seconds = before.cost_seconds if before else 0.0
+        """As much as the last look took: who asks first is told when to come back, like all."""
         self.run = now.run
         self.prints = snapshot.short_prints(now, choices)
         self._now, self._choices = now, choices
@@ -62,7 +64,8 @@ class Look:
 
     def fresh_seconds(self) -> float:
         """Return for how long it may still stand for the run as it is."""
-        longest = max(REUSE_SECONDS, min(MOST_REUSE_SECONDS, self.cost_seconds / SHARE))
+        cost = max(self.cost_seconds, self._foreseen_seconds)
+        longest = max(REUSE_SECONDS, min(MOST_REUSE_SECONDS, cost / SHARE))
         return self.began_at + longest - time.monotonic()
 
     def drawn_alike(self, prints: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -74,6 +77,10 @@ class Look:
         """Return the parts that differ from what a tab shows."""
         shown = seen if isinstance(seen, dict) else {}
         return frozenset(name for name, print_ in self.prints.items() if shown.get(name) != print_)
+
+    def body_at_hand(self, changed: frozenset[str]) -> bytes | None:
+        """Return these parts if somebody asked for them before: then nobody need wait for them."""
+        return self._bodies.get(changed) if changed else b""
 
     def body(self, changed: frozenset[str]) -> bytes:
         """Return these parts, squeezed: drawn and squeezed once for all who ask."""
@@ -123,7 +130,10 @@ class LiveFeed:
             await self.app(scope, receive, send)
             return
         asked = QueryParams(scope["query_string"])
-        news, fresh_seconds = await anyio.to_thread.run_sync(self.news, asked)
+        told = self._at_hand(asked)
+        if told is None:
+            told = await anyio.to_thread.run_sync(self.news, asked)
+        news, fresh_seconds = told
         takes = Headers(scope=scope).get("accept-encoding", "")
         response = _response(news, "gzip" in takes)
         response.headers[AGAIN] = f"{max(0.0, fresh_seconds):.1f}"
@@ -137,10 +147,8 @@ class LiveFeed:
         Args:
             asked: `run`, `seen` as `snapshot.seen_token` made it, and the person's `choices`.
         """
-        chosen = _parsed(asked.get("choices", ""))
-        choices = Choices.of(chosen[:CHOICES] if isinstance(chosen, list) else ())
         try:
-            look = self._look(asked.get("run", ""), choices)
+            look = self._look(*_asked_for(asked))
             is_over = not look.run.is_at_work and not self._is_awaited(look.run.id)
         except OrpoQloraError:
             return None, 0.0  # Gradio's handler meets the same error and shows it
@@ -149,6 +157,23 @@ class LiveFeed:
             return None, 0.0
         look.cost_seconds += ANSWER_SECONDS
         return look.body(changed) if changed else b"", look.fresh_seconds()
+
+    def _at_hand(self, asked: Mapping[str, str]) -> tuple[bytes | None, float] | None:
+        """Return what `news` would where all of it is known, without a thread of its own.
+
+        Twenty tabs ask for the same: handing each question to a thread and back costs more than
+        answering it, and wakes two threads on cores that a run may be using.
+        """
+        place = self._places.get(_asked_for(asked))
+        look = place.look if place else None
+        if look is None or look.fresh_seconds() < 0 or not look.run.is_at_work:
+            return None
+        changed = look.changed(_parsed(asked.get("seen", "")))
+        body = look.body_at_hand(changed)
+        if body is None:
+            return None
+        look.cost_seconds += ANSWER_SECONDS
+        return body, look.fresh_seconds()
 
     def _look(self, run_id: str, choices: Choices) -> Look:
         """Return the run as it is, or was a moment ago."""
@@ -172,6 +197,12 @@ class LiveFeed:
 
     def _is_awaited(self, run_id: str) -> bool:
         return self._is_busy() or runs_tab.awaits_more(run_id)
+
+
+def _asked_for(asked: Mapping[str, str]) -> tuple[str, Choices]:
+    """Return the run, and how the tab wants to see it."""
+    chosen = _parsed(asked.get("choices", ""))
+    return asked.get("run", ""), Choices.of(chosen[:CHOICES] if isinstance(chosen, list) else ())
 
 
 def _look_at(run_id: str, choices: Choices, before: Look | None) -> Look:

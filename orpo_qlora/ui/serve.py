@@ -39,6 +39,9 @@ PRIVATE_UMASK = 0o077
 QUEUE_LOOK_SECONDS = 0.05
 """How often it is looked whether somebody waits. Gradio looks every millisecond, which takes a
 twentieth of a core from a run that trains while nobody is there, and interrupts it as often."""
+KEPT_OPEN_SECONDS = 15
+"""How long a connection may be silent: a tab that watches a run must not make a new one each time
+it asks."""
 
 
 def main() -> None:
@@ -166,6 +169,7 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
             "middleware": [*guards, Middleware(LiveFeed, is_busy=is_busy)],
         },
     )
+    page.server.config.timeout_keep_alive = KEPT_OPEN_SECONDS
     return page
 
 

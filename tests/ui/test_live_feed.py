@@ -95,6 +95,34 @@ def test_twenty_tabs_share_one_drawing(run, monkeypatch):
     assert len(drawn) == 2
 
 
+def test_what_one_tab_was_told_others_are_told_without_a_thread(run, monkeypatch):
+    monkeypatch.setattr(live_feed, "REUSE_SECONDS", 60.0)
+    worked, news = [], LiveFeed.news
+    monkeypatch.setattr(LiveFeed, "news", lambda *what: worked.append(what) or news(*what))
+    tab, seen = client(), seen_of(run)
+    grow_to(run, 4)
+    first = ask(tab, run, seen)
+    assert ask(tab, run, seen).content == first.content
+    assert ask(tab, run, first.json()["seen"]).status_code == 204
+    assert len(worked) == 1
+    # A text that nobody was told yet, what Gradio must draw, another view: each needs work.
+    others = json.loads(first.json()["seen"]) | {"log": ""}
+    assert list(ask(tab, run, json.dumps(others)).json()["parts"]) == ["run-log"]
+    assert ask(tab, run, "").json() == {"turn": True}
+    assert ask(tab, run, seen, [0.0, *AT_FIRST[1:]]).status_code == 200
+    assert len(worked) == 4
+
+
+def test_who_asks_first_is_told_when_to_come_back_like_all(run, monkeypatch):
+    tab, seen = client(), seen_of(run)
+    monkeypatch.setattr(live_feed, "ANSWER_SECONDS", 10.0)
+    assert ask(tab, run, seen).status_code == 204
+    monkeypatch.setattr(live_feed, "ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(live_feed, "MOST_REUSE_SECONDS", 60.0)
+    monkeypatch.setattr(live_feed, "SHARE", 0.5)
+    assert 15 < float(ask(tab, run, seen).headers[live_feed.AGAIN]) <= 60
+
+
 def test_what_is_drawn_outlives_looks_that_find_nothing_new(run, monkeypatch):
     drawn, draw = [], live_view.draw
     monkeypatch.setattr(live_view, "draw", lambda *what: drawn.append(what) or draw(*what))
