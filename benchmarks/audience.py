@@ -24,7 +24,7 @@ from orpo_qlora.chat import client
 
 TABS, CHATTERS = 20, 2
 TICK_SECONDS = 2.0
-UPLOAD_EVERY_SECONDS = 20.0
+UPLOAD_EVERY_SECONDS = 30.0
 WORDS = ("time", "year", "people", "way", "day", "thing", "life", "child", "world", "school")
 BEGINNING = 4096
 """Unpacked bytes in which an answer says what it shows."""
@@ -54,12 +54,14 @@ class Presence:
         """Wait until the audience was there for so long; tell whether it still is."""
         with self._changed:
             while not self._is_over:
-                if self._is_there and seconds <= 0:
+                if not self._is_there:
+                    self._changed.wait()
+                    continue
+                if seconds <= 0:
                     return True
                 began_at = time.monotonic()
-                self._changed.wait(seconds if self._is_there else None)
-                if self._is_there:
-                    seconds -= time.monotonic() - began_at
+                self._changed.wait(seconds)
+                seconds -= time.monotonic() - began_at
         return False
 
 
