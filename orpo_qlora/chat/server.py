@@ -146,10 +146,17 @@ class Chat:
                 self.loaded.prefixes,
             )
             try:
-                with _memory_errors(self.loaded):
+                with hardware.memory_errors(self._memory_is_used_up):
                     relay(steps, reply, len(conversations), partial(self._rest, should_stop))
             finally:
                 self._pace.spend()  # the last step, and one that was stopped
+
+    def _memory_is_used_up(self) -> OutOfMemory:
+        self.loaded.unload()
+        return OutOfMemory(
+            "The memory is used up by this conversation.",
+            hint="Clear the conversation, or allow fewer tokens.",
+        )
 
     def _prepare(self, request: Request, say: Say) -> list[LoadedAdapter | None]:
         """Have in memory what the columns need, and return the adapter of each."""
@@ -251,18 +258,6 @@ def active_run() -> Run | None:
     except OrpoQloraError as exc:
         log.info("the runs cannot be read now: %s", exc)
         return None
-
-
-@contextmanager
-def _memory_errors(loaded: LoadedPolicies) -> Iterator[None]:
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as exc:
-        loaded.unload()
-        raise OutOfMemory(
-            "The memory is used up by this conversation.",
-            hint="Clear the conversation, or allow fewer tokens.",
-        ) from exc
 
 
 class _Connection(socketserver.StreamRequestHandler):

@@ -163,13 +163,14 @@ def _scores(
 
 
 def _memory_named(evaluation: Evaluation) -> None:
-    try:
-        evaluation.run()
-    except (torch.OutOfMemoryError, MemoryError) as exc:
-        raise OutOfMemory(
+    def named() -> OutOfMemory:
+        return OutOfMemory(
             f"Memory ran out while {evaluation.state.phase}.",
             hint="Close other programs, the chat for instance, and evaluate again.",
-        ) from exc
+        )
+
+    with hardware.memory_errors(named):
+        evaluation.run()
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
-from orpo_qlora.errors import UnsupportedModel
+from orpo_qlora.errors import OutOfMemory, UnsupportedModel
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 THREADS_AT_START = torch.get_num_threads()
@@ -85,6 +87,24 @@ def free_memory_bytes() -> int:
 def free_host_bytes() -> int:
     """Return the memory still to be had of the host, or of the container this is in."""
     return min(psutil.virtual_memory().available, _free_in_container())
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on a GPU or on the host."""
+    if isinstance(exc, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(exc, RuntimeError) and "can't allocate memory" in str(exc)
+
+
+@contextmanager
+def memory_errors(named: Callable[[], OutOfMemory]) -> Iterator[None]:
+    """Raise what `named` returns when memory runs out inside, whichever way that is said."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as exc:
+        if not is_out_of_memory(exc):
+            raise
+        raise named() from exc
 
 
 def _free_in_container() -> int:

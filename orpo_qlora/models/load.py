@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from bitsandbytes.nn import Linear4bit
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -32,7 +31,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import ModelNotFound, NoChatTemplate, OutOfMemory, UnsupportedModel
 from orpo_qlora.models import convert, demo
 from orpo_qlora.models.catalogue import DEMO, find_model
-from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic
+from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic, memory_errors
 from orpo_qlora.models.trust import refuse_unsafe_adapter, refuse_unsafe_base
 
 log = logging.getLogger(__name__)
@@ -187,20 +186,20 @@ def load_base(
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=arithmetic.dtype,
     )
+    too_large = OutOfMemory(
+        f"{folder.name} does not fit into the memory of this {arithmetic.device}.",
+        hint="Choose a smaller model, or 4-bit base weights.",
+    )
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=arithmetic.dtype,
-            quantization_config=quantized if quantization == "nf4" else None,
-            device_map={"": arithmetic.device},
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except (torch.OutOfMemoryError, MemoryError) as exc:
-        raise OutOfMemory(
-            f"{folder.name} does not fit into the memory of this {arithmetic.device}.",
-            hint="Choose a smaller model, or 4-bit base weights.",
-        ) from exc
+        with memory_errors(lambda: too_large):
+            loaded = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=arithmetic.dtype,
+                quantization_config=quantized if quantization == "nf4" else None,
+                device_map={"": arithmetic.device},
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
     except (ValueError, KeyError) as exc:
         raise UnsupportedModel(
             f"{folder.name} cannot be loaded: {exc}", hint="Choose another model."

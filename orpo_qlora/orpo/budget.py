@@ -16,7 +16,7 @@ from peft import PeftModel
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OutOfMemory
-from orpo_qlora.models.hardware import free_memory_bytes
+from orpo_qlora.models.hardware import free_memory_bytes, is_out_of_memory
 from orpo_qlora.models.load import recompute_activations
 from orpo_qlora.models.memory import FEWEST_TOKENS, MemoryChoice, Room, choose_memory, shape_of
 from orpo_qlora.orpo.engine import Engine
@@ -53,7 +53,7 @@ class Budget:
         while True:
             try:
                 return work(self.tokens)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
+            except (MemoryError, RuntimeError) as exc:
                 if not is_out_of_memory(exc):
                     raise
                 log.info("out of memory: %s", exc)
@@ -105,13 +105,6 @@ def settle_memory(
     if choice.keeps_unpacked:
         engine.linears.keep_unpacked()
     return choice
-
-
-def is_out_of_memory(exc: BaseException) -> bool:
-    """Return whether an error says that memory ran out, on a GPU or on the host."""
-    if isinstance(exc, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(exc, RuntimeError) and "can't allocate memory" in str(exc)
 
 
 def _random_state() -> list[torch.Tensor]:

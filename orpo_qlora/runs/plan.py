@@ -83,8 +83,9 @@ class Plan(Job):
         if question is not None and not _is_worth_trying(question):
             return _refused(begun, question, longest_pair)
         try:
-            answer = self._measure(begun, train, held_out, split)
-        except (torch.OutOfMemoryError, MemoryError, OutOfMemory):
+            with hardware.memory_errors(_used_up):
+                answer = self._measure(begun, train, held_out, split)
+        except OutOfMemory:
             if question is None:
                 raise
             return _refused(begun, question, longest_pair)
@@ -189,6 +190,13 @@ def _is_worth_trying(question: Question) -> bool:
     if question.room.device == "cuda":
         return question.weights <= question.room.free_bytes
     return question.fits()
+
+
+def _used_up() -> OutOfMemory:
+    return OutOfMemory(
+        "Memory ran out while a step was tried.",
+        hint="Close other programs, or choose a smaller model.",
+    )
 
 
 def _refused(begun: Forecast, question: Question, longest_pair: int) -> Forecast:

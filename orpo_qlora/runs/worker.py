@@ -18,7 +18,6 @@ from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
-import torch
 import transformers
 from peft import PeftModel
 
@@ -295,15 +294,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _memory_named(worker: Worker) -> None:
-    try:
-        worker.run()
-    except (torch.OutOfMemoryError, MemoryError) as exc:
-        raise OutOfMemory(
+    def named() -> OutOfMemory:
+        return OutOfMemory(
             f"Memory ran out while {worker.state.phase or 'starting'}.",
             hint="Lower “Tokens per forward”, switch “Recompute activations” on, or choose a "
             "smaller model.",
             where=f"step {worker.state.step}",
-        ) from exc
+        )
+
+    with hardware.memory_errors(named):
+        worker.run()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from orpo_qlora.data.pairs import write_pairs
 from orpo_qlora.errors import Busy, InputError, OrpoQloraError
 from orpo_qlora.evaluation import asking, report_card
 from orpo_qlora.runs import parts, store
+
+FAULTS = Path(__file__).parents[1] / "faults" / "shim"
 
 
 def evaluate_cli(*arguments):
@@ -110,6 +113,19 @@ def test_an_adapter_that_does_not_fit_is_a_card_with_a_way_out(copied_run):
     assert caught.value.hint
     # It stays said, and only being asked again tries again.
     assert asking.ask(copied_run).state.error.message == caught.value.message
+
+
+def test_memory_that_runs_out_is_named_and_asking_again_measures(copied_run, monkeypatch):
+    place = report_card.file_of(copied_run.paths)
+    place.unlink(missing_ok=True)
+    fault = {"module": asking.PROGRAM, "act": "memory", "op": "rename", "path": place.name}
+    monkeypatch.setenv("FAULT", json.dumps(fault))
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
+    with pytest.raises(OrpoQloraError, match="Memory ran out while") as caught:
+        asking.wait_for(copied_run, lambda _: None)
+    assert "evaluate again" in caught.value.hint
+    monkeypatch.delenv("FAULT")
+    assert asking.wait_for(copied_run, lambda _: None) == report_card.read_card(copied_run)
 
 
 def test_without_held_out_pairs_it_says_what_to_do(copied_run):

@@ -100,6 +100,33 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_another_model_is_refused(
     assert "data/train.jsonl has changed" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("fault", "phase", "step"),
+    [
+        ({"op": "rename", "path": ".npz"}, "tokenising the pairs", 0),
+        ({"op": "write", "path": "metrics.jsonl", "n": 3}, "training", 1),
+        ({"op": "mkdir", "path": "checkpoints/.draft-", "n": 2}, "saving a checkpoint", 4),
+    ],
+)
+def test_memory_that_runs_out_where_nothing_smaller_can_be_tried_is_a_card(
+    tiny_model, whole, start, inject, wait_for, fault, phase, step
+):
+    shutil.rmtree(storage.home() / "cache")
+    inject(act="memory", **fault)
+    paths = start(model=str(tiny_model), **LEARNING)
+    wait_for(paths, "failed")
+    card = store.read_run(paths).state.error
+    told = (card.slug, card.message, card.where)
+    assert told == ("out-of-memory", f"Memory ran out while {phase}.", f"step {step}")
+    assert "smaller model" in card.hint
+
+    inject()
+    launch.resume_run(paths)
+    wait_for(paths, "finished")
+    assert logged(paths) == logged(whole)
+    assert is_same(adapter(paths), adapter(whole))
+
+
 def test_a_native_crash_is_named_and_the_next_run_starts_by_itself(
     tiny_model, start, inject, wait_for
 ):

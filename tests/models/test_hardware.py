@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
+from orpo_qlora.errors import OutOfMemory
 from orpo_qlora.models import hardware
 
 GIB = 2**30
@@ -45,6 +47,7 @@ def test_a_model_that_was_just_read_from_disk_does_not_fill_a_container(containe
 def test_all_cores_are_used_again_after_one(asked):
     program = """
 import torch
+from orpo_qlora.errors import OutOfMemory
 from orpo_qlora.models import hardware
 
 first = hardware.use_all_cores()
@@ -61,3 +64,28 @@ print(first, hardware.use_all_cores(), torch.get_num_threads())
     )
     first, again, used = done.stdout.split()
     assert first == again == used
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("x"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_only_memory_errors_count(error, is_memory):
+    assert hardware.is_out_of_memory(error) is is_memory
+
+
+def named():
+    return OutOfMemory("a step does not fit", hint="a way out")
+
+
+def test_what_the_allocator_of_this_machine_says_is_named():
+    with pytest.raises(OutOfMemory, match="does not fit"), hardware.memory_errors(named):
+        torch.empty(1 << 60)
+    with pytest.raises(RuntimeError, match="shapes"), hardware.memory_errors(named):
+        torch.ones(2, 3) @ torch.ones(2, 3)

@@ -6,7 +6,7 @@ import torch
 from peft.tuners.lora.bnb import Linear4bit
 
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.errors import ModelNotFound, NoChatTemplate, UnsupportedModel
+from orpo_qlora.errors import ModelNotFound, NoChatTemplate, OutOfMemory, UnsupportedModel
 from orpo_qlora.models import convert, demo, hardware, load
 from orpo_qlora.models.catalogue import CATALOGUE, DEMO, find_model
 
@@ -78,6 +78,16 @@ def test_a_model_that_needs_its_own_code_is_refused(copy_of_tiny):
     (copy_of_tiny / "evil.py").write_text("raise SystemExit('it ran')")
     with pytest.raises(UnsupportedModel, match="never run"):
         load.load_base(str(copy_of_tiny))
+
+
+def test_a_model_larger_than_the_memory_names_the_way_out(tiny_model, monkeypatch):
+    def allocate(*_, **__):
+        return torch.empty(1 << 60)
+
+    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", allocate)
+    with pytest.raises(OutOfMemory, match="does not fit into the memory") as caught:
+        load.load_base(str(tiny_model))
+    assert "smaller model" in caught.value.hint
 
 
 def test_an_empty_folder_is_not_a_model(tmp_path):

@@ -9,7 +9,6 @@ from policies import make_policy, random_pairs
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OutOfMemory
 from orpo_qlora.orpo import engine as engine_module
-from orpo_qlora.orpo.budget import is_out_of_memory
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.trainer import OrpoTrainer
@@ -130,20 +129,6 @@ def test_dropout_draws_the_same_numbers_in_the_second_try(monkeypatch):
     wanted = with_dropout()
     break_memory(monkeypatch, {4}, when="after")
     assert same(with_dropout(), wanted)
-
-
-@pytest.mark.parametrize(
-    ("error", "is_memory"),
-    [
-        (torch.OutOfMemoryError("x"), True),
-        (MemoryError(), True),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), True),
-        (RuntimeError("shapes cannot be multiplied"), False),
-        (ValueError("can't allocate memory"), False),
-    ],
-)
-def test_only_memory_errors_count(error, is_memory):
-    assert is_out_of_memory(error) is is_memory
 
 
 def test_another_error_is_not_swallowed(monkeypatch):

@@ -67,6 +67,8 @@ class Fault:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self.act == "small-files":
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        elif self.act == "memory":
+            sys.modules["torch"].empty(1 << 60)
         else:
             os.kill(os.getpid(), SIGNALS[self.act])
 
