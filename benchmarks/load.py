@@ -218,7 +218,7 @@ of theirs, but what the audience takes is missing there. The last columns are pr
 use.
 
 Beside a run on the processor the chat takes {SHARE:.0%} of one core, and what it has saved up of
-that. Here it stands still while nobody is there and saves up, so it takes twice its share when
+that. Here it stands still while nobody is there and saves up, so it may take twice its share when
 somebody is.
 
 {chr(10).join(lines)}
