@@ -65,7 +65,7 @@ class Presence:
         return False
 
 
-class Watcher(Visitor):
+class RunCallback(Visitor):
     """A tab that unpacks no more than it needs to ask the next question."""
 
     def __init__(self, address: str) -> None:
@@ -117,7 +117,7 @@ class Crowd:
 
     def tab(self, number: int) -> None:
         """Open the page, watch the run, now and then upload; one thread."""
-        visitor = Watcher(self.address)
+        visitor = RunCallback(self.address)
         visitor.load()
         visitor.put("run-picker", self.run)
         visitor.fire("run-picker", "change")

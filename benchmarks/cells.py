@@ -11,8 +11,8 @@ import torch
 
 from benchmarks.peers.turns import Spec
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.pairs import load_dataset
-from orpo_qlora.models.load import attach_new_adapter, load_base
+from orpo_qlora.data.pairs import load_preferences
+from orpo_qlora.models.loading import attach_new_adapter, load_base
 from orpo_qlora.models.memory import Shape, read_shape
 from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
 
@@ -96,7 +96,7 @@ def _real_pairs(
     path: Path, count: int, tokenizer: object
 ) -> tuple[list[TokenizedPair], list[dict[str, str]]]:
     """Return a file's pairs in a shuffled order, again from the start where there are too few."""
-    originals = list(load_dataset(path).pairs)
+    originals = list(load_preferences(path).pairs)
     random.Random(0).shuffle(originals)
     by_row = {pair.row: pair for pair in originals}
     tokenized = tokenize_pairs(tokenizer, originals, LONGEST, "drop").pairs

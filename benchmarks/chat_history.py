@@ -14,8 +14,8 @@ import time
 import torch
 from peft import LoraConfig, get_peft_model
 
-from orpo_qlora.models import hardware, load
-from orpo_qlora.models.generate import prompt_ids, stream
+from orpo_qlora.models import hardware, loading
+from orpo_qlora.models.generation import prompt_ids, stream
 from orpo_qlora.models.prefixes import Prefixes
 from orpo_qlora.models.sampling import BASE, Conversation, Sampling, Turn
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=8)
     arguments = parser.parse_args()
-    base = load.load_base("smollm2-135m-instruct", dequantized=True)
+    base = loading.load_base("smollm2-135m-instruct", dequantized=True)
     lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     policy = get_peft_model(base.model, lora, adapter_name="tuned")
     print(f"{hardware.use_all_cores()} threads, {torch.get_num_threads()} used")

@@ -29,14 +29,14 @@ def make_home() -> list[str]:
     """Write the runs by the real store; return their ids, the one of a million steps first."""
     from orpo_qlora.config import build_config
     from orpo_qlora.data.pairs import PreferencePair, Split
-    from orpo_qlora.data.report import DataReport
+    from orpo_qlora.data.summary import DataSummary
     from orpo_qlora.runs import store
     from orpo_qlora.runs.state import RunState
     from orpo_qlora.runs.store import RunPaths
 
     os.fsync = lambda _: None  # nothing here has to outlive a power cut
     pairs = tuple(PreferencePair(f"q{i}", f"good {i}", f"bad {i}", i) for i in range(1, 41))
-    report = DataReport(source="pairs.csv", sha256="ab" * 32, rows_read=40, pairs=40)
+    report = DataSummary(source="pairs.csv", sha256="ab" * 32, rows_read=40, pairs=40)
     ids = []
     for number in range(RUNS):
         settings: dict[str, object] = {"name": f"run {number}", "lambda": 0.1 * (number % 5)}
@@ -86,8 +86,8 @@ class Page:
     def __init__(self) -> None:
         import httpx
 
-        from orpo_qlora.ui import serve
-        from orpo_qlora.ui.security import Audience
+        from orpo_qlora.ui.web import serve
+        from orpo_qlora.ui.web.security import Audience
 
         self._page = serve.open_page(
             "127.0.0.1", PORT, serve._guards(Audience.of("127.0.0.1"), None, Path.cwd())

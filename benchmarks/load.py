@@ -37,9 +37,10 @@ from orpo_qlora import storage
 from orpo_qlora.chat import client
 from orpo_qlora.chat.pace import SHARE
 from orpo_qlora.config import build_config
-from orpo_qlora.data.pairs import Dataset, PreferencePair
-from orpo_qlora.data.report import DataReport
-from orpo_qlora.runs import launch, store
+from orpo_qlora.data.pairs import PreferenceData, PreferencePair
+from orpo_qlora.data.summary import DataSummary
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.store import RunPaths
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +61,7 @@ PATIENCE_SECONDS = 900.0
 WHO = ("worker", "page", "chat", "visitors")
 
 
-def pairs(count: int) -> Dataset:
+def pairs(count: int) -> PreferenceData:
     """Return pairs of one length, so that every step is the same work."""
     chance = random.Random(3)
     made = tuple(
@@ -69,8 +70,8 @@ def pairs(count: int) -> Dataset:
         )
         for row in range(count)
     )
-    report = DataReport(source="words.csv", sha256="ef" * 32, rows_read=count, pairs=count)
-    return Dataset(made, report)
+    report = DataSummary(source="words.csv", sha256="ef" * 32, rows_read=count, pairs=count)
+    return PreferenceData(made, report)
 
 
 def train(model: Path, name: str, **settings: object) -> RunPaths:

@@ -50,7 +50,7 @@ def write_file(path: Path) -> None:
 
 def rows(path: Path) -> Iterator[str]:
     """Read every row as exact text and do nothing with it."""
-    from orpo_qlora.data.read import open_table
+    from orpo_qlora.data.readers.table import open_table
 
     yield "imported"
     count = lost = 0
@@ -71,10 +71,10 @@ def check(path: Path) -> Iterator[str]:
 
 def load(path: Path) -> Iterator[str]:
     """Read every row, examine it, keep all pairs."""
-    from orpo_qlora.data.pairs import load_dataset
+    from orpo_qlora.data.pairs import load_preferences
 
     yield "imported"
-    dataset = load_dataset(path)
+    dataset = load_preferences(path)
     lost = sum(not pair.rejected for pair in dataset.pairs[NA_EVERY - 1 :: NA_EVERY])
     yield json.dumps({"rows": len(dataset.pairs), "lost": lost})
 
@@ -86,7 +86,7 @@ def with_datasets(path: Path) -> Iterator[str]:
     datasets.disable_progress_bars()
     yield "imported"
     with tempfile.TemporaryDirectory(dir=path.parent) as cache:
-        data = datasets.load_dataset("csv", data_files=str(path), cache_dir=cache)["train"]
+        data = datasets.load_preferences("csv", data_files=str(path), cache_dir=cache)["train"]
         lost = sum(cell is None for cell in data[NA_EVERY - 1 :: NA_EVERY]["rejected"])
         yield json.dumps({"rows": len(data), "lost": lost})
 

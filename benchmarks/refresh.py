@@ -65,10 +65,10 @@ def make_home() -> str:
     """Write the runs; return the id of the long one."""
     from orpo_qlora.config import build_config
     from orpo_qlora.data.examples import example_path
-    from orpo_qlora.data.pairs import load_dataset, split_pairs
+    from orpo_qlora.data.pairs import load_preferences, split_pairs
     from orpo_qlora.runs import store
 
-    dataset = load_dataset(example_path("hello"))
+    dataset = load_preferences(example_path("hello"))
     split = split_pairs(dataset.pairs, 1, 1)
     state = RunState(status="finished", step=9, total_steps=9, created_at=1.0, ended_at=9.0)
     for number in range(RUNS):
@@ -103,7 +103,9 @@ def measure(run_id: str) -> dict[str, list[Seconds]]:
 
     from orpo_qlora import storage
     from orpo_qlora.runs import store
-    from orpo_qlora.ui import live_feed, runs_tab, studio
+    from orpo_qlora.ui import studio
+    from orpo_qlora.ui.runs import live_feed
+    from orpo_qlora.ui.runs import tab as runs_tab
 
     with gr.Blocks(), gr.Tabs():
         tab = runs_tab.build_runs_tab()

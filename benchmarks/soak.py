@@ -1,10 +1,9 @@
-"""Fifty runs while page, worker, keeper and chat are killed at random moments.
+"""Fifty runs while page, worker, supervisor and chat are killed at random moments.
 
 `python -m benchmarks.soak [--seed 7]` writes benchmarks/results/soak.md. Most runs have the quick
-worker of tests/faults/shim: the real run folder, lock, checkpoints, metrics, launcher and keeper,
-20 ms a step. The others train a tiny real model. A page, asked by a visitor all the time, and a
-chat in mid-answer are killed too. After each kill the promises of docs/reliability.md are looked
-at.
+worker of tests/faults/shim: the real run folder, lock, checkpoints, metrics, launcher and
+supervisor, 20 ms a step. The others train a tiny real model. A page that a visitor polls and a chat
+in mid-answer are killed too. After each kill the promises of docs/reliability.md are checked.
 """
 
 from __future__ import annotations
@@ -41,7 +40,9 @@ from benchmarks.soak_programs import PageUnderFire, Talker, end_everything
 from orpo_qlora import storage
 from orpo_qlora.chat import client
 from orpo_qlora.config import build_config
-from orpo_qlora.runs import launch, orders, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
+from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.store import RunPaths
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +112,7 @@ class Soak:
             witness.after_a_death()
             name = store.read_run(witness.paths).title.split()[0]
             same_end(witness.paths, whole[name])
-        hold("the queue is empty", not orders.queued_runs())
+        hold("the queue is empty", not run_queue.queued_runs())
         nothing_left(self.home, self.page.temporary)
 
     def say_progress(self) -> None:
@@ -119,7 +120,7 @@ class Soak:
         print(f"{sum(self.kills.values())} kills, {ended} runs", end="\r", flush=True)
 
     def take_out_the_rest(self) -> None:
-        for run in orders.queued_runs():
+        for run in run_queue.queued_runs():
             if run.state.started_at == 0 and run.id in self.witnesses:
                 launch.stop_run(run.paths)
                 del self.witnesses[run.id]
@@ -157,12 +158,12 @@ class Soak:
         time.sleep(self.dice.uniform(0.0, 0.05))
 
     def strike_run(self, paths: RunPaths) -> None:
-        """Kill what is at work on a run: its worker, its keeper, or both at once."""
+        """Kill what is at work on a run: its worker, its supervisor, or both at once."""
         witness, folder = self.witnesses[paths.id], str(paths.folder)
         witness.look()
-        both = ["keeper", "worker"]
-        victims = self.dice.choice([["worker"], ["worker"], ["keeper"], both])
-        modules = {"worker": launch.WORKER, "keeper": launch.KEEPER}
+        both = ["supervisor", "worker"]
+        victims = self.dice.choice([["worker"], ["worker"], ["supervisor"], both])
+        modules = {"worker": launch.WORKER, "supervisor": launch.SUPERVISOR}
         found = {name: programs(self.home, modules[name], folder) for name in victims}
         if not any(found.values()):
             return
@@ -174,8 +175,8 @@ class Soak:
         if programs(self.home, launch.WORKER, folder):
             return
         self.moments[state.phase or state.status] += 1
-        # A keeper that was about to start the worker may still do so.
-        if programs(self.home, launch.KEEPER, folder):
+        # A supervisor that was about to start the worker may still do so.
+        if programs(self.home, launch.SUPERVISOR, folder):
             self.await_keeper(paths)
             return
         self.slowest_truth_seconds = max(self.slowest_truth_seconds, wait_for_truth(paths))
@@ -183,7 +184,7 @@ class Soak:
         self.page.tells_the_truth(paths)
 
     def await_keeper(self, paths: RunPaths) -> None:
-        """The keeper of a dead worker says how it ended."""
+        """The supervisor of a dead worker says how it ended."""
 
         def told() -> bool:
             run = store.read_run(paths)
@@ -192,7 +193,7 @@ class Soak:
             card = run.state.error
             return card is not None and "SIGKILL" in card.message
 
-        wait_until(told, PATIENCE_SECONDS, "the keeper names the cause")
+        wait_until(told, PATIENCE_SECONDS, "the supervisor names the cause")
         if not store.read_run(paths).is_at_work:
             self.witnesses[paths.id].after_a_death()
             self.page.tells_the_truth(paths)
@@ -210,7 +211,7 @@ class Soak:
             except psutil.NoSuchProcess:
                 continue
             self.kills[name, number.name] += 1
-        if name == "keeper" and is_term:
+        if name == "supervisor" and is_term:
             return  # it waits for its worker
         ended = f"{number.name} ends a {name}"
         wait_until(lambda: not any(map(lives, victims)), PATIENCE_SECONDS, ended)
@@ -247,7 +248,7 @@ def table(rows: list[tuple[object, ...]]) -> str:
 
 
 def report(soak: Soak, seed: int, runs: tuple[int, int], minutes: float) -> str:
-    names = ("worker", "keeper", "page", "chat")
+    names = ("worker", "supervisor", "page", "chat")
     kills = [
         (name, soak.kills[name, "SIGKILL"], soak.kills[name, "SIGTERM"], soak.total(name))
         for name in names
@@ -275,7 +276,7 @@ Held after every one of them ({looks:,} looks at metrics and checkpoints), and a
 - the newest checkpoint matched its manifest, and no fewer than two stayed once there had been two;
 - no state spoke of a worker that was gone: the slowest took
   {soak.slowest_truth_seconds:.2f} s; the page said the same ({soak.page.truths} times asked);
-- a dead worker's keeper, where it lived, named the signal;
+- a dead worker's supervisor, where it lived, named the signal;
 - no two workers lived at once;
 - all runs finished with the metrics, sample answers and (real ones) adapter bytes of a run to which
   nothing happened;

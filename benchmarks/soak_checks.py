@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 
 from orpo_qlora import storage
-from orpo_qlora.runs import checkpoints, launch, store
+from orpo_qlora.runs import checkpoints, store
+from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.store import RunPaths
 
 UNEQUAL = {"seconds", "eval/seconds", "peak_memory_bytes", "eval/peak_memory_bytes"}

@@ -17,8 +17,9 @@ import psutil
 
 from orpo_qlora.config import TrainConfig, build_config, read_preset
 from orpo_qlora.data.examples import example_path
-from orpo_qlora.data.pairs import load_dataset
-from orpo_qlora.runs import launch, store
+from orpo_qlora.data.pairs import load_preferences
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.store import Run
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +65,7 @@ def trained(lambda_: float) -> Run:
     for run in store.list_runs():
         if run.config == config and run.state.status == "finished":
             return run
-    paths = launch.start_run(config, load_dataset(example_path("short_answers")))
+    paths = launch.start_run(config, load_preferences(example_path("short_answers")))
     print(f"λ = {lambda_:g}: run {paths.id}", flush=True)
     run = launch.wait_for(paths, 2 * HOURS)
     if run.state.status != "finished":

@@ -1,17 +1,20 @@
 """Write the generated parts of the docs: `python -m docs.generate`."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from orpo_qlora.config import choices_of, setting_fields
-from orpo_qlora.data.findings import KINDS
+from orpo_qlora.data.doctor.findings import KINDS
+from orpo_qlora.runs.insight import RULES
 from orpo_qlora.runs.metrics import METRICS
-from orpo_qlora.runs.referee import RULES
 
 DOCS = Path(__file__).parent
+PACKAGE = DOCS.parent / "orpo_qlora"
 COMMANDS = (
     *("check", "plan", "train", "runs", "queue", "stop", "resume"),
     *("label", "log", "sweep", "delete"),
@@ -37,7 +40,7 @@ def findings_table() -> str:
 
 
 def rules_table() -> str:
-    """Return everything the run referee can say."""
+    """Return everything the run insight can say."""
     rows = ["| rule | level | when | what to do |", "| --- | --- | --- | --- |"]
     rows += [f"| `{r.id}` | {r.level} | {r.when} | {r.advice} |" for r in RULES]
     return "\n".join(rows)
@@ -62,18 +65,40 @@ def cli_help() -> str:
     """Return `--help` of every command, as plain text."""
     parts = []
     for command in COMMANDS:
-        call = [sys.executable, "-m", "orpo_qlora.cli", command, "--help"]
+        call = [sys.executable, "-m", "orpo_qlora.cli.main", command, "--help"]
         plain = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "90", "TERMINAL_WIDTH": "90"}
         text = subprocess.run(
             call, capture_output=True, text=True, check=True, env={**os.environ, **plain}
         ).stdout
-        text = text.replace("python -m orpo_qlora.cli", "orpo-qlora")
+        text = text.replace("python -m orpo_qlora.cli.main", "orpo-qlora")
         lines = [line.rstrip() for line in text.splitlines()]
         parts.append(f"## {command}\n\n```text\n" + "\n".join(lines).strip("\n") + "\n```")
     return "\n\n".join(parts)
 
 
+def package_tree() -> str:
+    """Return every package and module with the first sentence of its docstring."""
+    lines = ["```text"]
+    folders = sorted(
+        (path.parent for path in PACKAGE.rglob("__init__.py")), key=lambda path: path.parts
+    )
+    for folder in folders:
+        name = folder.relative_to(PACKAGE.parent).as_posix() + "/"
+        lines.append(f"{name:<32} {_purpose(folder / '__init__.py')}")
+        modules = sorted(path for path in folder.glob("*.py") if path.stem != "__init__")
+        lines += [f"    {path.name:<28} {_purpose(path)}" for path in modules]
+    return "\n".join([*lines, "```"])
+
+
+def _purpose(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first = re.sub(r"\s+", " ", text.partition("\n\n")[0])
+    sentence = re.split(r"(?<=[.!?])\s", re.sub(r":? `python -m [^`]+`", "", first))[0]
+    return sentence.rstrip(".")
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
+    "architecture.md": ("tree", package_tree),
     "run-folder.md": ("metrics", metrics_table),
     "settings.md": ("settings", settings_table),
     "cli.md": ("cli", cli_help),

@@ -7,8 +7,9 @@ import shutil
 from lesson import dataset_of, question, words_from
 
 from orpo_qlora.config import build_config
-from orpo_qlora.evaluation import asking
-from orpo_qlora.runs import launch, store
+from orpo_qlora.evaluation import request as evaluation_request
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
 
 WAIT_SECONDS = 240.0
 TOKEN = "hf_" + 4 * "SecretToken"
@@ -33,7 +34,7 @@ def evaluated_run(model):
     paths = launch.start_run(build_config(values), made_pairs())
     run = launch.wait_for(paths, WAIT_SECONDS)
     assert run.state.status == "finished", store.log_tail(paths)
-    asking.wait_for(run, lambda _: None)
+    evaluation_request.wait_for(run, lambda _: None)
     return run
 
 

@@ -7,7 +7,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orpo_qlora.data.pairs import load_dataset
+from orpo_qlora.data.pairs import load_preferences
 
 HEADER = ("prompt", "chosen", "rejected")
 ROW = ("why?", "because", "no idea")
@@ -56,7 +56,7 @@ def system(text):
 def loaded(tmp_path, content, choices=None, name="pairs.csv"):
     path = tmp_path / "stored"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return load_dataset(path, name, choices)
+    return load_preferences(path, name, choices)
 
 
 def texts_of(dataset):

@@ -7,11 +7,11 @@ from dataclasses import fields
 from orpo_qlora import storage
 from orpo_qlora.config import build_config
 from orpo_qlora.data.pairs import PreferencePair, Split
-from orpo_qlora.data.report import DataReport
+from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.runs import labels, store
 from orpo_qlora.runs.state import RunState
 
-REPORT = DataReport(source="pairs.csv", sha256="ab" * 32, rows_read=20, pairs=20)
+REPORT = DataSummary(source="pairs.csv", sha256="ab" * 32, rows_read=20, pairs=20)
 PAIRS = tuple(PreferencePair(f"q{i}", f"good {i}", f"bad {i}", i) for i in range(1, 21))
 SPLIT = Split(PAIRS[:15], PAIRS[15:])
 

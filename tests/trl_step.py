@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from orpo_qlora.orpo.engine import build_engine
-from orpo_qlora.orpo.objective import Weights, orpo_terms
+from orpo_qlora.orpo.objectives.orpo import Weights, orpo_terms
 from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.trainer import measure_pairs, step_totals
 

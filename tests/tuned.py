@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import PreferencePair, Split
-from orpo_qlora.data.report import DataReport
+from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.runs import store
 from orpo_qlora.runs.state import RunState
 from orpo_qlora.runs.store import Run
@@ -64,7 +64,7 @@ def make_finished_run(
     paths = store.create_run(
         TrainConfig(model=str(model), name=name),
         Split(train=(pair,), held_out=()),
-        DataReport(source="toy.csv", sha256="0" * 64, rows_read=1, pairs=1),
+        DataSummary(source="toy.csv", sha256="0" * 64, rows_read=1, pairs=1),
     )
     if has_adapter:
         write_adapter(model, paths.adapter, seed)

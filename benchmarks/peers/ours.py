@@ -15,12 +15,12 @@ from transformers import TrainerCallback
 from benchmarks.peers.turns import Spec, Turns
 from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.models import hardware
-from orpo_qlora.models.load import load_base, recompute_activations
+from orpo_qlora.models.loading import load_base, recompute_activations
 from orpo_qlora.orpo.engine import Engine, build_engine
-from orpo_qlora.orpo.gated_mlp import restore_gated_mlps
-from orpo_qlora.orpo.lora_linear import restore_lora_linears
+from orpo_qlora.orpo.kernels.gated_mlp import restore_gated_mlps
+from orpo_qlora.orpo.kernels.lora_linear import restore_lora_linears
+from orpo_qlora.orpo.kernels.rms_norm import restore_rms_norms
 from orpo_qlora.orpo.packing import Needs
-from orpo_qlora.orpo.rms_norm import restore_rms_norms
 from orpo_qlora.orpo.tokens import TokenizedPair
 from orpo_qlora.orpo.trainer import OrpoTrainer, Record
 
@@ -97,7 +97,7 @@ def ablated(engine: Engine, policy: PeftModel, technique: str) -> Engine:
         ValueError: there is no technique of that name.
     """
     if technique == "sharing":
-        return replace(engine, rung="packed")
+        return replace(engine, layout="packed")
     if technique == "tiled-head":
         return replace(engine, head=None)
     if technique == "fused-linears":

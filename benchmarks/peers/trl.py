@@ -16,7 +16,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from benchmarks.peers.turns import Spec, Turns
 from orpo_qlora.models import hardware
-from orpo_qlora.models.load import load_base
+from orpo_qlora.models.loading import load_base
 
 IGNORED = -100
 

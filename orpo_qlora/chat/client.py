@@ -13,7 +13,7 @@ from orpo_qlora.chat import protocol
 from orpo_qlora.chat.protocol import ChatStatus, Column, Reply, Request
 from orpo_qlora.errors import WorkerLost
 from orpo_qlora.models.sampling import Sampling, Turn
-from orpo_qlora.runs.launch import start_program
+from orpo_qlora.runs.process.launch import start_program
 from orpo_qlora.runs.store import Run
 
 __all__ = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from orpo_qlora.chat.loaded import Say
+from orpo_qlora.chat.models import Say
 from orpo_qlora.chat.protocol import Reply
-from orpo_qlora.models.generate import Delta
+from orpo_qlora.models.generation import Delta
 
 
 def relay(

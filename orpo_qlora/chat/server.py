@@ -29,13 +29,13 @@ from pydantic import ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.chat import protocol
-from orpo_qlora.chat.loaded import GIB, LoadedAdapter, LoadedPolicies, Say
+from orpo_qlora.chat.models import GIB, LoadedAdapter, LoadedPolicies, Say
 from orpo_qlora.chat.pace import LOOK_SECONDS, WORD_SECONDS, Pace
 from orpo_qlora.chat.protocol import Address, ChatStatus, Reply, Request
 from orpo_qlora.chat.relay import relay
 from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware
-from orpo_qlora.models.generate import stream
+from orpo_qlora.models.generation import stream
 from orpo_qlora.models.sampling import BASE, Conversation
 from orpo_qlora.program import give_way, run_program, without_secrets
 from orpo_qlora.runs import store

@@ -18,7 +18,7 @@ from pathlib import Path
 from orpo_qlora import storage
 from orpo_qlora.data.columns import GUARD_COLUMN
 from orpo_qlora.data.pairs import PreferencePair
-from orpo_qlora.data.report import DataReport
+from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
 
 COLUMNS = ("prompt", "chosen", "rejected")
@@ -53,7 +53,7 @@ def write_clean(path: Path, pairs: Sequence[PreferencePair]) -> None:
         storage.write_whole(path, lines)
 
 
-def write_report(path: Path, report: DataReport) -> None:
+def write_report(path: Path, report: DataSummary) -> None:
     """Write an account: every count, row and choice as JSON, or in words if the name ends in .md.
 
     Raises:

@@ -22,16 +22,16 @@ from orpo_qlora.data.columns import (
     ignored_columns,
     refuse_missing,
 )
-from orpo_qlora.data.doctor import Doctor, digest
+from orpo_qlora.data.doctor.examine import Doctor, digest
 from orpo_qlora.data.messages import Message as Message
 from orpo_qlora.data.messages import Role as Role
-from orpo_qlora.data.read import Table, open_table
+from orpo_qlora.data.readers.rows import Row
+from orpo_qlora.data.readers.source import Progress
+from orpo_qlora.data.readers.table import Table, open_table
 from orpo_qlora.data.remembered import recall_mapping, remember_mapping
-from orpo_qlora.data.report import DataReport
-from orpo_qlora.data.rows import Row
 from orpo_qlora.data.shapes import HEAD_ROWS, Shape, choose_shape
-from orpo_qlora.data.source import Progress
 from orpo_qlora.data.spool import Chosen, Spool
+from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import DataError, NeedsColumns
 
@@ -62,12 +62,12 @@ _PAIR = TypeAdapter(PreferencePair)
 
 
 @dataclass(frozen=True)
-class Dataset:
+class PreferenceData:
     """The usable pairs of a file, in file order, and the account of the rest."""
 
     pairs: Sequence[PreferencePair]
     """Held as bytes, and on disk where they are many: take them one by one."""
-    report: DataReport
+    report: DataSummary
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class Split:
     held_out: Sequence[PreferencePair]
 
 
-def load_dataset(
+def load_preferences(
     path: Path,
     source: str = "",
     choices: ReadChoices | None = None,
     progress: Progress | None = None,
-) -> Dataset:
+) -> PreferenceData:
     """Read a preference file into pairs; the texts kept are exactly the file's, but for fixes.
 
     Args:
@@ -102,7 +102,7 @@ def load_dataset(
     pairs: Spool[PreferencePair] = Spool(_packed, _PAIR.validate_json)
     for pair in examination.pairs():
         pairs.append(pair)
-    return Dataset(pairs, examination.report())
+    return PreferenceData(pairs, examination.report())
 
 
 def check_file(
@@ -110,7 +110,7 @@ def check_file(
     source: str = "",
     choices: ReadChoices | None = None,
     progress: Progress | None = None,
-) -> DataReport:
+) -> DataSummary:
     """Return the account of a preference file without keeping its pairs.
 
     Arguments and errors are those of `load_dataset`.
@@ -183,10 +183,10 @@ class _Examination:
                 earlier, prompt, chosen, rejected = kept
                 yield PreferencePair(prompt, chosen, rejected, row.number, earlier)
 
-    def report(self) -> DataReport:
+    def report(self) -> DataSummary:
         """Return the account, once all pairs were taken."""
         table = self._table
-        report = DataReport(
+        report = DataSummary(
             source=table.source,
             sha256=table.sha256,
             rows_read=self._doctor.rows_read,
@@ -235,7 +235,7 @@ def _known_shape(mapping: ColumnMapping, table: Table, head: Sequence[Row]) -> S
     return shape
 
 
-def _refuse_useless(report: DataReport) -> None:
+def _refuse_useless(report: DataSummary) -> None:
     if report.pairs:
         return
     reasons = ", ".join(f"{drop.label} in {drop.count:,}" for drop in report.drops)

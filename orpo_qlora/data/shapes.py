@@ -15,7 +15,7 @@ from typing import NamedTuple, cast
 
 from orpo_qlora.data.columns import GUARD_COLUMN, ColumnMapping
 from orpo_qlora.data.messages import Message, Role
-from orpo_qlora.data.rows import Row
+from orpo_qlora.data.readers.rows import Row
 
 HEAD_ROWS = 20
 """First rows that decide about the shape of all."""

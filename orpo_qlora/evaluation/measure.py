@@ -18,17 +18,20 @@ from safetensors import SafetensorError
 from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import InputError, OutOfMemory, UnsupportedModel
-from orpo_qlora.evaluation import asking, report_card
-from orpo_qlora.evaluation.asking import EvaluationRequest
+from orpo_qlora.evaluation import report_card
+from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.report_card import ReportCard, Scores
-from orpo_qlora.models import hardware, load
+from orpo_qlora.evaluation.request import EvaluationRequest
+from orpo_qlora.jobs import estimation
+from orpo_qlora.jobs.job import Job, JobPaths, run_job
+from orpo_qlora.models import hardware, loading
 from orpo_qlora.orpo.budget import Budget, settle_memory
 from orpo_qlora.orpo.engine import Engine, build_engine
-from orpo_qlora.orpo.objective import CHOSEN, REJECTED
+from orpo_qlora.orpo.objectives.orpo import CHOSEN, REJECTED
 from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.tokens import TokenizedPair
-from orpo_qlora.runs import forecast, parts, store
-from orpo_qlora.runs.jobs import Job, JobPaths, run_job
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import training_setup
 from orpo_qlora.runs.store import Run
 
 NEEDS = Needs(prompt=False, rejected=True)
@@ -50,8 +53,8 @@ class Evaluation(Job):
 
     def run(self) -> None:
         """Answer the question."""
-        self.give_way_to_runs(asking.given_way)
-        turn = storage.FileLock(forecast.plans_folder() / "turn.lock")
+        self.give_way_to_runs(evaluation_request.given_way)
+        turn = storage.FileLock(estimation.plans_folder() / "turn.lock")
         if storage.is_locked(turn.path):
             self.report("waiting for an estimate or another evaluation")
         with turn:
@@ -72,22 +75,22 @@ class Evaluation(Job):
             ModelError: base or adapter cannot be loaded.
             OutOfMemory: not even single pairs fit.
         """
-        asking.check_evaluable(run)
+        evaluation_request.check_evaluable(run)
         started = time.time()
         hardware.use_all_cores()
         adapter = report_card.adapter_sha256(self.run_paths)
         self.report("loading the base model")
-        base = parts.load_base(run.config)
+        base = training_setup.load_base(run.config)
         self.notes.append(f"Arithmetic: {base.arithmetic.reason}.")
         self.report("loading the adapter")
         policy = _with_adapter(base, run)
         self.report("tokenising the held-out pairs")
         pairs = store.held_out_pairs(self.run_paths)
-        tokenized = parts.tokenize(run.config, base.tokenizer, pairs)
+        tokenized = training_setup.tokenize(run.config, base.tokenizer, pairs)
         left = tokenized.sentence(run.config.max_length)
         self.notes += [left] if left else []
         self.report("checking the layout", total=2 * len(tokenized.pairs))
-        engine = build_engine(policy, NEEDS, tokenized.pairs[: parts.PROBED_PAIRS])
+        engine = build_engine(policy, NEEDS, tokenized.pairs[: training_setup.PROBED_PAIRS])
         self.notes.append(engine.describe)
         budget = Budget(policy, settle_memory(engine, run.config, tokenized.pairs), self._note)
         policy.eval()
@@ -130,9 +133,9 @@ class Evaluation(Job):
         return found
 
 
-def _with_adapter(base: load.Base, run: Run) -> PeftModel:
+def _with_adapter(base: loading.Base, run: Run) -> PeftModel:
     try:
-        return load.attach_saved_adapter(base.model, run.paths.adapter, load.ADAPTER)
+        return loading.attach_saved_adapter(base.model, run.paths.adapter, loading.ADAPTER)
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as exc:
         raise UnsupportedModel(
             f"The adapter of run “{run.title}” does not fit its base model: {exc}",

@@ -12,7 +12,7 @@ import yaml
 
 from orpo_qlora import __version__
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.report import DataReport
+from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.evaluation.report_card import HOW, ReportCard, read_card
 from orpo_qlora.export.markdown import plain, table
 from orpo_qlora.export.origin import Origin, portable_config
@@ -139,7 +139,7 @@ def report_figures(card: ReportCard) -> list[str]:
     return [*table(head, card.figures()), "", *(f"- {plain(how)}" for how in HOW)]
 
 
-def _data(report: DataReport) -> list[str]:
+def _data(report: DataSummary) -> list[str]:
     lines = [f"- {plain(sentence)}" for sentence in report.sentences()]
     if report.findings:
         rows = [

@@ -21,9 +21,10 @@ from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.export.bundle import check_exportable, errors_named
 from orpo_qlora.export.card import merged_card
 from orpo_qlora.export.origin import origin_of
-from orpo_qlora.models import hardware, load
+from orpo_qlora.models import hardware, loading
 from orpo_qlora.orpo.tokens import TokenizedPair
-from orpo_qlora.runs import parts, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import training_setup
 from orpo_qlora.runs.store import Run
 
 COMPARED_PAIRS = 16
@@ -75,7 +76,7 @@ def _write_merged(run: Run, draft: Path, dtype: str) -> float:
     """Load, merge, write and compare; return the difference that `merge_run` returns."""
     hardware.use_all_cores()
     config = run.config
-    base = load.load_base(
+    base = loading.load_base(
         config.model,
         config.revision,
         quantization=config.quantization,
@@ -83,8 +84,8 @@ def _write_merged(run: Run, draft: Path, dtype: str) -> float:
         dequantized=True,
     )
     pairs = store.held_out_pairs(run.paths) or store.training_pairs(run.paths)
-    compared = parts.tokenize(config, base.tokenizer, pairs[:COMPARED_PAIRS]).pairs
-    policy = load.attach_saved_adapter(base.model, run.paths.adapter, load.ADAPTER).eval()
+    compared = training_setup.tokenize(config, base.tokenizer, pairs[:COMPARED_PAIRS]).pairs
+    policy = loading.attach_saved_adapter(base.model, run.paths.adapter, loading.ADAPTER).eval()
     expected = _mean_logps(policy.get_base_model(), compared)
     merged = policy.merge_and_unload().to(hardware.DTYPES[dtype])
     merged.save_pretrained(draft)

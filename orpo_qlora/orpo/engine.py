@@ -13,20 +13,24 @@ from torch import Tensor
 
 from orpo_qlora.errors import UnsupportedModel
 from orpo_qlora.orpo import attention
-from orpo_qlora.orpo.gated_mlp import fuse_gated_mlps, restore_gated_mlps
+from orpo_qlora.orpo.kernels.gated_mlp import fuse_gated_mlps, restore_gated_mlps
+from orpo_qlora.orpo.kernels.lora_linear import (
+    FusedLinears,
+    fuse_lora_linears,
+    restore_lora_linears,
+)
+from orpo_qlora.orpo.kernels.rms_norm import fuse_rms_norms, restore_rms_norms
 from orpo_qlora.orpo.logps import Head, frozen_head, token_logps, token_logps_of_trained_head
-from orpo_qlora.orpo.lora_linear import FusedLinears, fuse_lora_linears, restore_lora_linears
-from orpo_qlora.orpo.objective import PairSums
+from orpo_qlora.orpo.objectives.orpo import PairSums
 from orpo_qlora.orpo.packing import (
     RUNGS,
     Layout,
     Needs,
-    Rung,
+    PackedBatch,
     cost_in_tokens,
     cut_into_micro_steps,
     lay_out,
 )
-from orpo_qlora.orpo.rms_norm import fuse_rms_norms, restore_rms_norms
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 log = logging.getLogger(__name__)
@@ -35,7 +39,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torc
 """Largest difference in mean token log-prob (nats) from the plain forward pass that counts as
 rounding. A wrong mask or position shows as tenths at least on real text."""
 
-NAMES: dict[Rung, str] = {
+NAMES: dict[Layout, str] = {
     "shared": "each prompt is computed once for both answers, nothing is padded",
     "packed": "each answer carries its own prompt, nothing is padded",
     "padded": "each answer carries its own prompt, padded to the longest",
@@ -48,7 +52,7 @@ class Engine:
 
     policy: PeftModel
     needs: Needs
-    rung: Rung
+    layout: Layout
     head: Head | None
     linears: FusedLinears
 
@@ -60,42 +64,42 @@ class Engine:
             longer += "; the output layer is trained, so its logits are kept"
         if self.linears.left_to_peft:
             longer += f"; {self.linears.left_to_peft} adapter layers compute PEFT's way"
-        return f"Layout: {NAMES[self.rung]}{longer}."
+        return f"Layout: {NAMES[self.layout]}{longer}."
 
     def longest_row(self, pairs: Sequence[TokenizedPair]) -> int:
         """Return the most tokens that one pair takes; a forward cannot hold fewer."""
-        return max(cost_in_tokens(pair, self.rung, self.needs) for pair in pairs)
+        return max(cost_in_tokens(pair, self.layout, self.needs) for pair in pairs)
 
     def micro_steps(self, pairs: Sequence[TokenizedPair], budget: int) -> list[list[TokenizedPair]]:
         """Return the pairs of a step in groups of at most `budget` tokens."""
-        return cut_into_micro_steps(pairs, self.rung, self.needs, budget)
+        return cut_into_micro_steps(pairs, self.layout, self.needs, budget)
 
     def measure(self, pairs: Sequence[TokenizedPair]) -> tuple[PairSums, int]:
         """Return summed token log-probs of pairs, differentiable, and the tokens it took."""
         device = self.policy.device
-        layout = lay_out(pairs, self.rung, self.needs, device)
+        batch = lay_out(pairs, self.layout, self.needs, device)
         with _autocast(self.policy):
-            hidden = self._hidden(layout).flatten(0, 1)[layout.sources]
+            hidden = self._hidden(batch).flatten(0, 1)[batch.sources]
             if self.head is not None:
-                logps = token_logps(hidden, layout.targets, self.head)
+                logps = token_logps(hidden, batch.targets, self.head)
             else:
                 output = self.policy.get_base_model().get_output_embeddings()
-                logps = token_logps_of_trained_head(hidden, layout.targets, output)
-        sums = logps.new_zeros(layout.counts.numel()).index_add(0, layout.slots, logps)
-        return PairSums(sums.view_as(layout.counts), layout.counts), layout.tokens
+                logps = token_logps_of_trained_head(hidden, batch.targets, output)
+        sums = logps.new_zeros(batch.counts.numel()).index_add(0, batch.slots, logps)
+        return PairSums(sums.view_as(batch.counts), batch.counts), batch.tokens
 
-    def _hidden(self, layout: Layout) -> Tensor:
+    def _hidden(self, batch: PackedBatch) -> Tensor:
         inputs: dict[str, object] = {
-            "input_ids": layout.input_ids,
-            "position_ids": layout.position_ids,
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids,
         }
-        if layout.segments is None:
-            inputs["attention_mask"] = layout.attention_mask
+        if batch.segments is None:
+            inputs["attention_mask"] = batch.attention_mask
         else:
             inputs["attention_mask"] = torch.zeros(
-                attention.UNUSED_MASK_SHAPE, device=layout.input_ids.device
+                attention.UNUSED_MASK_SHAPE, device=batch.input_ids.device
             )
-            inputs["segments"] = layout.segments
+            inputs["segments"] = batch.segments
         return self.policy.get_base_model().base_model(**inputs, use_cache=False)[0]
 
 
@@ -108,7 +112,7 @@ def _autocast(policy: PeftModel) -> AbstractContextManager[object]:
 
 
 def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]) -> Engine:
-    """Return an engine on the best rung that gives the plain forward pass's numbers.
+    """Return an engine on the best layout that gives the plain forward pass's numbers.
 
     Args:
         policy: base with adapter.
@@ -132,10 +136,10 @@ def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]
             linears = _fuse_modules(policy)
             everything = Needs(prompt=True, rejected=True)
             engine = Engine(policy, everything, "shared", frozen_head(model), linears)
-            for rung in RUNGS:
-                model.set_attn_implementation(original if rung == "padded" else attention.NAME)
-                if _agrees(replace(engine, rung=rung), pair, expected):
-                    return replace(engine, rung=rung, needs=needs)
+            for layout in RUNGS:
+                model.set_attn_implementation(original if layout == "padded" else attention.NAME)
+                if _agrees(replace(engine, layout=layout), pair, expected):
+                    return replace(engine, layout=layout, needs=needs)
     finally:
         policy.train(was_training)
     raise UnsupportedModel(
@@ -164,12 +168,12 @@ def _agrees(engine: Engine, pair: TokenizedPair, expected: Tensor) -> bool:
         # Two copies: a layout that lets one pair see another must not pass.
         measured, _ = engine.measure([pair, pair])
     except (ValueError, TypeError, RuntimeError) as exc:
-        log.info("layout %s does not run on this model: %s", engine.rung, exc)
+        log.info("layout %s does not run on this model: %s", engine.layout, exc)
         return False
     off = (measured.sums - expected).abs() / measured.counts.clamp(min=1)
     worst = float(off.max())
     allowed = TOLERANCE[engine.policy.get_base_model().dtype]
-    log.info("layout %s differs by %.1e nats a token from the plain pass", engine.rung, worst)
+    log.info("layout %s differs by %.1e nats a token from the plain pass", engine.layout, worst)
     return worst <= allowed
 
 

@@ -20,11 +20,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from orpo_qlora.orpo.objective import CHOSEN, PROMPT, REJECTED
+from orpo_qlora.orpo.objectives.orpo import CHOSEN, PROMPT, REJECTED
 from orpo_qlora.orpo.tokens import TokenizedPair
 
-Rung = Literal["shared", "packed", "padded"]
-RUNGS: tuple[Rung, ...] = ("shared", "packed", "padded")
+Layout = Literal["shared", "packed", "padded"]
+RUNGS: tuple[Layout, ...] = ("shared", "packed", "padded")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedBatch:
     """One micro-step, ready for the model. R rows of T tokens, B pairs, N wanted log-probs.
 
     `sources` (N,) index the R·T hidden states, `targets` (N,) are the tokens they predict, and
@@ -67,16 +67,16 @@ class Layout:
     tokens: int
 
 
-def cost_in_tokens(pair: TokenizedPair, rung: Rung, needs: Needs) -> int:
+def cost_in_tokens(pair: TokenizedPair, layout: Layout, needs: Needs) -> int:
     """Return the tokens a pair sends through the model, padding aside."""
     prompt, chosen, rejected = len(pair.prompt), len(pair.chosen) - 1, len(pair.rejected) - 1
     if not needs.rejected:
         return prompt + chosen
-    return prompt + chosen + rejected + (0 if rung == "shared" else prompt)
+    return prompt + chosen + rejected + (0 if layout == "shared" else prompt)
 
 
 def cut_into_micro_steps(
-    pairs: Sequence[TokenizedPair], rung: Rung, needs: Needs, budget: int
+    pairs: Sequence[TokenizedPair], layout: Layout, needs: Needs, budget: int
 ) -> list[list[TokenizedPair]]:
     """Return the pairs in groups of similar length, each at most `budget` tokens with padding.
 
@@ -85,12 +85,12 @@ def cut_into_micro_steps(
     groups: list[list[TokenizedPair]] = []
     filled = 0
     for pair in sorted(pairs, key=lambda pair: (-pair.longest, pair.row)):
-        if rung == "padded":
+        if layout == "padded":
             # Sorted: the first pair of a group is its longest and decides the width.
             width = (groups[-1][0] if groups else pair).longest - 1
             cost = width * (2 if needs.rejected else 1)
         else:
-            cost = cost_in_tokens(pair, rung, needs)
+            cost = cost_in_tokens(pair, layout, needs)
         if not groups or filled + cost > budget:
             groups.append([])
             filled = 0
@@ -142,9 +142,9 @@ class _Writer:
 
 
 def lay_out(
-    pairs: Sequence[TokenizedPair], rung: Rung, needs: Needs, device: torch.device | str = "cpu"
-) -> Layout:
-    """Return one micro-step's tensors in the layout of a rung."""
+    pairs: Sequence[TokenizedPair], layout: Layout, needs: Needs, device: torch.device | str = "cpu"
+) -> PackedBatch:
+    """Return one micro-step's tensors in the layout of a layout."""
     writer = _Writer()
     counts = torch.zeros(len(pairs), 3)
     for index, pair in enumerate(pairs):
@@ -157,18 +157,18 @@ def lay_out(
         if not needs.rejected:
             continue
         counts[index, REJECTED] = len(pair.rejected)
-        if rung == "shared":
+        if layout == "shared":
             branch = writer.add_branch(start, prompt, pair.rejected)
             sources = [start + len(prompt) - 1, *range(branch, branch + len(pair.rejected) - 1)]
             writer.want(sources, pair.rejected, slot + REJECTED)
         else:
             writer.add_sequence(prompt, pair.rejected, slot + REJECTED)
-    layout = _padded(writer, counts) if rung == "padded" else _packed(writer, counts)
-    return _moved(layout, torch.device(device))
+    batch = _padded(writer, counts) if layout == "padded" else _packed(writer, counts)
+    return _moved(batch, torch.device(device))
 
 
-def _packed(writer: _Writer, counts: Tensor) -> Layout:
-    return Layout(
+def _packed(writer: _Writer, counts: Tensor) -> PackedBatch:
+    return PackedBatch(
         input_ids=torch.tensor([writer.ids]),
         position_ids=torch.tensor([writer.positions]),
         attention_mask=None,
@@ -181,7 +181,7 @@ def _packed(writer: _Writer, counts: Tensor) -> Layout:
     )
 
 
-def _padded(writer: _Writer, counts: Tensor) -> Layout:
+def _padded(writer: _Writer, counts: Tensor) -> PackedBatch:
     """Spread the packed sequences over rows of equal width."""
     packed = _packed(writer, counts)
     lengths = torch.tensor([segment.end - segment.start for segment in writer.segments])
@@ -190,7 +190,7 @@ def _padded(writer: _Writer, counts: Tensor) -> Layout:
     input_ids = torch.zeros(mask.shape, dtype=torch.long)
     input_ids[mask] = packed.input_ids[0]
     place = torch.arange(mask.numel()).view(mask.shape)[mask]
-    return Layout(
+    return PackedBatch(
         input_ids=input_ids,
         position_ids=torch.arange(width).expand(mask.shape),
         attention_mask=mask.long(),
@@ -203,12 +203,12 @@ def _padded(writer: _Writer, counts: Tensor) -> Layout:
     )
 
 
-def _moved(layout: Layout, device: torch.device) -> Layout:
+def _moved(batch: PackedBatch, device: torch.device) -> PackedBatch:
     if device.type == "cpu":
-        return layout
+        return batch
     tensors = {
         name: value.to(device, non_blocking=True)
-        for name, value in vars(layout).items()
+        for name, value in vars(batch).items()
         if isinstance(value, Tensor)
     }
-    return replace(layout, **tensors)  # type: ignore[arg-type]  # names of tensor fields only
+    return replace(batch, **tensors)  # type: ignore[arg-type]  # names of tensor fields only

@@ -32,13 +32,8 @@ from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.batches import steps_an_epoch, total_steps, training_batches
 from orpo_qlora.orpo.budget import Budget, settle_memory
 from orpo_qlora.orpo.engine import Engine
-from orpo_qlora.orpo.objective import (
-    OrpoTerms,
-    StepTotals,
-    Weights,
-    orpo_terms,
-)
-from orpo_qlora.orpo.rhythm import evaluation_every
+from orpo_qlora.orpo.objectives.orpo import OrpoTerms, StepTotals, Weights, orpo_terms
+from orpo_qlora.orpo.schedule import evaluation_every
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 OPTIMIZERS = {
@@ -56,7 +51,7 @@ SCHEDULERS = {
 Record = dict[str, float]
 
 
-class Watcher(Protocol):
+class RunCallback(Protocol):
     """Whoever follows a training; all the trainer knows of the world outside."""
 
     def on_step(self, record: Record) -> None:
@@ -150,7 +145,7 @@ class OrpoTrainer(Trainer):
         config: TrainConfig,
         train: Sequence[TokenizedPair],
         held_out: Sequence[TokenizedPair],
-        watcher: Watcher,
+        watcher: RunCallback,
     ) -> None:
         self.engine = engine
         self.settings = config

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.errors import InputError
-from orpo_qlora.runs.file_memory import FileMemory
+from orpo_qlora.runs.file_cache import FileMemory
 
 NAME_CHARACTERS = 80
 TAG_CHARACTERS = 40

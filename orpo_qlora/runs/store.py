@@ -26,10 +26,10 @@ from pydantic import ValidationError
 from orpo_qlora import storage
 from orpo_qlora.config import SCHEMA_VERSION, TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split, read_pairs, write_pairs
-from orpo_qlora.data.report import DataReport
+from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import ConfigError, InputError, UnknownRun
 from orpo_qlora.runs.checkpoints import find_checkpoint
-from orpo_qlora.runs.file_memory import FileMemory
+from orpo_qlora.runs.file_cache import FileMemory
 from orpo_qlora.runs.labels import NO_LABEL, RunLabel, read_label, write_label
 from orpo_qlora.runs.metrics import Metrics, shared_tail
 from orpo_qlora.runs.paths import RunPaths as RunPaths
@@ -46,7 +46,7 @@ class Run:
 
     paths: RunPaths
     config: TrainConfig
-    report: DataReport
+    report: DataSummary
     state: RunState
     label: RunLabel = NO_LABEL
 
@@ -100,7 +100,7 @@ def runs_folder() -> Path:
 def create_run(
     config: TrainConfig,
     split: Split,
-    report: DataReport,
+    report: DataSummary,
     *,
     place: int = 0,
     ticket: str = "",
@@ -175,7 +175,7 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _config_text(config: TrainConfig, report: DataReport) -> str:
+def _config_text(config: TrainConfig, report: DataSummary) -> str:
     about = {
         "schema": SCHEMA_VERSION,
         "dataset_sha256": report.sha256,
@@ -298,8 +298,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _parsed_report(path: Path) -> DataReport:
-    return DataReport.model_validate_json(path.read_bytes())
+def _parsed_report(path: Path) -> DataSummary:
+    return DataSummary.model_validate_json(path.read_bytes())
 
 
 def _parsed_state(path: Path) -> RunState:

@@ -10,13 +10,15 @@ from typing import Any
 import gradio as gr
 
 from orpo_qlora.errors import InputError, UnknownRun
-from orpo_qlora.evaluation import asking
-from orpo_qlora.runs import orders, store
+from orpo_qlora.evaluation import request as evaluation_request
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.store import Run
-from orpo_qlora.ui import datasets, form, plan_panel
-from orpo_qlora.ui.findings_view import CHOOSING, choice_button
-from orpo_qlora.ui.guard import Updates, guarded
-from orpo_qlora.ui.wiring import QUIET
+from orpo_qlora.ui.data import uploads
+from orpo_qlora.ui.data.findings_view import CHOOSING, choice_button
+from orpo_qlora.ui.parts.events import QUIET
+from orpo_qlora.ui.parts.guard import Updates, guarded
+from orpo_qlora.ui.train import estimate_panel, form
 
 TABS = {"data": "Data", "train": "Train", "runs": "Runs", "chat": "Chat"}
 """Where a next step can lead, by the tab's id."""
@@ -46,7 +48,7 @@ def next_step(dataset_id: str, values: Sequence[object], run_id: str) -> Step:
     active = store.active_run()
     if active is not None:
         return Step(f"watch “{active.title}” train; the page may be closed meanwhile.", "runs")
-    if orders.queued_runs():
+    if run_queue.queued_runs():
         return Step("wait a moment: a run in the queue is about to start.", "runs")
     run = _ended(run_id)
     if run is not None and (not dataset_id or run.report.sha256 == dataset_id):
@@ -64,7 +66,10 @@ def _ended(run_id: str) -> Run | None:
 def _after(run: Run) -> Step:
     if run.state.status == "failed":
         return Step(f"see what ended “{run.title}”, and resume it.", "runs")
-    if asking.is_evaluable(run) and asking.read_evaluation(run).card is None:
+    if (
+        evaluation_request.is_evaluable(run)
+        and evaluation_request.read_evaluation(run).card is None
+    ):
         return Step(
             f"press “Evaluate” to see what “{run.title}” has learnt, then talk to it.", "runs"
         )
@@ -77,14 +82,14 @@ def _before(dataset_id: str, values: Sequence[object]) -> Step:
     if not dataset_id:
         return Step("click an example, or bring a file of your own.", "data")
     try:
-        datasets.open_dataset(dataset_id)
+        uploads.open_dataset(dataset_id)
     except InputError:
         return Step("answer the question about your file.", "data")
     try:
         form.config_from(values)
     except InputError:
         return Step("correct the setting that is named beside “Start training”.", "train")
-    if not plan_panel.is_estimated(dataset_id, values):
+    if not estimate_panel.is_estimated(dataset_id, values):
         return Step("press “Estimate” to see what it will take, then “Start training”.", "train")
     return Step("press “Start training”.", "train")
 

@@ -13,39 +13,39 @@ from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.runs import launch, orders, store
-from orpo_qlora.ui import (
-    chart_view,
-    chat_tab,
-    data_tab,
-    live_view,
-    look,
-    next_step,
-    runs_tab,
-    token_panel,
-    train_tab,
-)
-from orpo_qlora.ui.chart_view import Choices
-from orpo_qlora.ui.chat_tab import ChatTab
-from orpo_qlora.ui.chat_wiring import wire_chat_tab, wire_votes_to_data
-from orpo_qlora.ui.data_tab import DataTab
-from orpo_qlora.ui.data_wiring import look_after, wire_data_tab
-from orpo_qlora.ui.guard import Updates, guarded
-from orpo_qlora.ui.history_wiring import (
+from orpo_qlora.charts import view as chart_view
+from orpo_qlora.charts.view import Choices
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
+from orpo_qlora.runs.process import queue as run_queue
+from orpo_qlora.ui import next_step
+from orpo_qlora.ui.chat import tab as chat_tab
+from orpo_qlora.ui.chat.tab import ChatTab
+from orpo_qlora.ui.chat.wiring import wire_chat_tab, wire_votes_to_data
+from orpo_qlora.ui.data import tab as data_tab
+from orpo_qlora.ui.data import token_panel
+from orpo_qlora.ui.data.tab import DataTab
+from orpo_qlora.ui.data.wiring import look_after, wire_data_tab
+from orpo_qlora.ui.history.history_wiring import (
     wire_again,
     wire_history,
     wire_restore,
     wire_run_files,
     wire_sweeps,
 )
-from orpo_qlora.ui.plan_panel import wire_plan_panel
-from orpo_qlora.ui.preset_wiring import wire_preset_panel
-from orpo_qlora.ui.report_card import wire_report_panel
-from orpo_qlora.ui.run_actions import wire_run_actions
-from orpo_qlora.ui.runs_tab import RunsTab
-from orpo_qlora.ui.take_home import wire_take_home
-from orpo_qlora.ui.train_tab import TrainTab
-from orpo_qlora.ui.wiring import QUIET, READING, parameters_of
+from orpo_qlora.ui.parts import theme
+from orpo_qlora.ui.parts.events import QUIET, READING, parameters_of
+from orpo_qlora.ui.parts.guard import Updates, guarded
+from orpo_qlora.ui.runs import live_view
+from orpo_qlora.ui.runs import tab as runs_tab
+from orpo_qlora.ui.runs.actions import wire_run_actions
+from orpo_qlora.ui.runs.export_panel import wire_take_home
+from orpo_qlora.ui.runs.report_card import wire_report_panel
+from orpo_qlora.ui.runs.tab import RunsTab
+from orpo_qlora.ui.train import tab as train_tab
+from orpo_qlora.ui.train.estimate_panel import wire_plan_panel
+from orpo_qlora.ui.train.preset_wiring import wire_preset_panel
+from orpo_qlora.ui.train.tab import TrainTab
 
 POLL_SECONDS = 2.0
 CACHE_SECONDS = (3600, 86_400)
@@ -124,7 +124,7 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gra
         "chat": studio.chat.conversation_id,
     }
     for name, component in remembered.items():
-        component.change(None, component, None, js=look.remember(name))
+        component.change(None, component, None, js=theme.remember(name))
 
     # What the address does not name is left alone: somebody may have chosen it by the time a slow
     # answer comes.
@@ -253,7 +253,7 @@ def _wire_shown_run(studio: Studio) -> None:
     handler = guarded(runs.card, on_pick, keeps_card=True)
     inputs = [runs.picker, studio.address, *choices]
     outputs = list(dict.fromkeys([*shown, *choices]))
-    runs.picker.change(handler, inputs, outputs, js=look.READ_VIEW, **QUIET)
+    runs.picker.change(handler, inputs, outputs, js=theme.READ_VIEW, **QUIET)
     gr.on(
         [component.change for component in choices],
         guarded(runs.card, _on_look(runs)),
@@ -294,7 +294,7 @@ def _wire_watch(studio: Studio) -> Any:  # noqa: ANN401 - gradio's dependency
             studio.timer: gr.Timer(active=False),
         }
 
-    studio.timer.tick(None, chosen, None, js=look.LOOK)
+    studio.timer.tick(None, chosen, None, js=theme.LOOK)
     watched = [*chosen, studio.chat.picker, *studio.train_inputs]
     parts = [*runs.outputs, studio.timer, *studio.chat.selection, *studio.train.outputs]
     handler = guarded(runs.card, on_tick, keeps_card=True)
@@ -305,7 +305,7 @@ def is_busy() -> bool:
     """Tell whether a run is at work or waits; one that waits in vain is started."""
     if store.active_run() is not None:
         return True
-    if not orders.queued_runs():
+    if not run_queue.queued_runs():
         return False
     launch.start_next()  # in case whoever should have done so is gone
     return True

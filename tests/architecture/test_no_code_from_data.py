@@ -74,7 +74,7 @@ def test_the_look_finds_what_it_looks_for(text):
 
 
 def test_base_models_are_loaded_from_safetensors_without_their_code():
-    tree = ast.parse((PACKAGE / "models" / "load.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / "models" / "loading.py").read_text(encoding="utf-8"))
     named = {
         getattr(node.func.value, "id", ""): {keyword.arg for keyword in node.keywords}
         for node in ast.walk(tree)

@@ -10,10 +10,10 @@ from playwright.sync_api import expect
 from orpo_qlora import storage
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
-from orpo_qlora.data.pairs import load_dataset, split_pairs
+from orpo_qlora.data.pairs import load_preferences, split_pairs
 from orpo_qlora.runs import metrics, store
 from orpo_qlora.runs.state import RunState
-from orpo_qlora.ui import datasets
+from orpo_qlora.ui.data import uploads
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -31,7 +31,7 @@ AT_REST = "document.getAnimations().every((one) => !(one instanceof CSSTransitio
 
 
 def make_run():
-    dataset = load_dataset(example_path("hello"))
+    dataset = load_preferences(example_path("hello"))
     config = build_config({"name": "First try", "max_steps": STEPS})
     paths = store.create_run(config, split_pairs(dataset.pairs, 0.2, 1), dataset.report)
     lines, samples = storage.JsonLines(paths.metrics), storage.JsonLines(paths.samples)
@@ -52,7 +52,7 @@ def opened(tmp_path_factory):
     """A browser, and the address of a page with a file and a run that has ended."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(storage.HOME_VARIABLE, str(tmp_path_factory.mktemp("axe") / "home"))
-        kept = datasets.keep_dataset(example_path("hello"), "hello.csv")
+        kept = uploads.keep_dataset(example_path("hello"), "hello.csv")
         run = make_run()
         with served_page() as address, chromium() as browser:
             yield browser, f"{address}/?data={kept}&run={run}"

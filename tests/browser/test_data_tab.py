@@ -10,8 +10,8 @@ from pages import chromium, open_page, served_page, watched_page
 from playwright.sync_api import expect
 
 from orpo_qlora import storage
-from orpo_qlora.data.pairs import load_dataset
-from orpo_qlora.ui import datasets
+from orpo_qlora.data.pairs import load_preferences
+from orpo_qlora.ui.data import uploads
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -250,12 +250,12 @@ def test_broken_rows_and_no_header_and_formulas_to_take_away(page, tmp_path, wor
     # Row 2 is left out, so the second line of the preview is row 3.
     pick(page, 2)
     wait_for_tokens(page, 3)
-    kept = datasets.open_dataset(page.locator("#data-id textarea, #data-id input").input_value())
+    kept = uploads.open_dataset(page.locator("#data-id textarea, #data-id input").input_value())
     texts = [(pair.prompt, pair.chosen, pair.rejected) for pair in kept.pairs]
     for kind in ("csv", "jsonl"):
         taken = saved(page, tmp_path, kind)
         assert taken.name == f"nohead-cleaned.{kind}"
-        again = load_dataset(taken).pairs
+        again = load_preferences(taken).pairs
         assert [(pair.prompt, pair.chosen, pair.rejected) for pair in again] == texts
     assert texts[0] == ("=1+1?", "=2", "=11")
     assert '"=' not in (tmp_path / "nohead-cleaned.csv").read_text(encoding="utf-8-sig")

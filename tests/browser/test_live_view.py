@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from orpo_qlora import storage
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
-from orpo_qlora.data.pairs import load_dataset, split_pairs
+from orpo_qlora.data.pairs import load_preferences, split_pairs
 from orpo_qlora.runs import store
 from orpo_qlora.runs.state import RunState
 from orpo_qlora.ui.studio import POLL_SECONDS
@@ -27,7 +27,7 @@ class GrowingRun:
     """A run whose lock this process holds, as its worker would, and whose files it writes."""
 
     def __init__(self):
-        dataset = load_dataset(example_path("short_answers"))
+        dataset = load_preferences(example_path("short_answers"))
         split = split_pairs(dataset.pairs, 0.2, 1)
         self.paths = store.create_run(build_config({"name": "growing"}), split, dataset.report)
         self.lock = storage.FileLock(self.paths.lock)
@@ -175,7 +175,7 @@ def test_the_pointer_shows_values(watched):
 
 def test_the_referee_speaks_as_soon_as_there_is_a_trend(watched):
     page, _ = watched
-    expect(page.locator("#run-verdict")).to_contain_text("healthy")
+    expect(page.locator("#run-insight")).to_contain_text("healthy")
 
 
 def test_a_hidden_tab_asks_for_nothing_and_catches_up(watched):
@@ -205,7 +205,7 @@ def test_a_step_is_told_without_gradio(watched):
     page.on("request", lambda request: asked.append(request.url))
     refreshed(page, run, 85)
     expect(page.locator("#run-log textarea")).to_have_value("step 85", timeout=MINUTE)
-    expect(page.locator("#run-verdict")).to_contain_text("healthy")
+    expect(page.locator("#run-insight")).to_contain_text("healthy")
     assert page.locator("#plot-loss [data-curves]").get_attribute("data-curves").count("[85,") > 0
     assert [url for url in asked if "/watch?" not in url] == []
 

@@ -54,10 +54,10 @@ def test_answers_are_those_of_plain_peft(run):
     import torch
     from peft import PeftModel
 
-    from orpo_qlora.models import load
+    from orpo_qlora.models import loading
 
     update = ask(run)[-1]
-    base = load.load_base(run.config.model, dequantized=True)
+    base = loading.load_base(run.config.model, dequantized=True)
     policy = PeftModel.from_pretrained(base.model, run.paths.adapter)
     ids = base.tokenizer.apply_chat_template(
         [{"role": "user", "content": ASK[0].content}],

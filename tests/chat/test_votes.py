@@ -7,7 +7,7 @@ from orpo_qlora.chat.client import ChatSettings, Turn
 from orpo_qlora.chat.conversations import Answer, Conversation, Exchange
 from orpo_qlora.chat.votes import CastVote
 from orpo_qlora.data.messages import Message
-from orpo_qlora.data.pairs import load_dataset
+from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs.intervals import Interval, wilson
 
@@ -167,7 +167,7 @@ def test_votes_come_back_as_the_pairs_they_are(tmp_path, talks, suffix):
     assert [pair.prompt for pair in export.pairs] == ["why?", "and then?", "third?"]
     path = tmp_path / f"votes{suffix}"
     votes.write_export(path, export)
-    dataset = load_dataset(path)
+    dataset = load_preferences(path)
     assert tuple(dataset.pairs) == export.pairs
     assert dataset.report.pairs == dataset.report.rows_read == 3
     second = dataset.pairs[1]

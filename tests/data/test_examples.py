@@ -3,7 +3,7 @@
 import pytest
 
 from orpo_qlora.data.examples import EXAMPLES, FOLDER, example_names, example_path
-from orpo_qlora.data.pairs import load_dataset
+from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.errors import InputError
 
 
@@ -13,7 +13,7 @@ def test_catalogue_and_folder_agree():
 
 @pytest.mark.parametrize("name", example_names())
 def test_example_loads_without_a_dropped_row(name):
-    dataset = load_dataset(example_path(name))
+    dataset = load_preferences(example_path(name))
     assert dataset.report.rows_dropped == 0
     assert dataset.report.ignored_columns == ()
     assert dataset.pairs

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from orpo_qlora.data.export import write_clean, write_report
 from orpo_qlora.data.messages import Message
-from orpo_qlora.data.pairs import PreferencePair, load_dataset
+from orpo_qlora.data.pairs import PreferencePair, load_preferences
 from orpo_qlora.errors import InputError
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip)
@@ -63,7 +63,7 @@ def numbered(pairs):
 def test_json_lines_are_exact(folder, pairs):
     path = folder / "clean.jsonl"
     write_clean(path, pairs)
-    assert load_dataset(path).pairs == numbered(pairs)
+    assert load_preferences(path).pairs == numbered(pairs)
 
 
 @given(pairs=pairs_of(st.one_of(TEXTS, FORMULAS).filter(lambda text: "\0" not in text), CHATS))
@@ -74,7 +74,7 @@ def test_csv_is_read_back_and_holds_no_formula(folder, pairs):
         return
     path = folder / "clean.csv"
     write_clean(path, pairs)
-    assert load_dataset(path).pairs == numbered(pairs)
+    assert load_preferences(path).pairs == numbered(pairs)
     with path.open(encoding="utf-8-sig", newline="") as file:
         for row in csv.reader(file):
             assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in row)
@@ -83,7 +83,7 @@ def test_csv_is_read_back_and_holds_no_formula(folder, pairs):
 def test_an_apostrophe_of_a_foreign_file_is_kept(tmp_path):
     path = tmp_path / "foreign.csv"
     path.write_text("prompt,chosen,rejected\n'=1,'+b,c\n")
-    assert load_dataset(path).pairs[0].prompt == "'=1"
+    assert load_preferences(path).pairs[0].prompt == "'=1"
 
 
 def test_excel_is_told_that_it_is_unicode(tmp_path):
@@ -112,7 +112,7 @@ def test_other_endings_are_refused(tmp_path):
 def test_report_is_written_as_data_or_in_words(tmp_path):
     source = tmp_path / "mine.csv"
     source.write_text("prompt,chosen,rejected\na,b,c\na,b,c\n,b,c\n")
-    report = load_dataset(source).report
+    report = load_preferences(source).report
     write_report(tmp_path / "report.json", report)
     assert json.loads((tmp_path / "report.json").read_text())["rows_read"] == 3
     write_report(tmp_path / "report.md", report)

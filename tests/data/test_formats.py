@@ -11,12 +11,12 @@ from files import HEADER, json_array, json_lines, parquet, records, separated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orpo_qlora.data import jsonfile, source
-from orpo_qlora.data import parquet as parquet_module
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
-from orpo_qlora.data.pairs import PreferencePair, check_file, load_dataset, preview
-from orpo_qlora.data.read import open_table
+from orpo_qlora.data.pairs import PreferencePair, check_file, load_preferences, preview
+from orpo_qlora.data.readers import json_records, source
+from orpo_qlora.data.readers import parquet as parquet_module
+from orpo_qlora.data.readers.table import open_table
 from orpo_qlora.errors import BrokenRows, DataError
 
 ROWS = [("why?", "because, “so”", "no;\tidea\nat all"), ("NA", "007", "true"), ("é", "你好", "😀")]
@@ -47,7 +47,7 @@ def write(folder, content, encoding="utf-8", name="data"):
 @pytest.mark.parametrize("name", ["data", "data.csv", "data.jsonl", "data.parquet", "data.zip"])
 @pytest.mark.parametrize("way", WAYS)
 def test_format_is_told_by_content_not_by_name(tmp_path, way, name):
-    dataset = load_dataset(write(tmp_path, WAYS[way](ROWS), name=name))
+    dataset = load_preferences(write(tmp_path, WAYS[way](ROWS), name=name))
     assert dataset.pairs == PAIRS
     assert dataset.report.format == way
 
@@ -58,7 +58,7 @@ def test_unicode_is_read_with_any_mark(tmp_path, way, encoding):
     content = WAYS[way](ROWS)
     if encoding == "utf-16-be-mark":
         content, encoding = b"\xfe\xff" + content.encode("utf-16-be"), "utf-16"
-    dataset = load_dataset(write(tmp_path, content, encoding))
+    dataset = load_preferences(write(tmp_path, content, encoding))
     assert dataset.pairs == PAIRS
     assert dataset.report.encoding == ENCODINGS[encoding]
 
@@ -68,7 +68,7 @@ def test_unicode_is_read_with_any_mark(tmp_path, way, encoding):
 def test_mark_is_no_part_of_the_text_in_a_confirmed_encoding(tmp_path, way, encoding):
     """A chosen codec leaves the mark in the text; the array's first bracket was not found then."""
     path = write(tmp_path, "\ufeff" + WAYS[way](ROWS), encoding)
-    dataset = load_dataset(path, choices=ReadChoices(encoding=encoding))
+    dataset = load_preferences(path, choices=ReadChoices(encoding=encoding))
     assert dataset.pairs == PAIRS
     assert dataset.report.columns == HEADER
 
@@ -76,13 +76,13 @@ def test_mark_is_no_part_of_the_text_in_a_confirmed_encoding(tmp_path, way, enco
 @pytest.mark.parametrize("space", ["\x0b", "\u00a0", "\x1c"])
 def test_what_is_no_white_space_in_json_does_not_begin_an_array(tmp_path, space):
     with pytest.raises(DataError):
-        load_dataset(write(tmp_path, space + json_array(ROWS)))
+        load_preferences(write(tmp_path, space + json_array(ROWS)))
 
 
 def test_confirmed_encoding_is_read_and_recorded(tmp_path):
     rows = [("你好吗", "我很好", "不好")]
     choices = ReadChoices(encoding="gb18030")
-    dataset = load_dataset(write(tmp_path, separated(rows), "gbk"), choices=choices)
+    dataset = load_preferences(write(tmp_path, separated(rows), "gbk"), choices=choices)
     assert dataset.pairs[0].prompt == "你好吗"
     assert (dataset.report.encoding, dataset.report.choices) == ("gb18030", choices)
 
@@ -115,7 +115,7 @@ def test_json_does_not_depend_on_how_much_is_read_at_once(folder, rows, indent, 
     whole = [(row.cells, row.line) for row in open_table(path).rows()]
     assert [cells for cells, _ in whole] == rows
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonfile, "CHUNK_CHARACTERS", size)
+        patch.setattr(json_records, "CHUNK_CHARACTERS", size)
         assert [(row.cells, row.line) for row in open_table(path).rows()] == whole
 
 
@@ -129,7 +129,7 @@ def test_bytes_do_not_depend_on_how_many_are_read_at_once(folder, content, size)
 
     def outcome():
         try:
-            return [pair.chosen for pair in load_dataset(path).pairs]
+            return [pair.chosen for pair in load_preferences(path).pairs]
         except DataError as exc:
             return str(exc)
 
@@ -170,7 +170,7 @@ def test_no_bytes_end_in_anything_but_data_or_a_data_error(folder, start, rest, 
     with contextlib.suppress(DataError):
         preview(path, "x", choices)
     try:
-        dataset = load_dataset(path, "x", choices)
+        dataset = load_preferences(path, "x", choices)
     except DataError as exc:
         error = exc
     else:
@@ -190,7 +190,7 @@ def test_damaged_parquet_ends_in_data_or_a_data_error(folder, seed, cut):
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     path = write(folder, bytes(data[: max(8, len(data) - cut)]))
     with contextlib.suppress(DataError):
-        load_dataset(path)
+        load_preferences(path)
 
 
 @pytest.mark.parametrize(
@@ -214,11 +214,11 @@ def test_json_line_that_is_none_is_named_and_can_be_left_out(tmp_path, line, fau
     content = json_lines(ROWS[:1]) + "\n \n" + line + "\n" + json_lines(ROWS[1:])
     path = write(tmp_path, content)
     with pytest.raises(BrokenRows) as caught:
-        load_dataset(path)
+        load_preferences(path)
     assert "row 2 (line 4)" in caught.value.message
     assert fault in caught.value.message
     assert caught.value.hint
-    dataset = load_dataset(path, choices=ReadChoices(fixes=("broken-rows",)))
+    dataset = load_preferences(path, choices=ReadChoices(fixes=("broken-rows",)))
     assert [pair.row for pair in dataset.pairs] == [1, 3, 4]
     assert [(drop.reason, drop.rows) for drop in dataset.report.drops] == [("broken-rows", (2,))]
 
@@ -241,7 +241,7 @@ GOOD = json_lines([("a", "b", "c")], end="")
 )
 def test_json_that_cannot_be_read_on_is_refused(tmp_path, content, fault):
     with pytest.raises(DataError) as caught:
-        load_dataset(write(tmp_path, content))
+        load_preferences(write(tmp_path, content))
     assert fault in caught.value.message
     assert caught.value.hint
 
@@ -254,7 +254,7 @@ def test_keys_may_come_in_any_order_and_be_missing(tmp_path):
         {"prompt": "h", "chosen": "i", "rejected": 7},
     ]
     path = write(tmp_path, "\n".join(map(json.dumps, lines)))
-    report = load_dataset(path).report
+    report = load_preferences(path).report
     assert report.pairs == 1
     assert [(drop.reason, drop.rows) for drop in report.drops] == [
         ("no-text", (4,)), ("empty-rejected", (2, 3)),
@@ -267,14 +267,14 @@ def test_parquet_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     assert path.stat().st_size < 5000
     monkeypatch.setattr(parquet_module, "TEXT_BYTES", 100_000)
     with pytest.raises(DataError, match=r"data unpacks to at least [\d,]+ bytes"):
-        load_dataset(path)
+        load_preferences(path)
 
 
 def test_parquet_of_several_row_groups_keeps_the_order(tmp_path):
     path = tmp_path / "many.parquet"
     rows = [(f"q{i}", f"good {i}", f"bad {i}") for i in range(1000)]
     pq.write_table(pa.Table.from_pylist(records(rows)), path, row_group_size=300)
-    assert [pair.prompt for pair in load_dataset(path).pairs] == [row[0] for row in rows]
+    assert [pair.prompt for pair in load_preferences(path).pairs] == [row[0] for row in rows]
 
 
 def test_progress_goes_up_to_the_whole(tmp_path):
@@ -299,9 +299,9 @@ def test_without_a_header_columns_are_numbered(tmp_path):
     path = write(tmp_path, "why,because,no\nhow,so,not\n")
     choices = ReadChoices(has_header=False)
     with pytest.raises(DataError) as caught:
-        load_dataset(path, choices=choices)
+        load_preferences(path, choices=choices)
     assert caught.value.columns == ("Column 1", "Column 2", "Column 3")
     mapping = ColumnMapping("Column 1", "Column 2", "Column 3")
-    dataset = load_dataset(path, choices=ReadChoices(has_header=False, mapping=mapping))
+    dataset = load_preferences(path, choices=ReadChoices(has_header=False, mapping=mapping))
     assert [pair.row for pair in dataset.pairs] == [1, 2]
     assert dataset.pairs[0] == PreferencePair("why", "because", "no", 1)

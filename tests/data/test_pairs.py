@@ -10,7 +10,7 @@ from orpo_qlora.data.pairs import (
     PROMPTS_TO_SPLIT,
     Message,
     PreferencePair,
-    load_dataset,
+    load_preferences,
     read_pairs,
     split_pairs,
     write_pairs,
@@ -61,7 +61,7 @@ def test_pairs_keep_their_texts_and_their_row_in_the_file(tmp_path):
         tmp_path,
         f'id,{HEADER}\n1," a ","b\nc",d\n\n2,x,,y\n3,e,f,\u2028g\n',
     )
-    dataset = load_dataset(path, "mine.csv")
+    dataset = load_preferences(path, "mine.csv")
     assert dataset.pairs == (
         PreferencePair(" a ", "b\nc", "d", row=1),
         PreferencePair("e", "f", "\u2028g", row=3),
@@ -75,13 +75,13 @@ def test_pairs_keep_their_texts_and_their_row_in_the_file(tmp_path):
 
 def test_columns_may_stand_in_any_order(tmp_path):
     path = write(tmp_path, "REJECTED;Chosen; prompt\nbad;good;why\n")
-    assert load_dataset(path).pairs == (PreferencePair("why", "good", "bad", 1),)
+    assert load_preferences(path).pairs == (PreferencePair("why", "good", "bad", 1),)
 
 
 def test_file_without_a_usable_pair_is_refused_with_its_counts(tmp_path):
     path = write(tmp_path, f"{HEADER}\na,b,b\na,,c\n,b,c\na,b,b\n")
     with pytest.raises(DataError) as caught:
-        load_dataset(path)
+        load_preferences(path)
     assert caught.value.message == (
         "pairs.csv has 4 rows and no usable pair: the prompt is empty in 1, "
         "the chosen answer is empty in 1, chosen and rejected are the same in 2."
@@ -91,7 +91,7 @@ def test_file_without_a_usable_pair_is_refused_with_its_counts(tmp_path):
 
 def test_missing_column_names_the_file(tmp_path):
     with pytest.raises(DataError, match=r"^mine\.csv has no column “rejected”"):
-        load_dataset(write(tmp_path, "prompt,chosen\na,b\n"), "mine.csv")
+        load_preferences(write(tmp_path, "prompt,chosen\na,b\n"), "mine.csv")
 
 
 @given(pairs=GROUPED, held_out=SHARES, seed=SEEDS)

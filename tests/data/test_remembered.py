@@ -6,7 +6,7 @@ from orpo_qlora import storage
 from orpo_qlora.data import remembered
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
-from orpo_qlora.data.pairs import load_dataset, preview
+from orpo_qlora.data.pairs import load_preferences, preview
 from orpo_qlora.data.remembered import forget_mapping, recall_mapping, remember_mapping
 from orpo_qlora.errors import NeedsColumns
 
@@ -22,10 +22,10 @@ def file(tmp_path):
 
 def test_choice_is_asked_for_once(file):
     with pytest.raises(NeedsColumns) as caught:
-        load_dataset(file)
+        load_preferences(file)
     assert caught.value.columns == ("frage", "gut", "schlecht")
-    assert not load_dataset(file, choices=ReadChoices(mapping=MAPPING)).report.is_remembered
-    report = load_dataset(file).report
+    assert not load_preferences(file, choices=ReadChoices(mapping=MAPPING)).report.is_remembered
+    report = load_preferences(file).report
     assert report.is_remembered
     assert report.mapping == MAPPING
 
@@ -38,11 +38,13 @@ def test_trying_is_not_choosing(file):
 def test_correction_of_a_guess_is_remembered_and_right_names_are_not_overruled(file):
     file.write_text("question,accepted,declined\na,b,c\n")
     swapped = ColumnMapping("question", "declined", "accepted")
-    load_dataset(file, choices=ReadChoices(mapping=swapped))
-    assert load_dataset(file).pairs[0].chosen == "c"
+    load_preferences(file, choices=ReadChoices(mapping=swapped))
+    assert load_preferences(file).pairs[0].chosen == "c"
     file.write_text("prompt,chosen,rejected\na,b,c\n")
-    load_dataset(file, choices=ReadChoices(mapping=ColumnMapping("prompt", "rejected", "chosen")))
-    assert load_dataset(file).pairs[0].chosen == "b"
+    load_preferences(
+        file, choices=ReadChoices(mapping=ColumnMapping("prompt", "rejected", "chosen"))
+    )
+    assert load_preferences(file).pairs[0].chosen == "b"
 
 
 def test_columns_in_another_order_are_the_same_and_others_are_not():

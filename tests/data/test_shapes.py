@@ -7,7 +7,7 @@ import pytest
 from files import HEADER, assistant, json_lines, parquet, separated, system, user
 
 from orpo_qlora.data.messages import Message
-from orpo_qlora.data.pairs import PreferencePair, load_dataset, split_pairs
+from orpo_qlora.data.pairs import PreferencePair, load_preferences, split_pairs
 from orpo_qlora.errors import DataError, NeedsColumns
 
 HARMLESS = Path(__file__).parents[2].parent / "shared/data/hh_rlhf_harmless.jsonl"
@@ -23,7 +23,7 @@ def dataset_of(tmp_path, rows, header=HEADER, write=json_lines):
     path = tmp_path / "data"
     content = write(rows, header)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return load_dataset(path)
+    return load_preferences(path)
 
 
 @pytest.mark.parametrize("write", [json_lines, parquet])
@@ -188,7 +188,7 @@ def test_very_long_python_lists_are_not_evaluated(tmp_path):
 
 @pytest.mark.skipif(not HARMLESS.is_file(), reason=f"HH-RLHF is not at {HARMLESS}")
 def test_real_dialogues_become_chats():
-    dataset = load_dataset(HARMLESS)
+    dataset = load_preferences(HARMLESS)
     report = dataset.report
     assert (report.rows_read, report.shape) == (400, "dialogue")
     assert [(drop.reason, drop.rows) for drop in report.drops] == [("empty-chosen", (87,))]

@@ -14,15 +14,17 @@ from safetensors.numpy import load_file, save_file
 from orpo_qlora import storage
 from orpo_qlora.data.pairs import write_pairs
 from orpo_qlora.errors import Busy, InputError, OrpoQloraError
-from orpo_qlora.evaluation import asking, report_card
-from orpo_qlora.runs import parts, store
+from orpo_qlora.evaluation import report_card
+from orpo_qlora.evaluation import request as evaluation_request
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import training_setup
 
 FAULTS = Path(__file__).parents[1] / "faults" / "shim"
 
 
 def evaluate_cli(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "orpo_qlora.cli", "evaluate", *arguments],
+        [sys.executable, "-m", "orpo_qlora.cli.main", "evaluate", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -52,8 +54,8 @@ def test_the_card_s_numbers_are_those_the_run_logged(copied_run):
 
 def test_base_scores_are_those_of_the_plain_model(copied_run):
     scores = report_card.read_card(copied_run).scores
-    base = parts.load_base(copied_run.config)
-    pairs = parts.tokenize(
+    base = training_setup.load_base(copied_run.config)
+    pairs = training_setup.tokenize(
         copied_run.config, base.tokenizer, store.held_out_pairs(copied_run.paths)
     ).pairs
     assert [pair.row for pair in pairs] == list(scores.rows)
@@ -93,8 +95,8 @@ def test_flipped_pairs_come_with_their_texts(copied_run):
 
 
 def test_a_known_card_is_not_measured_again(copied_run):
-    assert asking.ask(copied_run).card == report_card.read_card(copied_run)
-    assert asking.read_evaluation(copied_run).state.status == "done"
+    assert evaluation_request.ask(copied_run).card == report_card.read_card(copied_run)
+    assert evaluation_request.read_evaluation(copied_run).state.status == "done"
 
 
 def test_a_card_is_void_once_the_run_has_another_adapter(copied_run):
@@ -102,36 +104,43 @@ def test_a_card_is_void_once_the_run_has_another_adapter(copied_run):
     path = copied_run.paths.adapter / "adapter_model.safetensors"
     save_file({name: 2 * values for name, values in load_file(path).items()}, path)
     assert report_card.read_card(copied_run) is None
-    assert asking.read_evaluation(copied_run).card is None
+    assert evaluation_request.read_evaluation(copied_run).card is None
 
 
 def test_an_adapter_that_does_not_fit_is_a_card_with_a_way_out(copied_run):
     path = copied_run.paths.adapter / "adapter_model.safetensors"
     save_file({name: values[:, :-1].copy() for name, values in load_file(path).items()}, path)
     with pytest.raises(OrpoQloraError, match="does not fit its base model") as caught:
-        asking.wait_for(copied_run, lambda _: None)
+        evaluation_request.wait_for(copied_run, lambda _: None)
     assert caught.value.hint
     # It stays said, and only being asked again tries again.
-    assert asking.ask(copied_run).state.error.message == caught.value.message
+    assert evaluation_request.ask(copied_run).state.error.message == caught.value.message
 
 
 def test_memory_that_runs_out_is_named_and_asking_again_measures(copied_run, monkeypatch):
     place = report_card.file_of(copied_run.paths)
     place.unlink(missing_ok=True)
-    fault = {"module": asking.PROGRAM, "act": "memory", "op": "rename", "path": place.name}
+    fault = {
+        "module": evaluation_request.PROGRAM,
+        "act": "memory",
+        "op": "rename",
+        "path": place.name,
+    }
     monkeypatch.setenv("FAULT", json.dumps(fault))
     monkeypatch.setenv("PYTHONPATH", str(FAULTS))
     with pytest.raises(OrpoQloraError, match="Memory ran out while") as caught:
-        asking.wait_for(copied_run, lambda _: None)
+        evaluation_request.wait_for(copied_run, lambda _: None)
     assert "evaluate again" in caught.value.hint
     monkeypatch.delenv("FAULT")
-    assert asking.wait_for(copied_run, lambda _: None) == report_card.read_card(copied_run)
+    assert evaluation_request.wait_for(copied_run, lambda _: None) == report_card.read_card(
+        copied_run
+    )
 
 
 def test_without_held_out_pairs_it_says_what_to_do(copied_run):
     write_pairs(copied_run.paths.held_out, ())
     with pytest.raises(InputError, match="no pairs away from training") as caught:
-        asking.ask(copied_run)
+        evaluation_request.ask(copied_run)
     assert "Held-out share" in caught.value.hint
     assert evaluate_cli(copied_run.id).returncode == 2
 
@@ -140,7 +149,7 @@ def test_without_held_out_pairs_it_says_what_to_do(copied_run):
 def test_only_what_has_ended_well_is_evaluated(copied_run, status):
     store.write_state(copied_run.paths, copied_run.state.model_copy(update={"status": status}))
     with pytest.raises(InputError) as caught:
-        asking.ask(store.read_run(copied_run.paths))
+        evaluation_request.ask(store.read_run(copied_run.paths))
     assert caught.value.hint
 
 
@@ -149,7 +158,7 @@ def test_it_waits_while_another_run_trains(copied_run):
     shutil.copytree(copied_run.paths.folder, other.folder)
     store.write_state(other, copied_run.state.model_copy(update={"status": "running"}))
     with storage.FileLock(other.lock), pytest.raises(Busy, match="needs the machine to itself"):
-        asking.ask(copied_run, again=True)
+        evaluation_request.ask(copied_run, again=True)
 
 
 def test_every_pair_s_margins_are_finite_and_counted(copied_run):

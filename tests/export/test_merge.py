@@ -10,15 +10,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from orpo_qlora.errors import InputError
 from orpo_qlora.export import merge
-from orpo_qlora.models import load
-from orpo_qlora.runs import parts, store
+from orpo_qlora.models import loading
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import training_setup
 
 
 def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_path):
     folder = tmp_path / "merged"
     arguments = [copied_run.id, "--merged", str(folder), "--dtype", "float32"]
     done = subprocess.run(
-        [sys.executable, "-m", "orpo_qlora.cli", "export", *arguments],
+        [sys.executable, "-m", "orpo_qlora.cli.main", "export", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -31,7 +32,9 @@ def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_pa
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert model.dtype == torch.float32
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    pairs = parts.tokenize(copied_run.config, tokenizer, store.held_out_pairs(copied_run.paths))
+    pairs = training_setup.tokenize(
+        copied_run.config, tokenizer, store.held_out_pairs(copied_run.paths)
+    )
     total = []
     for pair in pairs.pairs:
         ids = torch.tensor([pair.prompt + pair.chosen])
@@ -41,7 +44,7 @@ def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_pa
     logged = store.metrics_of(copied_run.paths).series("logps/chosen", held_out=True)
     assert float(torch.stack(total).mean()) == pytest.approx(logged[-1][1], abs=1e-3)
     assert abs(logged[-1][1] - logged[0][1]) > 0.01
-    assert load.find_weights(str(folder)) == folder.resolve()
+    assert loading.find_weights(str(folder)) == folder.resolve()
 
     with pytest.raises(InputError, match="is there already"):
         merge.merge_run(copied_run, folder, "float32")
@@ -53,7 +56,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_loaded(
     def loaded(*_, **__):
         raise AssertionError("minutes are over by now")
 
-    monkeypatch.setattr(load, "load_base", loaded)
+    monkeypatch.setattr(loading, "load_base", loaded)
     (tmp_path / "file").write_text("no folder")
     folder = tmp_path / "file" / "merged"
     assert merge.main([copied_run.id, str(folder), "float32"]) == 2

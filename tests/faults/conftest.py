@@ -9,7 +9,9 @@ import pytest
 from lesson import lesson
 
 from orpo_qlora.config import build_config
-from orpo_qlora.runs import launch, orders, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
+from orpo_qlora.runs.process import queue as run_queue
 
 SHIM = Path(__file__).parent / "shim"
 ROOT = Path(__file__).parents[2]
@@ -51,7 +53,7 @@ def start():
         return launch.start_run(build_config(base | settings), lesson(), ticket)
 
     yield begin
-    for run in [*orders.queued_runs(), store.active_run()]:
+    for run in [*run_queue.queued_runs(), store.active_run()]:
         if run is not None:
             launch.end_run(run.paths, 0.0)
 
@@ -61,7 +63,7 @@ def killed(wait_for):
     """Wait until a run whose worker was killed says by what; return what it says."""
 
     def wait(paths):
-        # In one look: the keeper writes the cause, and then lets go of the run's lock.
+        # In one look: the supervisor writes the cause, and then lets go of the run's lock.
         def says():
             state = store.read_run(paths).state
             return state.status == "interrupted" and state.error is not None

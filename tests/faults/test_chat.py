@@ -19,7 +19,8 @@ from orpo_qlora.chat import client, protocol
 from orpo_qlora.chat.pace import RESTING
 from orpo_qlora.errors import Busy, ModelNotFound
 from orpo_qlora.program import GIVING_WAY
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
 
 GIB = 2**30
 PATIENCE_SECONDS = 120

@@ -7,7 +7,9 @@ from made_runs import leave_adapter, make_run, write_metrics
 from pages import chromium, served_page, watch_errors
 from playwright.sync_api import expect
 
-from orpo_qlora.runs import orders, removal, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import deletion as deletion_of_runs
+from orpo_qlora.runs.process import queue as run_queue
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fake_worker")]
 
@@ -133,7 +135,7 @@ def test_lambda_is_tried_from_a_run_and_its_settings_taken_again(browser, start,
         expect(entries).to_have_count(2, timeout=PATIENCE)
         expect(entries.filter(has_text="λ = 0.5")).to_contain_text("finished", timeout=PATIENCE)
         second = store.find_run("mine λ = 0.5").paths
-        assert orders.queued_runs() == []
+        assert run_queue.queued_runs() == []
         assert len(store.list_runs()) == 2
         write_metrics(second, 0.5, 1.0)
         page.reload()
@@ -150,5 +152,5 @@ def test_lambda_is_tried_from_a_run_and_its_settings_taken_again(browser, start,
         )
         assert re.search(r"data=[0-9a-f]{64}", page.url)
         assert errors == []
-    removal.delete_run(second)
+    deletion_of_runs.delete_run(second)
     assert [run.id for run in store.list_runs()] == [first.id]

@@ -15,10 +15,11 @@ from orpo_qlora import storage
 from orpo_qlora.chat import protocol
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import PreferencePair, Split
-from orpo_qlora.data.report import DataReport
+from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import DiskFull
-from orpo_qlora.runs import checkpoints, metrics, preflight, store
+from orpo_qlora.runs import checkpoints, metrics, store
 from orpo_qlora.runs.identity import Identity
+from orpo_qlora.runs.process import preflight
 from orpo_qlora.runs.state import RunState
 
 # Whoever ran the tests may have threads of its own; a fork here only writes files and leaves.
@@ -176,7 +177,7 @@ def test_metrics_are_rewound_whole(tmp_path, act):
 @pytest.mark.parametrize("act", ["kill", "full"])
 def test_a_run_is_listed_whole_or_not_at_all(own_home, act):
     pairs = tuple(PreferencePair(f"q{i}", f"good {i}", f"bad {i}", i) for i in (1, 2, 3))
-    report = DataReport(source="pairs.csv", sha256="ab" * 32, rows_read=3, pairs=3)
+    report = DataSummary(source="pairs.csv", sha256="ab" * 32, rows_read=3, pairs=3)
     before = []
 
     def prepare():

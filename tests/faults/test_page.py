@@ -9,7 +9,8 @@ from pages import chromium, open_page, served_page, watch_errors
 from playwright.sync_api import expect
 
 from orpo_qlora import storage
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fake_worker")]
 

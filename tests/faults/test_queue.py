@@ -13,7 +13,9 @@ import psutil
 import pytest
 
 from orpo_qlora.errors import CheckpointError, InputError, UnknownRun
-from orpo_qlora.runs import launch, orders, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
+from orpo_qlora.runs.process import queue as run_queue
 
 pytestmark = pytest.mark.usefixtures("fake_worker")
 
@@ -63,8 +65,8 @@ def test_the_queue_goes_on_after_a_failure_and_after_a_crash(start, wait_for):
 def test_the_queue_goes_on_when_the_keeper_is_killed_and_somebody_looks(start, wait_for):
     first, second = start(max_steps=20, name="wait at 2"), start(max_steps=3)
     wait_for(lambda: programs(first, launch.WORKER))
-    (keeper,) = programs(first, launch.KEEPER)
-    keeper.kill()
+    (supervisor,) = programs(first, launch.SUPERVISOR)
+    supervisor.kill()
     go(first)
     wait_for(first, "finished")
     assert status(second) == "queued"
@@ -91,7 +93,7 @@ def test_waiting_runs_change_places_and_leave(start, wait_for):
     a, b, c = (start(max_steps=2, name=name) for name in "abc")
     launch.move_run(c, to=1)
     launch.move_run(a, to=99)
-    assert [run.title for run in orders.queued_runs()] == ["c", "b", "a"]
+    assert [run.title for run in run_queue.queued_runs()] == ["c", "b", "a"]
     launch.stop_run(b)
     assert status(b) == "stopped"
     assert not b.stop.exists()
@@ -178,11 +180,11 @@ def test_with_damaged_checkpoints_only_it_begins_anew_when_told_to(start, wait_f
 def test_sigterm_to_everything_stops_the_run_and_leaves_the_queue_waiting(start, wait_for):
     first, second = start(max_steps=500, name="wait at 2"), start(max_steps=3)
     wait_for(lambda: store.read_run(first).state.step >= 2)
-    for module in (launch.KEEPER, launch.WORKER):
+    for module in (launch.SUPERVISOR, launch.WORKER):
         for process in programs(first, module):
             os.kill(process.pid, signal.SIGTERM)
     wait_for(first, "stopped")
-    wait_for(lambda: not programs(first, launch.KEEPER))
+    wait_for(lambda: not programs(first, launch.SUPERVISOR))
     assert status(second) == "queued"
 
 
@@ -201,20 +203,20 @@ def test_a_frozen_worker_is_ended_by_force_with_what_it_started(start, wait_for)
 
 
 def test_a_run_can_be_ended_before_its_keeper_has_started_the_worker(start, inject, wait_for):
-    """The keeper is frozen as it begins, and let go once the first look found no worker."""
-    inject(module=launch.KEEPER, act="freeze", op="open", path="log.txt")
+    """The supervisor is frozen as it begins, and let go once the first look found no worker."""
+    inject(module=launch.SUPERVISOR, act="freeze", op="open", path="log.txt")
     paths = start(max_steps=100_000, name="deaf")
     inject()
 
     def let_go():
         wait_for(is_frozen)
         time.sleep(1.0)
-        for keeper in programs(paths, launch.KEEPER):
-            os.kill(keeper.pid, signal.SIGCONT)
+        for supervisor in programs(paths, launch.SUPERVISOR):
+            os.kill(supervisor.pid, signal.SIGCONT)
 
     def is_frozen():
         stopped = psutil.STATUS_STOPPED
-        return [one for one in programs(paths, launch.KEEPER) if one.status() == stopped]
+        return [one for one in programs(paths, launch.SUPERVISOR) if one.status() == stopped]
 
     thread = threading.Thread(target=let_go)
     thread.start()
@@ -238,7 +240,7 @@ def test_a_run_does_not_need_the_folder_it_was_started_in(
     (tmp_path / "here").rename(tmp_path / "gone")
     wait_for(lambda: store.read_run(second).state.step >= 1)
     assert status(first) == "finished"
-    for module in (launch.KEEPER, launch.WORKER):
+    for module in (launch.SUPERVISOR, launch.WORKER):
         (process,) = programs(second, module)
         assert process.cwd() == str(own_home)
 
@@ -260,13 +262,13 @@ def test_a_disk_full_at_a_line_of_metrics_ends_the_run_and_resume_goes_on(start,
 def test_a_dead_worker_nobody_has_collected_is_not_at_work(start, wait_for):
     paths = start(max_steps=500)
     wait_for(lambda: store.read_run(paths).state.step >= 2)
-    (worker,), (keeper,) = programs(paths, launch.WORKER), programs(paths, launch.KEEPER)
-    os.kill(keeper.pid, signal.SIGSTOP)
-    wait_for(lambda: keeper.status() == psutil.STATUS_STOPPED)
+    (worker,), (supervisor,) = programs(paths, launch.WORKER), programs(paths, launch.SUPERVISOR)
+    os.kill(supervisor.pid, signal.SIGSTOP)
+    wait_for(lambda: supervisor.status() == psutil.STATUS_STOPPED)
     worker.kill()
     wait_for(lambda: worker.status() == psutil.STATUS_ZOMBIE)
     assert status(paths) == "interrupted"
-    os.kill(keeper.pid, signal.SIGCONT)
+    os.kill(supervisor.pid, signal.SIGCONT)
     wait_for(lambda: store.read_run(paths).state.error is not None)
     wait_for(lambda: not psutil.pid_exists(worker.pid))
 

@@ -8,7 +8,9 @@ import psutil
 import pytest
 
 from orpo_qlora import storage
-from orpo_qlora.runs import launch, orders, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
+from orpo_qlora.runs.process import queue as run_queue
 
 pytestmark = pytest.mark.usefixtures("fake_worker")
 
@@ -16,12 +18,12 @@ RUNS, STEPS, KILLS = 4, 30, 24
 
 
 def programs():
-    """Return every worker and keeper of this home."""
+    """Return every worker and supervisor of this home."""
     home = str(storage.home())
     return [
         process
         for process in psutil.process_iter(["cmdline"])
-        if {launch.WORKER, launch.KEEPER} & set(process.info["cmdline"] or [])
+        if {launch.WORKER, launch.SUPERVISOR} & set(process.info["cmdline"] or [])
         and any(part.startswith(home) for part in process.info["cmdline"])
     ]
 
@@ -66,5 +68,5 @@ def test_random_kills_lose_nothing_and_leave_nothing(start, wait_for):
         assert len(list(paths.checkpoints.iterdir())) == 2
     wait_for(lambda: not programs())  # a worker says “finished” and then ends
     assert not any(storage.is_locked(paths.lock) for paths in runs)
-    assert orders.queued_runs() == []
+    assert run_queue.queued_runs() == []
     assert len(list(store.runs_folder().iterdir())) == RUNS

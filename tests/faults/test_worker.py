@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from orpo_qlora import storage
 from orpo_qlora.errors import CheckpointError
-from orpo_qlora.runs import launch, store
-from orpo_qlora.runs.watch import stalled
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
+from orpo_qlora.runs.process.watch import stalled
 
 UNEQUAL = {"seconds", "eval/seconds", "peak_memory_bytes", "eval/peak_memory_bytes"}
 LEARNING = {"max_steps": 6, "checkpoint_every": 2, "eval_every": 3, "lora_dropout": 0.2}
@@ -135,8 +136,8 @@ def test_a_native_crash_is_named_and_the_next_run_starts_by_itself(
     inject()
     waiting = start(model="/no/such/model", max_steps=3)
     assert store.read_run(waiting).state.status == "queued"
-    # The keeper of the first was started armed, and so is the worker it starts next; that worker
-    # writes no metrics.
+    # The supervisor of the first was started armed, and so is the worker it starts next;
+    # that worker writes no metrics.
     wait_for(waiting, "failed")
     run = store.read_run(crashing)
     assert run.state.status == "interrupted"

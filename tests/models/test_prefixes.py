@@ -11,7 +11,7 @@ from transformers import (
 )
 from tuned import with_two_adapters
 
-from orpo_qlora.models import generate
+from orpo_qlora.models import generation
 from orpo_qlora.models.prefixes import Opening, Prefix, Prefixes, cache_of, can_be_kept
 from orpo_qlora.models.sampling import BASE, Conversation, Sampling, Turn
 
@@ -43,24 +43,24 @@ def turns_after(turns, answer, message):
 def fed(monkeypatch):
     """How many tokens a row each forward was given."""
     counts = []
-    advance = generate._advance
+    advance = generation._advance
 
     def counted(model, batch, should_stop):
         counts.append(batch.ids.shape[1])
         return advance(model, batch, should_stop)
 
-    monkeypatch.setattr(generate, "_advance", counted)
+    monkeypatch.setattr(generation, "_advance", counted)
     return counts
 
 
 def alone(policy, tokenizer, asked):
     """What each conversation is answered when it is read whole, by itself."""
-    return [generate.answer_all(policy, tokenizer, [one], GREEDY)[0] for one in asked]
+    return [generation.answer_all(policy, tokenizer, [one], GREEDY)[0] for one in asked]
 
 
 def answers_of(policy, tokenizer, asked, prefixes):
     said = [""] * len(asked)
-    for deltas in generate.stream(policy, tokenizer, asked, GREEDY, prefixes=prefixes):
+    for deltas in generation.stream(policy, tokenizer, asked, GREEDY, prefixes=prefixes):
         for delta in deltas:
             said[delta.row] += delta.text
     return said
@@ -71,7 +71,7 @@ def test_a_second_message_reads_only_what_is_new(policy, tokenizer, fed):
     names = [BASE, "tuned", "other"]
     first = [Conversation(LONG, name) for name in names]
     said = answers_of(policy, tokenizer, first, prefixes)
-    whole = len(generate.prompt_ids(tokenizer, LONG))
+    whole = len(generation.prompt_ids(tokenizer, LONG))
     assert fed[0] == whole
     fed.clear()
     second = [
@@ -79,7 +79,7 @@ def test_a_second_message_reads_only_what_is_new(policy, tokenizer, fed):
         for answer, name in zip(said, names, strict=True)
     ]
     again = answers_of(policy, tokenizer, second, prefixes)
-    longest = max(len(generate.prompt_ids(tokenizer, one.turns)) for one in second)
+    longest = max(len(generation.prompt_ids(tokenizer, one.turns)) for one in second)
     # A token at the seam may be cut otherwise once words follow it.
     assert fed[0] <= longest - whole + 2
     assert again == alone(policy, tokenizer, second)
@@ -96,7 +96,7 @@ def test_rows_that_know_more_less_and_nothing_share_a_batch(policy, tokenizer):
         Conversation(LONG, "other"),
     ]
     assert [
-        bool(prefixes.find(one.adapter, generate.prompt_ids(tokenizer, one.turns)).length > 3)
+        bool(prefixes.find(one.adapter, generation.prompt_ids(tokenizer, one.turns)).length > 3)
         for one in asked
     ] == [True, True, False]
     assert answers_of(policy, tokenizer, asked, prefixes) == alone(policy, tokenizer, asked)
@@ -120,10 +120,10 @@ def test_an_answer_that_was_stopped_is_known_as_far_as_it_was_read(policy, token
     prefixes = Prefixes()
     asks = iter([False] * 5 + [True])
     asked = [Conversation(LONG, "tuned")]
-    steps = generate.stream(policy, tokenizer, asked, GREEDY, lambda: next(asks), prefixes)
+    steps = generation.stream(policy, tokenizer, asked, GREEDY, lambda: next(asks), prefixes)
     assert len(list(steps)) == 5
     (kept,) = prefixes._kept
-    assert len(kept.ids) == len(generate.prompt_ids(tokenizer, LONG)) + 4
+    assert len(kept.ids) == len(generation.prompt_ids(tokenizer, LONG)) + 4
     assert kept.layers[0][0].shape[1] == len(kept.ids)
     fed.clear()
     known = answers_of(policy, tokenizer, asked, prefixes)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from orpo_qlora.errors import CheckpointError, ModelNotFound, UnsupportedModel
-from orpo_qlora.models import load
+from orpo_qlora.models import loading
 from orpo_qlora.models.trust import refuse_unsafe_adapter, refuse_unsafe_base
 from orpo_qlora.orpo import resume
 
@@ -70,21 +70,21 @@ def test_pickles_in_a_model_folder_are_not_read(base_folder, canary, with_weight
     for name in (*WEIGHT_FILES, "tokenizer.pkl"):
         (base_folder / name).write_bytes(canary)
     if with_weights:
-        load.load_base(str(base_folder), quantization="none")
+        loading.load_base(str(base_folder), quantization="none")
     else:
         (base_folder / "model.safetensors").unlink()
         with pytest.raises(UnsupportedModel, match="pickled weights are never loaded"):
-            load.load_base(str(base_folder))
+            loading.load_base(str(base_folder))
 
 
 def test_a_pickle_that_calls_itself_safetensors_is_not_read(base_folder, adapter, canary):
-    base = load.load_base(str(base_folder), quantization="none")
+    base = loading.load_base(str(base_folder), quantization="none")
     replace(base_folder / "model.safetensors", canary)
     with pytest.raises(Exception, match=r"(?i)safetensors|header"):
-        load.load_base(str(base_folder), quantization="none")
+        loading.load_base(str(base_folder), quantization="none")
     replace(adapter / "adapter_model.safetensors", canary)
     with pytest.raises(Exception, match=r"(?i)safetensors|header"):
-        load.attach_saved_adapter(base.model, adapter, "x")
+        loading.attach_saved_adapter(base.model, adapter, "x")
 
 
 def test_an_index_cannot_lead_to_a_pickle_or_out_of_its_folder(base_folder, canary, tmp_path):
@@ -95,17 +95,17 @@ def test_an_index_cannot_lead_to_a_pickle_or_out_of_its_folder(base_folder, cana
         index = {"metadata": {}, "weight_map": dict.fromkeys(names, file)}
         (base_folder / "model.safetensors.index.json").write_text(json.dumps(index))
         with pytest.raises(UnsupportedModel, match="no safetensors file of its folder"):
-            load.load_base(str(base_folder), quantization="none")
+            loading.load_base(str(base_folder), quantization="none")
 
 
 def test_pickles_beside_an_adapter_are_not_read(tiny_model, adapter, canary):
     for name in WEIGHT_FILES:
         (adapter / name).write_bytes(canary)
-    base = load.load_base(str(tiny_model), quantization="none")
-    load.attach_saved_adapter(base.model, adapter, "x")
+    base = loading.load_base(str(tiny_model), quantization="none")
+    loading.attach_saved_adapter(base.model, adapter, "x")
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelNotFound, match="no adapter"):
-        load.attach_saved_adapter(base.model, adapter, "y")
+        loading.attach_saved_adapter(base.model, adapter, "y")
 
 
 def test_pickles_in_a_checkpoint_are_not_read(tmp_path, canary):
@@ -132,7 +132,7 @@ def test_code_of_a_model_is_not_run(base_folder, name):
     change(base_folder / name, auto_map={"AutoModelForCausalLM": "evil.Model"})
     (base_folder / "evil.py").write_text("raise SystemExit('it ran')")
     with pytest.raises(UnsupportedModel, match="never run"):
-        load.find_tokenizer(str(base_folder))
+        loading.find_tokenizer(str(base_folder))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_code_of_a_model_is_not_run(base_folder, name):
 def test_code_from_elsewhere_is_not_fetched(base_folder, values):
     change(base_folder / "config.json", **values)
     with pytest.raises(UnsupportedModel, match="never fetched"):
-        load.find_weights(str(base_folder))
+        loading.find_weights(str(base_folder))
 
 
 def test_plain_settings_are_fine(base_folder):
@@ -159,14 +159,14 @@ def test_plain_settings_are_fine(base_folder):
 def test_a_base_cannot_lead_to_another_base(base_folder, adapter):
     shutil.copy(adapter / "adapter_config.json", base_folder)
     with pytest.raises(UnsupportedModel, match="holds an adapter"):
-        load.load_base(str(base_folder))
+        loading.load_base(str(base_folder))
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_broken_settings_are_a_clear_error(base_folder, name):
     (base_folder / name).write_text("{")
     with pytest.raises(UnsupportedModel, match="is no JSON"):
-        load.find_tokenizer(str(base_folder))
+        loading.find_tokenizer(str(base_folder))
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_broken_settings_are_a_clear_error(base_folder, name):
 )
 def test_an_adapter_does_not_choose_what_is_imported(tiny_model, adapter, values, words):
     change(adapter / "adapter_config.json", **values)
-    base = load.load_base(str(tiny_model), quantization="none")
+    base = loading.load_base(str(tiny_model), quantization="none")
     with pytest.raises(UnsupportedModel, match=words):
-        load.attach_saved_adapter(base.model, adapter, "x")
+        loading.attach_saved_adapter(base.model, adapter, "x")
 
 
 def test_an_adapter_saved_without_a_task_is_fine(adapter):
@@ -199,4 +199,4 @@ def test_a_safe_index_still_loads(base_folder):
     save_file(weights, base_folder / file, metadata={"format": "pt"})
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(weights, file)}
     (base_folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    load.load_base(str(base_folder), quantization="none")
+    loading.load_base(str(base_folder), quantization="none")

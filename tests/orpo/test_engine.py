@@ -10,7 +10,7 @@ from policies import CONFIGS, gradients, make_policy, random_pairs, relative_dif
 
 from orpo_qlora.orpo import attention, engine
 from orpo_qlora.orpo.engine import build_engine
-from orpo_qlora.orpo.objective import PairSums, Weights, orpo_terms
+from orpo_qlora.orpo.objectives.orpo import PairSums, Weights, orpo_terms
 from orpo_qlora.orpo.packing import Needs, cut_into_micro_steps, lay_out
 from orpo_qlora.orpo.trainer import measure_pairs, step_totals
 
@@ -43,7 +43,7 @@ def test_shared_layout_equals_plain_sequences_on_every_architecture(name, whole_
     policy = make_policy(name)
     pairs = random_pairs(5, seed=3)
     built = build_engine(policy, BOTH, pairs)
-    assert built.rung == "shared"
+    assert built.layout == "shared"
     loss = engine_loss(built, pairs, budget=60)
     measured = gradients(policy)
     twin = make_policy(name)  # through PEFT's own layers
@@ -55,11 +55,11 @@ def test_shared_layout_equals_plain_sequences_on_every_architecture(name, whole_
     assert all(relative_difference(measured[n], wanted[n]) < 1e-9 for n in wanted)
 
 
-@pytest.mark.parametrize("rung", ["shared", "packed", "padded"])
-def test_every_rung_gives_the_same_step(rung):
+@pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
+def test_every_rung_gives_the_same_step(layout):
     policy = make_policy("llama-tied")
     pairs = random_pairs(6, seed=4)
-    built = dataclasses.replace(build_engine(policy, BOTH, pairs), rung=rung)
+    built = dataclasses.replace(build_engine(policy, BOTH, pairs), layout=layout)
     loss = engine_loss(built, pairs, budget=80)
     twin = make_policy("llama-tied")
     assert loss == pytest.approx(plain_loss(twin, pairs).item(), rel=1e-10)
@@ -105,13 +105,13 @@ def test_lambda_zero_sends_no_rejected_token_through_the_model():
     assert engine_loss(built, pairs, 50, weights) == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("rung", ["shared", "packed", "padded"])
-def test_micro_steps_hold_every_pair_once_and_stay_within_the_budget(rung):
+@pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
+def test_micro_steps_hold_every_pair_once_and_stay_within_the_budget(layout):
     pairs = random_pairs(40, seed=5)
-    groups = cut_into_micro_steps(pairs, rung, BOTH, budget=90)
+    groups = cut_into_micro_steps(pairs, layout, BOTH, budget=90)
     assert sorted(p.row for group in groups for p in group) == [p.row for p in pairs]
     for group in groups:
-        tokens = lay_out(group, rung, BOTH).tokens
+        tokens = lay_out(group, layout, BOTH).tokens
         assert tokens <= 90 or len(group) == 1
     assert len(groups) < 40
 
@@ -126,7 +126,7 @@ def test_a_wrong_layout_is_caught_and_the_next_one_taken(monkeypatch):
     policy = make_policy("llama-tied")
     monkeypatch.setattr(attention, "segment_attention", ignores_segments)
     built = build_engine(policy, BOTH, random_pairs(3, seed=6))
-    assert built.rung == "padded"
+    assert built.layout == "padded"
     monkeypatch.undo()
     attention.register()
 
@@ -134,13 +134,13 @@ def test_a_wrong_layout_is_caught_and_the_next_one_taken(monkeypatch):
 def test_a_model_whose_layers_look_across_answers_is_padded(whole_float64):
     policy, pairs = make_policy("lfm2"), random_pairs(5, seed=3)
     built = build_engine(policy, BOTH, pairs)
-    assert built.rung == "padded"
+    assert built.layout == "padded"
     assert "padded" in built.describe
     loss = engine_loss(built, pairs, budget=60)
     expected = plain_loss(make_policy("lfm2"), pairs).item()
     assert loss == pytest.approx(expected, rel=1e-10)
-    for rung in ("shared", "packed"):  # what the check has refused is indeed wrong
-        wrong = engine_loss(dataclasses.replace(built, rung=rung), pairs, budget=60)
+    for layout in ("shared", "packed"):  # what the check has refused is indeed wrong
+        wrong = engine_loss(dataclasses.replace(built, layout=layout), pairs, budget=60)
         assert wrong != pytest.approx(expected, rel=1e-4)
 
 

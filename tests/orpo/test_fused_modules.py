@@ -5,9 +5,9 @@ import torch
 from policies import CONFIGS, gradients, make_policy, relative_difference
 from torch import nn
 
-from orpo_qlora.orpo.gated_mlp import fuse_gated_mlps, restore_gated_mlps
-from orpo_qlora.orpo.lora_linear import fuse_lora_linears
-from orpo_qlora.orpo.rms_norm import fuse_rms_norms, restore_rms_norms
+from orpo_qlora.orpo.kernels.gated_mlp import fuse_gated_mlps, restore_gated_mlps
+from orpo_qlora.orpo.kernels.lora_linear import fuse_lora_linears
+from orpo_qlora.orpo.kernels.rms_norm import fuse_rms_norms, restore_rms_norms
 
 IDS = torch.tensor([[5, 9, 31, 7, 12], [8, 8, 40, 3, 90]])
 LAYERS = 2

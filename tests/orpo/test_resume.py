@@ -32,7 +32,7 @@ def make_policy(rank=3):
     return policy
 
 
-class Keeper:
+class Supervisor:
     """Keeps records and every checkpoint; stops after a step if asked to."""
 
     def __init__(self, folder, stop_at=None):
@@ -62,11 +62,11 @@ def train(folder, *, resume_from=None, stop_at=None, **settings):
     base = {"pairs_per_step": 4, "learning_rate": 1e-2, "max_steps": STEPS, "checkpoint_every": 1}
     config = TrainConfig(**(base | settings))
     engine = build_engine(policy, Needs(prompt=True, rejected=True), pairs)
-    keeper = Keeper(folder, stop_at)
-    trainer = OrpoTrainer(engine, config, pairs, random_pairs(3, seed=8), keeper)
+    supervisor = Supervisor(folder, stop_at)
+    trainer = OrpoTrainer(engine, config, pairs, random_pairs(3, seed=8), supervisor)
     trainer.resume_from = resume_from
     trainer.train()
-    return comparable(keeper.records), weights(policy), trainer
+    return comparable(supervisor.records), weights(policy), trainer
 
 
 def comparable(records):

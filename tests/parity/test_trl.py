@@ -8,8 +8,8 @@ from trl_step import assert_step_equals_trl
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.examples import example_path
-from orpo_qlora.data.pairs import load_dataset
-from orpo_qlora.models.load import attach_new_adapter, load_base
+from orpo_qlora.data.pairs import load_preferences
+from orpo_qlora.models.loading import attach_new_adapter, load_base
 from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
 
 
@@ -66,7 +66,7 @@ def test_nf4_step_equals_trl(demo_home, tmp_path):
     base = load_base(config.model)
     policy = attach_new_adapter(base, config)
     randomize_adapter(policy, size=0.01)
-    pairs = load_dataset(example_path("short_answers")).pairs[:3]
+    pairs = load_preferences(example_path("short_answers")).pairs[:3]
     tokenized = tokenize_pairs(base.tokenizer, pairs, 512, "drop").pairs
     torch.set_num_threads(2)
     assert_step_equals_trl(

@@ -9,7 +9,7 @@ from made_runs import let_settle, make_run, rename
 
 from orpo_qlora import storage
 from orpo_qlora.runs import history, labels, store
-from orpo_qlora.runs.file_memory import FileMemory
+from orpo_qlora.runs.file_cache import FileMemory
 from orpo_qlora.runs.history import Filters, matching, read_history
 from orpo_qlora.runs.labels import label_of
 

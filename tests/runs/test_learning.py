@@ -7,11 +7,12 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
-from orpo_qlora.data.pairs import load_dataset
-from orpo_qlora.models.load import load_tokenizer
+from orpo_qlora.data.pairs import load_preferences
+from orpo_qlora.models.loading import load_tokenizer
 from orpo_qlora.orpo.engine import _plain_sums
 from orpo_qlora.orpo.tokens import tokenize_pairs
-from orpo_qlora.runs import launch, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
 
 WAIT_SECONDS = 240.0
 
@@ -36,7 +37,7 @@ def test_held_out_accuracy_rises_and_the_reloaded_adapter_gives_the_same_numbers
     """A random model prefers no side (measured: 0.38); 40 steps teach it (measured: 1.00)."""
     settings = {"lambda": 1.0, "learning_rate": 1e-2, "max_steps": 40, "held_out": 0.15}
     config = build_config({"model": str(tiny_model), "lora_r": 32, "lora_alpha": 64} | settings)
-    paths = launch.start_run(config, load_dataset(example_path("short_answers")))
+    paths = launch.start_run(config, load_preferences(example_path("short_answers")))
     run = launch.wait_for(paths, WAIT_SECONDS)
     assert run.state.status == "finished", store.log_tail(paths)
     tail = store.metrics_of(paths)

@@ -8,14 +8,15 @@ from holder import held
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split
-from orpo_qlora.data.report import DataReport
+from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import ConfigError, UnknownRun
-from orpo_qlora.runs import metrics, orders, store
+from orpo_qlora.runs import metrics, store
 from orpo_qlora.runs.labels import RunLabel, write_label
 from orpo_qlora.runs.metrics import MetricsTail
+from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.state import RunState
 
-REPORT = DataReport(source="pairs.csv", sha256="ab" * 32, rows_read=3, pairs=3)
+REPORT = DataSummary(source="pairs.csv", sha256="ab" * 32, rows_read=3, pairs=3)
 PAIRS = tuple(PreferencePair(f"q{i}", f"good {i}", f"bad {i}", i) for i in (1, 2, 3))
 
 
@@ -153,15 +154,15 @@ def test_the_queue_is_in_order_of_place_and_holds_only_who_waits(hold_lock):
         for name, place in (("late", 9), ("first", 1), ("second", 2), ("at work", 0))
     ]
     hold_lock(made[3].lock)
-    assert [run.title for run in orders.queued_runs()] == ["first", "second", "late"]
+    assert [run.title for run in run_queue.queued_runs()] == ["first", "second", "late"]
     assert store.active_run().title == "at work"
 
 
 def test_an_order_is_known_by_its_ticket(paths):
     ordered = store.create_run(TrainConfig(), Split(PAIRS, ()), REPORT, ticket="t1")
-    assert orders.run_of_ticket("t1") == ordered
-    assert orders.run_of_ticket("t2") is None
-    assert orders.run_of_ticket("") is None
+    assert run_queue.run_of_ticket("t1") == ordered
+    assert run_queue.run_of_ticket("t2") is None
+    assert run_queue.run_of_ticket("") is None
 
 
 def test_metrics_of_a_resumed_run_are_read_from_the_beginning(paths):

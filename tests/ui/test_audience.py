@@ -3,7 +3,7 @@
 import pytest
 
 from orpo_qlora.errors import InputError
-from orpo_qlora.ui.security import Audience
+from orpo_qlora.ui.web.security import Audience
 
 
 @pytest.mark.parametrize("host", ["::", "::1", ""])

@@ -2,22 +2,26 @@ import pytest
 
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
-from orpo_qlora.data.pairs import Split, load_dataset
-from orpo_qlora.evaluation import asking
-from orpo_qlora.runs import forecast, jobs, store
+from orpo_qlora.data.pairs import Split, load_preferences
+from orpo_qlora.evaluation import request as evaluation_request
+from orpo_qlora.jobs import estimation
+from orpo_qlora.jobs import job as jobs
+from orpo_qlora.runs import store
 from orpo_qlora.runs.state import RunState
-from orpo_qlora.ui import datasets, form, next_step, plan_panel
+from orpo_qlora.ui import next_step
+from orpo_qlora.ui.data import uploads
+from orpo_qlora.ui.train import estimate_panel, form
 
 VALUES = form.values_of(build_config({}))
 
 
 @pytest.fixture
 def dataset_id():
-    return datasets.keep_dataset(example_path("hello"), "hello.csv")
+    return uploads.keep_dataset(example_path("hello"), "hello.csv")
 
 
 def made_run(status, *, adapter=False, name="mine", held_out=()):
-    dataset = load_dataset(example_path("hello"))
+    dataset = load_preferences(example_path("hello"))
     split = Split(tuple(dataset.pairs), tuple(held_out))
     paths = store.create_run(build_config({"name": name}), split, dataset.report)
     store.write_state(paths, RunState(status=status, created_at=1.0))
@@ -37,8 +41,8 @@ def test_pairs_lead_to_training(dataset_id):
     step = next_step.next_step(dataset_id, VALUES, "")
     assert step.tab == "train"
     assert "press “Estimate”" in step.text
-    request = plan_panel.request_of(dataset_id, VALUES)
-    state = forecast.paths_of(request).state
+    request = estimate_panel.request_of(dataset_id, VALUES)
+    state = estimation.paths_of(request).state
     state.parent.mkdir(parents=True)
     state.touch()
     assert next_step.next_step(dataset_id, VALUES, "").text == "press “Start training”."
@@ -52,7 +56,7 @@ def test_a_wrong_setting_comes_first(dataset_id):
 def test_a_file_that_asks_leads_back_to_the_data(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("frage,gut,schlecht\na,b,c\n")
-    asked = next_step.next_step(datasets.keep_dataset(path, "x.csv"), VALUES, "")
+    asked = next_step.next_step(uploads.keep_dataset(path, "x.csv"), VALUES, "")
     assert asked == next_step.Step("answer the question about your file.", "data")
 
 
@@ -75,13 +79,13 @@ def test_a_run_that_is_over_leads_on(dataset_id, status, adapter, tab, words):
 
 
 def test_a_run_that_kept_pairs_away_leads_to_what_it_has_learnt(dataset_id, monkeypatch):
-    pairs = load_dataset(example_path("hello")).pairs
+    pairs = load_preferences(example_path("hello")).pairs
     run_id = made_run("finished", adapter=True, held_out=pairs[:2])
     step = next_step.next_step(dataset_id, VALUES, run_id)
     assert step.tab == "runs"
     assert "press “Evaluate”" in step.text
-    known = asking.Evaluation(jobs.JobState(status="done"), card="measured")
-    monkeypatch.setattr(asking, "read_evaluation", lambda _: known)
+    known = evaluation_request.Evaluation(jobs.JobState(status="done"), card="measured")
+    monkeypatch.setattr(evaluation_request, "read_evaluation", lambda _: known)
     assert next_step.next_step(dataset_id, VALUES, run_id).tab == "chat"
 
 
@@ -89,7 +93,7 @@ def test_other_pairs_than_the_run_s_are_there_to_train_on(tmp_path):
     run_id = made_run("finished", adapter=True)
     path = tmp_path / "x.csv"
     path.write_text("prompt,chosen,rejected\na,b,c\n")
-    other = datasets.keep_dataset(path, "x.csv")
+    other = uploads.keep_dataset(path, "x.csv")
     assert next_step.next_step(other, VALUES, run_id).tab == "train"
 
 

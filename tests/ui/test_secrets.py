@@ -15,8 +15,9 @@ from orpo_qlora.chat import client
 from orpo_qlora.chat.client import ChatSettings, Turn
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_names, example_path
-from orpo_qlora.data.pairs import load_dataset
-from orpo_qlora.runs import launch, store
+from orpo_qlora.data.pairs import load_preferences
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import launch
 
 TOKEN = "hf_" + "Zq7" * 12
 WAIT_SECONDS = 240.0
@@ -62,7 +63,7 @@ def whole_job(tiny_model, served):
         files = {"files": (source.name, source.read_bytes())}
         pages.append(page.post("/gradio_api/upload", files=files).text)
     settings = {"model": str(tiny_model), "max_steps": 4, "checkpoint_every": 2, "held_out": 0}
-    paths = launch.start_run(build_config(settings), load_dataset(source))
+    paths = launch.start_run(build_config(settings), load_preferences(source))
     run = launch.wait_for(paths, WAIT_SECONDS)
     assert run.state.status == "finished", store.log_tail(paths)
     turns = [Turn("user", "hello")]

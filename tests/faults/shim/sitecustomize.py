@@ -91,7 +91,7 @@ if free_bytes and "orpo_qlora.chat.server" in sys.orig_argv:
 
     memory = psutil.virtual_memory
     psutil.virtual_memory = lambda: memory()._replace(available=int(Path(free_bytes).read_text()))
-if "orpo_qlora.runs.worker" in sys.orig_argv:
+if "orpo_qlora.runs.process.worker" in sys.orig_argv:
     arguments = sys.orig_argv[sys.orig_argv.index("-m") + 2 :]
 else:
     arguments = []

@@ -1,0 +1,6 @@
+"""Style sheets of charts, shared by the page and reports. Floor 4; no torch."""
+
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent
+STYLES = [_FOLDER / "theme.css", _FOLDER / "charts.css"]

@@ -1,0 +1,267 @@
+"""What the chat process holds in memory: one base and the adapters of some runs. Floor 4.
+
+Knows memory and models; knows nothing of sockets.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from orpo_qlora import storage
+from orpo_qlora.chat.bases import ADAPTERS_HELD, BaseKey, common_base
+from orpo_qlora.errors import Busy, ModelNotFound, OutOfMemory, UnsupportedModel
+from orpo_qlora.models import hardware, loading
+from orpo_qlora.models.prefixes import Prefixes
+from orpo_qlora.runs.store import Run
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+WEIGHTS = "adapter_model.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+NF4_BYTES = 0.53
+"""Bytes of one NF4 weight with its doubly quantised scales (4.127 bits)."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Which writing of an adapter is in memory: a run that goes on replaces its adapter."""
+
+    changed_ns: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter in memory under a name of PEFT."""
+
+    name: str
+    stamp: Stamp
+    sha256: str
+    """Of the file its weights came from."""
+
+
+class LoadedPolicies:
+    """At most one base, with up to `ADAPTERS_HELD` adapters that share it."""
+
+    def __init__(self) -> None:
+        self.key: BaseKey | None = None
+        self.prefixes = Prefixes()
+        """What these policies have read, so that a next message reads only what is new."""
+        self._base: loading.Base | None = None
+        self._policy: PeftModel | None = None
+        self._adapters: dict[str, LoadedAdapter] = {}
+        self._loads = 0
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Ids of the runs whose adapters are in memory, least recently used first."""
+        return tuple(self._adapters)
+
+    @property
+    def device(self) -> str:
+        """Where the base is, empty without one."""
+        return self._base.arithmetic.device if self._base else ""
+
+    @property
+    def policy(self) -> PeftModel:
+        """The base with its adapters, once `prepare` has returned."""
+        if self._policy is None:
+            raise RuntimeError("no policy is loaded")
+        return self._policy
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, once `prepare` has returned."""
+        if self._base is None:
+            raise RuntimeError("no base is loaded")
+        return self._base.tokenizer
+
+    def prepare(
+        self, runs: Sequence[Run], active: Run | None, say: Say
+    ) -> dict[str, LoadedAdapter]:
+        """Have the runs' common base and their adapters in memory; return the adapters by run.
+
+        Args:
+            runs: the runs to chat with, `ADAPTERS_HELD` at most.
+            active: the run that is at work on this machine, if one is.
+            say: told what takes time.
+
+        Raises:
+            InputError: the runs have no base in common.
+            ModelError: the base or an adapter cannot be used.
+            ResourceError: the memory does not allow it; what is loaded stays.
+        """
+        key = common_base(runs)
+        stamps = {run.id: _examine_adapter(run) for run in runs}
+        if self.key != key:
+            self._load_base(key, active, say)
+        return {run.id: self._hold(run, stamps[run.id], say) for run in runs}
+
+    def _hold(self, run: Run, stamp: Stamp, say: Say) -> LoadedAdapter:
+        held = self._adapters.pop(run.id, None)
+        if held is None or held.stamp != stamp:
+            say("loading the adapter…")
+            fresh = self._attach(run, stamp)
+            if held is not None:
+                self.policy.delete_adapter(held.name)
+            held = fresh
+        self._adapters[run.id] = held
+        if len(self._adapters) > ADAPTERS_HELD:
+            oldest = next(iter(self._adapters))
+            self.policy.delete_adapter(self._adapters.pop(oldest).name)
+        return held
+
+    def _load_base(self, key: BaseKey, active: Run | None, say: Say) -> None:
+        self.unload()
+        say("looking for the base model…")
+        folder = loading.find_weights(key.model, key.revision)
+        arithmetic = hardware.choose_arithmetic(key.compute_dtype)
+        _refuse_when_short(_weight_bytes(folder, key, arithmetic), arithmetic.device, active)
+        say("loading the base model…")
+        self._base = loading.load_base(
+            key.model,
+            key.revision,
+            quantization="nf4" if key.quantization == "nf4" else "none",
+            compute_dtype=key.compute_dtype,
+            dequantized=arithmetic.device == "cpu",
+        )
+        self.key = key
+
+    def _attach(self, run: Run, stamp: Stamp) -> LoadedAdapter:
+        """Add the run's adapter under a new name; an old one of the run stays usable meanwhile."""
+        if self._base is None:
+            raise RuntimeError("an adapter needs its base first")
+        self._loads += 1
+        name = f"{run.id}-{self._loads}"
+        weights = run.paths.adapter / WEIGHTS
+        sha256 = storage.sha256_of(weights)
+        model = self._policy or self._base.model
+        try:
+            self._policy = loading.attach_saved_adapter(model, run.paths.adapter, name)
+        except (RuntimeError, ValueError, TypeError, KeyError) as exc:
+            # Half of it may be in place; the next message starts from the disk again.
+            self.unload()
+            raise UnsupportedModel(
+                f"The adapter of run “{run.title}” does not fit its base model: {exc}",
+                hint="The adapter or the base was changed after the run; train it again.",
+            ) from exc
+        if _stamp_of(weights) != stamp:
+            raise Busy(
+                f"The adapter of run “{run.title}” was replaced while it was read.",
+                hint="Send the message again.",
+            )
+        return LoadedAdapter(name, stamp, sha256)
+
+    def unload(self) -> None:
+        """Give all memory back."""
+        self.key = self._base = self._policy = None
+        self._adapters.clear()
+        self.prefixes.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _examine_adapter(run: Run) -> Stamp:
+    """Return the stamp of a run's adapter after a look at the folder; nothing is loaded.
+
+    Raises:
+        ModelNotFound: the run has no adapter, or none yet.
+        UnsupportedModel: there is something else than a safetensors LoRA adapter.
+    """
+    folder = run.paths.adapter
+    try:
+        stamp = _stamp_of(folder / WEIGHTS)
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        if run.is_active:
+            raise ModelNotFound(
+                f"Run “{run.title}” is {run.state.status} and has no adapter yet.",
+                hint="Wait until it ends, or stop it: a stopped run keeps what it learnt.",
+            ) from exc
+        raise ModelNotFound(
+            f"Run “{run.title}” has no adapter in {folder}.",
+            hint="Choose a run that finished, or was stopped after its first steps.",
+        ) from exc
+    pickles = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
+    if pickles:
+        raise UnsupportedModel(
+            f"{folder} holds {', '.join(pickles)}, a kind of file that can run code.",
+            hint="Only adapter_model.safetensors is ever loaded: move the other files away.",
+        )
+    if settings.get("peft_type") != "LORA":
+        raise UnsupportedModel(
+            f"{folder} holds no LoRA adapter but {settings.get('peft_type')!r}.",
+            hint="Choose another run.",
+        )
+    return stamp
+
+
+def _stamp_of(weights: Path) -> Stamp:
+    found = weights.stat()
+    return Stamp(found.st_mtime_ns, found.st_size)
+
+
+def _weight_bytes(folder: Path, key: BaseKey, arithmetic: hardware.Arithmetic) -> int:
+    """Return the memory the base will take, from the headers of its files."""
+    is_packed = key.quantization == "nf4" and arithmetic.device != "cpu"
+    total = 0.0
+    for path in _weight_files(folder):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, about in header.items():
+            if name == "__metadata__":
+                continue
+            is_linear = len(about["shape"]) == 2 and "embed" not in name and "head" not in name
+            each = NF4_BYTES if is_packed and is_linear else arithmetic.dtype.itemsize
+            total += math.prod(about["shape"]) * each
+    return int(total)
+
+
+def _weight_files(folder: Path) -> Iterable[Path]:
+    """Return the files that are loaded: a folder may hold the same weights in another cut too."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return folder.glob("*.safetensors")
+    named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    return [folder / name for name in sorted(set(named))]
+
+
+def _refuse_when_short(weight_bytes: int, device: str, active: Run | None) -> None:
+    """Refuse a base that would take memory from a run, or that cannot fit at all.
+
+    Raises:
+        Busy: a run is at work and the rest of the memory is too small.
+        OutOfMemory: no run is at work, and it is too small all the same.
+    """
+    if device == "cpu":
+        free, place = hardware.free_host_bytes(), "memory"
+    else:
+        free, place = torch.cuda.mem_get_info()[0], "GPU memory"
+    # Beside a run there must be room for what it still takes: its longest step may be to come.
+    needed = weight_bytes * 1.5 + GIB if active else weight_bytes
+    if free >= needed:
+        return
+    figures = f"the chat needs {needed / GIB:.1f} GiB of {place}, {free / GIB:.1f} GiB are free"
+    if active is not None:
+        raise Busy(
+            f"Run “{active.title}” is {active.state.status}, and {figures}.",
+            hint="Chat when the run has ended, or stop it; a run never loses memory to the chat.",
+            where=active.id,
+        )
+    raise OutOfMemory(
+        f"The base model does not fit: {figures}.", hint="Close other programs and try again."
+    )

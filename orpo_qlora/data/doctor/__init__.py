@@ -1,0 +1,1 @@
+"""What is wrong with pairs, and what fixes it. Floor 1; no torch."""

@@ -1,0 +1,373 @@
+"""The pair doctor: each row is used or left out for one reason, and what it teaches is told.
+
+Floor 1; no torch. One pass over the rows; of the texts only 64-bit digests are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.doctor import checks
+from orpo_qlora.data.doctor.findings import BY_ID, DROPS, EDITS, FIXES, KINDS, Kind
+from orpo_qlora.data.messages import Message
+from orpo_qlora.data.readers.rows import Row
+from orpo_qlora.data.shapes import Preference
+from orpo_qlora.data.summary import ROWS_KEPT, Drop, Example, Finding
+from orpo_qlora.errors import BrokenRows, InputError
+
+EXAMPLES_KEPT = 3
+EXAMPLE_CHARACTERS = 120
+PROMPT_PAIRS = 10
+"""Pairs of one prompt that need no remark."""
+BIASED_SHARE = 0.65
+"""From this share of pairs whose chosen answer is the longer, or the shorter, one, length is a
+lesson."""
+PAIRS_TO_JUDGE_LENGTH = 20
+FEW_PAIRS = 50
+PASSES = 10
+"""More passes over the pairs than this learn them by heart."""
+
+
+_Keys = tuple[int, int, int]
+"""Digests of everything before the answers, of the chosen and of the rejected one."""
+
+
+@dataclass
+class _Tally:
+    """The rows of one finding."""
+
+    count: int = 0
+    rows: list[int] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+
+    def add(self, row: int, text: str = "") -> None:
+        self.count += 1
+        if len(self.rows) < ROWS_KEPT:
+            self.rows.append(row)
+        if text and len(self.examples) < EXAMPLES_KEPT:
+            self.examples.append(Example(row=row, text=excerpt(text)))
+
+
+class Doctor:
+    """Looks at one preference after the other and remembers what it saw."""
+
+    def __init__(self, fixes: Iterable[str] = ()) -> None:
+        self._fixes = frozenset(fixes)
+        unknown = sorted(self._fixes - set(FIXES))
+        if unknown:
+            raise InputError(f"There is no fix “{unknown[0]}”.", hint=f"Fixes: {', '.join(FIXES)}.")
+        self._edits = [name for name in EDITS if name in self._fixes]
+        self._found: dict[str, _Tally] = {}
+        self._dropped: dict[str, _Tally] = {}
+        self._pairs: dict[int, int] = {}
+        """Digest of each pair kept to its row."""
+        self._prompts: dict[int, int] = {}
+        self.rows_read = 0
+        self.kept = 0
+        self.has_python_lists = False
+        self._chosen_longer = 0
+        self._chosen_shorter = 0
+
+    def look(self, row: Row, taken: Preference | str) -> Preference | None:
+        """Return the preference to keep, mended where a fix says so, or None for a row left out."""
+        self.rows_read += 1
+        if isinstance(taken, str):
+            self._drop(taken, row.number, row.fault)
+            return None
+        joined = _joined(taken)
+        if not _is_text(joined):
+            # Bytes that were let through to be left out look the same as half a character.
+            reason = BrokenRows.fix if BrokenRows.fix in self._fixes else "no-text"
+            self._drop(reason, row.number, taken.prompt)
+            return None
+        whole = self._mended(row.number, taken, joined)
+        fault = fault_of(*whole[1:])
+        if fault:
+            self._drop(fault, row.number, whole.prompt)
+            return None
+        keys = _digests(whole)
+        joined = joined if whole is taken else _joined(whole)
+        for kind, sign in self._signs(whole, keys, joined):
+            self._note(kind, row.number, sign)
+            if kind in self._fixes and BY_ID[kind].drops:
+                self._drop(kind, row.number, sign)
+                return None
+        self._remember(row.number, whole, keys)
+        return whole
+
+    def _note(self, kind: str, row: int, sign: str) -> None:
+        self._found.setdefault(kind, _Tally()).add(row, sign)
+
+    def _drop(self, reason: str, row: int, sign: str) -> None:
+        self._dropped.setdefault(reason, _Tally()).add(row, sign)
+
+    def _mended(self, row: int, taken: Preference, joined: str) -> Preference:
+        """Note what can be mended in the texts, and mend what was chosen."""
+        for kind in EDITS:
+            suspect, signs, mend = _CURES[kind]
+            sign = signs(taken) if suspect(joined) else ""
+            if sign:
+                self._note(kind, row, sign)
+                if kind in self._fixes:
+                    taken = mend(taken)
+        return taken
+
+    def _signs(self, pair: Preference, keys: _Keys, joined: str) -> Iterable[tuple[str, str]]:
+        """Yield the findings of a pair that leaving it out would cure, each with an example.
+
+        Lazily: a pair that was left out for one is not asked about the next.
+        """
+        prompt, chosen, rejected = pair[1:]
+        if checks.same_but_for_form(chosen, rejected):
+            yield "same-but-for-form", chosen
+        elif checks.is_near(chosen, rejected):
+            yield "near-identical", chosen
+        yield from self._repetitions(pair.prompt, keys)
+        if checks.may_be_templated(joined) and any(map(checks.is_templated, pair[1:])):
+            yield "templated", prompt
+        if checks.is_truncated(chosen):
+            # Masked before each cut: half a key is no longer known for one.
+            yield "truncated", "… " + checks.masked(chosen).rstrip()[-EXAMPLE_CHARACTERS + 2 :]
+        if checks.EXCEL_CHARACTERS in (len(prompt), len(chosen), len(rejected)):
+            yield "excel-cut", prompt
+        asked = checks.language_of(prompt)
+        answered = {checks.language_of(chosen), checks.language_of(rejected)} if asked else set()
+        others = sorted(answered - {"", asked})
+        if others:
+            start, answer = (checks.masked(text)[:60] for text in (prompt, chosen))
+            yield "language-mix", f"{asked} → {others[0]}: {start} → {answer}"
+        for name, find in (("secret", checks.secret_in), ("e-mail", checks.email_in)):
+            sign = find(joined)
+            if sign:
+                yield name, sign
+
+    def _repetitions(self, text: str, keys: _Keys) -> Iterable[tuple[str, str]]:
+        prompt, chosen, rejected = keys
+        same = self._pairs.get(hash((prompt, chosen, rejected)))
+        if same is not None:
+            yield "duplicate", f"as row {same:,}: {text}"
+        opposite = self._pairs.get(hash((prompt, rejected, chosen)))
+        if opposite is not None:
+            yield "contradiction", f"against row {opposite:,}: {text}"
+        if self._prompts.get(prompt, 0) >= PROMPT_PAIRS:
+            yield "repeated-prompt", text
+
+    def _remember(self, row: int, pair: Preference, keys: _Keys) -> None:
+        prompt, chosen, rejected = keys
+        self._pairs.setdefault(hash((prompt, chosen, rejected)), row)
+        self._prompts[prompt] = self._prompts.get(prompt, 0) + 1
+        self.kept += 1
+        self._chosen_longer += len(pair.chosen) > len(pair.rejected)
+        self._chosen_shorter += len(pair.chosen) < len(pair.rejected)
+
+    def drops(self) -> tuple[Drop, ...]:
+        """Return the rows left out, by reason, in the order of a report."""
+        return tuple(
+            Drop(
+                reason=kind.id,
+                label=kind.label,
+                rows=tuple(self._dropped[kind.id].rows),
+                count=self._dropped[kind.id].count,
+            )
+            for kind in KINDS
+            if kind.id in self._dropped
+        )
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return everything worth knowing, in the order of a report."""
+        seen = {**{k: self._dropped[k] for k in _DROP_IDS & set(self._dropped)}, **self._found}
+        found = {kind: self._finding(BY_ID[kind], tally) for kind, tally in seen.items()}
+        for finding in (self._length_bias(), self._few_pairs(), self._python_lists()):
+            if finding:
+                found[finding.id] = finding
+        return tuple(found[kind.id] for kind in KINDS if kind.id in found)
+
+    def _finding(self, kind: Kind, tally: _Tally) -> Finding:
+        return Finding(
+            id=kind.id,
+            severity=kind.severity,
+            label=kind.label,
+            count=tally.count,
+            share=tally.count / max(1, self.rows_read),
+            rows=tuple(tally.rows),
+            examples=tuple(tally.examples),
+            fix=kind.fix,
+            fixed=kind.id in self._fixes,
+            advice=kind.advice,
+        )
+
+    def _length_bias(self) -> Finding | None:
+        counts = {"longer": self._chosen_longer, "shorter": self._chosen_shorter}
+        lesson, count = max(counts.items(), key=lambda item: item[1])
+        share = count / max(1, self.kept)
+        if self.kept < PAIRS_TO_JUDGE_LENGTH or share < BIASED_SHARE:
+            return None
+        kind = BY_ID["length-bias"]
+        return Finding(
+            id=kind.id,
+            severity=kind.severity,
+            label=f"the chosen answer is the {lesson} one in {share:.0%} of the pairs",
+            count=count,
+            share=share,
+            advice=f"{kind.advice} Expect {lesson} answers, whatever else is learnt.",
+        )
+
+    def _python_lists(self) -> Finding | None:
+        if not self.has_python_lists:
+            return None
+        kind = BY_ID["python-lists"]
+        return Finding(
+            id=kind.id,
+            severity=kind.severity,
+            label=kind.label,
+            count=self.rows_read,
+            share=1.0,
+            advice=kind.advice,
+        )
+
+    def _few_pairs(self) -> Finding | None:
+        if self.kept >= FEW_PAIRS:
+            return None
+        kind = BY_ID["few-pairs"]
+        return Finding(
+            id=kind.id,
+            severity=kind.severity,
+            label=f"there are very few pairs ({self.kept:,})",
+            count=self.kept,
+            share=self.kept / max(1, self.rows_read),
+            advice=kind.advice,
+        )
+
+
+_DROP_IDS = {kind.id for kind in DROPS}
+
+
+def fault_of(prompt: str, chosen: str, rejected: str) -> str:
+    """Return the reason why these texts are no preference, empty if they are one.
+
+    An empty answer has no tokens, so its mean log-prob would be NaN and one row would ruin the
+    run; two equal answers have odds ratio 1 whatever the policy says.
+    """
+    for name, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
+        if not text.strip():
+            return f"empty-{name}"
+    return "identical" if chosen.strip() == rejected.strip() else ""
+
+
+def too_many_passes(pairs: int, config: TrainConfig) -> Finding | None:
+    """Return the finding of settings that show every pair very often, or nothing.
+
+    The doctor knows only the file; whoever is about to start a run asks this.
+    """
+    shown = config.max_steps * config.pairs_per_step or config.epochs * pairs
+    passes = shown / max(1, pairs)
+    if passes <= PASSES:
+        return None
+    kind = BY_ID["few-pairs"]
+    return Finding(
+        id=kind.id,
+        severity=kind.severity,
+        label=f"every pair is shown about {passes:.0f} times",
+        count=pairs,
+        share=1.0,
+        advice="The adapter learns them by heart; take fewer steps, or more pairs.",
+    )
+
+
+def excerpt(text: str) -> str:
+    """Return the beginning of a text on one line, keys and addresses masked."""
+    start = checks.masked(text)[: 4 * EXAMPLE_CHARACTERS].encode(errors="replace").decode()
+    words = " ".join(start.split())
+    return words if len(words) <= EXAMPLE_CHARACTERS else words[: EXAMPLE_CHARACTERS - 1] + "…"
+
+
+def _digests(pair: Preference) -> _Keys:
+    """Return 64 bits for everything before the answers and for each answer, outer space apart."""
+    asked = "\0".join(f"{turn.role}\0{turn.content}" for turn in pair.earlier)
+    return (
+        digest(f"{asked}\0{pair.prompt.strip()}" if asked else pair.prompt.strip()),
+        digest(pair.chosen.strip()),
+        digest(pair.rejected.strip()),
+    )
+
+
+def _is_text(text: str) -> bool:
+    """Tell whether every character is a whole one."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def digest(text: str) -> int:
+    """Return 64 bits that stand for a text in this process; keyed, so no file can make two meet."""
+    return hash(text) & 0xFFFF_FFFF_FFFF_FFFF
+
+
+_Sign = Callable[[Preference], str]
+_Mend = Callable[[Preference], Preference]
+
+
+def _joined(pair: Preference) -> str:
+    """Return all texts of a pair as one: a question that most pairs answer alike is asked once."""
+    return "\n\n".join(_texts(pair))
+
+
+def _texts(pair: Preference) -> tuple[str, ...]:
+    return (*(turn.content for turn in pair.earlier), *pair[1:])
+
+
+def _any_text(find: Callable[[str], str]) -> _Sign:
+    def sign(pair: Preference) -> str:
+        for text in _texts(pair):
+            found = find(text)
+            if found:
+                return f"{found} in {text}"
+        return ""
+
+    return sign
+
+
+def _every_text(mend: Callable[[str], str]) -> _Mend:
+    def mended(pair: Preference) -> Preference:
+        earlier = tuple(Message(turn.role, mend(turn.content)) for turn in pair.earlier)
+        return Preference(earlier, *map(mend, pair[1:]))
+
+    return mended
+
+
+def _prompt_in_answer(pair: Preference) -> str:
+    for answer in (pair.chosen, pair.rejected):
+        if checks.repeats_prompt(pair.prompt, answer):
+            return answer
+    return ""
+
+
+def _without_prompt(pair: Preference) -> Preference:
+    cut = (checks.without_prompt(pair.prompt, text) for text in (pair.chosen, pair.rejected))
+    return Preference(pair.earlier, pair.prompt, *cut)
+
+
+def _not_composed(text: str) -> str:
+    return "" if checks.is_composed(text) else "accents"
+
+
+_CURES: dict[str, tuple[Callable[[str], object], _Sign, _Mend]] = {
+    "special-tokens": (
+        checks.special_token,
+        _any_text(checks.special_token),
+        _every_text(checks.without_special_tokens),
+    ),
+    "prompt-in-answer": (bool, _prompt_in_answer, _without_prompt),
+    "hidden-characters": (
+        checks.hidden_character,
+        _any_text(checks.hidden_character),
+        _every_text(checks.without_hidden_characters),
+    ),
+    "letter-forms": (_not_composed, _any_text(_not_composed), _every_text(checks.composed)),
+}

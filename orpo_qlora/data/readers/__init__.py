@@ -1,0 +1,1 @@
+"""Files to rows of exact cells. Floor 1; no torch."""

@@ -1,0 +1,187 @@
+"""A file becomes a table of exact cells, row by row; the format is told by content. Floor 1.
+
+No torch, no pandas. A file that cannot be read exactly is refused with the place and the remedy;
+nothing is shifted, guessed or repaired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.readers import json_records, separated, wrapped
+from orpo_qlora.data.readers.parquet import Parquet
+from orpo_qlora.data.readers.rows import Problems, Row
+from orpo_qlora.data.readers.source import Progress, Source, open_source
+from orpo_qlora.data.wording import brief
+from orpo_qlora.errors import BrokenRows, DataError
+
+HEAD_CHARACTERS = 4096
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a file, exactly; the rows are read anew each time they are asked for."""
+
+    columns: tuple[str, ...]
+    source: str
+    """File name as the person gave it."""
+    sha256: str
+    format: str
+    """What the file is, in words."""
+    encoding: str
+    _read: Callable[[], Iterator[Row]]
+    _keeps_broken: bool
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows in file order; broken ones only where leaving them out was chosen.
+
+        Raises:
+            BrokenRows: some rows cannot be read; after the last, so that it names them all.
+            DataError: from some place on nothing can be read, or there are no rows.
+        """
+        problems = Problems(self.source)
+        count = 0
+        try:
+            for row in self._read():
+                count += 1
+                if row.fault and not (self._keeps_broken and not row.is_end):
+                    problems.add(row)
+                else:
+                    yield row
+        except (OSError, UnicodeDecodeError) as exc:
+            # It was looked at from end to end before, so somebody writes to it or the disk fails.
+            raise DataError(
+                f"{self.source} changed or became unreadable behind row {count:,}.",
+                where=self.source,
+                hint="Start again once nothing writes to the file.",
+            ) from exc
+        problems.refuse_any()
+        if not count:
+            raise DataError(
+                f"{self.source} has a header but no rows.",
+                where=self.source,
+                hint="Add one row per preference under the header.",
+            )
+
+    def head(self, count: int) -> list[Row]:
+        """Return the first sound rows, at once however large the file is."""
+        return list(islice((row for row in self._read() if not row.fault), count))
+
+
+def open_table(
+    path: Path,
+    source: str = "",
+    choices: ReadChoices | None = None,
+    progress: Progress | None = None,
+    *,
+    is_whole: bool = True,
+) -> Table:
+    """Look at a file from end to end and find its columns.
+
+    Args:
+        path: the file.
+        source: the name the person knows the file by; the path's own name if empty.
+        choices: what the person decided about it.
+        progress: told how far this, and later the rows, have come.
+        is_whole: off, only the beginning is looked at, so that it takes no time; no hash then.
+
+    Raises:
+        NeedsEncoding: it is text, but not Unicode, and no encoding was chosen.
+        BrokenRows: some lines are damaged, and leaving them out was not chosen.
+        DataError: it is missing, of another kind, or has no columns.
+    """
+    choices = choices or ReadChoices()
+    opened = open_source(path, source or path.name, choices, progress, is_whole=is_whole)
+    if opened.is_parquet:
+        parquet = Parquet(opened)
+        columns = parquet.columns()
+        separated.check_header(columns, opened.name)
+        return _table(opened, columns, "Parquet", parquet.rows, choices)
+    head = _head_of(opened)
+    if not head.strip().strip("\ufeff"):
+        raise DataError(
+            f"{opened.name} is empty.", where=opened.name, hint="Choose a file that has rows."
+        )
+    kind = json_records.json_format(head)
+    if not kind:
+        return _open_separated(opened, choices)
+    is_object = kind == "JSON lines"
+    key = wrapped.find_list(opened, is_whole=is_whole) if is_object else None
+    if key is None:
+        return _open_json(opened, kind, partial(json_records.read_objects, opened, kind), choices)
+    kind = f"JSON object, list {brief(key)}"
+    return _open_json(opened, kind, partial(wrapped.read_list, opened, key), choices)
+
+
+def _table(
+    opened: Source,
+    columns: tuple[str, ...],
+    kind: str,
+    read: Callable[[], Iterator[Row]],
+    choices: ReadChoices,
+) -> Table:
+    try:
+        "".join(columns).encode()
+    except UnicodeEncodeError as exc:
+        raise DataError(
+            f"{opened.name} has a column whose name is damaged.",
+            where=f"{opened.name}, header",
+            hint="Write the names of the columns anew, in UTF-8.",
+        ) from exc
+    keeps_broken = BrokenRows.fix in choices.fixes
+    return Table(columns, opened.name, opened.sha256, kind, opened.encoding, read, keeps_broken)
+
+
+def _head_of(opened: Source) -> str:
+    """Return the beginning of a text, behind white space of any length."""
+    with opened.text() as file:
+        while piece := file.read(HEAD_CHARACTERS):
+            if piece.strip("\ufeff \t\r\n"):
+                return piece + file.read(HEAD_CHARACTERS)
+    return ""
+
+
+def _open_json(
+    opened: Source, kind: str, objects: Callable[[], Iterator[Row]], choices: ReadChoices
+) -> Table:
+    columns = json_records.columns_of(objects())
+    first = next(objects(), None)
+    if first is not None and first.fault and (first.is_end or not columns):
+        problems = Problems(opened.name)
+        problems.add(first)
+        problems.refuse_any()
+    json_records.refuse_keyless(columns, opened.name)
+
+    def read() -> Iterator[Row]:
+        return (json_records.spread(row, columns) for row in objects())
+
+    return _table(opened, columns, kind, read, choices)
+
+
+def _open_separated(opened: Source, choices: ReadChoices) -> Table:
+    layout = separated.find_layout(opened)
+    first = next(separated.read_records(opened, layout, has_header=choices.has_header), None)
+    if first is None:
+        raise DataError(
+            f"{opened.name} is empty.", where=opened.name, hint="Choose a file that has rows."
+        )
+    if first.fault:
+        problems = Problems(opened.name)
+        problems.add(first)
+        problems.refuse_any()
+    columns = tuple(str(cell) for cell in first.cells)
+    if choices.has_header:
+        separated.check_header(columns, opened.name)
+    else:
+        columns = tuple(f"Column {index}" for index in range(1, len(columns) + 1))
+
+    def read() -> Iterator[Row]:
+        records = separated.read_records(opened, layout, has_header=choices.has_header)
+        return islice(records, 1 if choices.has_header else 0, None)
+
+    return _table(opened, columns, layout.format, read, choices)

@@ -1,0 +1,133 @@
+"""One JSON object around a list of preferences: `{"data": [...]}`. Floor 1; no torch.
+
+Which list is meant is never guessed: there must be exactly one list of objects, and the report says
+under which key it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from orpo_qlora.data.columns import guess_mapping
+from orpo_qlora.data.readers.json_records import Window, read_elements
+from orpo_qlora.data.readers.rows import Row
+from orpo_qlora.data.readers.source import Source
+from orpo_qlora.data.wording import listed
+from orpo_qlora.errors import DataError, NeedsColumns
+
+MESSAGE_KEYS = {"role", "from"}
+"""A list of such objects is a conversation, a part of one preference."""
+OBJECTS, TEXT, OTHER = "objects", "text", "other"
+"""What a key holds: a list of objects, what can be part of a preference, or neither."""
+
+
+def find_list(source: Source, *, is_whole: bool = True) -> str | None:
+    """Return the key of the one list of objects, None where the file is no object around one.
+
+    Args:
+        source: the file.
+        is_whole: off, the first list that may be it is taken, so that it takes no time.
+
+    Raises:
+        DataError: the file is one object, and no preference, but holds no such list, or several.
+    """
+    kinds: dict[str, str] = {}
+    try:
+        with source.text() as file:
+            window = Window(file.read)
+            for key in _keys(window):
+                kinds[key] = OTHER  # until it is known better
+                kinds[key] = _kind_of_next(window, is_whole=is_whole)
+            if window.peek():
+                return None  # more follows: JSON lines
+    except _FoundError:
+        return list(kinds)[-1]
+    except (ValueError, RecursionError):
+        return None  # reading it as lines says what is wrong
+    return _only_list(kinds, source.name)
+
+
+def _only_list(kinds: Mapping[str, str], name: str) -> str | None:
+    lists = [key for key, kind in kinds.items() if kind == OBJECTS]
+    if _is_preference(list(kinds)):
+        return None
+    if len(lists) == 1:
+        return lists[0]
+    if lists:
+        held = f"several lists of objects: {listed(lists)}"
+    elif set(kinds.values()) <= {OTHER}:
+        held = f"no list of objects under {listed(list(kinds))}" if kinds else "nothing in it"
+    else:
+        return None  # a row, whose columns have other names
+    raise DataError(
+        f"{name} is one JSON object with {held}.",
+        where=name,
+        hint="Save the list of preferences as a JSON array of its own, or write one JSON object "
+        "per line.",
+    )
+
+
+def _is_preference(keys: list[str]) -> bool:
+    try:
+        guess_mapping(keys)
+    except NeedsColumns:
+        return False
+    return True
+
+
+class _FoundError(Exception):
+    """The list that comes next is taken as it is: reading it says what is broken, if anything."""
+
+
+def _keys(window: Window) -> Iterator[str]:
+    """Yield the keys of the object that comes next; whoever asks takes each key's value."""
+    window.skip_space()
+    window.take("{")
+    window.skip_space()
+    while window.peek() != "}":
+        key = window.value()
+        if not isinstance(key, str):
+            raise ValueError("a key that is no text")
+        window.skip_space()
+        window.take(":")
+        window.skip_space()
+        yield key
+        window.skip_space()
+        if window.peek() != "}":
+            window.take(",")
+            window.skip_space()
+    window.take("}")
+    window.skip_space()
+
+
+def _kind_of_next(window: Window, *, is_whole: bool) -> str:
+    """Take the value that comes next, and tell what it could be."""
+    if window.peek() != "[":
+        return OTHER if isinstance(window.value(), dict) else TEXT
+    window.take("[")
+    kinds: set[str] = set()
+    for row in read_elements(window):
+        if row.fault and kinds != {OBJECTS}:
+            raise ValueError(row.fault)
+        kinds.add(OBJECTS if row.fault else _kind_of_element(row.cells[0]))
+        if kinds == {OBJECTS} and (row.fault or not is_whole):
+            raise _FoundError
+    return kinds.pop() if len(kinds) == 1 else OTHER
+
+
+def _kind_of_element(value: object) -> str:
+    if not isinstance(value, dict):
+        return OTHER
+    return TEXT if MESSAGE_KEYS & value.keys() else OBJECTS
+
+
+def read_list(source: Source, key: str) -> Iterator[Row]:
+    """Yield one row per element of the list under a key."""
+    with source.text() as file:
+        window = Window(file.read)
+        for found in _keys(window):
+            if found == key:
+                window.take("[")
+                yield from read_elements(window)
+                return
+            window.value()

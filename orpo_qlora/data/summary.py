@@ -1,0 +1,162 @@
+"""What happened to a preference file: counts that add up. Floor 1; page, CLI and run folder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.wording import brief
+
+# The page takes it from here.
+from orpo_qlora.data.wording import plural as plural
+
+ROWS_SHOWN = 5
+"""Row numbers written out per reason; more are in `Drop.rows`."""
+ROWS_KEPT = 1000
+"""Row numbers kept per drop or finding; the count goes on."""
+
+Severity = Literal["error", "warning", "note"]
+
+
+class Drop(BaseModel):
+    """Rows that became no pair, for one reason."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reason: str
+    """Stable id: `empty-prompt`, `identical`, or that of the finding whose fix left them out."""
+    label: str
+    """The reason in a person's words."""
+    rows: tuple[int, ...]
+    """Row numbers, the first row under the header being 1; the first `ROWS_KEPT`."""
+    count: int = 0
+    """How many rows; runs of earlier versions kept all numbers and no count."""
+
+    def model_post_init(self, context: object, /) -> None:
+        """Count the rows where no count was given."""
+        object.__setattr__(self, "count", self.count or len(self.rows))
+
+
+class Example(BaseModel):
+    """One row that shows a finding."""
+
+    model_config = ConfigDict(frozen=True)
+
+    row: int
+    text: str
+    """An excerpt, on one line; secrets are masked."""
+
+
+class Finding(BaseModel):
+    """Something about the data that a person should know before training."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    severity: Severity
+    """`error`: these rows cannot be used. `warning`: they teach something unwanted. `note`."""
+    label: str
+    count: int
+    share: float
+    """Of the rows read, 0 to 1; of the pairs, where the finding is about all of them."""
+    rows: tuple[int, ...] = ()
+    """The first `ROWS_KEPT` row numbers."""
+    examples: tuple[Example, ...] = ()
+    fix: str = ""
+    """What `ReadChoices.fixes` with this id does, as a button says it; empty if there is none."""
+    fixed: bool = False
+    """Whether the fix is on."""
+    advice: str = ""
+    """What it means for training, in a sentence."""
+
+    def sentence(self) -> str:
+        """Return the finding in words, with its rows, its meaning and its id."""
+        where = f" ({row_list(self.rows, self.count)})" if self.rows else ""
+        done = " Mended." if self.fixed else ""
+        lead = f"{plural(self.count, 'pair')}: " if self.rows else ""
+        label = self.label if lead else self.label[:1].upper() + self.label[1:]
+        return f"{lead}{label}{where}. {self.advice}{done} [{self.id}]".replace("  ", " ")
+
+
+class DataSummary(BaseModel):
+    """The account of one file; `rows_read == pairs + sum(drop.count for drop in drops)`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    """File name as the person gave it, without its folder."""
+    sha256: str
+    rows_read: int
+    pairs: int
+    drops: tuple[Drop, ...] = ()
+    ignored_columns: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    format: str = ""
+    """What the file is, in words: “CSV, semicolon”."""
+    encoding: str = ""
+    shape: str = ""
+    """How a preference stands in a row: `text`, `dialogue` or `messages`."""
+    columns: tuple[str, ...] = ()
+    """Every column of the file, for the person who corrects the mapping."""
+    mapping: ColumnMapping | None = None
+    """The columns used; `mapping.guessed` names the parts nobody has confirmed."""
+    is_remembered: bool = False
+    """Whether the columns are those the person chose for an earlier file of this shape."""
+    choices: ReadChoices = ReadChoices()
+
+    @property
+    def rows_dropped(self) -> int:
+        """Rows that became no pair."""
+        return sum(drop.count for drop in self.drops)
+
+    def finding(self, finding_id: str) -> Finding | None:
+        """Return the finding of that id, if the file has it."""
+        return next((found for found in self.findings if found.id == finding_id), None)
+
+    def sentences(self) -> list[str]:
+        """Return the report as short sentences, most important first."""
+        lines = [f"{plural(self.rows_read, 'row')} read, {plural(self.pairs, 'pair')} usable."]
+        for drop in self.drops:
+            lines.append(
+                f"{drop.count:,} dropped: {drop.label} ({row_list(drop.rows, drop.count)})."
+            )
+        if self.mapping and self.mapping.guessed:
+            parts = [part for part in self.mapping.parts() if part[0] in self.mapping.guessed]
+            told = ", ".join(f"{brief(column)} as {part}" for part, column in parts)
+            lines.append(f"Columns guessed from their names: {told}.")
+        if self.is_remembered and self.mapping:
+            told = ", ".join(f"{brief(column)} as {part}" for part, column in self.mapping.parts())
+            lines.append(f"Columns as chosen before for such a file: {told}.")
+        if self.ignored_columns:
+            names = ", ".join(brief(name) for name in self.ignored_columns)
+            lines.append(f"Columns not used: {names}.")
+        return lines
+
+    def remarks(self) -> list[str]:
+        """Return what the pair doctor found in rows that are used, as sentences."""
+        dropped = {drop.reason for drop in self.drops}
+        return [finding.sentence() for finding in self.findings if finding.id not in dropped]
+
+    def to_markdown(self) -> str:
+        """Return the whole account as a page of text."""
+        lines = [f"# {self.source}", "", f"{self.format}, {self.encoding}".strip(", "), ""]
+        lines += [f"- {sentence}" for sentence in self.sentences()]
+        if self.findings:
+            lines += ["", "| finding | severity | rows | share | fixed |", "| --- " * 5 + "|"]
+            lines += [
+                f"| `{found.id}`: {found.label} | {found.severity} | {found.count:,} "
+                f"| {found.share:.1%} | {'yes' if found.fixed else 'no'} |"
+                for found in self.findings
+            ]
+        lines += ["", f"SHA-256 of the file: `{self.sha256}`", ""]
+        return "\n".join(lines)
+
+
+def row_list(rows: tuple[int, ...], count: int) -> str:
+    """Return row numbers for a sentence: “row 3”, “rows 1, 2, 3, 4, 5, …”."""
+    shown = ", ".join(f"{row:,}" for row in rows[:ROWS_SHOWN])
+    more = ", …" if count > ROWS_SHOWN else ""
+    return f"{'row' if count == 1 else 'rows'} {shown}{more}"

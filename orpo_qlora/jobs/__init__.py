@@ -1,0 +1,1 @@
+"""Background jobs: token counts and estimates. Floor 4."""

@@ -1,0 +1,189 @@
+"""A step or two of a training for the sake of its cost, and what the whole run would cost. Floor 3.
+
+The longest pairs that a forward of the run may hold are trained on with the run's own engine,
+optimizer and settings. Seconds are counted a token, so pairs of any length follow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.jobs.estimation import Seconds
+from orpo_qlora.models.hardware import peak_memory_bytes
+from orpo_qlora.models.memory import footprint, shape_of
+from orpo_qlora.orpo.batches import steps_an_epoch, total_steps
+from orpo_qlora.orpo.engine import Engine
+from orpo_qlora.orpo.packing import cost_in_tokens
+from orpo_qlora.orpo.schedule import evaluation_every
+from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.trainer import OrpoTrainer, Record
+
+MOST_STEPS = 3
+ENOUGH_SECONDS = 3.0
+"""A first step also warms up; where it took less than this, it is taken again and not counted."""
+
+
+class Trial:
+    """Follows the steps that are tried (see `orpo.trainer.RunCallback`); keeps nothing."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: list[Record] = []
+        self.evaluations: list[Record] = []
+        self.moments: list[float] = [time.perf_counter()]
+        """Of the beginning, and of each step's end."""
+
+    def on_step(self, record: Record) -> None:
+        """Keep what a step took."""
+        self.steps.append(record)
+        self.moments.append(time.perf_counter())
+
+    def on_evaluation(self, record: Record) -> None:
+        """Keep what a measurement took."""
+        self.evaluations.append(record)
+        if not self.steps:
+            self.moments = [time.perf_counter()]
+
+    def on_note(self, note: str) -> None:
+        """Keep what a person should know."""
+        self.notes.append(note)
+
+    def should_stop(self) -> bool:
+        """Whether enough is known."""
+        return time.perf_counter() - self.moments[0] > ENOUGH_SECONDS
+
+    def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """Write nothing: what was learnt here is thrown away."""
+
+
+@dataclass(frozen=True)
+class ExpectedRun:
+    """What a run with these settings does, in counts."""
+
+    steps: int
+    evaluations: int
+    samples: int
+    training_tokens: float
+    evaluation_tokens: int
+    """Of all evaluations together."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What the steps that were tried have shown."""
+
+    seconds_a_token: float
+    seconds_a_step: float
+    """Of the optimizer, whatever the tokens."""
+    seconds_a_token_measured: float
+    """Without a gradient, in an evaluation."""
+    tokens_per_forward: int
+    peak_bytes: int
+    bytes_a_token: int
+    """Predicted; 0 for an architecture that the memory model does not know."""
+    missing_tokens: int
+    """Tokens that a forward of the run may hold more than the fullest one that was tried."""
+
+    def seconds_of(self, run: ExpectedRun) -> Seconds:
+        """Return the time of a run's steps and evaluations."""
+        training = run.training_tokens * self.seconds_a_token + run.steps * self.seconds_a_step
+        return Seconds(
+            training=training, evaluation=run.evaluation_tokens * self.seconds_a_token_measured
+        )
+
+
+def expected_run(
+    config: TrainConfig,
+    engine: Engine,
+    train: Sequence[TokenizedPair],
+    held_out: Sequence[TokenizedPair],
+) -> ExpectedRun:
+    """Return what a run does with these pairs."""
+    steps = total_steps(config, len(train))
+    per_epoch = steps_an_epoch(len(train), config.pairs_per_step)
+    epochs, rest = divmod(steps, per_epoch)
+    seen = epochs * len(train) + min(len(train), rest * config.pairs_per_step)
+    every = evaluation_every(config, steps)
+    inner = [step for step in range(every, steps, every)] if held_out else []
+    evaluations = len(inner) + 2 if held_out else 0  # at step 0 and after the last one
+    return ExpectedRun(
+        steps=steps,
+        evaluations=evaluations,
+        samples=len(inner) + 2,
+        training_tokens=seen * sum(_costs(engine, train)) / len(train),
+        evaluation_tokens=evaluations * sum(_costs(engine, held_out)),
+    )
+
+
+def try_steps(
+    engine: Engine,
+    config: TrainConfig,
+    train: Sequence[TokenizedPair],
+    held_out: Sequence[TokenizedPair],
+    trial: Trial,
+) -> TrialResult:
+    """Train on the longest pairs of a run and return what it took.
+
+    Raises:
+        OutOfMemory: not even single pairs with recomputed activations fit.
+        NonFiniteLoss: the loss is not a number.
+    """
+    # The longest pairs of both sides decide how the memory is used, as in the run.
+    longest = _longest_first(engine, train)[: config.pairs_per_step]
+    longest_held_out = _longest_first(engine, held_out)[: config.pairs_per_step]
+    changes = {"max_steps": MOST_STEPS, "eval_every": MOST_STEPS + 1}
+    short = config.model_copy(update=changes)
+    trainer = OrpoTrainer(engine, short, longest, longest_held_out, trial)
+    budget = trainer.budget.tokens
+    trainer.pairs = _within(engine, longest, budget)
+    trainer.held_out = _within(engine, longest_held_out, budget)
+    trial.moments = [time.perf_counter()]
+    trainer.train()
+
+    last, wall = trial.steps[-1], trial.moments[-1] - trial.moments[-2]
+    first_pass = trial.evaluations[0] if trial.evaluations else None
+    tried = sum(_costs(engine, trainer.pairs))
+    fullest = min(trainer.budget.tokens, sum(_costs(engine, longest)))
+    return TrialResult(
+        seconds_a_token=last["seconds"] / last["tokens"],
+        seconds_a_step=max(0.0, wall - last["seconds"]),
+        seconds_a_token_measured=(
+            first_pass["eval/seconds"] / first_pass["eval/tokens"] if first_pass else 0.0
+        ),
+        tokens_per_forward=trainer.budget.tokens,
+        peak_bytes=peak_memory_bytes(),
+        bytes_a_token=_bytes_a_token(engine, config, recomputes=trainer.memory.recomputes),
+        missing_tokens=max(0, fullest - tried),
+    )
+
+
+def _costs(engine: Engine, pairs: Sequence[TokenizedPair]) -> list[int]:
+    return [cost_in_tokens(pair, engine.layout, engine.needs) for pair in pairs]
+
+
+def _longest_first(engine: Engine, pairs: Sequence[TokenizedPair]) -> list[TokenizedPair]:
+    return sorted(pairs, key=lambda pair: -cost_in_tokens(pair, engine.layout, engine.needs))
+
+
+def _within(engine: Engine, pairs: list[TokenizedPair], budget: int) -> list[TokenizedPair]:
+    """Return the first pairs that one forward holds, at least one if there are any."""
+    held, filled = pairs[:1], sum(_costs(engine, pairs[:1]))
+    for pair, cost in zip(pairs[1:], _costs(engine, pairs[1:]), strict=True):
+        if filled + cost <= budget:
+            held.append(pair)
+            filled += cost
+    return held
+
+
+def _bytes_a_token(engine: Engine, config: TrainConfig, *, recomputes: bool) -> int:
+    base = engine.policy.get_base_model()
+    try:
+        shape = shape_of(base.config.to_dict())
+    except KeyError:
+        return 0
+    itemsize = base.dtype.itemsize
+    return footprint(shape, config.lora_r, itemsize, recomputes=recomputes).per_token

@@ -1,0 +1,158 @@
+"""The program of a probe: `python -m orpo_qlora.jobs.tokenize PROBE_FOLDER`. Floor 3.
+
+Loads the tokenizer of a model, never its weights, and writes what `runs.lengths` reads: the token
+counts of all pairs and the tokens of the rows asked for. The question may grow while it works.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from orpo_qlora import storage
+from orpo_qlora.data.pairs import PreferenceData, PreferencePair
+from orpo_qlora.jobs.job import Job, run_job
+from orpo_qlora.jobs.token_counts import (
+    PairTokens,
+    Token,
+    TokenizePaths,
+    TokenizeRequest,
+    TokenLengths,
+    read_dataset,
+)
+from orpo_qlora.models import loading
+from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
+
+BATCH_PAIRS = 256
+WHOLE = 1_000_000_000
+"""A length that no pair has: the policy is applied by whoever reads the counts."""
+REPORT_SECONDS = 0.5
+CHARACTER_TOKENS = 8
+"""Byte-level tokens that one character, or a joined emoji's part, may be cut into."""
+_UNFINISHED = "\ufffd"
+
+
+class Probe(Job):
+    """One question from its folder to its answer."""
+
+    def __init__(self, paths: TokenizePaths) -> None:
+        super().__init__(paths)
+        self.paths = paths
+
+    def run(self) -> None:
+        """Answer the question, and again while it has grown."""
+        request = self._request()
+        self.report("loading the tokenizer")
+        tokenizer = loading.load_tokenizer(loading.find_tokenizer(request.model, request.revision))
+        self.report("reading the pairs")
+        dataset = read_dataset(request)
+        while not self._is_answered(dataset):
+            self._show_rows(tokenizer, dataset)
+            if not self.paths.lengths.exists():
+                self._count(tokenizer, dataset)
+        self.finish()
+
+    def _request(self) -> TokenizeRequest:
+        return TokenizeRequest.model_validate_json(self.paths.request.read_bytes())
+
+    def _is_answered(self, dataset: PreferenceData) -> bool:
+        return self.paths.lengths.exists() and not self._missing(dataset)
+
+    def _missing(self, dataset: PreferenceData) -> list[PreferencePair]:
+        rows = [row for row in self._request().rows if not self.paths.tokens(row).exists()]
+        # Pairs are in the order of their rows, and may be a million on disk.
+        places = [bisect_left(dataset.pairs, row, key=lambda pair: pair.row) for row in rows]
+        near = [dataset.pairs[place] for place in places if place < len(dataset.pairs)]
+        return [pair for pair in near if pair.row in rows]
+
+    def _show_rows(self, tokenizer: PreTrainedTokenizerBase, dataset: PreferenceData) -> None:
+        missing = self._missing(dataset)
+        if not missing:
+            return
+        for pair in tokenize_pairs(tokenizer, missing, WHOLE, "drop").pairs:
+            tokens = spell_out(tokenizer, pair)
+            storage.write_whole(self.paths.tokens(pair.row), tokens.model_dump_json())
+
+    def _count(self, tokenizer: PreTrainedTokenizerBase, dataset: PreferenceData) -> None:
+        self.report("counting tokens", total=len(dataset.pairs))
+        columns: tuple[list[int], ...] = ([], [], [], [], [])
+        for first in range(0, len(dataset.pairs), BATCH_PAIRS):
+            batch = dataset.pairs[first : first + BATCH_PAIRS]
+            for pair in tokenize_pairs(tokenizer, batch, WHOLE, "drop").pairs:
+                for column, count in zip(columns, _counts(pair), strict=True):
+                    column.append(count)
+            if time.monotonic() - self.reported_at > REPORT_SECONDS:
+                self.report("counting tokens", done=first + len(batch))
+                # Somebody may have turned to another row meanwhile.
+                self._show_rows(tokenizer, dataset)
+        rows, prompt, chosen, rejected, same_start = map(tuple, columns)
+        lengths = TokenLengths(
+            rows=rows, prompt=prompt, chosen=chosen, rejected=rejected, same_start=same_start
+        )
+        storage.write_whole(self.paths.lengths, lengths.model_dump_json())
+
+
+def _counts(pair: TokenizedPair) -> tuple[int, int, int, int, int]:
+    counts = pair.lengths
+    return pair.row, counts.prompt, counts.chosen, counts.rejected, counts.same_start
+
+
+def spell_out(tokenizer: PreTrainedTokenizerBase, pair: TokenizedPair) -> PairTokens:
+    """Return the tokens of a pair with the text that each adds."""
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+
+    def tokens(ids: Sequence[int], before: Sequence[int]) -> tuple[Token, ...]:
+        texts = _texts(tokenizer, ids, before)
+        return tuple(
+            Token(id=token, text=text, is_special=token in special)
+            for token, text in zip(ids, texts, strict=True)
+        )
+
+    prompt = tokens(pair.prompt, ())
+    chosen, rejected = (tokens(ids, pair.prompt) for ids in (pair.chosen, pair.rejected))
+    return PairTokens(row=pair.row, prompt=prompt, chosen=chosen, rejected=rejected)
+
+
+def _texts(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: Sequence[int]
+) -> Iterator[str]:
+    """Yield the text each token adds; a character of several tokens belongs to its first one."""
+    context, open_ids = list(before[-1:]), list[int]()
+    for index, token in enumerate(ids):
+        open_ids.append(token)
+        text = _added(tokenizer, context, open_ids)
+        is_unfinished = text.endswith(_UNFINISHED) and len(open_ids) < CHARACTER_TOKENS
+        if is_unfinished and index + 1 < len(ids):
+            continue
+        yield text
+        yield from [""] * (len(open_ids) - 1)
+        context, open_ids = open_ids, []
+
+
+def _added(tokenizer: PreTrainedTokenizerBase, context: list[int], ids: list[int]) -> str:
+    """Return the text of tokens as it reads after others: alone, a word may lose its space."""
+    before, whole = (
+        tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for part in (context, [*context, *ids])
+    )
+    return whole[len(before) :] if whole.startswith(before) else whole
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the probe of one folder; return its exit code."""
+    paths = TokenizePaths(Path(arguments[0]))
+
+    def make() -> tuple[Probe, Callable[[], None]]:
+        probe = Probe(paths)
+        return probe, probe.run
+
+    return run_job(paths, make)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Frozen layers with their adapters as single differentiable functions. Floor 2."""

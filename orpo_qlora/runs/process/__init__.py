@@ -1,0 +1,1 @@
+"""The processes of a run: start, queue, worker, supervisor. Floor 3."""

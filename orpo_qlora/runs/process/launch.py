@@ -1,0 +1,358 @@
+"""Start, queue, stop and resume runs. Talks to processes and files, no torch. Floor 3.
+
+One run is at work at a time. Whoever looks may start the next one of the queue (`start_next`): the
+supervisor of the run that ended, a page, a terminal; one lock decides.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from orpo_qlora import storage
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.pairs import PreferenceData, Split, split_pairs
+from orpo_qlora.data.summary import DataSummary
+from orpo_qlora.errors import InputError, WorkerLost
+from orpo_qlora.runs import checkpoints, store, trackers
+from orpo_qlora.runs.identity import identity_of
+from orpo_qlora.runs.process import preflight
+from orpo_qlora.runs.process import queue as run_queue
+from orpo_qlora.runs.process.ending import record_end
+from orpo_qlora.runs.store import Run, RunPaths
+
+WORKER = "orpo_qlora.runs.process.worker"
+SUPERVISOR = "orpo_qlora.runs.process.supervisor"
+GRACE_SECONDS = 30.0
+"""How long a worker may take to write its checkpoint before a stop can be forced."""
+PATIENCE_SECONDS = 5.0
+FORCE_SECONDS = 20.0
+"""How long a worker is killed again: its supervisor may only just be about to start it."""
+LOOK_SECONDS = 0.2
+WORD_SECONDS = 0.5
+"""How long the supervisor of a dead worker may hold the run's lock to write down how it ended."""
+PROGRAM_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # A thread that waits spins first; for long, it keeps the very thread it waits for off the core
+    # when page, browser and worker share two of them. Not spinning at all costs a sixth of the
+    # speed, this bound nothing that could be measured.
+    "GOMP_SPINCOUNT": "20000",
+    # Large tensors of a CPU in large pages, given back when freed: a seventh less memory.
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+
+
+def start_run(config: TrainConfig, dataset: PreferenceData, ticket: str = "") -> RunPaths:
+    """Make a run from settings and data and queue it; it starts at once if none is at work.
+
+    Args:
+        config: every setting.
+        dataset: the pairs.
+        ticket: marks one order: given twice, it is still one run.
+
+    Raises:
+        InputError: the home cannot keep a run, or the tracker is not installed.
+        DiskFull: nothing was started.
+    """
+    # Two clicks, two pages or a page and a terminal: the look and the new folder are one act.
+    with launching():
+        known = run_queue.run_of_ticket(ticket)
+        if known is not None:
+            return known
+        split = split_pairs(dataset.pairs, config.held_out, config.seed)
+        return _queue_new([config], split, dataset.report, ticket=ticket)[0]
+
+
+def start_sweep(
+    configs: Sequence[TrainConfig], split: Split, report: DataSummary, tag: str
+) -> list[Run]:
+    """Queue runs that differ in λ alone, under one tag; return every run of that tag, by λ.
+
+    A value of λ that the tag has already is not trained again, so an order given twice is one.
+
+    Raises:
+        InputError: the home cannot keep a run, or the tracker is not installed.
+        DiskFull: those made before are queued.
+    """
+    with launching():
+        there = [run for run in store.list_runs() if tag in run.label.tags]
+        known = {run.config.lambda_ for run in there}
+        missing = [config for config in configs if config.lambda_ not in known]
+        made = _queue_new(missing, split, report, tags=(tag,)) if missing else []
+    return sorted([*there, *map(store.read_run, made)], key=lambda run: run.config.lambda_)
+
+
+def _queue_new(
+    configs: Sequence[TrainConfig],
+    split: Split,
+    report: DataSummary,
+    *,
+    ticket: str = "",
+    tags: tuple[str, ...] = (),
+) -> list[RunPaths]:
+    for tracker in {config.report_to for config in configs}:
+        trackers.check_installed(tracker)
+    preflight.check_home()
+    store.sweep_drafts()
+    place = _last_place()
+    try:
+        return [
+            store.create_run(config, split, report, place=place + at, ticket=ticket, tags=tags)
+            for at, config in enumerate(map(_wherever_started, configs))
+        ]
+    finally:
+        _start_next()
+
+
+def _wherever_started(config: TrainConfig) -> TrainConfig:
+    """Return settings that mean the same model folder to a worker that works elsewhere."""
+    folder = Path(config.model).expanduser()
+    return (
+        config.model_copy(update={"model": str(folder.absolute())}) if folder.is_dir() else config
+    )
+
+
+def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
+    """Queue a run that ended early to go on from its newest good checkpoint; return its step.
+
+    Without any checkpoint the run begins anew, in the same folder.
+
+    Raises:
+        InputError: the run is at work, waits already, or has finished.
+        CheckpointError: every checkpoint is damaged, or settings or pairs are not those begun with.
+    """
+    with launching():
+        run = _settled(paths)
+        if not run.is_resumable:
+            raise InputError(f"Run “{run.title}” is {run.state.status}, so it cannot be resumed.")
+        preflight.check_home()
+        if from_start:
+            checkpoints.discard_all(paths.checkpoints)
+        found = checkpoints.find_checkpoint(paths.checkpoints)
+        checkpoints.refuse_foreign(found, identity_of(run.config, paths.train.parent))
+        step = found.newest.step if found.newest else 0
+        _queue_again(run, step)
+        _start_next()
+    return step
+
+
+def _settled(paths: RunPaths) -> Run:
+    """Return the run once the supervisor of a worker that died has written why."""
+    run = store.read_run(paths)
+    if run.is_at_work:
+        lock = storage.FileLock(paths.lock)
+        if lock.acquire(WORD_SECONDS):
+            lock.release()
+            return store.read_run(paths)
+    return run
+
+
+def _queue_again(run: Run, step: int) -> None:
+    # Held while the state is replaced: the supervisor of the dead worker may be writing its cause.
+    lock = storage.FileLock(run.paths.lock)
+    if not lock.acquire(PATIENCE_SECONDS):
+        raise InputError(f"Run “{run.title}” is at work again.")
+    try:
+        fresh: dict[str, object] = {
+            **{"phase": "", "error": None, "ended_at": 0.0, "step": step, "place": _last_place()},
+            "notes": store.stored_state(run.paths).notes,
+        }
+        run.paths.stop.unlink(missing_ok=True)
+        store.write_state(run.paths, run.state.moved_to("queued").model_copy(update=fresh))
+    finally:
+        lock.release()
+
+
+def start_next() -> None:
+    """Start the next run of the queue unless one is at work; anybody may call this at any time."""
+    with launching():
+        _start_next()
+
+
+def launching() -> storage.FileLock:
+    """Return the lock of whoever changes which runs there are, or which of them is at work."""
+    return storage.FileLock(storage.home() / "launch.lock")
+
+
+def _last_place() -> int:
+    return max((run.state.place for run in run_queue.queued_runs()), default=0) + 1
+
+
+def _start_next() -> None:
+    if store.active_run() is not None:
+        return
+    for run in run_queue.queued_runs()[:1]:
+        lock = storage.FileLock(run.paths.lock)
+        if not lock.acquire(PATIENCE_SECONDS):
+            return  # somebody has just started it by hand
+        try:
+            for path in (run.paths.state, run.paths.metrics, run.paths.samples):
+                storage.sweep_temporaries(path)
+            state = run.state.moved_to("starting")
+            store.write_state(run.paths, state.model_copy(update={"progressed_at": _now()}))
+            arguments = [str(run.paths.folder), str(lock.fileno())]
+            log, home = run.paths.log, storage.home()
+            start_program(SUPERVISOR, arguments, log, shares=lock.fileno(), works_in=home)
+        finally:
+            lock.release()  # the supervisor's copy holds it from now on
+
+
+def _now() -> float:
+    return time.monotonic()
+
+
+def move_run(paths: RunPaths, to: int) -> None:
+    """Give a waiting run a place in the queue; 1 is next.
+
+    Raises:
+        InputError: it does not wait, or not any more.
+    """
+    with launching():
+        _rearrange(paths, lambda _: to - 1)
+
+
+def shift_run(paths: RunPaths, by: int) -> None:
+    """Move a waiting run towards the end of the queue, or its front if `by` is negative.
+
+    Raises:
+        InputError: it does not wait, or not any more.
+    """
+    with launching():
+        _rearrange(paths, lambda at: at + by)
+
+
+def _rearrange(paths: RunPaths, where: Callable[[int], int]) -> None:
+    line = run_queue.queued_runs()
+    ids = [run.id for run in line]
+    if paths.id not in ids:
+        raise InputError(f"Run {paths.id} does not wait in the queue.")
+    at = ids.index(paths.id)
+    line.insert(max(0, where(at)), line.pop(at))
+    for place, run in enumerate(line, start=1):
+        if run.state.place != place:
+            state = run.state.model_copy(update={"place": place})
+            store.write_state(run.paths, state)
+
+
+def start_program(
+    module: str,
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    shares: int | None = None,
+    works_in: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a background program of this package in a session of its own, output to a file.
+
+    The program outlives this process and its terminal.
+
+    Args:
+        module: what to run.
+        arguments: its arguments.
+        log: receives everything it prints.
+        shares: a descriptor of this process that it gets too, under the same number.
+        works_in: its working folder, for a program that may outlive the one of this process: where
+            that is gone, torch cannot even be imported.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            close_fds=True,
+            pass_fds=() if shares is None else (shares,),
+            cwd=works_in,
+            env={
+                **PROGRAM_ENVIRONMENT,
+                **os.environ,
+                storage.HOME_VARIABLE: str(storage.home()),  # it may be given relative
+            },
+        )
+    # Somebody must collect the exit, or an ended program stays behind as a zombie.
+    threading.Thread(target=process.wait, daemon=True).start()
+    return process
+
+
+def run_foreground(module: str, arguments: Sequence[str] = ()) -> int:
+    """Run a program of this package in this terminal until it ends; return its exit code."""
+    try:
+        return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    except KeyboardInterrupt:
+        return 0  # Ctrl-C reached the program too, which has ended by now
+
+
+def stop_run(paths: RunPaths) -> None:
+    """Ask the worker to end after its current step with a checkpoint; returns at once.
+
+    A run that waits for its turn leaves the queue.
+    """
+    with launching():
+        run = store.read_run(paths)
+        if run.state.status == "queued":
+            note = "Taken out of the queue."
+            end = {"ended_at": time.time(), "notes": (*run.state.notes, note)}
+            store.write_state(paths, run.state.moved_to("stopped").model_copy(update=end))
+        elif run.is_at_work:
+            run_queue.ask_to_stop(paths)
+
+
+def end_run(paths: RunPaths, grace_seconds: float = GRACE_SECONDS) -> Run:
+    """Ask the worker to end, wait, and end it by force when the time is up; return the run.
+
+    Raises:
+        WorkerLost: not even that ended it.
+    """
+    stop_run(paths)
+    with suppress(WorkerLost):
+        return wait_for(paths, grace_seconds)
+    deadline = time.monotonic() + FORCE_SECONDS
+    while True:
+        _kill(paths)
+        try:
+            wait_for(paths, LOOK_SECONDS)
+        except WorkerLost:
+            if time.monotonic() >= deadline:
+                raise
+        else:
+            break
+    record_end(paths, -signal.SIGKILL)  # the supervisor may be gone too
+    return store.read_run(paths)
+
+
+def _kill(paths: RunPaths) -> None:
+    """Kill the worker and whatever it started.
+
+    It is found by its command line: a number noted earlier might belong to another program now.
+    """
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if WORKER in command and str(paths.folder) in command:
+            with suppress(ProcessLookupError):  # it has ended this moment
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(paths: RunPaths, timeout_seconds: float) -> Run:
+    """Return the run once it has ended.
+
+    Raises:
+        WorkerLost: it was still at work when the time was up.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        run = store.read_run(paths)
+        if not run.is_active:
+            return run
+        time.sleep(LOOK_SECONDS)
+    raise WorkerLost(f"Run {paths.id} did not end within {timeout_seconds:.0f} s.")

@@ -1,0 +1,89 @@
+"""From settings to what is trained: base, tokens, engine. Floor 3.
+
+The worker and a plan build these here, so that what was tried is what will be trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from orpo_qlora import storage
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.models import loading
+from orpo_qlora.models.generation import answer_all
+from orpo_qlora.models.sampling import Conversation, Sampling, Turn
+from orpo_qlora.orpo.engine import Engine, build_engine
+from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.token_cache import tokenize_once
+from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair
+
+SAMPLE_TOKENS = 64
+SAMPLES = 3
+"""Prompts that are sampled where the settings name none."""
+PROBED_PAIRS = 64
+"""Pairs of which the longest one decides about the layout."""
+
+
+def load_base(config: TrainConfig) -> loading.Base:
+    """Return the base model that these settings ask for; raises what `load.load_base` does."""
+    return loading.load_base(
+        config.model,
+        config.revision,
+        quantization=config.quantization,
+        compute_dtype=config.compute_dtype,
+    )
+
+
+def tokenize(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]
+) -> Tokenized:
+    """Return the pairs as the training sees them, from the home's cache where they are known.
+
+    Raises:
+        DataError: no pair fits.
+    """
+    limits = (config.max_length, config.over_length)
+    return tokenize_once(storage.home() / "cache", tokenizer, pairs, *limits)
+
+
+def needs_of(config: TrainConfig) -> Needs:
+    """Return which log-probs these settings ask for."""
+    return Needs(
+        prompt=config.nll_on == "sequence",
+        rejected=config.lambda_ > 0 or config.track_rejected,
+    )
+
+
+def engine_for(config: TrainConfig, policy: PeftModel, pairs: Sequence[TokenizedPair]) -> Engine:
+    """Return the engine of a training; raises what `build_engine` does."""
+    return build_engine(policy, needs_of(config), pairs[:PROBED_PAIRS])
+
+
+def trained_bytes(policy: PeftModel) -> int:
+    """Return the size of the weights that are trained."""
+    return sum(p.nbytes for p in policy.parameters() if p.requires_grad)
+
+
+def sample_prompts(config: TrainConfig, pairs: Sequence[PreferencePair]) -> list[str]:
+    """Return the prompts that are answered along the way: the person's, else some of the pairs'."""
+    if config.sample_prompts:
+        return list(config.sample_prompts)
+    # A sample is asked without its earlier turns, so prompts that stand alone come first.
+    alone = sorted(pairs, key=lambda pair: bool(pair.earlier))
+    return list(dict.fromkeys(pair.prompt for pair in alone))[:SAMPLES]
+
+
+def answer_samples(
+    policy: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_tokens: int = SAMPLE_TOKENS,
+) -> list[str]:
+    """Return the policy's likeliest answers, in the order of the prompts."""
+    sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
+    asked = [Conversation((Turn("user", text),), loading.ADAPTER) for text in prompts]
+    return answer_all(policy, tokenizer, asked, sampling)

@@ -1,0 +1,314 @@
+"""The program of one run: `python -m orpo_qlora.runs.process.worker RUN_FOLDER`. Floor 3.
+
+Reads the run folder that `store.create_run` made and fills it. Nothing here knows who watches.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+
+import transformers
+from peft import PeftModel
+
+from orpo_qlora import storage
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.errors import OrpoQloraError, OutOfMemory
+from orpo_qlora.models import hardware, loading
+from orpo_qlora.orpo import resume
+from orpo_qlora.orpo.batches import total_steps
+from orpo_qlora.orpo.tokens import Tokenized
+from orpo_qlora.orpo.trainer import OrpoTrainer, Record
+from orpo_qlora.program import run_program
+from orpo_qlora.runs import checkpoints, metrics, store
+from orpo_qlora.runs.checkpoints import Checkpoint, Found
+from orpo_qlora.runs.identity import Identity, identity_of
+from orpo_qlora.runs.process import preflight, training_setup
+from orpo_qlora.runs.process import queue as run_queue
+from orpo_qlora.runs.process.tracking import track
+from orpo_qlora.runs.state import ErrorCard, RunState, Status
+from orpo_qlora.runs.store import RunPaths
+
+log = logging.getLogger(__name__)
+
+RESERVE_BYTES = 65_536
+
+
+class Worker:
+    """One run from its folder to its adapter."""
+
+    def __init__(self, paths: RunPaths) -> None:
+        self.paths = paths
+        self.config: TrainConfig = store.read_run(paths).config
+        self.state: RunState = store.stored_state(paths)
+        self._recent_seconds: deque[float] = deque(maxlen=20)
+        self._identity: Identity
+        self._metrics: storage.JsonLines
+        self._samples: storage.JsonLines
+        self._base: loading.Base | None = None
+        self._policy: PeftModel | None = None
+        self._wants_stop = False
+        self._phases: list[tuple[str, float]] = []
+
+    def run(self) -> None:
+        """Do the whole run: load, tokenise, train, save, sample."""
+        self._change(self.state.moved_to("starting"), started_at=time.time(), error=None)
+        with storage.disk_errors(self.paths.reserve):
+            self.paths.reserve.write_bytes(bytes(RESERVE_BYTES))
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        hardware.use_all_cores()
+        transformers.set_seed(self.config.seed)
+
+        if self.should_stop():
+            self._finish("stopped")
+            return
+        self._phase("loading the base model")
+        base = self._base = training_setup.load_base(self.config)
+        self.on_note(f"Arithmetic: {base.arithmetic.reason}.")
+        self._identity = identity_of(self.config, self.paths.train.parent, base.folder)
+        found = self._checkpoint()
+        policy = self._policy = loading.attach_new_adapter(base, self.config)
+        self._check_room(policy, found)
+
+        self._phase("tokenising the pairs")
+        train, held_out = self._tokenize(base)
+
+        self._phase("checking the layout")
+        engine = training_setup.engine_for(self.config, policy, train.pairs)
+        self.on_note(engine.describe)
+
+        steps = total_steps(self.config, len(train.pairs))
+        self._change(self.state.moved_to("running"), total_steps=steps)
+        trainer = OrpoTrainer(engine, self.config, train.pairs, held_out.pairs, self)
+        self.on_note(trainer.memory.sentence())
+        tracked = track(trainer, store.read_run(self.paths))
+        if tracked:
+            self.on_note(tracked)
+        if not self._train_from(trainer, found.newest):
+            self._finish("stopped")
+            return
+
+        self._phase("saving the adapter")
+        save_adapter(policy, self.paths.adapter)
+        if self.should_stop():
+            self._finish("stopped")
+            return
+        self._sample("end")
+        self._finish("finished")
+
+    def fail(self, error: OrpoQloraError) -> None:
+        """Leave the last word of a run that went wrong."""
+        log.info("the run failed: %s", error)
+        self.paths.reserve.unlink(missing_ok=True)
+        self._change(self.state.moved_to("failed"), error=ErrorCard.of(error), ended_at=time.time())
+
+    def _checkpoint(self) -> Found:
+        """Return the checkpoint to go on from, if there is one.
+
+        Raises:
+            CheckpointError: there are only damaged ones, or the newest good one belongs to
+                another training.
+        """
+        checkpoints.sweep(self.paths.checkpoints)
+        found = checkpoints.find_checkpoint(self.paths.checkpoints)
+        for reason in found.damaged:
+            self.on_note(f"Checkpoint passed over: {reason}")
+        checkpoints.refuse_foreign(found, self._identity)
+        return found
+
+    def _check_room(self, policy: PeftModel, found: Found) -> None:
+        """Refuse to train what the disk cannot hold.
+
+        Raises:
+            DiskFull: before the first step.
+        """
+        to_come = 0 if found.newest else checkpoints.KEPT  # a resumed run has its checkpoints
+        room = preflight.checkpoints_bytes(training_setup.trained_bytes(policy), to_come)
+        preflight.check_room(self.paths.folder, room)
+
+    def _train_from(self, trainer: OrpoTrainer, start: Checkpoint | None) -> bool:
+        """Train to the end, from the untrained policy or from a checkpoint.
+
+        False when the run was stopped before the policy came to hold anything learnt.
+        """
+        last_step = start.step if start else -1
+        metrics.rewind(self.paths.metrics, lambda record: metrics.is_of_step(record, last_step))
+        metrics.rewind(
+            self.paths.samples,
+            lambda record: metrics.is_of_step(record, last_step) and record.get("when") != "end",
+        )
+        self._metrics = storage.JsonLines(self.paths.metrics)
+        self._samples = storage.JsonLines(self.paths.samples)
+        if start is None:
+            self._change(self.state, step=0)
+            self._phase("measuring the untrained model")
+            self._sample("start")
+        else:
+            self.on_note(f"Resumed after step {start.step}.")
+            self._change(self.state, step=start.step)
+        if start is not None and start.step >= trainer.steps:
+            resume.restore_weights(start.folder, trainer.model)
+            return True
+        if self.should_stop():
+            return False
+        trainer.resume_from = start.folder if start else None
+        self._phase("training")
+        trainer.train()
+        return True
+
+    def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """Save what a later worker needs to go on after this step."""
+        self._phase("saving a checkpoint")
+        # What the checkpoint takes for logged must not be lost with the power.
+        self._metrics.sync()
+        self._samples.sync()
+        checkpoints.save_checkpoint(self.paths.checkpoints, step, self._identity, write)
+        self._phase("training")
+
+    def on_step(self, record: Record) -> None:
+        """Write one step's metrics and the progress (see `orpo.trainer.RunCallback`)."""
+        self._metrics.append(metrics.as_json(record))
+        if not self._recent_seconds:
+            self._say_start_up()
+        self._recent_seconds.append(record["seconds"])
+        log.info(
+            "step %d/%d  loss %.4f  accuracy %.2f  %.1f s",
+            record["step"],
+            self.state.total_steps,
+            record["loss"],
+            record.get("rewards/accuracies", float("nan")),
+            record["seconds"],
+        )
+        self._change(
+            self.state,
+            phase="training",
+            step=int(record["step"]),
+            seconds_per_step=statistics.median(self._recent_seconds),
+        )
+
+    def on_evaluation(self, record: Record) -> None:
+        """Write one measurement on held-out pairs, and new sample answers."""
+        self._metrics.append(metrics.as_json(record))
+        log.info("held-out pairs: loss %.4f", record["eval/loss"])
+        # Step 0 and the last step have samples of their own moment.
+        if 0 < record["step"] < self.state.total_steps:
+            self._sample("evaluation")
+        self._phase("training")
+
+    def should_stop(self) -> bool:
+        """Whether the person, or the system, asked for the end."""
+        return self._wants_stop or self.paths.stop.exists()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._wants_stop = True
+        run_queue.ask_to_stop(self.paths)  # so that readers see “stopping”
+
+    def _tokenize(self, base: loading.Base) -> tuple[Tokenized, Tokenized]:
+        train, held_out = (
+            training_setup.tokenize(self.config, base.tokenizer, pairs)
+            for pairs in (store.training_pairs(self.paths), store.held_out_pairs(self.paths))
+        )
+        for name, side in (("Training", train), ("Held out", held_out)):
+            sentence = side.sentence(self.config.max_length)
+            if sentence:
+                self.on_note(f"{name}: {sentence}")
+        return train, held_out
+
+    def _sample(self, when: str) -> None:
+        base, policy = self._base, self._policy
+        if base is None or policy is None:
+            return
+        self._phase("answering the sample prompts")
+        pairs = store.held_out_pairs(self.paths) or store.training_pairs(self.paths)
+        prompts = training_setup.sample_prompts(self.config, pairs)
+        answers = training_setup.answer_samples(policy, base.tokenizer, prompts)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            self._samples.append(
+                {"step": self.state.step, "when": when, "prompt": prompt, "answer": answer}
+            )
+
+    def _say_start_up(self) -> None:
+        """Say how long it took to the end of the first step, and what took it."""
+        moments = [*self._phases, ("", time.monotonic())]
+        spent = [(name, end - start) for (name, start), (_, end) in pairwise(moments)]
+        training_setup = ", ".join(
+            f"{name} {seconds:.0f} s" for name, seconds in spent if seconds >= 0.5
+        )
+        self.on_note(f"First step after {moments[-1][1] - moments[0][1]:.0f} s: {training_setup}.")
+
+    def _phase(self, phase: str) -> None:
+        log.info("%s", phase)
+        if not self._recent_seconds:
+            self._phases.append((phase, time.monotonic()))
+        self._change(self.state, phase=phase)
+
+    def on_note(self, note: str) -> None:
+        """Note something about the run for the user (see `orpo.trainer.RunCallback`)."""
+        log.info("%s", note)
+        if note not in self.state.notes:  # a resumed run decides the same again
+            self._change(self.state, notes=(*self.state.notes, note))
+
+    def _finish(self, status: Status) -> None:
+        self.paths.reserve.unlink(missing_ok=True)
+        self._change(self.state.moved_to(status), phase="", ended_at=time.time())
+
+    def _change(self, state: RunState, **values: object) -> None:
+        values["progressed_at"] = time.monotonic()
+        self.state = state.model_copy(update=values)
+        store.write_state(self.paths, self.state)
+
+
+def save_adapter(policy: PeftModel, folder: Path) -> None:
+    """Write the adapter as plain PEFT safetensors; the folder appears whole."""
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    with storage.disk_errors(draft):
+        policy.save_pretrained(draft, safe_serialization=True)
+        for path in draft.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    storage.sync_folder(folder.parent)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the worker of one run folder; return its exit code.
+
+    The second argument is the descriptor of the run's lock, taken by whoever starts the worker.
+    """
+    paths = RunPaths(Path(arguments[0]))
+    lock = storage.FileLock.adopt(paths.lock, int(arguments[1]))
+    try:
+        worker = Worker(paths)
+        return run_program(lambda: _memory_named(worker), worker.fail)
+    finally:
+        lock.release()
+
+
+def _memory_named(worker: Worker) -> None:
+    def named() -> OutOfMemory:
+        return OutOfMemory(
+            f"Memory ran out while {worker.state.phase or 'starting'}.",
+            hint="Lower “Tokens per forward”, switch “Recompute activations” on, or choose a "
+            "smaller model.",
+            where=f"step {worker.state.step}",
+        )
+
+    with hardware.memory_errors(named):
+        worker.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

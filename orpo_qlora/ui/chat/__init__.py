@@ -1,0 +1,1 @@
+"""The Chat tab. Floor 6; page process."""

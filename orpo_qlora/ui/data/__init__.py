@@ -1,0 +1,1 @@
+"""The Data tab. Floor 6; page process."""

@@ -1,0 +1,151 @@
+"""One pair as the model sees it: every token, and what training does with it. Floor 5.
+
+The tokens come from a probe; what is cut comes from the same policy as in a run. Everything from
+a file is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.wording import plural
+from orpo_qlora.jobs.token_counts import PairTokens, Token
+from orpo_qlora.orpo.length_policy import Kept, fit
+
+Role = Literal["read", "nll", "both", "odds", "cut"]
+
+ROLES: dict[Role, str] = {
+    "read": "Read, not trained on",
+    "nll": "NLL only",
+    "both": "NLL and odds",
+    "odds": "Odds only",
+    "cut": "Cut off",
+}
+"""What training does with a token, in the words of the legend."""
+TOKENS_SHOWN = 4000
+"""Tokens drawn per part; the middle of a longer one is left out."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part of a pair with the role of each of its tokens."""
+
+    title: str
+    tokens: Sequence[Token]
+    roles: Sequence[Role]
+
+
+def draw_tokens(pair: PairTokens, config: TrainConfig) -> str:
+    """Return a pair's tokens, each coloured by what these settings do with it."""
+    kept = fit(pair.lengths, config.max_length, config.over_length)
+    parts = _parts(pair, kept, config)
+    drawn = "".join(_draw_part(part) for part in parts)
+    return (
+        '<section class="card token-view">'
+        f'<p class="card-title">Row {pair.row:,}: {html.escape(_verdict(pair, kept, config))}</p>'
+        f"{_legend(parts)}{drawn}"
+        '<p class="token-readout quiet" aria-live="polite">Point at a token to see its id, or '
+        "press Tab and the arrow keys.</p></section>"
+    )
+
+
+def _verdict(pair: PairTokens, kept: Kept | None, config: TrainConfig) -> str:
+    longest = pair.lengths.longest
+    size = f"{plural(longest, 'token')} with the longer answer"
+    if kept is None:
+        return f"{size}, max_length is {config.max_length:,}. This pair is left out."
+    if longest > config.max_length:
+        return f"{size}, max_length is {config.max_length:,}. This pair is cut."
+    return f"{size}. It fits."
+
+
+def _parts(pair: PairTokens, kept: Kept | None, config: TrainConfig) -> tuple[_Part, ...]:
+    left = kept or Kept(0, 0, 0)
+    has_odds = config.lambda_ > 0
+    prompt: Role = "nll" if config.nll_on == "sequence" else "read"
+    before = len(pair.prompt) - left.prompt
+    cut: Role = "cut"
+    prompt_roles = [cut] * before + [prompt] * left.prompt
+    if left.prompt:
+        prompt_roles[before] = "read"  # nothing stands before it that could predict it
+    return (
+        _Part("Prompt", pair.prompt, prompt_roles),
+        _answer("Chosen answer", pair.chosen, left.chosen, "both" if has_odds else "nll"),
+        _answer("Rejected answer", pair.rejected, left.rejected, "odds" if has_odds else "read"),
+    )
+
+
+def _answer(title: str, tokens: Sequence[Token], kept: int, role: Role) -> _Part:
+    return _Part(title, tokens, [role] * kept + ["cut"] * (len(tokens) - kept))
+
+
+def _legend(parts: Sequence[_Part]) -> str:
+    counts = {role: sum(part.roles.count(role) for part in parts) for role in ROLES}
+    entries = "".join(
+        f'<li><span class="token token-{role}" aria-hidden="true">abc</span> '
+        f"{ROLES[role]} <b>{count:,}</b></li>"
+        for role, count in counts.items()
+        if count
+    )
+    return f'<ul class="legend token-legend">{entries}</ul>'
+
+
+def _draw_part(part: _Part) -> str:
+    title = f"{part.title}, {plural(len(part.tokens), 'token')}"
+    indexes: Sequence[int] = range(len(part.tokens))
+    gap = ""
+    if len(indexes) > TOKENS_SHOWN:
+        half = TOKENS_SHOWN // 2
+        gap = f'<span class="token-gap"> … {len(indexes) - 2 * half:,} tokens … </span>'
+        first, last = indexes[:half], indexes[-half:]
+    else:
+        first, last = indexes, ()
+    drawn = [_draw_token(part, index) for index in first]
+    rest = [_draw_token(part, index) for index in last]
+    return (
+        f'<h4 class="token-title">{html.escape(title)}</h4>'
+        f'<div class="tokens" role="group" dir="auto" aria-label="{html.escape(title)}">'
+        f"{''.join(drawn)}{gap}{''.join(rest)}</div>"
+    )
+
+
+def _draw_token(part: _Part, index: int) -> str:
+    token, role = part.tokens[index], part.roles[index]
+    about = f"id {token.id} · {index + 1} of {len(part.tokens)} · {ROLES[role].lower()}"
+    if token.is_special:
+        about += " · special token"
+    kind = f"token token-{role}{' token-special' if token.is_special else ''}"
+    # One token of each part can be reached by Tab; theme.js moves that place by the arrow keys.
+    place = "0" if index == 0 else "-1"
+    text = visible_text(token.text)
+    # The line breaks that a token ends with stand behind its box, not in it.
+    inside = text.rstrip("\n")
+    return (
+        f'<span class="{kind}" tabindex="{place}" title="{html.escape(about)}">'
+        f"{html.escape(inside)}</span>{text[len(inside) :]}"
+    )
+
+
+def visible_text(text: str) -> str:
+    """Return a token's text so that every token can be seen, line breaks and odd marks too."""
+    if not text:
+        return "·"
+    words = text.rstrip("\n")
+    breaks = len(text) - len(words)
+    return "".join(_visible(character) for character in words) + "↵" * breaks + "\n" * breaks
+
+
+def _visible(character: str) -> str:
+    if character == "\n":
+        return "↵\n"
+    if character == "\t":
+        return "⇥\t"
+    # Control, format and private characters: zero-width marks, direction overrides.
+    if unicodedata.category(character) in {"Cc", "Cf", "Co", "Zl", "Zp"}:
+        return f"⟨U+{ord(character):04X}⟩"
+    return character

@@ -1,0 +1,1 @@
+"""The Runs tab, many runs: list, comparison, λ sweep. Floor 6; page process."""

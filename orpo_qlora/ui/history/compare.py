@@ -1,0 +1,159 @@
+"""Several runs beside each other: the components, and what changes while some still train."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from orpo_qlora.data.wording import plural
+from orpo_qlora.errors import InputError, UnknownRun
+from orpo_qlora.runs import present, store
+from orpo_qlora.runs.store import Run
+from orpo_qlora.ui.history import compare_view, history_table, sweep_chart
+from orpo_qlora.ui.history.compare_view import MOST_RUNS
+from orpo_qlora.ui.parts import cards
+from orpo_qlora.ui.parts.guard import Updates
+
+HELD_OUT, TRAINING = "Held-out pairs", "Training pairs"
+POLL_SECONDS = 1.0
+MOST_SECONDS = 1.0
+"""How long one look may read long files; the next one goes on."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The components of a comparison."""
+
+    view: gr.Column
+    ids: gr.Textbox
+    """The runs compared, separated by commas; empty while nothing is."""
+    seen: gr.Textbox
+    back: gr.Button
+    side: gr.Radio
+    head: gr.HTML
+    sweep: gr.HTML
+    held_out: gr.HTML
+    curves: gr.HTML
+    differences: gr.HTML
+    timer: gr.Timer
+    """Active while long files are being read."""
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Every component that changes with a comparison."""
+        parts = [self.head, self.sweep, self.held_out, self.curves, self.differences]
+        return [self.view, self.seen, *parts, self.timer]
+
+
+def build_comparison() -> Comparison:
+    """Return the components, hidden."""
+    ids = gr.Textbox(visible="hidden", elem_id="compare-ids", label="Compared runs")
+    seen = gr.Textbox(visible="hidden", elem_id="compare-seen", label="Drawn comparison")
+    with gr.Column(visible=False, elem_id="compare") as view:
+        with gr.Row(elem_classes="actions"):
+            back = gr.Button("All runs", size="md", scale=0, min_width=130, elem_id="compare-back")
+        head = gr.HTML(elem_id="compare-head", js_on_load=history_table.PRESSED)
+        sweep = gr.HTML(elem_id="compare-sweep")
+        held_out = gr.HTML(elem_id="compare-held-out")
+        side = gr.Radio(
+            [HELD_OUT, TRAINING],
+            value=HELD_OUT,
+            label="Curves measured on",
+            elem_id="compare-side",
+            interactive=True,
+        )
+        curves = gr.HTML(elem_id="compare-curves")
+        differences = gr.HTML(elem_id="compare-differences")
+    timer = gr.Timer(POLL_SECONDS, active=False)
+    shown = (side, head, sweep, held_out, curves, differences)
+    return Comparison(*(view, ids, seen, back, *shown, timer))
+
+
+def check(ids: Sequence[str]) -> str:
+    """Return the ids of runs to compare as the page keeps them.
+
+    Raises:
+        InputError: they are too few or too many.
+    """
+    if not 2 <= len(ids) <= MOST_RUNS:
+        raise InputError(
+            f"A comparison has 2 to {MOST_RUNS} runs; {plural(len(ids), 'run')} "
+            f"{'is' if len(ids) == 1 else 'are'} chosen.",
+            hint="Tick the runs in the list.",
+        )
+    return ",".join(ids)
+
+
+def side_of(text: str) -> str:
+    """Return which pairs the curves are measured on, from what the page's address says."""
+    return TRAINING if text == TRAINING else HELD_OUT
+
+
+def hidden_updates(part: Comparison) -> Updates:
+    """Return the page without a comparison."""
+    away = gr.Column(visible=False)
+    return {part.view: away, part.seen: "", part.timer: gr.Timer(active=False)}
+
+
+def compare_updates(
+    part: Comparison, ids: Sequence[str], side: str, seen: str = ""
+) -> Updates | None:
+    """Return what changed of a comparison since the page drew it; None when nothing did.
+
+    Args:
+        part: the components.
+        ids: the runs; those deleted meanwhile are left out.
+        side: which pairs the curves were measured on.
+        seen: the mark of what the page shows; empty draws everything.
+    """
+    runs = _still_there(ids)
+    several = compare_view.line_up(runs, MOST_SECONDS)
+    share = min((one.metrics.share_read for one in several), default=1.0)
+    mark = _mark(runs, side, share)
+    if mark == seen:
+        return None
+    if not runs:
+        gone = cards.empty_card("Nothing to compare", "These runs were deleted.")
+        drawn = (part.sweep, part.held_out, part.curves, part.differences)
+        return {
+            part.view: gr.Column(visible=True),
+            part.seen: mark,
+            part.head: gone,
+            **dict.fromkeys(drawn, ""),
+            part.timer: gr.Timer(active=False),
+        }
+    reading = f"Reading what was measured so far: {present.percent(share)}." if share < 1 else ""
+    return {
+        part.view: gr.Column(visible=True),
+        part.seen: mark,
+        part.head: compare_view.draw_legend(several),
+        part.sweep: sweep_chart.draw_sweep(several),
+        part.held_out: compare_view.draw_held_out(several),
+        part.curves: (cards.busy(reading) if reading else "")
+        + compare_view.draw_curves(several, held_out=side != TRAINING),
+        part.differences: compare_view.draw_differences(several),
+        part.timer: gr.Timer(active=share < 1),
+    }
+
+
+def _still_there(ids: Sequence[str]) -> list[Run]:
+    runs = []
+    for run_id in ids[:MOST_RUNS]:
+        try:
+            runs.append(store.read_run(store.paths_of(run_id)))
+        except UnknownRun:
+            continue
+    return runs
+
+
+def _mark(runs: Sequence[Run], side: str, share: float) -> str:
+    told = [side, str(share)]
+    for run in runs:
+        metrics = run.paths.metrics
+        size = metrics.stat().st_size if metrics.is_file() else 0
+        told.append(f"{run.id} {run.title} {run.state.status} {size}")
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]

@@ -1,0 +1,95 @@
+"""“Try λ”: the same training with a few values of λ, queued at once. Floor 5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from orpo_qlora.data.pairs import split_pairs
+from orpo_qlora.errors import InputError
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import sweep
+from orpo_qlora.ui.data import uploads
+from orpo_qlora.ui.parts.events import QUIET
+from orpo_qlora.ui.train import form
+
+ABOUT = (
+    "Queues the same training once for each value, everything else alike, and shows λ against "
+    "held-out accuracy, log-prob gap and chosen log-prob as they finish."
+)
+
+
+@dataclass(frozen=True)
+class SweepPanel:
+    """The components."""
+
+    values: gr.Textbox
+    offered: gr.Textbox
+    """What was last offered as values; whatever differs from it, a person typed."""
+    start: gr.Button
+
+
+def build_sweep_panel(elem_id: str, offered: str = "") -> SweepPanel:
+    """Return the components, folded away; their ids begin with `elem_id`."""
+    with gr.Accordion("Try λ", open=False, elem_id=f"{elem_id}-fold"):
+        gr.HTML(f'<p class="quiet">{ABOUT}</p>')
+        with gr.Row(elem_classes="actions"):
+            values = gr.Textbox(
+                offered,
+                label="Values of λ",
+                elem_id=f"{elem_id}-values",
+                interactive=True,
+                scale=0,
+                min_width=240,
+            )
+            start = gr.Button(
+                "Queue these runs", scale=0, min_width=190, elem_id=f"{elem_id}-start"
+            )
+        known = gr.Textbox(offered, visible="hidden", elem_id=f"{elem_id}-offered", label="Offered")
+    return SweepPanel(values, known, start)
+
+
+def offered_text(lambda_: object) -> str:
+    """Return values to try around one, as a person would type them."""
+    known = float(lambda_) if isinstance(lambda_, int | float) else 0.1
+    return ", ".join(f"{value:g}" for value in sweep.offered_values(known))
+
+
+def wire_offer(panel: SweepPanel, lambda_: gr.Number) -> None:
+    """Offer values around a setting of λ as it changes, until a person types others."""
+    known = [panel.values, panel.offered]
+
+    def on_change(value: object, typed: str, offered: str) -> Any:  # noqa: ANN401 - may be a skip
+        return dict.fromkeys(known, offered_text(value)) if typed == offered else gr.skip()
+
+    lambda_.change(on_change, [lambda_, *known], known, **QUIET)
+
+
+def start_from_form(dataset_id: str, text: str, values: Sequence[object], ticket: str) -> list[str]:
+    """Queue a sweep over the settings and data of the page; return the ids of its runs.
+
+    The same order twice is one sweep.
+
+    Raises:
+        InputError: data, settings or values of λ are missing or wrong.
+    """
+    if not dataset_id:
+        raise InputError("There are no pairs to train on.", hint="Choose them on the Data tab.")
+    lambdas = sweep.parse_values(text)
+    config = form.config_from(values)
+    dataset = uploads.open_dataset(dataset_id)
+    split = split_pairs(dataset.pairs, config.held_out, config.seed)
+    return sweep.start_sweep(config, lambdas, (split, dataset.report), ticket)
+
+
+def start_from_run(run_id: str, text: str) -> list[str]:
+    """Queue a sweep around a run; return the ids of its runs, that one first.
+
+    Raises:
+        InputError: the values of λ are wrong, or the run has the only one.
+    """
+    run = store.read_run(store.paths_of(run_id))
+    return sweep.sweep_from(run, sweep.parse_values(text))

@@ -1,0 +1,178 @@
+"""Text to the page's blocks of HTML; everything is escaped here and nowhere else. Floor 5."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from orpo_qlora.charts import plots
+from orpo_qlora.runs import present
+from orpo_qlora.runs.metrics import Metrics
+from orpo_qlora.runs.state import RunState
+from orpo_qlora.runs.store import Run
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline number: what it was before training and what it is now."""
+
+    title: str
+    before: str
+    now: str
+    good: str
+    """What a good course looks like, in a few words."""
+
+
+def error_card(message: str, *, hint: str = "", where: str = "", more: str = "") -> str:
+    """Return a failure with its place and the way out; `more` is HTML below it."""
+    parts = [f'<p class="card-title">{html.escape(message)}</p>']
+    if hint:
+        parts.append(f"<p>{html.escape(hint)}</p>")
+    if where and where not in message:
+        parts.append(f'<p class="card-where">{html.escape(where)}</p>')
+    return f'<div class="card card-error" role="alert">{"".join(parts)}{more}</div>'
+
+
+def empty_card(title: str, text: str) -> str:
+    """Return what a place says while it has nothing to show: what to do next."""
+    return (
+        f'<div class="card card-empty"><p class="card-title">{html.escape(title)}</p>'
+        f"<p>{html.escape(text)}</p></div>"
+    )
+
+
+def reason(text: str) -> str:
+    """Return why a button cannot be pressed, to stand beside it."""
+    return f'<p class="reason" role="status">{html.escape(text)}</p>'
+
+
+def forecast(sentence: str, changes: Sequence[str], details: Sequence[str], *, fits: bool) -> str:
+    """Return what a run would take, what to change where it does not fit, and the small print."""
+    advice = "".join(f"<li>{html.escape(change)}</li>" for change in changes)
+    small = "".join(f"<p>{html.escape(detail)}</p>" for detail in details)
+    return (
+        f'<div class="forecast{"" if fits else " forecast-unfit"}" role="status">'
+        f"<p>{html.escape(sentence)}</p>"
+        f"{f'<ul>{advice}</ul>' if advice else ''}"
+        f"{f'<details><summary>How it was measured</summary>{small}</details>' if small else ''}"
+        "</div>"
+    )
+
+
+def busy(text: str) -> str:
+    """Return what is being worked on at the moment."""
+    return f'<p class="busy" role="status">{html.escape(text)}</p>'
+
+
+def pace(text: str) -> str:
+    """Return how the answers are coming along."""
+    return f'<p class="quiet" role="status">{html.escape(text[:1].upper() + text[1:])}</p>'
+
+
+def heading(title: str, text: str) -> str:
+    """Return the opening of a tab: what it is for, in a line."""
+    return f'<div class="opening"><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p></div>'
+
+
+def account(title: str, sentences: Sequence[str], more: str = "") -> str:
+    """Return a title with a few facts below it; `more` is HTML below them."""
+    lines = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+    return f'<div class="card"><p class="card-title">{html.escape(title)}</p>{lines}{more}</div>'
+
+
+def waiting_list(titles: Iterable[str]) -> str:
+    """Return the queue, next run first; nothing if nobody waits."""
+    items = "".join(f"<li>{html.escape(title)}</li>" for title in titles)
+    if not items:
+        return ""
+    return (
+        '<div class="card"><p class="card-title">Waiting for their turn</p>'
+        f'<ol class="facts">{items}</ol></div>'
+    )
+
+
+def run_card(run: Run, tiles: Iterable[Tile]) -> str:
+    """Return what a run is doing: title, status, progress, pace, headline numbers."""
+    state = run.state
+    line = present.progress_sentence(state) if run.is_active else present.ended_sentence(state)
+    meaning = present.STATUS_MEANINGS[state.status]
+    return (
+        '<section class="card run-card">'
+        f"<header><h2>{html.escape(run.title)}</h2>{pill(state.status)}</header>"
+        f'<p class="run-about">{html.escape(_about(run))}</p>'
+        f"{_progress_bar(state)}"
+        f'<p class="run-line">{html.escape(line or meaning)}</p>'
+        f"{'' if run.is_active else f'<p>{html.escape(meaning)}</p>'}"
+        f'<div class="tiles">{"".join(_tile(tile) for tile in tiles)}</div>'
+        "</section>"
+    )
+
+
+def _about(run: Run) -> str:
+    parts = [present.model_title(run.config.model), run.report.source]
+    parts.append(f"λ = {present.setting_value(run.config.lambda_)}")
+    return " · ".join(parts)
+
+
+def pill(status: str) -> str:
+    """Return a status in its colour."""
+    return f'<span class="pill pill-{status}">{status}</span>'
+
+
+def _progress_bar(state: RunState) -> str:
+    done = present.progress_percent(state)
+    limits = 'role="progressbar" aria-label="Training progress" aria-valuemin="0"'
+    if done is None:
+        if state.status not in {"queued", "starting", "running"}:
+            return ""
+        # Without aria-valuenow a progress bar is read as “busy”, which is the truth.
+        return f'<div class="bar bar-unknown" {limits} aria-valuemax="100"><span></span></div>'
+    text = f"{done} per cent, step {state.step} of {state.total_steps}"
+    return (
+        f'<div class="bar bar-{state.status}" {limits} aria-valuemax="100" aria-valuenow="{done}" '
+        f'aria-valuetext="{text}"><span style="width: {done}%"></span></div>'
+    )
+
+
+def _tile(tile: Tile) -> str:
+    before = (
+        f'<span class="tile-before">{html.escape(tile.before)} →</span> ' if tile.before else ""
+    )
+    return (
+        f'<div class="tile"><p class="tile-title">{html.escape(tile.title)}</p>'
+        f'<p class="tile-now">{before if tile.before else ""}{html.escape(tile.now)}</p>'
+        f'<p class="tile-good">{html.escape(tile.good)}</p></div>'
+    )
+
+
+def settings_table(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Return the settings that ran: label, name, value."""
+    cells = "".join(
+        f"<tr><td>{html.escape(label)}</td><td><code>{html.escape(name)}</code></td>"
+        f"<td>{html.escape(value)}</td></tr>"
+        for label, name, value in rows
+    )
+    head = "<thead><tr><th>Setting</th><th>Name</th><th>Value</th></tr></thead>"
+    return f'<table class="settings">{head}<tbody>{cells}</tbody></table>'
+
+
+def notes_list(notes: Sequence[str]) -> str:
+    """Return what the worker decided and why."""
+    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    return f'<ul class="facts">{items}</ul>' if items else ""
+
+
+def headline_tiles(metrics: Metrics) -> list[Tile]:
+    """Return the headline numbers, on held-out pairs where there are any."""
+    tiles = []
+    for plot in plots.PLOTS:
+        quantity = plot.quantities[0]
+        held_out = metrics.course(quantity.metric, held_out=True)
+        course = held_out if len(held_out) else metrics.course(quantity.metric)
+        if plot.name in plots.HEADLINES and len(course):
+            side = "held-out" if len(held_out) else "training"
+            title = f"{quantity.label[:1].upper()}{quantity.label[1:]}, {side}"
+            before = plot.format(course.values[0]) if len(course) > 1 else ""
+            tiles.append(Tile(title, before, plot.format(course.values[-1]), plot.good))
+    return tiles

@@ -1,0 +1,44 @@
+"""The latest value of every curve as a table: for screen readers, and to copy. Floor 5."""
+
+from __future__ import annotations
+
+import html
+
+from orpo_qlora.charts.plots import PLOTS, Plot, Quantity
+from orpo_qlora.charts.view import ChartView
+from orpo_qlora.runs.metrics import Metrics
+from orpo_qlora.runs.series import Course
+
+HEAD = ("Quantity", "Unit", "Training", "Smoothed", "At step", "Held-out", "At step")
+
+
+def value_table(metrics: Metrics, lambda_: float, view: ChartView) -> str:
+    """Return the latest values, training beside held-out pairs."""
+    rows = "".join(
+        _row(plot, quantity, metrics, lambda_, view)
+        for plot in PLOTS
+        for quantity in plot.quantities
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in HEAD)
+    return (
+        f'<div class="values-scroll"><table class="values-table"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _row(plot: Plot, quantity: Quantity, metrics: Metrics, lambda_: float, view: ChartView) -> str:
+    factor = quantity.factor * (lambda_ if quantity.has_lambda else 1.0)
+    smooth = metrics.course(quantity.metric, smoothing=view.smoothing)
+    cells = [html.escape(plot.unit) or "–"]
+    for held_out in (False, True):
+        course = metrics.course(quantity.metric, held_out=held_out)
+        cells.append(_last(plot, course, factor))
+        if not held_out:
+            cells.append(_last(plot, smooth, factor))
+        cells.append(f"{course.steps[-1]:,}" if len(course) else "–")
+    columns = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr><th scope="row">{html.escape(quantity.label)}</th>{columns}</tr>'
+
+
+def _last(plot: Plot, course: Course, factor: float) -> str:
+    return plot.format(factor * float(course.values[-1])) if len(course) else "–"

@@ -1,0 +1,190 @@
+"""TrainConfig's settings to components and back. Labels, bounds, help and choices are its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import gradio as gr
+from annotated_types import Ge, Le, MaxLen
+from pydantic.fields import FieldInfo
+
+from orpo_qlora.config import Group, TrainConfig, build_config, choices_of, setting_fields
+from orpo_qlora.models.catalogue import CATALOGUE
+from orpo_qlora.presets import read_preset
+from orpo_qlora.runs.trackers import is_offered
+
+SHORT_LIST = 3
+"""Up to so many choices are shown side by side, more in a list."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The components of all settings, by setting name, in TrainConfig's order."""
+
+    components: dict[str, Any]
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The components in the order `config_from` takes their values."""
+        return list(self.components.values())
+
+
+def setting_names() -> list[str]:
+    """Return every setting in the order `config_from` takes their values."""
+    return list(setting_fields())
+
+
+def basic_settings() -> list[str]:
+    """Return the settings that are always visible."""
+    return [name for name, info in setting_fields().items() if _extra(info)["basic"]]
+
+
+def folded_settings() -> dict[str, list[str]]:
+    """Return the other settings by group."""
+    groups: dict[str, list[str]] = {group: [] for group in get_args(Group)}
+    for name, info in setting_fields().items():
+        if not _extra(info)["basic"]:
+            groups[str(_extra(info)["group"])].append(name)
+    return {group: names for group, names in groups.items() if names}
+
+
+def build_component(name: str, value: object = None) -> Any:  # noqa: ANN401 - gradio's inputs
+    """Return the input for one setting, showing a value, or its default for none."""
+    info = setting_fields()[name]
+    common = {
+        "label": info.title,
+        "info": info.description,
+        "value": shown_value(name, info.default if value is None else value),
+        "elem_id": element_id(name),
+        "interactive": True,
+    }
+    if name == "model":
+        models = [(entry.label, entry.name) for entry in CATALOGUE]
+        return gr.Dropdown(models, allow_custom_value=True, filterable=True, **common)
+    if choices_of(info):
+        choices = [choice for choice in choices_of(info) if is_offered(name, choice)]
+        kind = gr.Radio if len(choices) <= SHORT_LIST else gr.Dropdown
+        return kind(choices, **common)
+    if info.annotation is bool:
+        return gr.Checkbox(**common)
+    if info.annotation is float or info.annotation is int:
+        return _number(info, common)
+    lines = 3 if info.annotation is not str else 1
+    # A length bound on a list counts its items, not its characters.
+    length = _bound(info, MaxLen, "max_length") if lines == 1 else None
+    return gr.Textbox(lines=lines, max_length=length, **common)
+
+
+def _number(info: FieldInfo, common: Mapping[str, object]) -> Any:  # noqa: ANN401
+    low, high = _bound(info, Ge, "ge"), _bound(info, Le, "le")
+    if info.annotation is float and low is not None and high is not None:
+        return gr.Slider(low, high, step=0.05 if high - low > 1 else 0.01, **common)
+    # Without gradio's own bounds: a wrong number is answered in words beside the button.
+    step = 1 if info.annotation is int else (info.default / 10 or 0.01)
+    return gr.Number(step=step, **common)
+
+
+def element_id(name: str) -> str:
+    """Return the stable id of a setting's input."""
+    return f"setting-{name}"
+
+
+def shown_value(name: str, value: object) -> object:
+    """Return a setting's value as its input shows it."""
+    if isinstance(value, tuple | list):
+        return "\n".join(str(item) for item in value)
+    return value
+
+
+def config_from(values: Sequence[object]) -> TrainConfig:
+    """Return the settings that the form's inputs hold.
+
+    Raises:
+        ConfigError: lists every wrong setting at once.
+    """
+    fields = setting_fields()
+    settings = {
+        name: _typed(fields[name], value) for name, value in zip(fields, values, strict=True)
+    }
+    return build_config(settings, source="the form")
+
+
+def config_from_some(values: Mapping[str, object]) -> TrainConfig:
+    """Return the settings that some inputs hold, by setting name; the others have their default.
+
+    Raises:
+        ConfigError: lists every wrong setting at once.
+    """
+    fields = setting_fields()
+    settings = {name: _typed(fields[name], value) for name, value in values.items()}
+    return build_config(settings, source="the form")
+
+
+def changed_settings(values: Sequence[object], origin: TrainConfig) -> list[str]:
+    """Return the settings whose inputs hold something else than `origin`; the name is no setting.
+
+    An input that holds nothing usable has been changed too.
+    """
+    fields, before = setting_fields(), named_values(origin)
+    return [
+        name
+        for name, value in zip(fields, values, strict=True)
+        if name != "name" and not _is_same(_typed(fields[name], value), before[name])
+    ]
+
+
+def _is_same(value: object, before: object) -> bool:
+    # The browser makes no difference between 2 and 2.0, and a list is no tuple.
+    return (
+        list(value) == list(before)
+        if isinstance(before, tuple) and isinstance(value, list | tuple)
+        else value == before
+    )
+
+
+def _typed(info: FieldInfo, value: object) -> object:
+    if isinstance(value, str):
+        if info.annotation is not str and not choices_of(info):
+            return [line.strip() for line in value.splitlines() if line.strip()]
+        return value.strip()
+    return value
+
+
+def config_of_preset(preset: str) -> TrainConfig:
+    """Return a preset's settings, complete.
+
+    Raises:
+        ConfigError: the preset does not exist or holds a wrong setting.
+    """
+    return build_config(read_preset(preset), source=f"preset {preset}")
+
+
+def preset_values(preset: str) -> list[object]:
+    """Return what the form's inputs show for a preset.
+
+    Raises:
+        ConfigError: the preset does not exist or holds a wrong setting.
+    """
+    return values_of(config_of_preset(preset))
+
+
+def values_of(config: TrainConfig) -> list[object]:
+    """Return what the form's inputs show for these settings."""
+    return [shown_value(name, value) for name, value in named_values(config).items()]
+
+
+def named_values(config: TrainConfig) -> dict[str, object]:
+    """Return the settings by the name people type, in the form's order."""
+    return {
+        info.alias or name: getattr(config, name) for name, info in TrainConfig.model_fields.items()
+    }
+
+
+def _extra(info: FieldInfo) -> Mapping[str, object]:
+    return info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+
+
+def _bound(info: FieldInfo, kind: type, name: str) -> Any:  # noqa: ANN401 - a number
+    return next((getattr(item, name) for item in info.metadata if isinstance(item, kind)), None)

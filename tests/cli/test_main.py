@@ -1,0 +1,265 @@
+"""The command line as a script sees it: exit codes, messages, JSON."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny import claim_layers
+
+from orpo_qlora.runs import store
+
+WAIT_SECONDS = 240
+
+
+def run_cli(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "orpo_qlora.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+
+
+@pytest.fixture
+def csv_file(tmp_path):
+    path = tmp_path / "pairs.csv"
+    rows = [f'"what is {i}?","it is {i}, a number","who can say {i}"' for i in range(12)]
+    path.write_text("prompt,chosen,rejected\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["check"], 2, "Missing argument"),
+        (["check", "missing.csv"], 2, "missing.csv cannot be opened"),
+        (["check", "short_answers"], 0, "192 rows read, 192 pairs usable"),
+        (["train", "hello", "--set", "lamda=1"], 2, "did you mean lambda?"),
+        (["train", "hello", "--set", "lambda=7"], 2, "less than or equal to 2"),
+        (["train", "hello", "--preset", "huge"], 2, "no preset or file “huge”"),
+        (["plan", "missing.csv"], 2, "missing.csv cannot be opened"),
+        (["plan", "hello", "--set", "lambda=7"], 2, "less than or equal to 2"),
+        (["chat", "nobody"], 2, "no run “nobody”"),
+        (["stop", "nobody"], 2, "no run “nobody”"),
+        (["resume", "nobody"], 2, "no run “nobody”"),
+        (["queue", "nobody"], 2, "no run “nobody”"),
+        (["runs", "--wrong"], 2, "No such option"),
+        (["--version"], 0, "orpo-qlora 0."),
+    ],
+)
+def test_exit_code_and_message(arguments, code, words):
+    done = run_cli(*arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_names_the_columns_it_found(tmp_path):
+    path = tmp_path / "wrong.csv"
+    path.write_text("question,good,bad\na,b,c\n")
+    done = run_cli("check", str(path))
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in ("question", "good", "chosen"))
+
+
+def test_check_as_json_adds_up(csv_file):
+    with csv_file.open("a") as file:
+        file.write('"same","x","x"\n')
+    report = json.loads(run_cli("check", str(csv_file), "--json").stdout)
+    dropped = sum(len(drop["rows"]) for drop in report["drops"])
+    assert (report["rows_read"], report["pairs"], dropped) == (13, 12, 1)
+
+
+def test_train_follows_to_the_end_and_lists_the_run(csv_file, tiny_model):
+    settings = ["--model", str(tiny_model), "--set", "max_steps=2", "--name", "small"]
+    done = run_cli("train", str(csv_file), *settings)
+    assert done.returncode == 0, done.stderr
+    assert "Held-out preference accuracy" in done.stdout
+    listed = json.loads(run_cli("runs", "--json").stdout)
+    assert [(run["name"], run["state"]["status"]) for run in listed] == [("small", "finished")]
+    assert listed[0]["has_adapter"]
+
+
+def test_plan_says_what_a_training_takes_and_knows_it_the_second_time(csv_file, tiny_model):
+    settings = ["--model", str(tiny_model), "--set", "max_steps=5"]
+    done = run_cli("plan", str(csv_file), *settings)
+    assert done.returncode == 0, done.stderr
+    assert "of memory (" in done.stdout
+    assert "for 5 steps" in done.stdout
+    told = json.loads(run_cli("plan", str(csv_file), *settings, "--json").stdout)
+    assert done.stdout.startswith(told["sentence"])
+    assert (told["fits"], told["steps"], told["pairs"] + told["held_out_pairs"]) == (True, 5, 12)
+    assert json.loads(run_cli("runs", "--json").stdout) == []
+
+
+def test_plan_exits_1_when_it_does_not_fit_and_says_what_to_change(csv_file, tiny_model, tmp_path):
+    greedy = ["max_tokens_per_forward=1000000", "activation_checkpointing=off", "lora_r=1"]
+    settings = [part for setting in [*greedy, "pairs_per_step=12"] for part in ("--set", setting)]
+    deep = claim_layers(tiny_model, tmp_path / "deep")
+    done = run_cli("plan", str(csv_file), "--model", str(deep), *settings)
+    assert done.returncode == 1
+    assert "Does not fit" in done.stdout
+    assert "Tokens per forward" in done.stdout
+
+
+def test_train_reports_a_failure_with_its_way_out(csv_file):
+    done = run_cli("train", str(csv_file), "--model", "nobody/nothing")
+    assert done.returncode == 1
+    assert "hub cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_stop_resume_and_queue_from_another_terminal(csv_file, tiny_model):
+    settings = ["--model", str(tiny_model), "--set", "max_steps=5000", "--detach", "--json"]
+    started = json.loads(run_cli("train", str(csv_file), *settings).stdout)
+    assert started["state"]["status"] in {"queued", "starting", "running"}
+    waits = json.loads(run_cli("train", str(csv_file), *settings).stdout)
+    assert waits["state"]["status"] == "queued"
+    assert run_cli("queue", waits["id"], "--place", "1").stdout == f"1. {waits['id']}\n"
+    assert "has left the queue" in run_cli("stop", waits["id"]).stdout
+    wait_for_step(started["id"])
+    stopped = run_cli("stop", started["id"], "--now", "--grace", "60")
+    assert "is stopped after step" in stopped.stdout
+    again = run_cli("stop", started["id"])
+    assert again.returncode == 2
+    assert "nothing to stop" in again.stderr
+    resumed = json.loads(run_cli("resume", started["id"], "--detach", "--json").stdout)
+    assert resumed["state"]["step"] == resumed["checkpoint_step"] > 0
+    assert run_cli("resume", started["id"]).returncode == 2
+    assert run_cli("stop", started["id"], "--now", "--grace", "0").returncode == 0
+
+
+def wait_for_step(run_id):
+    deadline = time.monotonic() + WAIT_SECONDS
+    while store.read_run(store.paths_of(run_id)).state.step < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_stop_with_a_checkpoint_and_exit_10(csv_file, tiny_model, number):
+    settings = ["--model", str(tiny_model), "--set", "max_steps=5000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orpo_qlora.cli.main", "train", str(csv_file), *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    run_id = process.stdout.readline().split()[1]
+    wait_for_step(run_id)
+    os.kill(process.pid, number)
+    said, _ = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 10
+    assert f"orpo-qlora resume {run_id}" in said
+    run = store.find_run(run_id)
+    assert run.state.status == "stopped"
+    assert run.checkpoint_step == run.state.step > 0
+
+
+def test_chat_answers_from_both_sides(csv_file, tiny_model):
+    settings = ["--model", str(tiny_model), "--set", "max_steps=1"]
+    assert run_cli("train", str(csv_file), *settings).returncode == 0
+    done = run_cli("chat", "last", "-m", "hello", "--max-tokens", "5", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["message"] == "hello"
+    assert set(answer) == {"message", "base", "tuned", "note"}
+    assert answer["note"] == "base and tuned cut at 5 tokens; allow more to read on"
+    assert "starting the chat process…" in done.stderr
+
+
+def test_check_proposes_encodings_and_reads_the_chosen_one(tmp_path):
+    path = tmp_path / "old.csv"
+    path.write_bytes("prompt,chosen,rejected\n你好吗,我很好,不好\n".encode("gbk"))
+    refused = run_cli("check", str(path))
+    assert refused.returncode == 2
+    assert "--encoding gb18030: 你好吗,我很好,不好" in refused.stderr
+    done = run_cli("check", str(path), "--encoding", "gb18030", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["pairs"], report["choices"]["encoding"]) == (1, "gb18030")
+
+
+def test_train_reads_as_it_is_told(tmp_path):
+    path = tmp_path / "old.csv"
+    path.write_bytes("prompt,chosen,rejected\n你好吗,我很好,不好\n".encode("gbk"))
+    for options, words in (
+        ([], "--encoding gb18030: 你好吗,我很好,不好"),
+        (["--encoding", "shift_jis"], "cannot be read as shift_jis"),
+        (["--encoding", "gb18030", "--fix", "all"], "no fix “all”"),
+    ):
+        done = run_cli("train", str(path), *options)
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
+def test_check_takes_columns_and_remembers_them_for_such_files(tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_text("question,good,bad\na,b,c\n")
+    refused = run_cli("check", str(path))
+    assert refused.returncode == 2
+    assert "--chosen-column" in refused.stderr
+    options = ["--chosen-column", "good", "--rejected-column", "bad"]
+    assert "1 pair usable" in run_cli("check", str(path), *options).stdout
+    path.write_text("bad,good,question\nc,b,a\nf,e,d\n")
+    again = run_cli("check", str(path))
+    assert "2 pairs usable" in again.stdout
+    assert "Columns as chosen before for such a file: “question” as prompt" in again.stdout
+
+
+def test_check_mends_and_writes_what_is_usable(tmp_path):
+    path = tmp_path / "ugly.csv"
+    path.write_text("prompt,chosen,rejected\na,b,c\na,b,c\nd,e\n=f,g<|im_end|>,h\n")
+    refused = run_cli("check", str(path))
+    assert refused.returncode == 2
+    assert "--fix broken-rows" in refused.stderr
+    fixes = ["--fix", "broken-rows", "--fix", "duplicate", "--fix", "special-tokens"]
+    files = ["--export", str(tmp_path / "clean.jsonl"), "--report", str(tmp_path / "report.json")]
+    done = run_cli("check", str(path), *fixes, *files)
+    assert done.returncode == 0, done.stderr
+    for words in ("4 rows read, 2 pairs usable", "the row cannot be read (row 3)", "(row 2)"):
+        assert words in done.stdout
+    lines = (tmp_path / "clean.jsonl").read_text().splitlines()
+    assert [json.loads(line)["chosen"] for line in lines] == ["b", "g"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["rows_read"] == report["pairs"] + sum(one["count"] for one in report["drops"])
+    assert report["choices"]["fixes"] == ["broken-rows", "duplicate", "special-tokens"]
+
+
+def test_check_names_fixes_it_does_not_know(csv_file):
+    done = run_cli("check", str(csv_file), "--fix", "all")
+    assert done.returncode == 2
+    assert "no fix “all”" in done.stderr
+
+
+def test_check_counts_the_tokens_that_training_will_see(csv_file, tiny_model):
+    with csv_file.open("a") as file:
+        file.write(f'"long","{"word " * 60}","short"\n')
+    options = ["--model", str(tiny_model), "--max-length", "100"]
+    done = run_cli("check", str(csv_file), *options)
+    assert done.returncode == 0, done.stderr
+    assert "1 pair (7.7%) will be left out: row 13" in done.stdout
+    told = json.loads(run_cli("check", str(csv_file), *options, "--json").stdout)
+    assert (told["rows_read"], told["tokens"]["pairs"], told["tokens"]["dropped"]) == (13, 13, 1)
+    assert told["tokens"]["whole"]["longest"] > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--model", "nobody/nothing"], 1, "hub cannot be reached"),
+        (["--max-length", "3"], 2, "max_length"),
+        (["--over-length", "shrink"], 2, "over_length"),
+    ],
+)
+def test_check_says_why_tokens_cannot_be_counted(csv_file, options, code, words):
+    done = run_cli("check", str(csv_file), *options)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,79 @@
+"""A forecast in words."""
+
+import pytest
+
+from orpo_qlora.jobs.estimation import Estimate, Seconds, about, in_bytes
+
+
+def forecast(**changes):
+    known = {
+        "made_at": 0.0,
+        "device": "cpu",
+        "pairs": 90,
+        "held_out_pairs": 10,
+        "longest_tokens": 1500,
+        "steps": 42,
+        "evaluations": 5,
+        "samples": 5,
+        "seconds": Seconds(start_up=10, training=700, evaluation=100, sampling=30),
+        "memory_bytes": 2_900_000_000,
+        "predicted_memory_bytes": 2_700_000_000,
+        "measured_memory_bytes": 2_850_000_000,
+        "free_memory_bytes": 23_000_000_000,
+        "disk_bytes": 60_000_000,
+        "needed_disk_bytes": 268_000_000,
+        "free_disk_bytes": 10**11,
+    }
+    return Estimate(**{**known, **changes})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "about 1 second"),
+        (9, "about 9 seconds"),
+        (42, "about 40 seconds"),
+        (100, "about 2 minutes"),
+        (840, "about 14 minutes"),
+        (5400, "about 1.5 hours"),
+        (100_000, "about 28 hours"),
+    ],
+)
+def test_time_in_words(seconds, words):
+    assert about(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 kB"),
+        (12_400, "12 kB"),
+        (60_000_000, "60 MB"),
+        (2_940_000_000, "2.9 GB"),
+        (23_400_000_000, "23 GB"),
+        (1_500_000_000_000, "1.5 TB"),
+    ],
+)
+def test_sizes_in_words(count, words):
+    assert in_bytes(count) == words
+
+
+def test_what_fits_is_one_sentence():
+    told = "About 14 minutes, 2.9 GB of memory (23 GB free), 60 MB of disk."
+    assert forecast().sentence() == told
+    assert "of GPU memory (" in forecast(device="cuda").sentence()
+
+
+def test_what_does_not_fit_says_so_first_and_what_to_change_next():
+    tight = forecast(free_memory_bytes=2_000_000_000, changes=("Take less.",))
+    assert tight.sentences()[0].startswith("Does not fit: about 14 minutes, 2.9 GB")
+    assert tight.sentences()[1] == "Take less."
+    assert not tight.fits
+    full = forecast(free_disk_bytes=5_000_000)
+    assert full.sentence().endswith("60 MB of disk and 268 MB to begin with (5.0 MB free).")
+    assert not full.fits
+
+
+def test_what_was_not_tried_claims_no_time():
+    untried = forecast(measured_memory_bytes=0, seconds=Seconds(), free_memory_bytes=10**9)
+    assert untried.sentences() == ["Does not fit: it takes about 2.9 GB of memory (1.0 GB free)."]
