@@ -1,8 +1,8 @@
-"""Ask whether a known vulnerability concerns a pinned version, and tell no answer from a good one.
+"""Audit the pinned versions for known vulnerabilities; an unreachable service is not a pass.
 
-pip-audit ends with 1 both for a vulnerability and for a service that it cannot reach. Here the exit
-code is 0 when nothing is known and when nobody could be asked, which is said; 1 when something is
-known; 2 when pip-audit itself fails.
+pip-audit exits with 1 both for a vulnerability and for a service that cannot be reached. Here the
+exit code is 0 when nothing is known or the service cannot be reached (which is printed), 1 when a
+vulnerability is known, 2 when pip-audit itself fails.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def main(arguments: list[str]) -> int:
     skipped = [one for one in asked if "skip_reason" in one]
     for one in vulnerable:
         for known in one["vulns"]:
-            mended = ", ".join(known["fix_versions"]) or "no release yet"
-            print(f"VULNERABLE {one['name']} {one['version']}: {known['id']}, mended in {mended}")
+            fixed = ", ".join(known["fix_versions"]) or "no release yet"
+            print(f"VULNERABLE {one['name']} {one['version']}: {known['id']}, fixed in {fixed}")
     for one in skipped:
         print(f"NOT AUDITED {one['name']}: {one['skip_reason']}")
     print(f"{len(asked) - len(skipped)} pinned versions audited, {len(vulnerable)} vulnerable.")

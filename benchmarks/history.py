@@ -145,12 +145,12 @@ def measure(page: Page, ids: list[str]) -> list[tuple[str, float, float, float]]
         return title, spent[0], statistics.median(spent[1:]), statistics.median(worked[1:])
 
     def read(title: str, event: int, values: list[Any]) -> Any:
-        looks = [page.ask(event, values)]
-        while "Reading what was measured" in json.dumps(looks[-1][2]):
-            looks.append(page.ask(event, values))
-        spent, worked = [look[0] for look in looks], [look[1] for look in looks]
-        told = f"{title}: {len(looks)} looks until its file is read"
-        return told, spent[0], statistics.median(spent), statistics.median(worked)
+        polls = [page.ask(event, values)]
+        while "Reading what was measured" in json.dumps(polls[-1][2]):
+            polls.append(page.ask(event, values))
+        spent, worked = [poll[0] for poll in polls], [poll[1] for poll in polls]
+        row = f"{title}: {len(polls)} polls until its file is read"
+        return row, spent[0], statistics.median(spent), statistics.median(worked)
 
     def rest() -> None:
         return None

@@ -126,7 +126,7 @@ class Soak:
                 del self.witnesses[run.id]
 
     def round(self) -> None:
-        """Choose a moment and a victim, strike, look, and do what a person would."""
+        """Kill a random process at a random moment, check, and recover as a user would."""
         self.page.keep_open()
         self.settle()
         active = store.active_run()
@@ -186,14 +186,14 @@ class Soak:
     def await_keeper(self, paths: RunPaths) -> None:
         """The supervisor of a dead worker says how it ended."""
 
-        def told() -> bool:
+        def cause_is_named() -> bool:
             run = store.read_run(paths)
             if run.is_at_work or run.state.status in {"finished", "stopped"}:
                 return True
             card = run.state.error
             return card is not None and "SIGKILL" in card.message
 
-        wait_until(told, PATIENCE_SECONDS, "the supervisor names the cause")
+        wait_until(cause_is_named, PATIENCE_SECONDS, "the supervisor names the cause")
         if not store.read_run(paths).is_at_work:
             self.witnesses[paths.id].after_a_death()
             self.page.tells_the_truth(paths)
@@ -221,7 +221,7 @@ class Soak:
         return sum(count for (victim, _), count in self.kills.items() if victim == name)
 
     def settle(self) -> None:
-        """Resume what broke, from the page or a terminal, and look after the queue."""
+        """Resume what broke, from the page or a terminal, and check the queue."""
         for witness in self.witnesses.values():
             run = store.read_run(witness.paths)
             hold("no run fails", run.state.status != "failed", run.state, store.log_tail(run.paths))
@@ -269,10 +269,10 @@ and {soak.resumes["terminal"]} times as a terminal does. Seed {seed}, {minutes:.
 
 {table([("phase", "deaths"), *moments])}
 
-Held after every one of them ({looks:,} looks at metrics and checkpoints), and at the end:
+Held after every one of them ({looks:,} checks of metrics and checkpoints), and at the end:
 
 - every metrics line that was there before a kill was there after it; steps were consecutive, each
-  once, at every look;
+  once, at every check;
 - the newest checkpoint matched its manifest, and no fewer than two stayed once there had been two;
 - no state spoke of a worker that was gone: the slowest took
   {soak.slowest_truth_seconds:.2f} s; the page said the same ({soak.page.truths} times asked);

@@ -27,14 +27,14 @@ class Broken(Exception):
     """A promise that did not hold."""
 
 
-def hold(promise: str, is_kept: bool, *told: object) -> None:
+def hold(promise: str, is_kept: bool, *details: object) -> None:
     """Count on a promise.
 
     Raises:
         Broken: it does not hold.
     """
     if not is_kept:
-        raise Broken(f"{promise}: {' '.join(map(str, told))}")
+        raise Broken(f"{promise}: {' '.join(map(str, details))}")
 
 
 def programs(home: Path, module: str = "", folder: str = "") -> list[psutil.Process]:
@@ -114,7 +114,7 @@ class Witness:
         self.looks += 1
 
     def after_a_death(self) -> None:
-        """Compare with the last look; no program may be writing."""
+        """Compare with the last check; no program may be writing."""
         lines = whole_lines(self.paths.metrics)
         is_kept = lines[: len(self.lines)] == self.lines
         hold("no line is lost", is_kept, self.paths.id, len(self.lines), len(lines))
@@ -164,7 +164,7 @@ def one_at_work(home: Path) -> None:
     """Hold that no two workers train; one that has said its last word may still be ending."""
     at_work = [paths.id for paths in store.all_paths() if _trains(home, paths)]
     if len(at_work) > 1:
-        time.sleep(0.5)  # the first may have ended between the two looks
+        time.sleep(0.5)  # the first may have ended between the two checks
         at_work = [paths.id for paths in store.all_paths() if _trains(home, paths)]
     hold("one run trains at a time", len(at_work) <= 1, *at_work)
 

@@ -32,7 +32,7 @@ END_SECONDS = 120.0
 
 
 class Background(ABC):
-    """A thread that does something until told to stop, and remembers what went wrong."""
+    """A thread that does something until stopped, and keeps the error."""
 
     def __init__(self) -> None:
         self.problem = ""
@@ -43,7 +43,7 @@ class Background(ABC):
         while not self._stopping.is_set() and not self.problem:
             try:
                 self.act()
-            except Exception as exc:  # noqa: BLE001 - told by `is_well` in the main thread
+            except Exception as exc:  # noqa: BLE001 - reported by `is_well` in the main thread
                 self.problem = f"{type(exc).__name__}: {exc}"
 
     @abstractmethod

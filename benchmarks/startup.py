@@ -112,9 +112,9 @@ def main() -> None:
                 seconds = opening(command, home)
                 if number:
                     taken.append(seconds)
-    told = to_markdown(*times)
-    RESULT.write_text(told, encoding="utf-8")
-    print(told)
+    report = to_markdown(*times)
+    RESULT.write_text(report, encoding="utf-8")
+    print(report)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_a_known_vulnerability_fails_and_is_named(service):
     code, said = audit(service(lambda name: known.get(name, (200, "{}"))))
     assert code == 1
     assert "VULNERABLE jinja2" in said
-    assert "PYSEC-0000-1, mended in 99.0" in said
+    assert "PYSEC-0000-1, fixed in 99.0" in said
 
 
 def test_pins_without_a_known_vulnerability_pass(service):
