@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -50,6 +51,32 @@ def sha256_of(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """Tells one version of a file from the next; a replaced file has another inode."""
+
+    inode: int
+    changed_ns: int
+    size_bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileStamp:
+        """Return a file's stamp.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        found = path.stat()
+        return cls(found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def stamps(folder: Path, patterns: Iterable[str]) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change of matching files; nothing without the folder."""
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    found = [(path.name, FileStamp.of(path)) for path in files]
+    return [(name, stamp.size_bytes, stamp.changed_ns) for name, stamp in found]
 
 
 @contextmanager

@@ -171,7 +171,7 @@ class Plan(Job):
         prompts = training_setup.sample_prompts(self.config, pairs)
         moments = [time.perf_counter()]
         for tokens in (1, 1 + SAMPLED_TOKENS):
-            training_setup.answer_samples(policy, base.tokenizer, prompts, tokens)
+            training_setup.answer_samples(policy, base.tokenizer, prompts, max_tokens=tokens)
             moments.append(time.perf_counter())
         first, second = moments[1] - moments[0], moments[2] - moments[1]
         per_token = max(0.0, second - first) / SAMPLED_TOKENS or second / (1 + SAMPLED_TOKENS)

@@ -43,13 +43,14 @@ class Trial:
         self.moments.append(time.perf_counter())
 
     def on_evaluation(self, record: Record) -> None:
-        """Keep what a measurement took."""
+        """Keep what an evaluation took."""
         self.evaluations.append(record)
-        if not self.steps:
-            self.moments = [time.perf_counter()]
+
+    def on_phase(self, phase: str) -> None:
+        """Ignore it: the estimate reports its own phases."""
 
     def on_note(self, note: str) -> None:
-        """Keep what a person should know."""
+        """Keep what the user should know."""
         self.notes.append(note)
 
     def should_stop(self) -> bool:
@@ -109,7 +110,7 @@ def expected_run(
     seen = epochs * len(train) + min(len(train), rest * config.pairs_per_step)
     every = evaluation_every(config, steps)
     inner = [step for step in range(every, steps, every)] if held_out else []
-    evaluations = len(inner) + 2 if held_out else 0  # at step 0 and after the last one
+    evaluations = len(inner) + 2 if held_out else 0  # of the base, and after the last step
     return ExpectedRun(
         steps=steps,
         evaluations=evaluations,
@@ -141,8 +142,11 @@ def try_steps(
     budget = trainer.budget.tokens
     trainer.pairs = _within(engine, longest, budget)
     trainer.held_out = _within(engine, longest_held_out, budget)
+    trainer.has_base_evaluation = True
     trial.moments = [time.perf_counter()]
     trainer.train()
+    if not trial.evaluations:  # stopped early
+        trainer.evaluate()
 
     last, wall = trial.steps[-1], trial.moments[-1] - trial.moments[-2]
     first_pass = trial.evaluations[0] if trial.evaluations else None

@@ -109,6 +109,21 @@ class Series:
         self._values[self._count : end] = fresh
         self._count = end
 
+    @property
+    def last_step(self) -> int:
+        """Step of the latest finite value, -1 without one."""
+        return int(self._steps[self._count - 1]) if self._count else -1
+
+    def merged(self, steps: Sequence[int], values: Sequence[float]) -> Series:
+        """Return a new series with further points in the order of their steps."""
+        when = [*self._steps[: self._count].tolist(), *self.broken, *steps]
+        broken = [math.nan] * len(self.broken)
+        numbers = [*self._values[: self._count].tolist(), *broken, *values]
+        order = sorted(range(len(when)), key=when.__getitem__)
+        series = Series()
+        series.extend([when[at] for at in order], [numbers[at] for at in order])
+        return series
+
     def course(self, count: int | None = None, smoothing: float = 0.0) -> Course:
         """Return the first `count` points, or all.
 

@@ -81,9 +81,11 @@ def answer_samples(
     policy: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
+    *,
     max_tokens: int = SAMPLE_TOKENS,
+    adapter: str = loading.ADAPTER,
 ) -> list[str]:
-    """Return the policy's likeliest answers, in the order of the prompts."""
+    """Return the likeliest answers with the adapter, or with `BASE`, in the prompts' order."""
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
-    asked = [Conversation((Turn("user", text),), loading.ADAPTER) for text in prompts]
+    asked = [Conversation((Turn("user", text),), adapter) for text in prompts]
     return answer_all(policy, tokenizer, asked, sampling)

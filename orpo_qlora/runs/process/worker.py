@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware, loading
+from orpo_qlora.models.sampling import BASE
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.batches import total_steps
 from orpo_qlora.orpo.tokens import Tokenized
@@ -58,6 +60,7 @@ class Worker:
         self._base: loading.Base | None = None
         self._policy: PeftModel | None = None
         self._wants_stop = False
+        self._has_base_answers = False
         self._phases: list[tuple[str, float]] = []
 
     def run(self) -> None:
@@ -104,6 +107,8 @@ class Worker:
         if self.should_stop():
             self._finish("stopped")
             return
+        trainer.evaluate_base()
+        self._sample_base()
         self._sample("end")
         self._finish("finished")
 
@@ -142,21 +147,12 @@ class Worker:
 
         False when the run was stopped before the policy came to hold anything learnt.
         """
-        last_step = start.step if start else -1
-        metrics.rewind(self.paths.metrics, lambda record: metrics.is_of_step(record, last_step))
-        metrics.rewind(
-            self.paths.samples,
-            lambda record: metrics.is_of_step(record, last_step) and record.get("when") != "end",
-        )
+        self._rewind(trainer, start)
         self._metrics = storage.JsonLines(self.paths.metrics)
         self._samples = storage.JsonLines(self.paths.samples)
-        if start is None:
-            self._change(self.state, step=0)
-            self._phase("measuring the untrained model")
-            self._sample("start")
-        else:
+        if start is not None:
             self.on_note(f"Resumed after step {start.step}.")
-            self._change(self.state, step=start.step)
+        self._change(self.state, step=start.step if start else 0)
         if start is not None and start.step >= trainer.steps:
             resume.restore_weights(start.folder, trainer.model)
             return True
@@ -166,6 +162,32 @@ class Worker:
         self._phase("training")
         trainer.train()
         return True
+
+    def _rewind(self, trainer: OrpoTrainer, start: Checkpoint | None) -> None:
+        """Drop what was recorded after a checkpoint, or everything without one.
+
+        The base model's evaluation and answers (step 0) stay, whenever they were recorded: the
+        checkpoint's identity says that base and pairs are the same.
+        """
+        last_step = start.step if start else -1
+        kept = metrics.rewind(
+            self.paths.metrics, lambda record: metrics.is_of_step(record, last_step)
+        )
+        if any(metrics.is_of_step(record, 0) for record in kept):
+            trainer.has_base_evaluation = True
+        answered = [
+            record["prompt"]
+            for record in store.samples_of(self.paths)
+            if record.get("when") == "start"
+        ]
+        self._has_base_answers = answered == self._sample_prompts
+        outdated = {"end"} if self._has_base_answers else {"end", "start"}
+        metrics.rewind(
+            self.paths.samples,
+            lambda record: (
+                metrics.is_of_step(record, last_step) and record.get("when") not in outdated
+            ),
+        )
 
     def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Save what a later worker needs to go on after this step."""
@@ -198,10 +220,11 @@ class Worker:
         )
 
     def on_evaluation(self, record: Record) -> None:
-        """Write one measurement on held-out pairs, and new sample answers."""
+        """Write one evaluation on held-out pairs, and new sample answers."""
         self._metrics.append(metrics.as_json(record))
         log.info("held-out pairs: loss %.4f", record["eval/loss"])
-        # Step 0 and the last step have samples of their own moment.
+        self._sample_base()
+        # Step 0 is the base; the last step's answers come with the end of the run.
         if 0 < record["step"] < self.state.total_steps:
             self._sample("evaluation")
         self._phase("training")
@@ -225,18 +248,31 @@ class Worker:
                 self.on_note(f"{name}: {sentence}")
         return train, held_out
 
+    @cached_property
+    def _sample_prompts(self) -> list[str]:
+        pairs = store.held_out_pairs(self.paths) or store.training_pairs(self.paths)
+        return training_setup.sample_prompts(self.config, pairs)
+
+    def _sample_base(self) -> None:
+        """Let the base model answer the sample prompts, once a run."""
+        if not self._has_base_answers:
+            self._sample("start")
+            self._has_base_answers = True
+
     def _sample(self, when: str) -> None:
         base, policy = self._base, self._policy
         if base is None or policy is None:
             return
-        self._phase("answering the sample prompts")
-        pairs = store.held_out_pairs(self.paths) or store.training_pairs(self.paths)
-        prompts = training_setup.sample_prompts(self.config, pairs)
-        answers = training_setup.answer_samples(policy, base.tokenizer, prompts)
-        for prompt, answer in zip(prompts, answers, strict=True):
-            self._samples.append(
-                {"step": self.state.step, "when": when, "prompt": prompt, "answer": answer}
+        is_base, prompts = when == "start", self._sample_prompts
+        self._phase("answering the sample prompts" + (" as the base model" if is_base else ""))
+        adapter = BASE if is_base else loading.ADAPTER
+        with resume.preserved_random_state():
+            answers = training_setup.answer_samples(
+                policy, base.tokenizer, prompts, adapter=adapter
             )
+        step = 0 if is_base else self.state.step
+        for prompt, answer in zip(prompts, answers, strict=True):
+            self._samples.append({"step": step, "when": when, "prompt": prompt, "answer": answer})
 
     def _say_start_up(self) -> None:
         """Say how long it took to the end of the first step, and what took it."""
@@ -246,6 +282,10 @@ class Worker:
             f"{name} {seconds:.0f} s" for name, seconds in spent if seconds >= 0.5
         )
         self.on_note(f"First step after {moments[-1][1] - moments[0][1]:.0f} s: {training_setup}.")
+
+    def on_phase(self, phase: str) -> None:
+        """Show what is being measured (see `orpo.trainer.RunCallback`)."""
+        self._phase(phase)
 
     def _phase(self, phase: str) -> None:
         log.info("%s", phase)
