@@ -101,23 +101,33 @@ def _error_number(error: OSError | SafetensorError) -> int | None:
     return int(found[1]) if found else None
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Replace a file atomically: yields a draft beside it, which the block writes and syncs.
+
+    Raises:
+        DiskFull: the old file is kept.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with disk_errors(path):
+        try:
+            yield draft
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
 def write_whole(path: Path, text: str | Iterable[str]) -> None:
     """Replace a text file so that a reader, or a crash, sees the old or the new one, never a part.
 
     Raises:
         DiskFull: the old file is kept.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with disk_errors(path):
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.writelines([text] if isinstance(text, str) else text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
+    with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
+        file.writelines([text] if isinstance(text, str) else text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sweep_temporaries(path: Path) -> None:

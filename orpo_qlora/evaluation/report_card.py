@@ -18,9 +18,10 @@ from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.data.wording import plural
 from orpo_qlora.evaluation import statistics
-from orpo_qlora.evaluation.statistics import Interval
 from orpo_qlora.runs import store
+from orpo_qlora.runs.intervals import Interval
 from orpo_qlora.runs.store import Run, RunPaths
+from orpo_qlora.storage import FileStamp
 
 FILE = "evaluation.json"
 SCHEMA = 1
@@ -284,7 +285,7 @@ def file_of(paths: RunPaths) -> Path:
 
 
 def read_card(run: Run) -> ReportCard | None:
-    """Return a run's card, None without one or if its adapter is another one since."""
+    """Return a run's card, None without one or if the adapter has changed since."""
     try:
         card = ReportCard.model_validate_json(file_of(run.paths).read_bytes())
     except (OSError, ValidationError):
@@ -293,15 +294,14 @@ def read_card(run: Run) -> ReportCard | None:
 
 
 def adapter_sha256(paths: RunPaths) -> str:
-    """Return the SHA-256 of a run's adapter, empty without one; read once for each writing."""
+    """Return the SHA-256 of a run's adapter, empty without one; cached until it changes."""
     weights = paths.adapter / "adapter_model.safetensors"
     try:
-        facts = weights.stat()
-        return _hash_of(weights, facts.st_mtime_ns, facts.st_size)
+        return _hash_of(weights, FileStamp.of(weights))
     except FileNotFoundError:
         return ""
 
 
 @lru_cache(maxsize=256)
-def _hash_of(path: Path, changed_ns: int, size_bytes: int) -> str:
+def _hash_of(path: Path, stamp: FileStamp) -> str:
     return storage.sha256_of(path)

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -97,15 +96,9 @@ def export_adapter(run: Run, target: Path | None = None) -> Bundle:
     check_exportable(run)
     path = target or storage.home() / "exports" / f"{name_of(run)}.zip"
     files = _files(run, origin_of(run))
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with errors_named(path), storage.disk_errors(path):
-        try:
-            _write(draft, name_of(run), files)
-            _check(draft, name_of(run))
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        storage.sync_folder(path.parent)
+    with errors_named(path), storage.replacing(path) as draft:
+        _write(draft, name_of(run), files)
+        _check(draft, name_of(run))
     return Bundle(path, storage.sha256_of(path), path.stat().st_size, tuple(sorted(files)))
 
 
