@@ -1,4 +1,4 @@
-"""Where things live on disk and how they get there whole. Ground floor; every process."""
+"""The home folder, atomic writes, appended lines and locks. Ground floor; every process."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if _error_number(exc) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(
                 f"The disk is full: writing {path.name} in {path.parent} failed.",
-                hint="Free some space and go on; everything written before is kept.",
+                hint="Free some space and resume; everything written before is kept.",
             ) from exc
         raise
 
@@ -96,7 +96,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def _error_number(error: OSError | SafetensorError) -> int | None:
     if isinstance(error, OSError):
         return error.errno
-    # safetensors 0.6 writes in Rust and says only in words what the system said.
+    # safetensors 0.6 writes in Rust and reports the system's error only as text.
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
 
@@ -131,7 +131,7 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
 
 
 def sweep_temporaries(path: Path) -> None:
-    """Remove what killed writers of a whole file left beside it; nobody may be writing it now."""
+    """Remove the drafts of killed writers of a file; nothing may be writing it meanwhile."""
     for leftover in path.parent.glob(f".{path.name}.????????"):
         leftover.unlink()
 
@@ -202,7 +202,7 @@ class JsonLines:
 def read_json_lines(
     path: Path, offset: int = 0, most_bytes: int = -1
 ) -> tuple[list[dict[str, object]], int]:
-    """Return the whole records after byte `offset`, and the offset to go on from.
+    """Return the whole records after byte `offset`, and the offset to continue from.
 
     Reads at most `most_bytes`, which must be longer than any line; -1 is everything.
 
@@ -235,9 +235,9 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self, patience_seconds: float = 0.0) -> bool:
-        """Take the lock; False when somebody else still holds it after `patience_seconds`.
+        """Take the lock; False when another process still holds it after `patience_seconds`.
 
-        A little patience is always in place: `is_locked` holds a lock while it looks.
+        Always allow some: `is_locked` holds a lock for an instant.
         """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + patience_seconds
@@ -262,7 +262,7 @@ class FileLock:
         return lock
 
     def fileno(self) -> int:
-        """Return the descriptor that holds the lock; whoever has a copy of it holds it too.
+        """Return the descriptor that holds the lock; a process with a copy holds it too.
 
         Raises:
             ValueError: the lock is not held; a fault of ours.
@@ -293,7 +293,7 @@ class FileLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether a living process holds the lock at `path`."""
+    """Whether a living process holds the lock at `path`."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A step or two of a training for the sake of its cost, and what the whole run would cost. Floor 3.
+"""The cost of a training step, measured, and of the whole run. Floor 4.
 
 The longest pairs that a forward of the run may hold are trained on with the run's own engine,
 optimizer and settings. Seconds are counted a token, so pairs of any length follow.
@@ -28,14 +28,14 @@ ENOUGH_SECONDS = 3.0
 
 
 class Trial:
-    """Follows the steps that are tried (see `orpo.trainer.RunCallback`); keeps nothing."""
+    """Collects the measured steps (see `orpo.trainer.RunCallback`)."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.steps: list[Record] = []
         self.evaluations: list[Record] = []
         self.moments: list[float] = [time.perf_counter()]
-        """Of the beginning, and of each step's end."""
+        """Start of training, then the end of each step."""
 
     def on_step(self, record: Record) -> None:
         """Keep what a step took."""
@@ -54,11 +54,11 @@ class Trial:
         self.notes.append(note)
 
     def should_stop(self) -> bool:
-        """Whether enough is known."""
+        """Whether enough time was measured."""
         return time.perf_counter() - self.moments[0] > ENOUGH_SECONDS
 
     def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        """Write nothing: what was learnt here is thrown away."""
+        """Write nothing: the trained weights are discarded."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class ExpectedRun:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What the steps that were tried have shown."""
+    """What the measured steps took."""
 
     seconds_a_token: float
     seconds_a_step: float
-    """Of the optimizer, whatever the tokens."""
+    """Of the optimizer, independent of the tokens."""
     seconds_a_token_measured: float
     """Without a gradient, in an evaluation."""
     tokens_per_forward: int
@@ -87,7 +87,7 @@ class TrialResult:
     bytes_a_token: int
     """Predicted; 0 for an architecture that the memory model does not know."""
     missing_tokens: int
-    """Tokens that a forward of the run may hold more than the fullest one that was tried."""
+    """How many more tokens a forward of the run may hold than the largest measured one."""
 
     def seconds_of(self, run: ExpectedRun) -> Seconds:
         """Return the time of a run's steps and evaluations."""

@@ -18,7 +18,7 @@ from orpo_qlora.storage import FileStamp
 EVAL_PREFIX = "eval/"
 PIECE_BYTES = 1_000_000
 MARK_BYTES = 64
-"""So much before the place where reading goes on is compared with what was read."""
+"""Bytes before the current offset that are compared to detect a replaced file."""
 MOST_HELD = 24_000_000
 """Points of all runs kept in memory, 12 bytes each: one run of a million steps, or a thousand of a
 thousand."""
@@ -90,7 +90,7 @@ class MetricsTail:
         self.count = 0
         """Records read so far."""
         self.points_held = 0
-        """Points of all quantities in memory; read without waiting for whoever reads the file."""
+        """Points of all quantities in memory; readable without waiting for a refresh."""
         self._series: dict[str, Series] = {}
         self._offset = 0
         self._seen: FileStamp | None = None
@@ -120,7 +120,7 @@ class MetricsTail:
             return self.count > before
 
     def _is_another(self, now: FileStamp | None) -> bool:
-        """Tell whether what was read is no longer what the file begins with."""
+        """Whether the file no longer begins with what was read."""
         if now is None or not self._offset:
             return False
         if now.size_bytes < self._offset:
@@ -252,13 +252,13 @@ def shared_tail(path: Path) -> MetricsTail:
 
 
 def as_json(record: Mapping[str, float]) -> dict[str, object]:
-    """Return a record whose values JSON can hold: what is not finite becomes a word."""
+    """Return a record whose values JSON can hold: non-finite ones become text."""
     return {
-        name: value if math.isfinite(value) else _word_for(value) for name, value in record.items()
+        name: value if math.isfinite(value) else _text_for(value) for name, value in record.items()
     }
 
 
-def _word_for(value: float) -> str:
+def _text_for(value: float) -> str:
     if math.isnan(value):
         return "NaN"
     return "Infinity" if value > 0 else "-Infinity"
@@ -279,6 +279,6 @@ def rewind(path: Path, keep: Callable[[dict[str, object]], bool]) -> list[dict[s
 
 
 def is_of_step(record: dict[str, object], last_step: int) -> bool:
-    """Tell whether a record was written by the time of `last_step`."""
+    """Whether a record belongs to `last_step` or an earlier step."""
     step = record.get("step")
     return isinstance(step, int) and step <= last_step

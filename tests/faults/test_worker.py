@@ -106,7 +106,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_another_model_is_refused(
 @pytest.mark.parametrize(
     ("fault", "phase", "step"),
     [
-        ({"op": "rename", "path": ".npz"}, "tokenising the pairs", 0),
+        ({"op": "rename", "path": ".npz"}, "tokenizing the pairs", 0),
         ({"op": "write", "path": "metrics.jsonl", "n": 2}, "training", 1),
         ({"op": "mkdir", "path": "checkpoints/.draft-", "n": 2}, "saving a checkpoint", 4),
     ],

@@ -70,7 +70,7 @@ def test_what_does_not_fit_says_so_first_and_what_to_change_next():
     assert tight.sentences()[1] == "Take less."
     assert not tight.fits
     full = estimate(free_disk_bytes=5_000_000)
-    assert full.sentence().endswith("60 MB of disk and 268 MB to begin with (5.0 MB free).")
+    assert full.sentence().endswith("60 MB of disk and 268 MB to start (5.0 MB free).")
     assert not full.fits
 
 

@@ -1,6 +1,6 @@
 """The program of one run: `python -m orpo_qlora.runs.process.worker RUN_FOLDER`. Floor 3.
 
-Reads the run folder that `store.create_run` made and fills it. Nothing here knows who watches.
+Reads the run folder that `store.create_run` made and fills it. Readers follow it through its files.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Worker:
         self._phases: list[tuple[str, float]] = []
 
     def run(self) -> None:
-        """Do the whole run: load, tokenise, train, save, sample."""
+        """Do the whole run: load, tokenize, train, save, sample."""
         self._change(self.state.moved_to("starting"), started_at=time.time(), error=None)
         with storage.disk_errors(self.paths.reserve):
             self.paths.reserve.write_bytes(bytes(RESERVE_BYTES))
@@ -84,7 +84,7 @@ class Worker:
         policy = self._policy = loading.attach_new_adapter(base, self.config)
         self._check_room(policy, found)
 
-        self._phase("tokenising the pairs")
+        self._phase("tokenizing the pairs")
         train, held_out = self._tokenize(base)
 
         self._phase("checking the layout")
@@ -113,17 +113,17 @@ class Worker:
         self._finish("finished")
 
     def fail(self, error: OrpoQloraError) -> None:
-        """Leave the last word of a run that went wrong."""
+        """Record why the run failed."""
         log.info("the run failed: %s", error)
         self.paths.reserve.unlink(missing_ok=True)
         self._change(self.state.moved_to("failed"), error=ErrorCard.of(error), ended_at=time.time())
 
     def _checkpoint(self) -> Found:
-        """Return the checkpoint to go on from, if there is one.
+        """Return the checkpoint to resume from, if there is one.
 
         Raises:
-            CheckpointError: there are only damaged ones, or the newest good one belongs to
-                another training.
+            CheckpointError: all are damaged, or the newest good one belongs to another
+                training.
         """
         checkpoints.sweep(self.paths.checkpoints)
         found = checkpoints.find_checkpoint(self.paths.checkpoints)
@@ -133,7 +133,7 @@ class Worker:
         return found
 
     def _check_room(self, policy: PeftModel, found: Found) -> None:
-        """Refuse to train what the disk cannot hold.
+        """Refuse a training whose checkpoints do not fit on the disk.
 
         Raises:
             DiskFull: before the first step.
@@ -145,7 +145,7 @@ class Worker:
     def _train_from(self, trainer: OrpoTrainer, start: Checkpoint | None) -> bool:
         """Train to the end, from the untrained policy or from a checkpoint.
 
-        False when the run was stopped before the policy came to hold anything learnt.
+        Returns False when the run was stopped before anything was learned.
         """
         self._rewind(trainer, start)
         self._metrics = storage.JsonLines(self.paths.metrics)
@@ -167,7 +167,7 @@ class Worker:
         """Drop what was recorded after a checkpoint, or everything without one.
 
         The base model's evaluation and answers (step 0) stay, whenever they were recorded: the
-        checkpoint's identity says that base and pairs are the same.
+        checkpoint's identity guarantees the same base and pairs.
         """
         last_step = start.step if start else -1
         kept = metrics.rewind(
@@ -190,9 +190,9 @@ class Worker:
         )
 
     def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        """Save what a later worker needs to go on after this step."""
+        """Save what a later worker needs to continue after this step."""
         self._phase("saving a checkpoint")
-        # What the checkpoint takes for logged must not be lost with the power.
+        # A checkpoint relies on the lines before it: a power loss must not remove them.
         self._metrics.sync()
         self._samples.sync()
         checkpoints.save_checkpoint(self.paths.checkpoints, step, self._identity, write)
@@ -202,7 +202,7 @@ class Worker:
         """Write one step's metrics and the progress (see `orpo.trainer.RunCallback`)."""
         self._metrics.append(metrics.as_json(record))
         if not self._recent_seconds:
-            self._say_start_up()
+            self._note_start_up()
         self._recent_seconds.append(record["seconds"])
         log.info(
             "step %d/%d  loss %.4f  accuracy %.2f  %.1f s",
@@ -230,7 +230,7 @@ class Worker:
         self._phase("training")
 
     def should_stop(self) -> bool:
-        """Whether the person, or the system, asked for the end."""
+        """Whether the user, or the system, has requested a stop."""
         return self._wants_stop or self.paths.stop.exists()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -274,14 +274,12 @@ class Worker:
         for prompt, answer in zip(prompts, answers, strict=True):
             self._samples.append({"step": step, "when": when, "prompt": prompt, "answer": answer})
 
-    def _say_start_up(self) -> None:
-        """Say how long it took to the end of the first step, and what took it."""
+    def _note_start_up(self) -> None:
+        """Note the time to the end of the first step, by phase."""
         moments = [*self._phases, ("", time.monotonic())]
         spent = [(name, end - start) for (name, start), (_, end) in pairwise(moments)]
-        training_setup = ", ".join(
-            f"{name} {seconds:.0f} s" for name, seconds in spent if seconds >= 0.5
-        )
-        self.on_note(f"First step after {moments[-1][1] - moments[0][1]:.0f} s: {training_setup}.")
+        parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent if seconds >= 0.5)
+        self.on_note(f"First step after {moments[-1][1] - moments[0][1]:.0f} s: {parts}.")
 
     def on_phase(self, phase: str) -> None:
         """Show what is being measured (see `orpo.trainer.RunCallback`)."""
@@ -296,7 +294,7 @@ class Worker:
     def on_note(self, note: str) -> None:
         """Note something about the run for the user (see `orpo.trainer.RunCallback`)."""
         log.info("%s", note)
-        if note not in self.state.notes:  # a resumed run decides the same again
+        if note not in self.state.notes:  # a resumed run notes the same again
             self._change(self.state, notes=(*self.state.notes, note))
 
     def _finish(self, status: Status) -> None:
@@ -326,7 +324,7 @@ def save_adapter(policy: PeftModel, folder: Path) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run the worker of one run folder; return its exit code.
 
-    The second argument is the descriptor of the run's lock, taken by whoever starts the worker.
+    The second argument is the descriptor of the run's lock, taken by the process that starts it.
     """
     paths = RunPaths(Path(arguments[0]))
     lock = storage.FileLock.adopt(paths.lock, int(arguments[1]))
