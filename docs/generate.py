@@ -16,7 +16,7 @@ from orpo_qlora.runs.metrics import METRICS
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "orpo_qlora"
 COMMANDS = (
-    *("check", "plan", "train", "runs", "queue", "stop", "resume"),
+    *("check", "estimate", "train", "runs", "queue", "stop", "resume"),
     *("label", "log", "sweep", "delete"),
     *("chat", "votes", "evaluate", "export", "ui", "prepare-demo-model"),
 )

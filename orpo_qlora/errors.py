@@ -1,11 +1,11 @@
-"""The errors a person may see. Ground floor; every process.
+"""The errors a user may see. Ground floor; every process.
 
 OrpoQloraError                 exit code
-├─ InputError            2     what the person gave cannot be used
+├─ InputError            2     the user's input cannot be used
 │  ├─ DataError          20    the file, with its row and column
-│  │  ├─ NeedsEncoding         the person must say how its characters are written
-│  │  ├─ NeedsColumns          the person must say which column is which
-│  │  └─ BrokenRows            the person may leave the unreadable rows out
+│  │  ├─ NeedsEncoding         the user must choose the encoding
+│  │  ├─ NeedsColumns          the user must choose the columns
+│  │  └─ BrokenRows            the user may skip the unreadable rows
 │  ├─ ConfigError        2     every wrong setting at once
 │  └─ UnknownRun         2
 ├─ ModelError            24    the base model or the demo model
@@ -32,7 +32,7 @@ from typing import ClassVar
 
 
 class OrpoQloraError(Exception):
-    """A failure whose message is written for the person at the screen.
+    """A failure whose message is written for the user.
 
     `message` is one sentence with the fact and the place; `hint` is the way out. `slug` names the
     kind of failure in `state.json` and never changes once released.
@@ -52,7 +52,7 @@ class OrpoQloraError(Exception):
 
 
 class InputError(OrpoQloraError):
-    """What the person gave cannot be used."""
+    """The user's input cannot be used."""
 
     exit_code = 2
     slug = "input"
@@ -77,7 +77,7 @@ class EncodingCandidate:
 
 
 class NeedsEncoding(DataError):
-    """The file is text but not Unicode; only a person can say what it should look like.
+    """The file is text but not Unicode; only the user can choose its encoding.
 
     `candidates` are the encodings that fit, the likeliest first; empty if none does.
     """
@@ -95,9 +95,9 @@ class NeedsEncoding(DataError):
 
 
 class NeedsColumns(DataError):
-    """The columns of a preference cannot be told from their names.
+    """The columns of a preference cannot be inferred from their names.
 
-    `columns` are the file's own; `found` maps the parts that were told, `prompt` say, to theirs.
+    `columns` are the file's own; `found` maps the recognised parts, such as `prompt`, to theirs.
     """
 
     def __init__(
@@ -197,13 +197,13 @@ class NonFiniteLoss(TrainingError):
 
 
 class CheckpointError(TrainingError):
-    """The run cannot go on from a checkpoint; the message lists every reason."""
+    """The run cannot resume from a checkpoint; the message lists every reason."""
 
     exit_code = 25
     slug = "checkpoint"
 
 
 class WorkerLost(TrainingError):
-    """A background program ended without leaving word."""
+    """A background program ended without recording why."""
 
     slug = "worker-lost"

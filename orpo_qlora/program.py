@@ -1,4 +1,4 @@
-"""What surrounds every background program: native crashes and the last word. Ground floor."""
+"""What every background program shares: native crashes and recorded errors. Ground floor."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run_program(main: Callable[[], None], on_error: Callable[[OrpoQloraError], N
     """Run a background program to its exit code.
 
     `main` does the work; whatever it raises is logged with its traceback, turned into an
-    OrpoQloraError and given to `on_error`, which must leave word on disk.
+    OrpoQloraError and given to `on_error`, which must record it on disk.
     """
     faulthandler.enable()
     handler = logging.StreamHandler(sys.stderr)

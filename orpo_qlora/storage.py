@@ -1,4 +1,4 @@
-"""Where things live on disk and how they get there whole. Ground floor; every process."""
+"""The home folder, atomic writes, appended lines and locks. Ground floor; every process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -52,6 +53,32 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@dataclass(frozen=True)
+class FileStamp:
+    """Tells one version of a file from the next; a replaced file has another inode."""
+
+    inode: int
+    changed_ns: int
+    size_bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileStamp:
+        """Return a file's stamp.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        found = path.stat()
+        return cls(found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def stamps(folder: Path, patterns: Iterable[str]) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change of matching files; nothing without the folder."""
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    found = [(path.name, FileStamp.of(path)) for path in files]
+    return [(name, stamp.size_bytes, stamp.changed_ns) for name, stamp in found]
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk into a DiskFull that names the folder."""
@@ -61,7 +88,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if _error_number(exc) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(
                 f"The disk is full: writing {path.name} in {path.parent} failed.",
-                hint="Free some space and go on; everything written before is kept.",
+                hint="Free some space and resume; everything written before is kept.",
             ) from exc
         raise
 
@@ -69,9 +96,26 @@ def disk_errors(path: Path) -> Iterator[None]:
 def _error_number(error: OSError | SafetensorError) -> int | None:
     if isinstance(error, OSError):
         return error.errno
-    # safetensors 0.6 writes in Rust and says only in words what the system said.
+    # safetensors 0.6 writes in Rust and reports the system's error only as text.
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Replace a file atomically: yields a draft beside it, which the block writes and syncs.
+
+    Raises:
+        DiskFull: the old file is kept.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with disk_errors(path):
+        try:
+            yield draft
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def write_whole(path: Path, text: str | Iterable[str]) -> None:
@@ -80,21 +124,14 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
     Raises:
         DiskFull: the old file is kept.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with disk_errors(path):
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.writelines([text] if isinstance(text, str) else text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
+    with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
+        file.writelines([text] if isinstance(text, str) else text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sweep_temporaries(path: Path) -> None:
-    """Remove what killed writers of a whole file left beside it; nobody may be writing it now."""
+    """Remove the drafts of killed writers of a file; nothing may be writing it meanwhile."""
     for leftover in path.parent.glob(f".{path.name}.????????"):
         leftover.unlink()
 
@@ -165,7 +202,7 @@ class JsonLines:
 def read_json_lines(
     path: Path, offset: int = 0, most_bytes: int = -1
 ) -> tuple[list[dict[str, object]], int]:
-    """Return the whole records after byte `offset`, and the offset to go on from.
+    """Return the whole records after byte `offset`, and the offset to continue from.
 
     Reads at most `most_bytes`, which must be longer than any line; -1 is everything.
 
@@ -198,9 +235,9 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self, patience_seconds: float = 0.0) -> bool:
-        """Take the lock; False when somebody else still holds it after `patience_seconds`.
+        """Take the lock; False when another process still holds it after `patience_seconds`.
 
-        A little patience is always in place: `is_locked` holds a lock while it looks.
+        Always allow some: `is_locked` holds a lock for an instant.
         """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + patience_seconds
@@ -225,7 +262,7 @@ class FileLock:
         return lock
 
     def fileno(self) -> int:
-        """Return the descriptor that holds the lock; whoever has a copy of it holds it too.
+        """Return the descriptor that holds the lock; a process with a copy holds it too.
 
         Raises:
             ValueError: the lock is not held; a fault of ours.
@@ -256,7 +293,7 @@ class FileLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether a living process holds the lock at `path`."""
+    """Whether a living process holds the lock at `path`."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

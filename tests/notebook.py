@@ -6,13 +6,19 @@ class Notebook:
 
     def __init__(self, stop_after=None):
         self.steps, self.evaluations, self.notes, self.checkpoints = [], [], [], []
+        self.everything = []
         self._stop_after, self._asked = stop_after, 0
 
     def on_step(self, record):
         self.steps.append(record)
+        self.everything.append(record)
+
+    def on_phase(self, phase):
+        pass
 
     def on_evaluation(self, record):
         self.evaluations.append(record)
+        self.everything.append(record)
 
     def on_note(self, note):
         self.notes.append(note)

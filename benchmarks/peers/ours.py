@@ -34,6 +34,9 @@ class _Silent:
     def on_step(self, record: Record) -> None:
         """Ignore."""
 
+    def on_phase(self, phase: str) -> None:
+        """Ignore it."""
+
     def on_evaluation(self, record: Record) -> None:
         """Ignore."""
 

@@ -14,7 +14,8 @@ from orpo_qlora.chat import client
 from orpo_qlora.chat import votes as cast_votes
 from orpo_qlora.chat.client import ChatSettings, ChatUpdate, Turn
 from orpo_qlora.chat.votes import Score
-from orpo_qlora.cli.console import AsJson, RunName, err, out, plain
+from orpo_qlora.cli.console import err, out, plain
+from orpo_qlora.cli.options import AsJson, RunName
 from orpo_qlora.runs import store
 
 

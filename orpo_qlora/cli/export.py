@@ -1,4 +1,4 @@
-"""What the command line can do with a run that has ended. Floor 4; no torch."""
+"""`export`: the adapter as a zip, a report, or a merged model. Floor 6; no torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from orpo_qlora.cli.console import AsJson, RunName, job_progress, out, plain
-from orpo_qlora.evaluation import request as evaluation_request
+from orpo_qlora.cli.console import out
+from orpo_qlora.cli.options import AsJson, RunName
 from orpo_qlora.export import bundle, html_report
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
@@ -24,29 +24,6 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
     float16 = "float16"
     float32 = "float32"
-
-
-def add_verbs(app: typer.Typer) -> None:
-    """Add these commands to the program's."""
-    app.command()(evaluate)
-    app.command()(export)
-
-
-def evaluate(
-    run: RunName,
-    again: Annotated[bool, typer.Option("--again", help="Measure anew, known or not.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Compare a run's adapter with its base on the held-out pairs; kept with the run."""
-    found = store.find_run(run)
-    with job_progress(quiet=as_json) as tell:
-        card = evaluation_request.wait_for(found, tell, again=again)
-    if as_json:
-        told = {"sentences": card.sentences()}
-        out.print_json(json.dumps(card.model_dump(mode="json") | told))
-        return
-    for sentence in [*card.sentences(), *card.notes]:
-        out.print(plain(sentence), soft_wrap=True)
 
 
 def export(

@@ -1,4 +1,4 @@
-"""What the command line does with the runs there are: list, label, log, sweep, delete. Floor 4."""
+"""`runs`, `label`, `log`, `sweep` and `delete`. Floor 6; no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from orpo_qlora.chat import client
-from orpo_qlora.cli.console import AsJson, RunName, err, out, plain
+from orpo_qlora.cli.console import err, out, plain
+from orpo_qlora.cli.options import AsJson, RunName
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import history, labels, store
 from orpo_qlora.runs.history import Filters, Order
@@ -55,7 +56,7 @@ def runs(
 
 def _one_of(value: str, allowed: tuple[str, ...], what: str) -> str:
     if value and value not in allowed:
-        raise InputError(f"“{value}” is no {what}.", hint=f"One of {', '.join(allowed)}.")
+        raise InputError(f"“{value}” is not a valid {what}.", hint=f"One of {', '.join(allowed)}.")
     return value
 
 
@@ -94,11 +95,11 @@ def _as_json(run: Run) -> dict[str, object]:
 def label(
     run: RunName,
     name: Annotated[
-        str | None, typer.Option(help="Its new name; empty is the one it was ordered with.")
+        str | None, typer.Option(help="New name; empty restores the original one.")
     ] = None,
-    tags: Annotated[str | None, typer.Option(help="Its tags, separated by commas.")] = None,
+    tags: Annotated[str | None, typer.Option(help="Tags, separated by commas.")] = None,
 ) -> None:
-    """Give a run another name or other tags; without options, print both."""
+    """Set a run's name or tags; without options, print both."""
     found = store.find_run(run)
     if name is not None or tags is not None:
         new = labels.label_of(
@@ -112,9 +113,9 @@ def label(
 
 def log(
     run: RunName,
-    lines: Annotated[int, typer.Option(min=1, help="How many of the last lines.")] = 40,
+    lines: Annotated[int, typer.Option(min=1, help="Number of last lines.")] = 40,
 ) -> None:
-    """Print the end of what a run's worker has said."""
+    """Print the end of a run's log."""
     text = store.log_tail(store.find_run(run).paths, lines)
     out.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -145,7 +146,7 @@ def delete(
     """Delete a run with its checkpoints, adapter, metrics and log; never one in use."""
     found = store.find_run(run)
     if not yes:
-        typer.confirm(f"Delete run {found.id} “{found.title}” for good?", abort=True)
+        typer.confirm(f"Delete run {found.id} “{found.title}” permanently?", abort=True)
     held = client.status()
     deletion_of_runs.delete_run(found.paths, held.runs if held else ())
     out.print(f"Run {found.id} is deleted.")

@@ -1,7 +1,7 @@
 """The program of an evaluation: `python -m orpo_qlora.evaluation.measure FOLDER`. Floor 4.
 
 Loads base and adapter as the run had them and measures its held-out pairs twice with the run's own
-engine: adapter on, adapter off. A run that begins meanwhile goes first.
+engine: adapter on, adapter off. A run that starts meanwhile ends it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.report_card import ReportCard, Scores
 from orpo_qlora.evaluation.request import EvaluationRequest
-from orpo_qlora.jobs import estimation
-from orpo_qlora.jobs.job import Job, JobPaths, run_job
+from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.orpo.budget import Budget, settle_memory
 from orpo_qlora.orpo.engine import Engine, build_engine
@@ -35,15 +34,15 @@ from orpo_qlora.runs.process import training_setup
 from orpo_qlora.runs.store import Run
 
 NEEDS = Needs(prompt=False, rejected=True)
-"""Log-probs of both answers; those of the prompt say nothing about a preference."""
+"""Log-probs of both answers; a preference does not depend on those of the prompt."""
 REPORT_SECONDS = 0.5
 
 Logps = dict[int, tuple[float, float]]
 """Mean token log-prob of chosen and rejected, by row."""
 
 
-class Evaluation(Job):
-    """One question from its folder to its answer."""
+class EvaluationProgram(JobProgram):
+    """Measures one run's adapter and writes its report card."""
 
     def __init__(self, paths: JobPaths) -> None:
         super().__init__(paths)
@@ -52,16 +51,13 @@ class Evaluation(Job):
         self.notes: list[str] = []
 
     def run(self) -> None:
-        """Answer the question."""
-        self.give_way_to_runs(evaluation_request.given_way)
-        turn = storage.FileLock(estimation.plans_folder() / "turn.lock")
-        if storage.is_locked(turn.path):
-            self.report("waiting for an estimate or another evaluation")
-        with turn:
+        """Measure, and write the card into the run's folder."""
+        self.give_way_to_runs(evaluation_request.JOB.refusal)
+        with self.machine_turn():
             card = self._measured(store.read_run(self.run_paths))
         if card.adapter_sha256 != report_card.adapter_sha256(self.run_paths):
             raise InputError(
-                "The run has got another adapter while this one was measured.",
+                "The run's adapter changed while it was measured.",
                 hint="Evaluate again.",
             )
         storage.write_whole(report_card.file_of(self.run_paths), card.model_dump_json(indent=1))
@@ -84,7 +80,7 @@ class Evaluation(Job):
         self.notes.append(f"Arithmetic: {base.arithmetic.reason}.")
         self.report("loading the adapter")
         policy = _with_adapter(base, run)
-        self.report("tokenising the held-out pairs")
+        self.report("tokenizing the held-out pairs")
         pairs = store.held_out_pairs(self.run_paths)
         tokenized = training_setup.tokenize(run.config, base.tokenizer, pairs)
         left = tokenized.sentence(run.config.max_length)
@@ -165,7 +161,7 @@ def _scores(
     )
 
 
-def _memory_named(evaluation: Evaluation) -> None:
+def _memory_named(evaluation: EvaluationProgram) -> None:
     def named() -> OutOfMemory:
         return OutOfMemory(
             f"Memory ran out while {evaluation.state.phase}.",
@@ -180,8 +176,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the evaluation of one folder; return its exit code."""
     paths = JobPaths(Path(arguments[0]))
 
-    def make() -> tuple[Evaluation, Callable[[], None]]:
-        evaluation = Evaluation(paths)
+    def make() -> tuple[EvaluationProgram, Callable[[], None]]:
+        evaluation = EvaluationProgram(paths)
         return evaluation, lambda: _memory_named(evaluation)
 
     return run_job(paths, make)

@@ -18,14 +18,15 @@ from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.data.wording import plural
 from orpo_qlora.evaluation import statistics
-from orpo_qlora.evaluation.statistics import Interval
 from orpo_qlora.runs import store
+from orpo_qlora.runs.intervals import Interval
 from orpo_qlora.runs.store import Run, RunPaths
+from orpo_qlora.storage import FileStamp
 
 FILE = "evaluation.json"
 SCHEMA = 1
 FEW_PROMPTS = 30
-"""With fewer prompts the card says that the intervals are wide for a reason."""
+"""With fewer prompts the card explains why the intervals are wide."""
 
 SPACE = "\N{NO-BREAK SPACE}"
 HOW = (
@@ -119,7 +120,7 @@ class ReportCard(BaseModel):
     scores: Scores
 
     def sentences(self) -> list[str]:
-        """Return the card in words, most important first."""
+        """Return the card as sentences, most important first."""
         return [
             self.verdict(),
             f"Length-controlled: {self.length_sentence()}",
@@ -128,18 +129,18 @@ class ReportCard(BaseModel):
         ]
 
     def verdict(self) -> str:
-        """Return what changed and whether it can be told from chance."""
+        """Return what changed and whether chance explains it."""
         base, tuned, change = self.base.accuracy, self.tuned.accuracy, self.difference.accuracy
-        told = (
+        text = (
             f"Tuned prefers the chosen answer in {in_percent(tuned)}, base in {in_percent(base)} "
             f"of {plural(self.pairs, 'held-out pair')}: {in_points(change)}. "
         )
         if change.is_above_zero:
-            return f"{told}The gain is larger than chance explains."
+            return f"{text}The gain is larger than chance explains."
         if change.is_below_zero:
-            return f"{told}The loss is larger than chance explains."
-        few = " More held-out pairs would tell." if self.prompts < FEW_PROMPTS else ""
-        return f"{told}Chance alone could explain this.{few}"
+            return f"{text}The loss is larger than chance explains."
+        few = " More held-out pairs would show it." if self.prompts < FEW_PROMPTS else ""
+        return f"{text}Chance alone could explain this.{few}"
 
     def length_sentence(self) -> str:
         """Return the same accuracy where length gives nothing away."""
@@ -190,8 +191,8 @@ class ReportCard(BaseModel):
             ("Mean log-prob of rejected", *self._both(lambda side: f"{side.rejected_logp:.3f}")),
         ]
 
-    def _both(self, tell: Callable[[Side], str]) -> tuple[str, str]:
-        return tell(self.base), tell(self.tuned)
+    def _both(self, show: Callable[[Side], str]) -> tuple[str, str]:
+        return show(self.base), show(self.tuned)
 
 
 def in_percent(share: Interval | None) -> str:
@@ -284,7 +285,7 @@ def file_of(paths: RunPaths) -> Path:
 
 
 def read_card(run: Run) -> ReportCard | None:
-    """Return a run's card, None without one or if its adapter is another one since."""
+    """Return a run's card, None without one or if the adapter has changed since."""
     try:
         card = ReportCard.model_validate_json(file_of(run.paths).read_bytes())
     except (OSError, ValidationError):
@@ -293,15 +294,14 @@ def read_card(run: Run) -> ReportCard | None:
 
 
 def adapter_sha256(paths: RunPaths) -> str:
-    """Return the SHA-256 of a run's adapter, empty without one; read once for each writing."""
+    """Return the SHA-256 of a run's adapter, empty without one; cached until it changes."""
     weights = paths.adapter / "adapter_model.safetensors"
     try:
-        facts = weights.stat()
-        return _hash_of(weights, facts.st_mtime_ns, facts.st_size)
+        return _hash_of(weights, FileStamp.of(weights))
     except FileNotFoundError:
         return ""
 
 
 @lru_cache(maxsize=256)
-def _hash_of(path: Path, changed_ns: int, size_bytes: int) -> str:
+def _hash_of(path: Path, stamp: FileStamp) -> str:
     return storage.sha256_of(path)

@@ -1,7 +1,7 @@
-"""Asking for a report card: a short job in a process of its own. Floor 4; no torch here.
+"""Request and answer of an evaluation: a run's report card. Floor 4; no torch.
 
-The job's folder is under the home's `evaluations/`, named for the run; the card itself is kept in
-the run's folder.
+The program is `evaluation/measure.py`. Its folder under the home's `evaluations/` is named after
+the run; the card itself is kept in the run's folder.
 """
 
 from __future__ import annotations
@@ -13,14 +13,9 @@ from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora.errors import Busy, InputError
 from orpo_qlora.evaluation.report_card import ReportCard, read_card
-from orpo_qlora.jobs import job as jobs
-from orpo_qlora.jobs.job import JobPaths, JobState
-from orpo_qlora.runs import store
+from orpo_qlora.jobs.job import BackgroundJob, JobState
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
-
-PROGRAM = "orpo_qlora.evaluation.measure"
-JOBS_KEPT = 50
 
 
 class EvaluationRequest(BaseModel):
@@ -39,16 +34,50 @@ class Evaluation:
     card: ReportCard | None
 
 
-def paths_of(run_id: str) -> JobPaths:
-    """Return the folder of a run's evaluation, there or not."""
-    return JobPaths(jobs.jobs_folder("evaluations") / run_id)
+class EvaluationJob(BackgroundJob[Run, Evaluation]):
+    """Measures a run's adapter against its base; needs the machine to itself."""
 
+    program = "orpo_qlora.evaluation.measure"
+    folder_name = "evaluations"
+    kept = 50
+    lost = ErrorCard(
+        slug="worker-lost",
+        message="The evaluation ended without an error message, as happens when the system ends "
+        "the program that takes the most memory.",
+        hint="Close other programs and evaluate again.",
+    )
 
-def read_evaluation(run: Run) -> Evaluation:
-    """Return what is known, without starting anything."""
-    # The state is read first: whatever it says is done is then on disk.
-    state = _read_state(run)
-    return Evaluation(state, None if state.is_busy else read_card(run))
+    def key(self, request: Run) -> str:
+        """Return the run's id."""
+        return request.id
+
+    def question(self, request: Run) -> EvaluationRequest:
+        """Return the request that the program reads."""
+        return EvaluationRequest(run=request.id)
+
+    def answer(self, request: Run, state: JobState) -> Evaluation:
+        """Return the run's card, None while it is measured or has become outdated."""
+        return Evaluation(state, None if state.is_busy else read_card(request))
+
+    def is_complete(self, request: Run, answer: Evaluation) -> bool:
+        """Whether there is a card."""
+        return answer.card is not None
+
+    def refusal(self, run: Run) -> Busy:
+        """Return why there is no evaluation while a run is at work."""
+        return Busy(
+            f"Run “{run.title}” is {run.state.status}: an evaluation needs the machine to itself.",
+            hint="Evaluate once it has ended.",
+        )
+
+    def ask(self, request: Run, *, again: bool = False) -> Evaluation:
+        """Return what is known, and start an evaluation if there is no card.
+
+        Raises:
+            InputError: the run cannot be evaluated; and what `BackgroundJob.ask` raises.
+        """
+        check_evaluable(request)
+        return super().ask(request, again=again)
 
 
 def is_evaluable(run: Run) -> bool:
@@ -66,7 +95,7 @@ def check_evaluable(run: Run) -> None:
     if run.is_active:
         raise InputError(
             f"Run “{run.title}” is {run.state.status}, so there is nothing final to evaluate.",
-            hint="Wait until it ends, or stop it: a stopped run keeps what it learnt.",
+            hint="Wait until it ends, or stop it: a stopped run keeps what it learned.",
         )
     if run.state.status not in {"finished", "stopped"} or not run.has_adapter:
         raise InputError(
@@ -81,66 +110,15 @@ def check_evaluable(run: Run) -> None:
         )
 
 
-def ask(run: Run, *, again: bool = False) -> Evaluation:
-    """Return what is known, and start an evaluation if there is no card; returns at once.
-
-    One that failed or was lost stays so until asked `again`.
-
-    Raises:
-        InputError: the run cannot be evaluated.
-        Busy: a run is at work; nothing was started.
-        DiskFull: nothing was started.
-    """
-    check_evaluable(run)
-    paths = paths_of(run.id)
-    known = read_evaluation(run)
-    is_under_way = paths.state.is_file() and known.state.is_busy
-    if is_under_way or (not again and (known.card or known.state.error)):
-        return known
-    active = store.active_run()
-    if active is not None:
-        raise given_way(active)
-    if not paths.folder.is_dir():
-        jobs.forget_oldest(paths.folder.parent, JOBS_KEPT)
-        paths.folder.mkdir(mode=0o700, exist_ok=True)
-    jobs.write_request(paths, EvaluationRequest(run=run.id))
-    return Evaluation(jobs.start_job(paths, PROGRAM), None)
+JOB = EvaluationJob()
+ask, read_evaluation = JOB.ask, JOB.read
 
 
-def given_way(run: Run) -> Busy:
-    """Return why there is no evaluation while a run is at work."""
-    return Busy(
-        f"Run “{run.title}” is {run.state.status}: an evaluation needs the machine to itself.",
-        hint="Evaluate once it has ended.",
-    )
-
-
-def wait_for(run: Run, tell: Callable[[JobState], None], *, again: bool = False) -> ReportCard:
-    """Return the report card once it is complete; `tell` hears how far the evaluation is.
-
-    Raises:
-        InputError: the run cannot be evaluated.
-        Busy: another run is at work.
-        OrpoQloraError: the evaluation failed, with its message.
-    """
-    known = read_evaluation(run)
-    found = ask(run, again=again or known.card is None)
-    if found.card is None:
-        jobs.wait_while_busy(lambda: _read_state(run), tell)
-        found = read_evaluation(run)
-    if found.card is None:
-        raise jobs.error_of(found.state, "Nothing was measured.")
-    return found.card
-
-
-def _read_state(run: Run) -> JobState:
-    paths = paths_of(run.id)
-    lost = ErrorCard(
-        slug="worker-lost",
-        message="The evaluation ended without a word, as happens when the system ends the program "
-        "that takes the most memory.",
-        hint=f"Close other programs and evaluate again. The details are in {paths.log}.",
-    )
-    if not paths.state.is_file():
-        return JobState(status="done")  # nobody has asked
-    return jobs.read_state(paths, lost)
+def wait_for(
+    run: Run, on_progress: Callable[[JobState], None], *, again: bool = False
+) -> ReportCard:
+    """Return the report card once it is complete; raises what `ask` and `BackgroundJob.wait` do."""
+    card = JOB.wait(run, on_progress, again=again).card
+    if card is None:
+        raise ValueError("a complete evaluation has a card")
+    return card

@@ -1,19 +1,17 @@
-"""Shares and means with how far they can be trusted. Floor 4; no torch.
+"""Shares and means with their confidence intervals. Floor 5; no torch.
 
-Pairs with the same prompt are not independent, so prompts are what is drawn again, with all their
-pairs (a cluster bootstrap). Every number is seeded: the same scores give the same intervals.
+Pairs with the same prompt are not independent, so prompts are resampled with all their pairs (a
+cluster bootstrap). The seed is fixed: the same scores give the same intervals.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
-from orpo_qlora.runs.intervals import Z_95, wilson
+from orpo_qlora.runs.intervals import Z_95, Interval, wilson
 
 RESAMPLES = 2000
 SEED = 20_240_307
@@ -25,27 +23,6 @@ LONGEST_STEP = 1.0
 
 Values = NDArray[np.float64]
 Labels = NDArray[np.int64]
-
-
-class Interval(BaseModel):
-    """A number and where it lies with a probability of 95 %."""
-
-    model_config = ConfigDict(frozen=True)
-
-    value: float
-    low: float
-    high: float
-    method: Literal["bootstrap", "wilson", "logistic"] = "bootstrap"
-
-    @property
-    def is_above_zero(self) -> bool:
-        """Whether all of the interval is."""
-        return self.low > 0
-
-    @property
-    def is_below_zero(self) -> bool:
-        """Whether all of the interval is."""
-        return self.high < 0
 
 
 def mean_interval(values: Values, prompts: Labels) -> Interval:
@@ -60,11 +37,11 @@ def mean_interval(values: Values, prompts: Labels) -> Interval:
     _, clusters = np.unique(prompts, return_inverse=True)
     sums, sizes = np.bincount(clusters, values), np.bincount(clusters)
     count = len(sums)
-    drawing = np.random.default_rng(SEED)
+    generator = np.random.default_rng(SEED)
     means = []
     for start in range(0, RESAMPLES, DRAWN_AT_ONCE):
         rows = min(DRAWN_AT_ONCE, RESAMPLES - start)
-        drawn = drawing.multinomial(count, np.full(count, 1 / count), size=rows)
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=rows)
         means.append((drawn @ sums) / (drawn @ sizes))
     low, high = np.percentile(np.concatenate(means), [LOW, HIGH])
     return Interval(value=float(values.mean()), low=float(low), high=float(high))
@@ -73,13 +50,11 @@ def mean_interval(values: Values, prompts: Labels) -> Interval:
 def share_interval(won: NDArray[np.bool_], prompts: Labels) -> Interval:
     """Return the share of pairs that are won with its interval.
 
-    Where all are won, or none, drawing again cannot show anything else; then the interval is
-    Wilson's, with every prompt counted once.
+    Where all are won, or none, every resample gives the same share; the interval is then Wilson's,
+    with every prompt counted once.
     """
     if won.all() or not won.any():
-        value = float(won.all())
-        sure = wilson(value, _count(prompts))
-        return Interval(value=value, low=sure.low, high=sure.high, method="wilson")
+        return wilson(float(won.all()), _count(prompts))
     return mean_interval(won.astype(np.float64), prompts)
 
 
@@ -88,8 +63,8 @@ def difference_interval(
 ) -> Interval:
     """Return how the share of won pairs changed, pair by pair, with its interval.
 
-    Where all pairs changed alike, or none did, the interval tells what it would be if as many as
-    Wilson's bound allows went another way: one point each from no change, two from one.
+    Where all pairs changed alike, or none did, the interval is Wilson's bound on the share of pairs
+    that could have changed otherwise, times the size of that change: 1 from none, 2 from one.
     """
     changes = after.astype(np.float64) - before.astype(np.float64)
     if np.ptp(changes) > 0:

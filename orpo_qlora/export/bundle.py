@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -67,7 +66,7 @@ def check_exportable(run: Run) -> None:
     if run.is_active:
         raise InputError(
             f"Run “{run.title}” is {run.state.status}, so its adapter is not final.",
-            hint="Wait until it ends, or stop it: a stopped run keeps what it learnt.",
+            hint="Wait until it ends, or stop it: a stopped run keeps what it learned.",
         )
     if not is_exportable(run):
         raise InputError(
@@ -77,9 +76,9 @@ def check_exportable(run: Run) -> None:
 
 
 def name_of(run: Run) -> str:
-    """Return how a run's files are called outside: its name, as far as file systems take it."""
-    words = re.sub(r"[^\w-]+", "-", run.name).strip("-")[:NAME_CHARACTERS]
-    return f"{words}-{run.id}" if words else run.id
+    """Return the base name of a run's exported files: its label, reduced to safe characters."""
+    label = re.sub(r"[^\w-]+", "-", run.name).strip("-")[:NAME_CHARACTERS]
+    return f"{label}-{run.id}" if label else run.id
 
 
 def export_adapter(run: Run, target: Path | None = None) -> Bundle:
@@ -97,15 +96,9 @@ def export_adapter(run: Run, target: Path | None = None) -> Bundle:
     check_exportable(run)
     path = target or storage.home() / "exports" / f"{name_of(run)}.zip"
     files = _files(run, origin_of(run))
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with errors_named(path), storage.disk_errors(path):
-        try:
-            _write(draft, name_of(run), files)
-            _check(draft, name_of(run))
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        storage.sync_folder(path.parent)
+    with errors_named(path), storage.replacing(path) as draft:
+        _write(draft, name_of(run), files)
+        _check(draft, name_of(run))
     return Bundle(path, storage.sha256_of(path), path.stat().st_size, tuple(sorted(files)))
 
 
@@ -206,8 +199,8 @@ def _check(path: Path, folder: str) -> None:
         OrpoQloraError: the disk does not give back what was written.
     """
     with zipfile.ZipFile(path) as archive:
-        told = json.loads(archive.read(f"{folder}/{MANIFEST}"))["files"]
-        for name, facts in told.items():
+        listed = json.loads(archive.read(f"{folder}/{MANIFEST}"))["files"]
+        for name, facts in listed.items():
             digest = hashlib.sha256()
             with archive.open(f"{folder}/{name}") as file:
                 while piece := file.read(PIECE_BYTES):

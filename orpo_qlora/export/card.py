@@ -1,6 +1,6 @@
 """The model card of an adapter: what it is, how it was trained, how to load it. Floor 4; no torch.
 
-The same run gives the same card, byte for byte: it tells of the run, not of when it was exported.
+The same run gives the same card, byte for byte: it describes the run, not its export.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CURVES = (
     *("loss", "nll_loss", "or_loss", "log_odds_ratio", "logps/chosen", "logps/rejected"),
     *("rewards/margins", "rewards/accuracies"),
 )
-"""The metrics whose course a card tells."""
+"""The metrics that a card lists."""
 
 
 def model_card(run: Run, origin: Origin, folder: str, hashes: Mapping[str, str]) -> str:
@@ -35,7 +35,7 @@ def model_card(run: Run, origin: Origin, folder: str, hashes: Mapping[str, str])
     Args:
         run: whose adapter it is.
         origin: its base model.
-        folder: the adapter's folder as whoever unpacks it finds it.
+        folder: the adapter's folder as unpacked by the recipient.
         hashes: SHA-256 of the other files, by name.
     """
     lines = [
@@ -129,8 +129,8 @@ def _report_card(run: Run) -> list[str]:
     card = read_card(run)
     if card is None:
         return []
-    told = [f"- {plain(sentence)}" for sentence in card.sentences()]
-    return ["", "## Report card", "", *told, "", *report_figures(card)]
+    lines = [f"- {plain(sentence)}" for sentence in card.sentences()]
+    return ["", "## Report card", "", *lines, "", *report_figures(card)]
 
 
 def report_figures(card: ReportCard) -> list[str]:

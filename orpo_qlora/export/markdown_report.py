@@ -1,4 +1,4 @@
-"""A run on one page of Markdown: what it learnt, from what, and what was optimised. Floor 4."""
+"""A run on one page of Markdown: results, data and objective. Floor 4."""
 
 from __future__ import annotations
 

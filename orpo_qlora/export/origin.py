@@ -1,6 +1,6 @@
-"""Which base model an adapter belongs to, in words that mean the same elsewhere. Floor 4; no torch.
+"""Which base model an adapter belongs to, named to be found elsewhere. Floor 4; no torch.
 
-A run knows its base by a folder of this machine. Whoever gets the adapter needs a hub id and a
+A run knows its base by a folder of this machine. The recipient of an adapter needs a hub id and a
 commit instead, and must not read how the folders here are called.
 """
 
@@ -53,7 +53,7 @@ class Origin:
 
     @property
     def sentence(self) -> str:
-        """The base with its revision, in words."""
+        """Name of the base with its revision."""
         if self.is_local:
             return f"{self.name} (a local folder)"
         at = f" at {self.revision}" if self.revision else ""

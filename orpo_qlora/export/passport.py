@@ -1,4 +1,4 @@
-"""The loss passport: what exactly a run optimised, so that two runs can be told apart. Floor 4.
+"""The loss passport: what exactly a run optimised, so that two runs can be distinguished. Floor 4.
 
 “Trained with ORPO” leaves open which tokens the NLL is on, over what it is averaged and what became
 of long pairs; other programs answer differently and all call it ORPO. No torch here.
@@ -69,8 +69,8 @@ def _objective(config: TrainConfig) -> list[Fact]:
 def _tokens(run: Run) -> list[Fact]:
     config = run.config
     done = [_note(run, side) for side in ("Training: ", "Held out: ")]
-    told = [f"{side}: {what}" for side, what in zip(("training", "held out"), done, strict=True)]
-    happened = " ".join(sentence for sentence, what in zip(told, done, strict=True) if what)
+    sides = [f"{side}: {what}" for side, what in zip(("training", "held out"), done, strict=True)]
+    happened = " ".join(sentence for sentence, what in zip(sides, done, strict=True) if what)
     return [
         Fact("Prompt", "tokenised apart from the answers, with the base model's chat template"),
         Fact(
@@ -117,6 +117,6 @@ def _data(run: Run) -> list[Fact]:
 
 
 def _note(run: Run, opening: str) -> str:
-    """Return what the worker noted after an opening, its latest word; empty if it said nothing."""
+    """Return what the worker noted after an opening, the latest one; empty without any."""
     notes = [note.removeprefix(opening) for note in run.state.notes if note.startswith(opening)]
     return notes[-1] if notes else ""

@@ -33,7 +33,7 @@ def loading_code(origin: Origin, config: TrainConfig, folder: str) -> str:
     Args:
         origin: the base model.
         config: the run's settings.
-        folder: of the adapter, as whoever unpacks it finds it.
+        folder: of the adapter, as unpacked by the recipient.
     """
     is_packed = config.quantization == "nf4"
     names = ["AutoModelForCausalLM", "AutoTokenizer"] + ["BitsAndBytesConfig"] * is_packed

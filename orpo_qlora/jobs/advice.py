@@ -1,7 +1,7 @@
 """What to change when a training does not fit: arithmetic with the memory model. Floor 3; no torch.
 
-Nothing here changes a setting; it tries changes on paper, the cheapest for the person first, until
-the prediction fits.
+Nothing here changes a setting: changes are tried in the memory model, the cheapest for the user
+first, until the prediction fits.
 """
 
 from __future__ import annotations
@@ -78,18 +78,18 @@ def changes_for_memory(question: Question, *, longest_pair: int) -> list[str]:
         question: a training that does not fit.
         longest_pair: tokens of the longest prompt with its longer answer.
     """
-    told: list[str] = []
-    for name, value, words in _SETTINGS:
+    changes: list[str] = []
+    for name, value, text in _SETTINGS:
         other = question.changed(**{name: value})
         if question.needed_bytes() <= other.needed_bytes():
             continue
         question = other
-        told.append(f"{_label(name)}: {words}.")
+        changes.append(f"{_label(name)}: {text}.")
         if question.fits():
-            return told
+            return changes
     shorter = _shorter(question, longest_pair)
     if shorter:
-        return [*told, shorter]
+        return [*changes, shorter]
     return [_smaller_model(question)]
 
 
@@ -143,7 +143,7 @@ def _is_smaller(entry: CatalogueModel, current: CatalogueModel | None) -> bool:
 def changes_for_disk(needed_bytes: int, free_bytes: int, config: TrainConfig) -> list[str]:
     """Return what to change so that the training fits on the disk."""
     missing = (needed_bytes - free_bytes) / 1e6
-    told = [f"Free {missing:,.0f} MB, or move the home folder to a larger disk."]
+    changes = [f"Free {missing:,.0f} MB, or move the home folder to a larger disk."]
     if config.lora_r > 1:
-        told.append(f"{_label('lora_r')}: half of it halves the checkpoints that are kept.")
-    return told
+        changes.append(f"{_label('lora_r')}: half of it halves the checkpoints that are kept.")
+    return changes

@@ -1,7 +1,7 @@
-"""The program of a plan: `python -m orpo_qlora.jobs.estimate_steps PLAN_FOLDER`. Floor 3.
+"""The program of an estimate: `python -m orpo_qlora.jobs.estimate_steps FOLDER`. Floor 3.
 
 Loads the base as the worker does and trains a step or two on the longest pairs, to measure memory
-and pace; what was learnt is thrown away with the process. A run that begins meanwhile goes first.
+and throughput; the trained weights are discarded. A run that starts meanwhile ends it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orpo_qlora.errors import OutOfMemory
 from orpo_qlora.jobs import estimation, token_counts
 from orpo_qlora.jobs.advice import Question, changes_for_disk, changes_for_memory
 from orpo_qlora.jobs.estimation import Estimate, EstimatePaths, EstimateRequest
-from orpo_qlora.jobs.job import Job, run_job
+from orpo_qlora.jobs.job import JobProgram, run_job
 from orpo_qlora.jobs.measured_steps import Trial, TrialResult, expected_run, try_steps
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.memory import Room, read_shape
@@ -34,11 +34,11 @@ from orpo_qlora.runs.process import preflight, training_setup
 
 SAMPLED_TOKENS = 8
 LAYOUT: Layout = "shared"
-"""The layout that a prediction assumes: the engine's check has the last word."""
+"""The layout that a prediction assumes; the engine's self-check decides."""
 
 
-class Plan(Job):
-    """One question from its folder to its answer."""
+class EstimateProgram(JobProgram):
+    """Answers the request of one folder."""
 
     def __init__(self, paths: EstimatePaths) -> None:
         super().__init__(paths)
@@ -47,14 +47,11 @@ class Plan(Job):
         self.config = self.request.config
 
     def run(self) -> None:
-        """Answer the question."""
-        self.give_way_to_runs(estimation.given_way)
-        turn = storage.FileLock(estimation.plans_folder() / "turn.lock")
-        if storage.is_locked(turn.path):
-            self.report("waiting for another estimate")
-        with turn:
+        """Measure, and write the estimate."""
+        self.give_way_to_runs(estimation.JOB.refusal)
+        with self.machine_turn():
             answer = self._answer()
-        storage.write_whole(self.paths.forecast, answer.model_dump_json(indent=1))
+        storage.write_whole(self.paths.estimate, answer.model_dump_json(indent=1))
         self.finish()
 
     def _answer(self) -> Estimate:
@@ -67,7 +64,7 @@ class Plan(Job):
         self.report("finding the base model")
         folder = loading.find_weights(self.config.model, self.config.revision)
         tokenizer = loading.load_tokenizer(folder)
-        self.report("tokenising the pairs")
+        self.report("tokenizing the pairs")
         train = training_setup.tokenize(self.config, tokenizer, split.train).pairs
         held_out = training_setup.tokenize(self.config, tokenizer, split.held_out).pairs
         question = self._question(folder, free_bytes, [*train, *held_out])
@@ -129,7 +126,7 @@ class Plan(Job):
         held_out: Sequence[TokenizedPair],
         split: Split,
     ) -> Estimate:
-        """Return the forecast of a training from a step of it."""
+        """Return the estimate of a training from a step of it."""
         self.report("loading the base model")
         base = training_setup.load_base(self.config)
         policy = loading.attach_new_adapter(base, self.config)
@@ -171,14 +168,14 @@ class Plan(Job):
         prompts = training_setup.sample_prompts(self.config, pairs)
         moments = [time.perf_counter()]
         for tokens in (1, 1 + SAMPLED_TOKENS):
-            training_setup.answer_samples(policy, base.tokenizer, prompts, tokens)
+            training_setup.answer_samples(policy, base.tokenizer, prompts, max_tokens=tokens)
             moments.append(time.perf_counter())
         first, second = moments[1] - moments[0], moments[2] - moments[1]
         per_token = max(0.0, second - first) / SAMPLED_TOKENS or second / (1 + SAMPLED_TOKENS)
         return second + per_token * (training_setup.SAMPLE_TOKENS - SAMPLED_TOKENS)
 
     def _disk(self, policy: PeftModel, split: Split) -> tuple[int, int]:
-        """Return the bytes that the run takes at most, and those it wants to see free."""
+        """Return the bytes that the run takes at most, and those it needs free to start."""
         trained, pairs = (
             training_setup.trained_bytes(policy),
             Path(self.request.data.path).stat().st_size,
@@ -193,7 +190,7 @@ def own_bytes() -> int:
 
 
 def _is_worth_trying(question: Question) -> bool:
-    """Whether a step can be tried: a GPU refuses, a host ends whoever takes too much."""
+    """Whether a step can be run: a GPU raises an error, a host kills the process."""
     if question.room.device == "cuda":
         return question.weights <= question.room.free_bytes
     return question.fits()
@@ -201,30 +198,30 @@ def _is_worth_trying(question: Question) -> bool:
 
 def _used_up() -> OutOfMemory:
     return OutOfMemory(
-        "Memory ran out while a step was tried.",
+        "Memory ran out during the measured step.",
         hint="Close other programs, or choose a smaller model.",
     )
 
 
 def _refused(begun: Estimate, question: Question, longest_pair: int) -> Estimate:
-    # Never less than what there is: the step that was tried may have refuted the prediction.
+    # More than there is, whatever was predicted: the measured step ran out of memory.
     needed = max(question.needed_bytes(), question.room.free_bytes + 1)
     changes = changes_for_memory(question, longest_pair=longest_pair)
     return begun.model_copy(update={"memory_bytes": needed, "changes": tuple(changes)})
 
 
 def _memory(result: TrialResult, begun: Estimate) -> int:
-    """Return the expected peak: a forward of the run may hold more tokens than the tried ones."""
+    """Return the expected peak: a forward of the run may hold more tokens than were measured."""
     return result.peak_bytes + result.bytes_a_token * result.missing_tokens
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the plan of one folder; return its exit code."""
+    """Run the job of one folder; return its exit code."""
     paths = EstimatePaths(Path(arguments[0]))
 
-    def make() -> tuple[Plan, Callable[[], None]]:
-        plan = Plan(paths)
-        return plan, plan.run
+    def make() -> tuple[EstimateProgram, Callable[[], None]]:
+        program = EstimateProgram(paths)
+        return program, program.run
 
     return run_job(paths, make)
 

@@ -1,8 +1,8 @@
-"""Short jobs asked and answered through files: a question, how far it is, an answer. Floor 3.
+"""Background jobs: a process of their own, request and answer in files. Floor 3; no torch.
 
-A job is a program of its own, because its work needs torch or transformers and must not end with
-the page. Its folder is named for the question, so a second look is instant. No torch here: both
-sides, who asks and the program, read this.
+A job needs torch or transformers and must survive the page. `BackgroundJob` is the asking side: it
+starts the program and reads its progress and its answer. `JobProgram` is the program's side. The
+folder of a job is named after its request, so that an answer is computed once.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,48 +33,49 @@ from orpo_qlora.runs.store import Run
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
-"""How long a fresh job may be without its lock before it counts as lost."""
+"""How long a new job may be without its lock before it counts as lost."""
 WAIT_SECONDS = 0.2
-LOOK_SECONDS = 0.5
-"""How often a job that needs the machine to itself looks whether a run has begun."""
+POLL_SECONDS = 0.5
+"""How often a job that needs the machine to itself checks whether a run has started."""
 LOCK_PATIENCE_SECONDS = 2.0
+TURN_LOCK = "jobs.lock"
 _started: dict[Path, subprocess.Popen[bytes]] = {}
-"""Programs started by this process; of others only the time of their start is known."""
+"""Programs started by this process; of others only the start time is known."""
 
 
 class JobState(BaseModel):
-    """How far a job is; `lost` is never stored, readers derive it."""
+    """Progress of a job. `new` (never started) and `lost` are derived by readers, never stored."""
 
     model_config = ConfigDict(frozen=True)
 
-    status: Literal["starting", "working", "done", "failed", "lost"] = "starting"
+    status: Literal["new", "starting", "working", "done", "failed", "lost"] = "starting"
     phase: str = "starting"
     done: int = 0
     total: int = 0
-    """Pairs worked through so far, and all of them; 0 until known."""
+    """Pairs processed so far, and in all; 0 until known."""
     error: ErrorCard | None = None
     started_at: float = 0.0
 
     @property
     def is_busy(self) -> bool:
-        """Whether an answer is still to come."""
+        """Whether the program is at work or about to be."""
         return self.status in {"starting", "working"}
 
 
 @dataclass(frozen=True)
 class JobPaths:
-    """The files of one job's folder that every kind of job has."""
+    """Files in the folder of any job."""
 
     folder: Path
 
     @property
     def request(self) -> Path:
-        """The latest question."""
+        """The latest request."""
         return self.folder / "request.json"
 
     @property
     def state(self) -> Path:
-        """How far the job is."""
+        """The JobState."""
         return self.folder / "state.json"
 
     @property
@@ -87,39 +89,150 @@ class JobPaths:
         return self.folder / "log.txt"
 
 
-def jobs_folder(kind: str) -> Path:
-    """Return the folder of all jobs of a kind, made if missing."""
-    folder = storage.home() / kind
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+class HasState(Protocol):
+    """What is known about a request: the job's state beside whatever it has found."""
+
+    @property
+    def state(self) -> JobState:
+        """Progress of the job."""
 
 
-def write_request(paths: JobPaths, request: BaseModel) -> None:
-    """Put the question where the program looks for it."""
-    storage.write_whole(paths.request, request.model_dump_json())
+Request = TypeVar("Request")
+Answer = TypeVar("Answer", bound=HasState)
 
 
-def start_job(paths: JobPaths, program: str) -> JobState:
-    """Start the program of a job whose question is written; return its first state."""
-    state = JobState(started_at=time.time())
-    storage.write_whole(paths.state, state.model_dump_json())
-    _started[paths.folder] = launch.start_program(program, [str(paths.folder)], paths.log)
-    return state
+class BackgroundJob(ABC, Generic[Request, Answer]):
+    """The asking side of one kind of job; a subclass says what is requested and what is found."""
 
+    program: ClassVar[str]
+    """Module of the program, started with the job's folder."""
+    folder_name: ClassVar[str]
+    """Folder of all jobs of this kind under the home."""
+    kept: ClassVar[int]
+    """Jobs kept; the oldest are removed for new ones."""
+    lost: ClassVar[ErrorCard]
+    """Shown when the program died without reporting an error."""
+    is_repeatable: ClassVar[bool] = True
+    """Whether asking again measures a known answer again."""
+    takes_more: ClassVar[bool] = False
+    """Whether a program at work re-reads a request that has grown."""
 
-def read_state(paths: JobPaths, lost: ErrorCard) -> JobState:
-    """Return how far a job is; one that died without a word is `lost`, with the given card."""
-    try:
+    @abstractmethod
+    def key(self, request: Request) -> str:
+        """Return the folder name of a request."""
+
+    @abstractmethod
+    def question(self, request: Request) -> BaseModel:
+        """Return what the program reads from `request.json`."""
+
+    @abstractmethod
+    def answer(self, request: Request, state: JobState) -> Answer:
+        """Return what is on disk for a request whose job is in this state."""
+
+    @abstractmethod
+    def is_complete(self, request: Request, answer: Answer) -> bool:
+        """Whether the answer holds everything that is requested."""
+
+    def refusal(self, run: Run) -> OrpoQloraError | None:
+        """Return why the job cannot be at work beside a run, None if it can."""
+        return None
+
+    def discard(self, request: Request) -> None:
+        """Remove an earlier answer before the job starts again."""
+
+    def folder(self) -> Path:
+        """Return the folder of all jobs of this kind, made if missing."""
+        folder = storage.home() / self.folder_name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def paths(self, request: Request) -> JobPaths:
+        """Return the files of a request's job, there or not."""
+        return JobPaths(self.folder() / self.key(request))
+
+    def is_requested(self, request: Request) -> bool:
+        """Whether the job was ever started."""
+        return self.paths(request).state.is_file()
+
+    def read(self, request: Request) -> Answer:
+        """Return what is known, without starting anything."""
+        # The state is read first: whatever it calls done is then on disk.
+        return self.answer(request, self._state(request))
+
+    def ask(self, request: Request, *, again: bool = False) -> Answer:
+        """Return what is known, and start the job for what is not; returns at once.
+
+        A job that failed or was lost stays so until asked `again`.
+
+        Raises:
+            Busy: a run is at work; nothing was started.
+            DiskFull: nothing was started.
+        """
+        known = self.read(request)
+        is_busy = known.state.is_busy
+        is_complete = self.is_complete(request, known) and not (again and self.is_repeatable)
+        if is_complete or (is_busy and not self.takes_more) or (known.state.error and not again):
+            return known
+        run = store.active_run()
+        refusal = self.refusal(run) if run is not None else None
+        if refusal is not None:
+            raise refusal
+        paths = self.paths(request)
+        if not paths.folder.is_dir():
+            _remove_oldest(paths.folder.parent, self.kept)
+            paths.folder.mkdir(mode=0o700, exist_ok=True)
+        if not is_busy:
+            self.discard(request)
+        storage.write_whole(paths.request, self.question(request).model_dump_json())
+        if is_busy:
+            return known
+        return self.answer(request, self._start(paths))
+
+    def wait(
+        self, request: Request, on_progress: Callable[[JobState], None], *, again: bool = False
+    ) -> Answer:
+        """Return the complete answer, computed first if need be.
+
+        Args:
+            request: what is requested.
+            on_progress: called with the state while the job is at work.
+            again: compute a known answer again.
+
+        Raises:
+            Busy: a run is at work.
+            OrpoQloraError: the job failed, with its message.
+        """
+        answer = self.ask(request, again=again or not self.is_complete(request, self.read(request)))
+        while answer.state.is_busy:
+            on_progress(answer.state)
+            time.sleep(WAIT_SECONDS)
+            answer = self.read(request)
+        if not self.is_complete(request, answer):
+            error = answer.state.error or self.lost
+            raise OrpoQloraError(error.message, hint=error.hint, where=error.where)
+        return answer
+
+    def _start(self, paths: JobPaths) -> JobState:
+        state = JobState(started_at=time.time())
+        storage.write_whole(paths.state, state.model_dump_json())
+        _started[paths.folder] = launch.start_program(self.program, [str(paths.folder)], paths.log)
+        return state
+
+    def _state(self, request: Request) -> JobState:
+        paths = self.paths(request)
+        try:
+            state = JobState.model_validate_json(paths.state.read_bytes())
+        except FileNotFoundError:
+            return JobState(status="new", phase="")
+        if not state.is_busy or storage.is_locked(paths.lock):
+            return state
+        # A program that ends writes its state before it releases its lock: read it again.
         state = JobState.model_validate_json(paths.state.read_bytes())
-    except FileNotFoundError:
-        return JobState()
-    if not state.is_busy or storage.is_locked(paths.lock):
-        return state
-    # A program that ends says so before it lets go of its lock: look again.
-    state = JobState.model_validate_json(paths.state.read_bytes())
-    if not state.is_busy or (state.status == "starting" and _may_start(paths, state)):
-        return state
-    return state.model_copy(update={"status": "lost", "error": lost})
+        if not state.is_busy or (state.status == "starting" and _may_start(paths, state)):
+            return state
+        hint = f"{self.lost.hint} The details are in {paths.log}."
+        lost = self.lost.model_copy(update={"hint": hint})
+        return state.model_copy(update={"status": "lost", "error": lost})
 
 
 def _may_start(paths: JobPaths, state: JobState) -> bool:
@@ -129,24 +242,8 @@ def _may_start(paths: JobPaths, state: JobState) -> bool:
     return time.time() - state.started_at < START_SECONDS
 
 
-def wait_while_busy(read: Callable[[], JobState], tell: Callable[[JobState], None]) -> JobState:
-    """Return the state of a job once it has ended; `tell` hears how far it is."""
-    state = read()
-    while state.is_busy:
-        tell(state)
-        time.sleep(WAIT_SECONDS)
-        state = read()
-    return state
-
-
-def error_of(state: JobState, otherwise: str) -> OrpoQloraError:
-    """Return why a job has no answer, as the error that says so."""
-    error = state.error or ErrorCard(slug="error", message=otherwise)
-    return OrpoQloraError(error.message, hint=error.hint, where=error.where)
-
-
-def forget_oldest(folder: Path, kept: int) -> None:
-    """Make room for one more answer; those at work stay."""
+def _remove_oldest(folder: Path, kept: int) -> None:
+    """Make room for one more job; those at work stay."""
     folders = [path for path in folder.iterdir() if path.is_dir()]
     folders.sort(key=lambda path: path.stat().st_mtime)
     for old in folders[: max(0, len(folders) - kept + 1)]:
@@ -154,19 +251,19 @@ def forget_oldest(folder: Path, kept: int) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-class Job:
-    """The program's side of a job: says how far it is, and leaves a last word."""
+class JobProgram:
+    """The program's side of a job: reports progress and how it ended."""
 
     def __init__(self, paths: JobPaths) -> None:
         self.state = JobState(status="working", started_at=time.time())
         self.reported_at = 0.0
         """On the monotonic clock."""
         self._state_file = paths.state
-        self._speaking = threading.Lock()
+        self._reporting = threading.Lock()
 
     def report(self, phase: str, **changes: object) -> None:
-        """Say what is being done now; nothing more can be said after the last word."""
-        with self._speaking:
+        """Write the current phase and progress; ignored once the job has ended."""
+        with self._reporting:
             if not self.state.is_busy:
                 return
             self.state = self.state.model_copy(update={"phase": phase, **changes})
@@ -174,39 +271,49 @@ class Job:
             self.reported_at = time.monotonic()
         log.info("%s %d/%d", phase, self.state.done, self.state.total)
 
-    def give_way_to_runs(self, why: Callable[[Run], OrpoQloraError]) -> None:
-        """From now on, end at once when a run begins: it must find the memory free."""
+    def give_way_to_runs(self, refusal: Callable[[Run], OrpoQloraError | None]) -> None:
+        """From now on, end at once when a run starts that `refusal` names a reason against."""
 
         def watch() -> None:
             while self.state.is_busy:
-                with suppress(UnknownRun):  # its folder went while it was looked at
+                with suppress(UnknownRun):  # deleted while it was read
                     run = store.active_run()
-                    if run is not None:
-                        self.fail(why(run))
+                    error = refusal(run) if run is not None else None
+                    if error is not None:
+                        self.fail(error)
                         os._exit(1)
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
 
         threading.Thread(target=watch, daemon=True).start()
 
+    @contextmanager
+    def machine_turn(self) -> Iterator[None]:
+        """Hold the machine: jobs that measure time or memory run one at a time."""
+        lock = storage.FileLock(storage.home() / TURN_LOCK)
+        if storage.is_locked(lock.path):
+            self.report("waiting for another estimate or evaluation")
+        with lock:
+            yield
+
     def finish(self) -> None:
-        """Say that the answer is there."""
+        """Report that the answer is on disk."""
         self.report("done", status="done")
 
     def fail(self, error: OrpoQloraError) -> None:
-        """Leave the last word of a job that went wrong."""
+        """Report why the job failed."""
         self.report("failed", status="failed", error=ErrorCard.of(error))
 
 
-def run_job(paths: JobPaths, make: Callable[[], tuple[Job, Callable[[], None]]]) -> int:
+def run_job(paths: JobPaths, make: Callable[[], tuple[JobProgram, Callable[[], None]]]) -> int:
     """Run the program of a job's folder; return its exit code.
 
     Args:
         paths: of the job.
-        make: returns the job and its work, once it is sure that no other program does it.
+        make: returns the job and its work; called once no other program can be at the same job.
     """
     lock = storage.FileLock(paths.lock)
     if not lock.acquire(LOCK_PATIENCE_SECONDS):
-        return 0  # the program at work reads the question again
+        return 0  # the program at work re-reads the request
     try:
         job, work = make()
         return run_program(work, job.fail)

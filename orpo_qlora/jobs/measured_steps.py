@@ -1,4 +1,4 @@
-"""A step or two of a training for the sake of its cost, and what the whole run would cost. Floor 3.
+"""The cost of a training step, measured, and of the whole run. Floor 4.
 
 The longest pairs that a forward of the run may hold are trained on with the run's own engine,
 optimizer and settings. Seconds are counted a token, so pairs of any length follow.
@@ -28,14 +28,14 @@ ENOUGH_SECONDS = 3.0
 
 
 class Trial:
-    """Follows the steps that are tried (see `orpo.trainer.RunCallback`); keeps nothing."""
+    """Collects the measured steps (see `orpo.trainer.RunCallback`)."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.steps: list[Record] = []
         self.evaluations: list[Record] = []
         self.moments: list[float] = [time.perf_counter()]
-        """Of the beginning, and of each step's end."""
+        """Start of training, then the end of each step."""
 
     def on_step(self, record: Record) -> None:
         """Keep what a step took."""
@@ -43,21 +43,22 @@ class Trial:
         self.moments.append(time.perf_counter())
 
     def on_evaluation(self, record: Record) -> None:
-        """Keep what a measurement took."""
+        """Keep what an evaluation took."""
         self.evaluations.append(record)
-        if not self.steps:
-            self.moments = [time.perf_counter()]
+
+    def on_phase(self, phase: str) -> None:
+        """Ignore it: the estimate reports its own phases."""
 
     def on_note(self, note: str) -> None:
-        """Keep what a person should know."""
+        """Keep what the user should know."""
         self.notes.append(note)
 
     def should_stop(self) -> bool:
-        """Whether enough is known."""
+        """Whether enough time was measured."""
         return time.perf_counter() - self.moments[0] > ENOUGH_SECONDS
 
     def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        """Write nothing: what was learnt here is thrown away."""
+        """Write nothing: the trained weights are discarded."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,11 @@ class ExpectedRun:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What the steps that were tried have shown."""
+    """What the measured steps took."""
 
     seconds_a_token: float
     seconds_a_step: float
-    """Of the optimizer, whatever the tokens."""
+    """Of the optimizer, independent of the tokens."""
     seconds_a_token_measured: float
     """Without a gradient, in an evaluation."""
     tokens_per_forward: int
@@ -86,7 +87,7 @@ class TrialResult:
     bytes_a_token: int
     """Predicted; 0 for an architecture that the memory model does not know."""
     missing_tokens: int
-    """Tokens that a forward of the run may hold more than the fullest one that was tried."""
+    """How many more tokens a forward of the run may hold than the largest measured one."""
 
     def seconds_of(self, run: ExpectedRun) -> Seconds:
         """Return the time of a run's steps and evaluations."""
@@ -109,7 +110,7 @@ def expected_run(
     seen = epochs * len(train) + min(len(train), rest * config.pairs_per_step)
     every = evaluation_every(config, steps)
     inner = [step for step in range(every, steps, every)] if held_out else []
-    evaluations = len(inner) + 2 if held_out else 0  # at step 0 and after the last one
+    evaluations = len(inner) + 2 if held_out else 0  # of the base, and after the last step
     return ExpectedRun(
         steps=steps,
         evaluations=evaluations,
@@ -141,8 +142,11 @@ def try_steps(
     budget = trainer.budget.tokens
     trainer.pairs = _within(engine, longest, budget)
     trainer.held_out = _within(engine, longest_held_out, budget)
+    trainer.has_base_evaluation = True
     trial.moments = [time.perf_counter()]
     trainer.train()
+    if not trial.evaluations:  # stopped early
+        trainer.evaluate()
 
     last, wall = trial.steps[-1], trial.moments[-1] - trial.moments[-2]
     first_pass = trial.evaluations[0] if trial.evaluations else None

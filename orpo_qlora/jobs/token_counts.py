@@ -1,8 +1,7 @@
-"""What a probe is asked and what it found: tokens of pairs under a base model's tokenizer. Floor 3.
+"""Request and answer of a tokenize job: tokens of pairs under a tokenizer. Floor 3; no torch.
 
-A probe is a short job in a process of its own (`runs/probe.py`), because tokenizers need
-transformers. Its answer is a folder under the home's `probes/`, named for the question without the
-rows, so a second look is instant. No torch here.
+The program is `jobs/tokenize.py`, because tokenizers need transformers. Its folder under the home's
+`tokenize/` is named after the request without the rows.
 """
 
 from __future__ import annotations
@@ -10,25 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.pairs import PreferenceData, load_preferences
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import DataError
-from orpo_qlora.jobs import job as jobs
-from orpo_qlora.jobs.job import JobPaths, JobState
+from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState
 from orpo_qlora.orpo.length_policy import PairLengths
 from orpo_qlora.runs.state import ErrorCard
 
-PROGRAM = "orpo_qlora.jobs.tokenize"
 SCHEMA = 1
-PROBES_KEPT = 30
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -40,25 +37,20 @@ class TokenizeRequest(BaseModel):
     path: str
     source: str
     sha256: str
-    """Content of the file; another one under the same path is another question."""
+    """Of the file's content; a changed file under the same path is another request."""
     choices: ReadChoices = ReadChoices()
     model: str
     revision: str = ""
     rows: tuple[int, ...] = ()
-    """Rows of pairs whose tokens are wanted; lengths are counted of all."""
+    """Rows of pairs whose tokens are returned; lengths are counted for all."""
 
     @property
     def key(self) -> str:
-        """Name of the answer: the same for the same file, reading and tokenizer."""
-        question = self.model_dump(mode="json", exclude={"path", "source", "rows"})
-        about = [SCHEMA, question, _stamps(Path(self.model).expanduser())]
+        """The same for the same file, reading and tokenizer."""
+        content = self.model_dump(mode="json", exclude={"path", "source", "rows"})
+        tokenizer = storage.stamps(Path(self.model).expanduser(), _TOKENIZER_FILES)
+        about = [SCHEMA, content, tokenizer]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _stamps(folder: Path) -> list[tuple[str, int, int]]:
-    """Return what tells one state of a model folder from the next, nothing for a hub model."""
-    files = [folder / name for name in _TOKENIZER_FILES]
-    return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.is_file()]
 
 
 class Token(BaseModel):
@@ -115,7 +107,7 @@ class TokenLengths(BaseModel):
 
 @dataclass(frozen=True)
 class TokenizePaths(JobPaths):
-    """The files of one probe's folder."""
+    """Files in the folder of a tokenize job."""
 
     @property
     def lengths(self) -> Path:
@@ -129,31 +121,68 @@ class TokenizePaths(JobPaths):
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known about a question now."""
+    """What is known about a request now."""
 
     state: JobState
     lengths: TokenLengths | None
     tokens: dict[int, PairTokens]
-    """Tokens of the asked-for rows that are there."""
+    """Tokens of the requested rows that are there already."""
 
 
-def probes_folder() -> Path:
-    """Return the folder of all probes, made if missing."""
-    return jobs.jobs_folder("probes")
+class TokenizeJob(BackgroundJob[TokenizeRequest, Answer]):
+    """Counts tokens of all pairs and shows those of some rows; both appear while it works."""
+
+    program = "orpo_qlora.jobs.tokenize"
+    folder_name = "tokenize"
+    kept = 30
+    is_repeatable = False
+    takes_more = True
+    lost = ErrorCard(
+        slug="worker-lost",
+        message="Counting tokens ended without an error message.",
+        hint="Try again.",
+    )
+
+    def key(self, request: TokenizeRequest) -> str:
+        """Return the same name for the same file, reading and tokenizer."""
+        return request.key
+
+    def question(self, request: TokenizeRequest) -> TokenizeRequest:
+        """Return the request itself."""
+        return request
+
+    def paths(self, request: TokenizeRequest) -> TokenizePaths:
+        """Return the files of a request's job, there or not."""
+        return TokenizePaths(super().paths(request).folder)
+
+    def answer(self, request: TokenizeRequest, state: JobState) -> Answer:
+        """Return the counts and the tokens that are on disk."""
+        paths, lengths = self.paths(request), None
+        if paths.lengths.is_file():
+            lengths = _read_lengths(paths.lengths, storage.FileStamp.of(paths.lengths))
+        tokens = {
+            row: PairTokens.model_validate_json(paths.tokens(row).read_bytes())
+            for row in request.rows
+            if paths.tokens(row).is_file()
+        }
+        return Answer(state, lengths, tokens)
+
+    def is_complete(self, request: TokenizeRequest, answer: Answer) -> bool:
+        """Whether all pairs are counted and all requested rows are there."""
+        return answer.lengths is not None and set(request.rows) <= set(answer.tokens)
 
 
-def paths_of(request: TokenizeRequest) -> TokenizePaths:
-    """Return where the answer to a question is, or will be."""
-    return TokenizePaths(probes_folder() / request.key)
+JOB = TokenizeJob()
+paths_of, ask, read_answer = JOB.paths, JOB.ask, JOB.read
 
 
 def request_of(
     path: Path, report: DataSummary, config: TrainConfig, rows: tuple[int, ...] = ()
 ) -> TokenizeRequest:
-    """Return the question about a file that was read, under the model of these settings."""
+    """Return the request for a file that was read, with the model of these settings."""
     choices = report.choices
     if report.is_remembered:
-        # Memory may change before the probe reads the file; what was shown counts.
+        # The remembered mapping may change before the job reads the file; what was shown counts.
         choices = choices.model_copy(update={"mapping": report.mapping})
     return TokenizeRequest(
         path=str(path),
@@ -167,10 +196,10 @@ def request_of(
 
 
 def read_dataset(request: TokenizeRequest) -> PreferenceData:
-    """Return the pairs of a file, read as they were when the question was asked.
+    """Return the pairs of a file, read as when the request was made.
 
     Raises:
-        DataError: the file is gone, or another one by now.
+        DataError: the file is missing or has changed.
     """
     dataset = load_preferences(Path(request.path), request.source, request.choices)
     if dataset.report.sha256 != request.sha256:
@@ -180,72 +209,14 @@ def read_dataset(request: TokenizeRequest) -> PreferenceData:
     return dataset
 
 
-def ask(request: TokenizeRequest, *, again: bool = False) -> Answer:
-    """Return what is known, and start a probe for what is not; returns at once.
-
-    A probe that failed or was lost stays so until asked `again`.
-
-    Raises:
-        DiskFull: nothing was started.
-    """
-    answer = read_answer(request)
-    state = answer.state
-    if _is_complete(answer, request) or (state.status in {"failed", "lost"} and not again):
-        return answer
-    paths = paths_of(request)
-    if not paths.folder.is_dir():
-        jobs.forget_oldest(probes_folder(), PROBES_KEPT)
-        paths.folder.mkdir(mode=0o700, exist_ok=True)
-    jobs.write_request(paths, request)
-    if state.is_busy and paths.state.exists():
-        return answer  # the probe at work looks at the question again
-    return replace(answer, state=jobs.start_job(paths, PROGRAM))
-
-
-def wait_for(request: TokenizeRequest, tell: Callable[[JobState], None]) -> TokenLengths:
-    """Return the token counts once they are complete; `tell` hears how far the probe is.
-
-    Raises:
-        OrpoQloraError: the probe failed, with its message.
-    """
-    answer = ask(request, again=True)
-    if answer.state.is_busy:
-        jobs.wait_while_busy(lambda: _read_state(paths_of(request)), tell)
-        answer = read_answer(request)
-    if answer.lengths is None:
-        raise jobs.error_of(answer.state, "Nothing was counted.")
-    return answer.lengths
-
-
-def _is_complete(answer: Answer, request: TokenizeRequest) -> bool:
-    return answer.lengths is not None and set(request.rows) <= set(answer.tokens)
-
-
-def read_answer(request: TokenizeRequest) -> Answer:
-    """Return what is known about a question, without starting anything."""
-    paths = paths_of(request)
-    # The state is read first: whatever it says is done is then on disk.
-    state = _read_state(paths)
-    lengths = None
-    if paths.lengths.is_file():
-        lengths = _read_lengths(paths.lengths, paths.lengths.stat().st_mtime_ns)
-    tokens = {
-        row: PairTokens.model_validate_json(paths.tokens(row).read_bytes())
-        for row in request.rows
-        if paths.tokens(row).is_file()
-    }
-    return Answer(state, lengths, tokens)
+def wait_for(request: TokenizeRequest, on_progress: Callable[[JobState], None]) -> TokenLengths:
+    """Return the token counts once they are complete; raises what `BackgroundJob.wait` does."""
+    lengths = JOB.wait(request, on_progress).lengths
+    if lengths is None:
+        raise ValueError("a complete answer has lengths")
+    return lengths
 
 
 @lru_cache(maxsize=4)
-def _read_lengths(path: Path, changed_at: int) -> TokenLengths:
+def _read_lengths(path: Path, stamp: storage.FileStamp) -> TokenLengths:
     return TokenLengths.model_validate_json(path.read_bytes())
-
-
-def _read_state(paths: TokenizePaths) -> JobState:
-    lost = ErrorCard(
-        slug="worker-lost",
-        message="Counting tokens ended without a word.",
-        hint=f"Try again. The details are in {paths.log}.",
-    )
-    return jobs.read_state(paths, lost)

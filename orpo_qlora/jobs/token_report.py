@@ -38,8 +38,8 @@ class Fate:
             (self.cut, self.cut_rows, "cut"),
         ):
             if count:
-                share, told = f"{count / pairs:.1%}", row_list(rows, count)
-                parts.append(f"{plural(count, 'pair')} ({share}) will be {verb}: {told}")
+                share, numbers = f"{count / pairs:.1%}", row_list(rows, count)
+                parts.append(f"{plural(count, 'pair')} ({share}) will be {verb}: {numbers}")
         end = "" if self.kept else " Nothing would be left: raise max_length."
         return f"Longer than max_length = {max_length:,} tokens: {'; '.join(parts)}.{end}"
 
@@ -84,7 +84,7 @@ class Spread(BaseModel):
 
 
 class LengthReport(BaseModel):
-    """The account of a file's tokens under one tokenizer and one length policy."""
+    """Token statistics of a file under one tokenizer and one length policy."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -115,7 +115,7 @@ class LengthReport(BaseModel):
         )
 
     def sentences(self) -> list[str]:
-        """Return the account as short sentences, most important first."""
+        """Return the report as short sentences, most important first."""
         return [
             self.policy_sentence(),
             f"Tokens of prompt and longer answer: {self.whole.sentence()}.",
@@ -137,7 +137,7 @@ class LengthReport(BaseModel):
 def report_lengths(
     lengths: TokenLengths, model: str, max_length: int, over_length: OverLength
 ) -> LengthReport:
-    """Return the account of counted tokens."""
+    """Return the report on counted tokens."""
     fate = fate_of(lengths, max_length, over_length)
     differences = differences_of(lengths)
     return LengthReport(
@@ -160,14 +160,14 @@ def report_lengths(
 
 
 def count_tokens(
-    request: TokenizeRequest, config: TrainConfig, tell: Callable[[JobState], None]
+    request: TokenizeRequest, config: TrainConfig, on_progress: Callable[[JobState], None]
 ) -> LengthReport:
-    """Return the account of a file's tokens, counted first if need be.
+    """Return the token report of a file, counted first if need be.
 
     Raises:
-        OrpoQloraError: the probe failed, with its message.
+        OrpoQloraError: the job failed, with its message.
     """
-    counted = wait_for(request, tell)
+    counted = wait_for(request, on_progress)
     return report_lengths(counted, config.model, config.max_length, config.over_length)
 
 

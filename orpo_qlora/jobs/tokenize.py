@@ -1,7 +1,8 @@
-"""The program of a probe: `python -m orpo_qlora.jobs.tokenize PROBE_FOLDER`. Floor 3.
+"""The program of a tokenize job: `python -m orpo_qlora.jobs.tokenize FOLDER`. Floor 3.
 
-Loads the tokenizer of a model, never its weights, and writes what `runs.lengths` reads: the token
-counts of all pairs and the tokens of the rows asked for. The question may grow while it works.
+Loads the tokenizer of a model, never its weights, and writes what `jobs.token_counts` reads: the
+token counts of all pairs and the tokens of the requested rows. More rows may be requested while it
+works.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferenceData, PreferencePair
-from orpo_qlora.jobs.job import Job, run_job
+from orpo_qlora.jobs.job import JobProgram, run_job
 from orpo_qlora.jobs.token_counts import (
     PairTokens,
     Token,
@@ -30,22 +31,22 @@ from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
 
 BATCH_PAIRS = 256
 WHOLE = 1_000_000_000
-"""A length that no pair has: the policy is applied by whoever reads the counts."""
+"""A length that no pair has: readers of the counts apply the policy."""
 REPORT_SECONDS = 0.5
 CHARACTER_TOKENS = 8
 """Byte-level tokens that one character, or a joined emoji's part, may be cut into."""
 _UNFINISHED = "\ufffd"
 
 
-class Probe(Job):
-    """One question from its folder to its answer."""
+class TokenizeProgram(JobProgram):
+    """Answers the request of one folder."""
 
     def __init__(self, paths: TokenizePaths) -> None:
         super().__init__(paths)
         self.paths = paths
 
     def run(self) -> None:
-        """Answer the question, and again while it has grown."""
+        """Answer the request, again while more rows are requested."""
         request = self._request()
         self.report("loading the tokenizer")
         tokenizer = loading.load_tokenizer(loading.find_tokenizer(request.model, request.revision))
@@ -88,7 +89,7 @@ class Probe(Job):
                     column.append(count)
             if time.monotonic() - self.reported_at > REPORT_SECONDS:
                 self.report("counting tokens", done=first + len(batch))
-                # Somebody may have turned to another row meanwhile.
+                # The user may have turned to another row meanwhile.
                 self._show_rows(tokenizer, dataset)
         rows, prompt, chosen, rejected, same_start = map(tuple, columns)
         lengths = TokenLengths(
@@ -144,12 +145,12 @@ def _added(tokenizer: PreTrainedTokenizerBase, context: list[int], ids: list[int
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the probe of one folder; return its exit code."""
+    """Run the job of one folder; return its exit code."""
     paths = TokenizePaths(Path(arguments[0]))
 
-    def make() -> tuple[Probe, Callable[[], None]]:
-        probe = Probe(paths)
-        return probe, probe.run
+    def make() -> tuple[TokenizeProgram, Callable[[], None]]:
+        program = TokenizeProgram(paths)
+        return program, program.run
 
     return run_job(paths, make)
 

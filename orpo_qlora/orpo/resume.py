@@ -13,6 +13,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,16 @@ def _restore_optimizer(
 def _like(fresh: object, saved: object) -> object:
     """JSON knows no tuples; the optimizer's own value says where one was."""
     return tuple(saved) if isinstance(fresh, tuple) and isinstance(saved, list) else saved
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Give every random number generator back the state it had before the block."""
+    tensors, words = _random_state()
+    try:
+        yield
+    finally:
+        _restore_random_state(words, tensors)
 
 
 def _random_state() -> tuple[dict[str, Tensor], dict[str, object]]:

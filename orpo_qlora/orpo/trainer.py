@@ -6,6 +6,7 @@ here by the token budget and cannot change its loss or gradient.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ from orpo_qlora.orpo.batches import steps_an_epoch, total_steps, training_batche
 from orpo_qlora.orpo.budget import Budget, settle_memory
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.objectives.orpo import OrpoTerms, StepTotals, Weights, orpo_terms
+from orpo_qlora.orpo.resume import preserved_random_state
 from orpo_qlora.orpo.schedule import evaluation_every
 from orpo_qlora.orpo.tokens import TokenizedPair
 
@@ -52,19 +54,26 @@ Record = dict[str, float]
 
 
 class RunCallback(Protocol):
-    """Whoever follows a training; all the trainer knows of the world outside."""
+    """Receives everything a training reports."""
 
     def on_step(self, record: Record) -> None:
         """Called after each optimizer step with its metrics."""
 
+    def on_phase(self, phase: str) -> None:
+        """Called before each evaluation with what is measured, for progress displays."""
+
     def on_evaluation(self, record: Record) -> None:
-        """Called after each measurement on held-out pairs, names prefixed `eval/`."""
+        """Called after each evaluation on held-out pairs, names prefixed `eval/`.
+
+        The base model's record has step 0 and comes with the first scheduled evaluation, before
+        the record of that step.
+        """
 
     def on_note(self, note: str) -> None:
-        """Called with a sentence for the person when the training goes on differently."""
+        """Called with a sentence for the user when the training continues differently."""
 
     def should_stop(self) -> bool:
-        """Asked after each step; True ends the training there."""
+        """Called after each step; True ends the training there."""
 
     def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Called when a checkpoint is due; `write` puts the state after `step` into a folder."""
@@ -128,11 +137,12 @@ class _StepStats:
 
 
 class OrpoTrainer(Trainer):
-    """Trains a policy's adapter with ORPO; reports every step to a Watcher.
+    """Trains a policy's adapter with ORPO; reports every step to a RunCallback.
 
-    Evaluates before the first step, every `eval_every` steps and after the last. Offers a
-    checkpoint every `checkpoint_every` steps and after the last, also when stopped; `resume_from`
-    names the folder of one to start from.
+    Evaluates every `eval_every` steps and after the last. The base model, which is the policy with
+    its adapter disabled, is evaluated together with the first of these and recorded as step 0, so
+    that nothing delays the first step. Offers a checkpoint every `checkpoint_every` steps and after
+    the last, also when stopped; `resume_from` names the folder of one to start from.
 
     Raises:
         NonFiniteLoss: from `train`, naming the rows of the step; the adapter is then as it was
@@ -145,27 +155,29 @@ class OrpoTrainer(Trainer):
         config: TrainConfig,
         train: Sequence[TokenizedPair],
         held_out: Sequence[TokenizedPair],
-        watcher: RunCallback,
+        callback: RunCallback,
     ) -> None:
         self.engine = engine
         self.settings = config
-        self.watcher = watcher
+        self.run_callback = callback
         self.pairs, self.held_out = train, held_out
         self.weights = Weights(config.lambda_, config.nll_on, config.nll_reduction)
         self.steps = total_steps(config, len(train))
         self.resume_from: Path | None = None
+        self.has_base_evaluation = not held_out
+        """Set it before `train` where an earlier process has recorded step 0 already."""
         self._savepoints = resume.Savepoints(config.checkpoint_every, self.steps)
         self.last_record: Record = {}
         self.memory = settle_memory(engine, config, [*train, *held_out])
-        self.budget = Budget(engine.policy, self.memory, watcher.on_note)
+        self.budget = Budget(engine.policy, self.memory, callback.on_note)
         super().__init__(
             model=engine.policy,
             args=_arguments(config, self.steps),
             train_dataset=list(train),
             data_collator=list,
-            callbacks=[_Pace(self)],
+            callbacks=[_Schedule(self)],
         )
-        self.remove_callback(PrinterCallback)  # the watcher reports
+        self.remove_callback(PrinterCallback)  # the callback reports
 
     @property
     def eval_every(self) -> int:
@@ -174,14 +186,13 @@ class OrpoTrainer(Trainer):
 
     @property
     def epochs_done(self) -> float:
-        """Passes over the pairs so far; the loop's own count starts anew with a resumed run."""
+        """Passes over the pairs so far; the loop's own count restarts when a run is resumed."""
         per_epoch = steps_an_epoch(len(self.pairs), self.settings.pairs_per_step)
         return self.state.global_step / per_epoch
 
     def start(self) -> None:
-        """Measure the untrained policy, or go on from `resume_from`."""
+        """Restore the state in `resume_from`, if there is one."""
         if self.resume_from is None:
-            self.evaluate()
             return
         progress = resume.restore(self.resume_from, self.model, self.optimizer, self.lr_scheduler)
         # Another cut into forwards would round differently.
@@ -189,10 +200,10 @@ class OrpoTrainer(Trainer):
         self._savepoints.saved(progress.step)
 
     def offer_checkpoint(self, *, is_last: bool = False) -> None:
-        """Let the watcher save the state after the latest step, if that is due."""
+        """Let the callback save the state after the latest step, if that is due."""
         step = self.state.global_step
         if self._savepoints.is_due(step, is_last=is_last):
-            self.watcher.on_checkpoint(step, self._capture)
+            self.run_callback.on_checkpoint(step, self._capture)
             self._savepoints.saved(step)
 
     def _capture(self, folder: Path) -> None:
@@ -255,7 +266,7 @@ class OrpoTrainer(Trainer):
                 **self.last_record,
                 **{name: logs[name] for name in ("grad_norm", "learning_rate") if name in logs},
             }
-            self.watcher.on_step(record)
+            self.run_callback.on_step(record)
             logs = {**logs, **record}
         super().log(logs, start_time)
 
@@ -268,16 +279,35 @@ class OrpoTrainer(Trainer):
         """Measure the held-out pairs and report; returns the metrics, `eval/` before each name."""
         if not self.held_out:
             return {}
+        self.evaluate_base()
+        self.run_callback.on_phase("evaluating the held-out pairs")
+        return self._report_held_out(self.state, self.epochs_done)
+
+    def evaluate_base(self) -> None:
+        """Measure the held-out pairs under the base model and report them as step 0, once.
+
+        The adapter is disabled meanwhile. Neither it nor a random number generator changes, so the
+        training is the same wherever this happens.
+        """
+        if self.has_base_evaluation:
+            return
+        self.run_callback.on_phase("evaluating the base model")
+        start = copy.copy(self.state)
+        start.global_step, start.epoch = 0, 0.0
+        policy: PeftModel = self.engine.policy
+        with preserved_random_state(), policy.disable_adapter():
+            self._report_held_out(start, 0.0)
+        self.has_base_evaluation = True
+
+    def _report_held_out(self, state: TrainerState, epochs: float) -> Record:
         values = self.budget.spend(
             lambda tokens: measure_pairs(self.engine, self.held_out, self.weights, tokens)
         )
         record = {f"eval/{name}": value for name, value in values.items()}
-        self.watcher.on_evaluation(
-            {"step": self.state.global_step, "epoch": self.epochs_done, **record}
-        )
+        self.run_callback.on_evaluation({"step": state.global_step, "epoch": epochs, **record})
         # Switches the request off; the loop looks again at the end of an epoch.
         self.control: TrainerControl = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, record
+            self.args, state, self.control, record
         )
         return record
 
@@ -353,7 +383,7 @@ def _arguments(config: TrainConfig, steps: int) -> TrainingArguments:
     )
 
 
-class _Pace(TrainerCallback):
+class _Schedule(TrainerCallback):
     """Decides when to evaluate, when a checkpoint may be due and when to stop."""
 
     def __init__(self, trainer: OrpoTrainer) -> None:
@@ -383,7 +413,7 @@ class _Pace(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        if self._trainer.watcher.should_stop():
+        if self._trainer.run_callback.should_stop():
             control.should_training_stop = True
             return
         step = state.global_step

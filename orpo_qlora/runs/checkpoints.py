@@ -1,7 +1,7 @@
 """Checkpoints of a run: there whole or not at all, and checked before use. Floor 3; no torch.
 
 A checkpoint is filled under another name, synced, listed in its manifest and then renamed to
-`step-N`. Which one is newest is decided by N alone: clocks and file times have no say.
+`step-N`. N alone decides which one is newest, never clocks or file times.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _discard(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writers that died left behind; only for whoever holds the run's lock."""
+    """Remove what writers that died left behind; the caller holds the run's lock."""
     if folder.is_dir():
         for path in folder.iterdir():
             if path.name.startswith(_LEFTOVER):
@@ -172,7 +172,7 @@ def find_checkpoint(folder: Path, *, read_everything: bool = True) -> Found:
 
 
 def refuse_foreign(found: Found, identity: Identity) -> None:
-    """Refuse to go on from nothing usable, or with another training than was begun.
+    """Refuse to resume from nothing usable, or with other settings, pairs or base.
 
     Raises:
         CheckpointError: lists every reason.

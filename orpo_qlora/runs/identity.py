@@ -27,7 +27,7 @@ class Identity(BaseModel):
     data: dict[str, str]
     """SHA-256 of the training and the held-out pairs, by file name."""
     model: dict[str, str]
-    """Fingerprint of each file of the base model; empty while the model is not looked at."""
+    """Fingerprint of each file of the base model; empty where the model was not read."""
 
 
 def identity_of(config: TrainConfig, data: Path, model: Path | None = None) -> Identity:
@@ -58,7 +58,7 @@ def _fingerprint(path: Path) -> str:
 
 
 def differences(then: Identity, now: Identity) -> list[str]:
-    """Return in words what differs; the model is compared where both have looked at it."""
+    """Return a sentence for each difference; models are compared where both were read."""
     found = [
         f"{name} was {_shown(then.settings.get(name))} and is {_shown(now.settings.get(name))}"
         for name in sorted(then.settings.keys() | now.settings.keys())

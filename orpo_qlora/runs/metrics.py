@@ -13,11 +13,12 @@ from pathlib import Path
 
 from orpo_qlora import storage
 from orpo_qlora.runs.series import Course, Point, Series, weight_for
+from orpo_qlora.storage import FileStamp
 
 EVAL_PREFIX = "eval/"
 PIECE_BYTES = 1_000_000
 MARK_BYTES = 64
-"""So much before the place where reading goes on is compared with what was read."""
+"""Bytes before the current offset that are compared to detect a replaced file."""
 MOST_HELD = 24_000_000
 """Points of all runs kept in memory, 12 bytes each: one run of a million steps, or a thousand of a
 thousand."""
@@ -89,10 +90,10 @@ class MetricsTail:
         self.count = 0
         """Records read so far."""
         self.points_held = 0
-        """Points of all quantities in memory; read without waiting for whoever reads the file."""
+        """Points of all quantities in memory; readable without waiting for a refresh."""
         self._series: dict[str, Series] = {}
         self._offset = 0
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: FileStamp | None = None
         self._share_read = 1.0
         self._last_bytes = b""
         self._reading = threading.RLock()
@@ -104,7 +105,7 @@ class MetricsTail:
             most_seconds: when to leave the rest of a long file for the next call.
         """
         with self._reading:
-            now = _looks_of(self.path)
+            now = _stamp_of(self.path)
             if now == self._seen:
                 return False
             if self._is_another(now):
@@ -113,16 +114,16 @@ class MetricsTail:
             before = self.count
             while self._read_piece():
                 if time.monotonic() > deadline:
-                    self._share_read = min(1.0, self._offset / now[1]) if now else 1.0
+                    self._share_read = min(1.0, self._offset / now.size_bytes) if now else 1.0
                     return True
             self._seen, self._share_read = now, 1.0
             return self.count > before
 
-    def _is_another(self, now: tuple[int, int, int] | None) -> bool:
-        """Tell whether what was read is no longer what the file begins with."""
+    def _is_another(self, now: FileStamp | None) -> bool:
+        """Whether the file no longer begins with what was read."""
         if now is None or not self._offset:
             return False
-        if now[1] < self._offset:
+        if now.size_bytes < self._offset:
             return True
         # A replaced file may have got the number of an older one.
         return self._bytes_read_last() != self._last_bytes
@@ -166,7 +167,12 @@ class MetricsTail:
                     steps.append(step)
                     values.append(number)
         for name, (steps, values) in fresh.items():
-            self._series.setdefault(name, Series()).extend(steps, values)
+            series = self._series.setdefault(name, Series())
+            if [series.last_step, *steps] == sorted([series.last_step, *steps]):
+                series.extend(steps, values)
+            else:
+                # The base model's evaluation, step 0, may come later. Snapshots keep the old one.
+                self._series[name] = series.merged(steps, values)
             self.points_held += len(steps)
 
     def series(self, name: str, *, held_out: bool = False) -> list[Point]:
@@ -220,13 +226,11 @@ def _derived(record: dict[str, object]) -> dict[str, object]:
     return found
 
 
-def _looks_of(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes with the file's content; None without one."""
+def _stamp_of(path: Path) -> FileStamp | None:
     try:
-        stat = path.stat()
+        return FileStamp.of(path)
     except FileNotFoundError:
         return None
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 _tails: OrderedDict[Path, MetricsTail] = OrderedDict()
@@ -248,20 +252,20 @@ def shared_tail(path: Path) -> MetricsTail:
 
 
 def as_json(record: Mapping[str, float]) -> dict[str, object]:
-    """Return a record whose values JSON can hold: what is not finite becomes a word."""
+    """Return a record whose values JSON can hold: non-finite ones become text."""
     return {
-        name: value if math.isfinite(value) else _word_for(value) for name, value in record.items()
+        name: value if math.isfinite(value) else _text_for(value) for name, value in record.items()
     }
 
 
-def _word_for(value: float) -> str:
+def _text_for(value: float) -> str:
     if math.isnan(value):
         return "NaN"
     return "Infinity" if value > 0 else "-Infinity"
 
 
-def rewind(path: Path, keep: Callable[[dict[str, object]], bool]) -> None:
-    """Replace a file of records by those to keep; a crash leaves the old file or the new one.
+def rewind(path: Path, keep: Callable[[dict[str, object]], bool]) -> list[dict[str, object]]:
+    """Reduce a file of records to those to keep and return these; atomic.
 
     Raises:
         DiskFull: the file is as it was.
@@ -271,9 +275,10 @@ def rewind(path: Path, keep: Callable[[dict[str, object]], bool]) -> None:
     if path.exists() and len(kept) < len(records):
         lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in kept]
         storage.write_whole(path, "".join(f"{line}\n" for line in lines))
+    return kept
 
 
 def is_of_step(record: dict[str, object], last_step: int) -> bool:
-    """Tell whether a record was written by the time of `last_step`."""
+    """Whether a record belongs to `last_step` or an earlier step."""
     step = record.get("step")
     return isinstance(step, int) and step <= last_step

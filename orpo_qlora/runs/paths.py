@@ -39,7 +39,7 @@ class RunPaths:
 
     @property
     def state(self) -> Path:
-        """The worker's latest word."""
+        """State written by the worker."""
         return self.folder / "state.json"
 
     @property
@@ -49,7 +49,7 @@ class RunPaths:
 
     @property
     def label(self) -> Path:
-        """What a person calls the run afterwards."""
+        """Name and tags given by the user."""
         return self.folder / "label.json"
 
     @property
@@ -74,7 +74,7 @@ class RunPaths:
 
     @property
     def reserve(self) -> Path:
-        """Space kept for the last word of a worker whose disk is full."""
+        """Space reserved for the final state when the disk is full."""
         return self.folder / ".reserve"
 
     @property

@@ -75,14 +75,21 @@ class ResultsTail:
             end = _end_of_lines(file, self._read_to, size)
             for line in _lines_backwards(file, self._read_to, end):
                 if _MARK in line:
-                    held_out = held_out or _measured(line, EVAL_PREFIX)
+                    held_out = _later(held_out, _measured(line, EVAL_PREFIX))
                 else:
                     training = training or _measured(line, "")
-                if held_out and training:
+                if held_out and held_out.step > 0 and training:
                     break
         before = self._results
-        self._results = Results(training or before.training, held_out or before.held_out)
+        self._results = Results(training or before.training, _later(held_out, before.held_out))
         self._read_to = end
+
+
+def _later(found: Measured | None, other: Measured | None) -> Measured | None:
+    """Return the one of the higher step: the base model's, step 0, may be the last line."""
+    if found is None or other is None:
+        return found or other
+    return other if other.step > found.step else found
 
 
 def _end_of_lines(file: BinaryIO, low: int, high: int) -> int:

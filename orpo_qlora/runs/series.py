@@ -18,7 +18,7 @@ Values = NDArray[np.float64]
 Kind = TypeVar("Kind", bound=np.generic)
 
 MOST_DRAWN = 500
-"""Points of a thinned course; more cannot be told apart on a screen."""
+"""Points of a thinned course; more cannot be distinguished on a screen."""
 KEPT_SMOOTHINGS = 2
 """Smoothed copies of a series kept at a time: two viewers may have chosen differently."""
 SMOOTHED_APART = 250
@@ -58,7 +58,7 @@ class Course:
     def thinned(self, most: int = MOST_DRAWN) -> Course:
         """Return at most `most` points; the first, the last and each stretch's extremes stay.
 
-        Stretches have a power of two of points, so that what is drawn stands still while a run
+        Stretches have a power of two of points, so that drawn points do not move while a run
         grows.
         """
         count = len(self)
@@ -108,6 +108,21 @@ class Series:
         self._steps[self._count : end] = when
         self._values[self._count : end] = fresh
         self._count = end
+
+    @property
+    def last_step(self) -> int:
+        """Step of the latest finite value, -1 without one."""
+        return int(self._steps[self._count - 1]) if self._count else -1
+
+    def merged(self, steps: Sequence[int], values: Sequence[float]) -> Series:
+        """Return a new series with further points in the order of their steps."""
+        when = [*self._steps[: self._count].tolist(), *self.broken, *steps]
+        broken = [math.nan] * len(self.broken)
+        numbers = [*self._values[: self._count].tolist(), *broken, *values]
+        order = sorted(range(len(when)), key=when.__getitem__)
+        series = Series()
+        series.extend([when[at] for at in order], [numbers[at] for at in order])
+        return series
 
     def course(self, count: int | None = None, smoothing: float = 0.0) -> Course:
         """Return the first `count` points, or all.
@@ -160,7 +175,7 @@ def weight_for(smoothing: float, count: int) -> float:
     """Return the weight of the past for so many points: a choice smooths alike at any length.
 
     A weight of 0.6 a step says something about 50 steps and nothing about 50,000. It changes when a
-    run has doubled, so a growing run is not smoothed anew with every step.
+    run has doubled, so a growing run is not smoothed again with every step.
     """
     groups = 1 << max(0, math.ceil(math.log2(max(1, count) / SMOOTHED_APART)))
     return float(smoothing ** (1 / groups))

@@ -48,7 +48,7 @@ class RunState(BaseModel):
 
     status: Status = "queued"
     phase: str = ""
-    """What the worker is doing, in words: “loading the base model”, “training”."""
+    """What the worker is doing, for example “loading the base model”, “training”."""
     step: int = 0
     total_steps: int = 0
     seconds_per_step: float = 0.0
@@ -70,14 +70,14 @@ class RunState(BaseModel):
 
     @property
     def is_done(self) -> bool:
-        """Whether the worker has said its last word."""
+        """Whether the worker has recorded its end."""
         return self.status in TERMINAL
 
     def moved_to(self, status: Status) -> RunState:
         """Return the state with another status.
 
         Raises:
-            ValueError: the change is not legal; a fault of ours, never of the person.
+            ValueError: the change is not legal; a bug, never a user error.
         """
         if status != self.status and status not in _NEXT.get(self.status, frozenset()):
             raise ValueError(f"a run cannot go from {self.status} to {status}")

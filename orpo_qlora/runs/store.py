@@ -42,7 +42,7 @@ VERSIONED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder tells it now; `state.status` is never a lie."""
+    """A run as read from its folder; `state.status` reflects the worker's lock."""
 
     paths: RunPaths
     config: TrainConfig
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What the person calls it, or the id."""
+        """Name given by the user, or the id."""
         return self.name or self.id
 
     @property
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def checkpoint_step(self) -> int:
-        """The step of the newest checkpoint that looks good, 0 without one."""
+        """The step of the newest intact checkpoint, 0 without one."""
         newest = find_checkpoint(self.paths.checkpoints, read_everything=False).newest
         return newest.step if newest else 0
 
@@ -153,7 +153,7 @@ def _new_id() -> str:
 
 
 def sweep_drafts() -> None:
-    """Remove what creators and deletions that died left behind; only while nobody creates."""
+    """Remove leftovers of interrupted creations and deletions; the caller holds the launch lock."""
     for prefix in (_DRAFT, _DELETED):
         for path in runs_folder().glob(f"{prefix}*"):
             remove_folder(path)
@@ -258,7 +258,7 @@ def _has_ended(paths: RunPaths) -> bool:
 
 
 def read_run(paths: RunPaths) -> Run:
-    """Return a run as its folder tells it now.
+    """Return a run as read from its folder.
 
     Raises:
         UnknownRun: the folder is gone.
@@ -311,17 +311,17 @@ _states = FileMemory(_parsed_state)
 
 
 def _seen(paths: RunPaths, stored: RunState) -> RunState:
-    """Derive what cannot be stored: a worker that died left no last word.
+    """Derive what cannot be stored: a worker that died recorded no end.
 
-    Whoever starts a worker holds the run's lock before `queued` becomes `starting`, and the worker
-    keeps that very lock until it has said its last word.
+    The process that starts a worker takes the run's lock before `queued` becomes `starting`, and
+    the worker keeps that lock until it has recorded its end.
     """
     if stored.is_done:
         return stored
     if storage.is_locked(paths.lock):
         status: Status = "stopping" if paths.stop.exists() else stored.status
         return stored.model_copy(update={"status": "starting" if status == "queued" else status})
-    # The worker may have ended between the two looks.
+    # The worker may have ended between the two reads.
     stored = stored_state(paths)
     if stored.is_done or stored.status == "queued":
         return stored
@@ -329,7 +329,7 @@ def _seen(paths: RunPaths, stored: RunState) -> RunState:
 
 
 def stored_state(paths: RunPaths) -> RunState:
-    """Return what `state.json` says; the worker goes on from it, readers want `read_run`."""
+    """Return the content of `state.json`, for the worker; readers use `read_run`."""
     return _states.of(paths.state)
 
 
@@ -339,7 +339,7 @@ def write_state(paths: RunPaths, state: RunState) -> None:
 
 
 def about_run(paths: RunPaths) -> dict[str, object]:
-    """Return what `config.yaml` says beside the settings: schema, data hash, versions."""
+    """Return the content of `config.yaml` beside the settings: schema, data hash, versions."""
     about: dict[str, object] = _read_yaml(paths.config)["run"]
     return about
 

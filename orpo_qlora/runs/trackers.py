@@ -1,7 +1,7 @@
 """Where metrics may go beside the run's folder: names, and what is installed. Floor 3; no torch.
 
-Nothing is sent anywhere by default. A tracker that could send is told to keep to this disk unless
-its own environment variables say otherwise.
+Nothing is sent anywhere by default. A tracker that could send is configured to write to this disk
+only, unless its own environment variables are set.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def test_an_adapter_that_changed_is_another_one():
 def test_no_decided_vote_has_no_win_rate():
     (score,) = votes.scores([vote("tie", answer("r", RUN), answer("b"))])
     assert score.win_rate is None
-    assert score.interval == Interval(0.0, 1.0)
+    assert score.interval == Interval(0.0, 0.0, 1.0, "wilson")
 
 
 def test_a_vote_is_kept_once_with_everything_it_is_about():

@@ -43,7 +43,7 @@ def csv_file(tmp_path):
         (["train", "hello", "--set", "lambda=7"], 2, "less than or equal to 2"),
         (["train", "hello", "--preset", "huge"], 2, "no preset or file “huge”"),
         (["plan", "missing.csv"], 2, "missing.csv cannot be opened"),
-        (["plan", "hello", "--set", "lambda=7"], 2, "less than or equal to 2"),
+        (["estimate", "hello", "--set", "lambda=7"], 2, "less than or equal to 2"),
         (["chat", "nobody"], 2, "no run “nobody”"),
         (["stop", "nobody"], 2, "no run “nobody”"),
         (["resume", "nobody"], 2, "no run “nobody”"),
@@ -85,23 +85,29 @@ def test_train_follows_to_the_end_and_lists_the_run(csv_file, tiny_model):
     assert listed[0]["has_adapter"]
 
 
-def test_plan_says_what_a_training_takes_and_knows_it_the_second_time(csv_file, tiny_model):
+def test_estimate_says_what_a_training_takes_and_plan_is_its_other_name(csv_file, tiny_model):
     settings = ["--model", str(tiny_model), "--set", "max_steps=5"]
-    done = run_cli("plan", str(csv_file), *settings)
+    done = run_cli("estimate", str(csv_file), *settings)
     assert done.returncode == 0, done.stderr
     assert "of memory (" in done.stdout
     assert "for 5 steps" in done.stdout
-    told = json.loads(run_cli("plan", str(csv_file), *settings, "--json").stdout)
-    assert done.stdout.startswith(told["sentence"])
-    assert (told["fits"], told["steps"], told["pairs"] + told["held_out_pairs"]) == (True, 5, 12)
+    found = json.loads(run_cli("plan", str(csv_file), *settings, "--json").stdout)
+    assert done.stdout.startswith(found["sentence"])
+    assert (found["fits"], found["steps"], found["pairs"] + found["held_out_pairs"]) == (
+        True,
+        5,
+        12,
+    )
     assert json.loads(run_cli("runs", "--json").stdout) == []
 
 
-def test_plan_exits_1_when_it_does_not_fit_and_says_what_to_change(csv_file, tiny_model, tmp_path):
+def test_estimate_exits_1_when_it_does_not_fit_and_says_what_to_change(
+    csv_file, tiny_model, tmp_path
+):
     greedy = ["max_tokens_per_forward=1000000", "activation_checkpointing=off", "lora_r=1"]
     settings = [part for setting in [*greedy, "pairs_per_step=12"] for part in ("--set", setting)]
     deep = claim_layers(tiny_model, tmp_path / "deep")
-    done = run_cli("plan", str(csv_file), "--model", str(deep), *settings)
+    done = run_cli("estimate", str(csv_file), "--model", str(deep), *settings)
     assert done.returncode == 1
     assert "Does not fit" in done.stdout
     assert "Tokens per forward" in done.stdout
@@ -186,7 +192,7 @@ def test_check_proposes_encodings_and_reads_the_chosen_one(tmp_path):
     assert (report["pairs"], report["choices"]["encoding"]) == (1, "gb18030")
 
 
-def test_train_reads_as_it_is_told(tmp_path):
+def test_train_reads_with_the_given_options(tmp_path):
     path = tmp_path / "old.csv"
     path.write_bytes("prompt,chosen,rejected\n你好吗,我很好,不好\n".encode("gbk"))
     for options, words in (
@@ -245,9 +251,9 @@ def test_check_counts_the_tokens_that_training_will_see(csv_file, tiny_model):
     done = run_cli("check", str(csv_file), *options)
     assert done.returncode == 0, done.stderr
     assert "1 pair (7.7%) will be left out: row 13" in done.stdout
-    told = json.loads(run_cli("check", str(csv_file), *options, "--json").stdout)
-    assert (told["rows_read"], told["tokens"]["pairs"], told["tokens"]["dropped"]) == (13, 13, 1)
-    assert told["tokens"]["whole"]["longest"] > 100
+    found = json.loads(run_cli("check", str(csv_file), *options, "--json").stdout)
+    assert (found["rows_read"], found["tokens"]["pairs"], found["tokens"]["dropped"]) == (13, 13, 1)
+    assert found["tokens"]["whole"]["longest"] > 100
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_memory_that_runs_out_is_named_and_asking_again_measures(copied_run, mon
     place = report_card.file_of(copied_run.paths)
     place.unlink(missing_ok=True)
     fault = {
-        "module": evaluation_request.PROGRAM,
+        "module": evaluation_request.JOB.program,
         "act": "memory",
         "op": "rename",
         "path": place.name,

@@ -1,4 +1,4 @@
-"""The real plan program with tiny models: what it foretells is what a run then does."""
+"""The real estimate program with tiny models: a run takes what was estimated."""
 
 import json
 import shutil
@@ -42,12 +42,12 @@ def request_for(tmp_path, tiny_model):
 
     def make(**settings):
         config = config_for(settings.pop("model", tiny_model), **settings)
-        return estimation.plan_request(path, report, config)
+        return estimation.request_for(path, report, config)
 
     return make
 
 
-def planned(request, **options):
+def measured(request, **options):
     found = estimation.wait_for(request, lambda _: None, **options)
     # After its last word the program still writes to its log, and then lets go of its lock.
     deadline = time.monotonic() + WAIT_SECONDS
@@ -59,86 +59,86 @@ def planned(request, **options):
 
 def card_of(request):
     with pytest.raises(OrpoQloraError):
-        planned(request)
-    return estimation.read_plan(request).state.error
+        measured(request)
+    return estimation.read_answer(request).state.error
 
 
 @pytest.fixture(scope="module")
 def both(tiny_model, tmp_path_factory):
-    """The forecast of a run, and the run."""
-    folder = tmp_path_factory.mktemp("plan-and-run")
+    """The estimate of a run, and the run."""
+    folder = tmp_path_factory.mktemp("estimate-and-run")
     path = write_pairs(folder / "pairs.jsonl")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORPO_QLORA_HOME", str(folder / "home"))
         dataset, config = load_preferences(path), config_for(tiny_model)
-        request = estimation.plan_request(path, dataset.report, config)
-        foretold = planned(request)
+        request = estimation.request_for(path, dataset.report, config)
+        estimated = measured(request)
         left = {file.name for file in estimation.paths_of(request).folder.iterdir()}
-        assert left == {"forecast.json", "lock", "log.txt", "request.json", "state.json"}
+        assert left == {"estimate.json", "lock", "log.txt", "request.json", "state.json"}
         assert list(store.runs_folder().iterdir()) == []
         run = launch.wait_for(launch.start_run(config, dataset), WAIT_SECONDS)
     assert run.state.status == "finished", store.log_tail(run.paths)
-    return foretold, run
+    return estimated, run
 
 
-def test_a_run_takes_the_steps_evaluations_and_samples_that_were_foretold(both):
-    foretold, run = both
+def test_a_run_takes_the_steps_evaluations_and_samples_that_were_estimated(both):
+    estimated, run = both
     records = [json.loads(line) for line in run.paths.metrics.read_text().splitlines()]
-    assert foretold.steps == sum("loss" in record for record in records) == 7
-    assert foretold.evaluations == sum("eval/loss" in record for record in records) == 4
+    assert estimated.steps == sum("loss" in record for record in records) == 7
+    assert estimated.evaluations == sum("eval/loss" in record for record in records) == 4
     whens = [(sample["when"], sample["step"]) for sample in store.samples_of(run.paths)]
-    assert foretold.samples == len(set(whens)) == 4
-    assert (foretold.pairs, foretold.held_out_pairs) == (18, 6)
+    assert estimated.samples == len(set(whens)) == 4
+    assert (estimated.pairs, estimated.held_out_pairs) == (18, 6)
 
 
 def test_a_run_takes_the_memory_that_was_measured(both):
-    foretold, run = both
+    estimated, run = both
     lines = run.paths.metrics.read_text().splitlines()
     peak = max(json.loads(line).get("peak_memory_bytes", 0) for line in lines)
-    assert foretold.measured_memory_bytes == pytest.approx(peak, rel=0.1)
-    assert foretold.fits
+    assert estimated.measured_memory_bytes == pytest.approx(peak, rel=0.1)
+    assert estimated.fits
 
 
-def test_the_memory_model_foretells_what_is_measured(both):
-    foretold, _ = both
-    assert foretold.memory_bytes == foretold.measured_memory_bytes
+def test_the_memory_model_predicts_what_is_measured(both):
+    estimated, _ = both
+    assert estimated.memory_bytes == estimated.measured_memory_bytes
     # Beside a tiny model, what the libraries take when first used weighs most.
-    assert foretold.predicted_memory_bytes == pytest.approx(foretold.memory_bytes, rel=0.3)
+    assert estimated.predicted_memory_bytes == pytest.approx(estimated.memory_bytes, rel=0.3)
 
 
-def test_a_run_stays_within_the_disk_that_was_foretold(both):
-    foretold, run = both
+def test_a_run_stays_within_the_disk_that_was_estimated(both):
+    estimated, run = both
     taken = sum(file.stat().st_size for file in run.paths.folder.rglob("*") if file.is_file())
     adapter = (run.paths.adapter / "adapter_model.safetensors").stat().st_size
     assert adapter < taken
     # Metrics, log and account of so small a run weigh more than its adapter does.
-    assert taken < foretold.disk_bytes + 300_000
-    assert foretold.disk_bytes > 8 * adapter
+    assert taken < estimated.disk_bytes + 300_000
+    assert estimated.disk_bytes > 8 * adapter
 
 
-def test_the_forecast_is_one_sentence_with_its_parts_below(both):
-    foretold, _ = both
-    first, *rest = foretold.sentences()
-    assert first == foretold.sentence()
+def test_the_estimate_is_one_sentence_with_its_parts_below(both):
+    estimated, _ = both
+    first, *rest = estimated.sentences()
+    assert first == estimated.sentence()
     assert first.startswith("About ")
     for words in ("of memory (", "free), ", "of disk."):
         assert words in first
     assert "for 7 steps, " in rest[0]
-    assert f"({foretold.longest_tokens:,} tokens)" in rest[1]
-    assert min(foretold.seconds.model_dump().values()) > 0
+    assert f"({estimated.longest_tokens:,} tokens)" in rest[1]
+    assert min(estimated.seconds.model_dump().values()) > 0
 
 
 def test_second_look_is_on_disk_and_asking_again_measures_anew(request_for):
     request = request_for()
-    assert not estimation.is_asked(request)
-    first = planned(request)
+    assert not estimation.is_requested(request)
+    first = measured(request)
     log = estimation.paths_of(request).log
     before = log.read_text()
-    assert planned(request) == first
+    assert measured(request) == first
     cheap = request_for(name="other", learning_rate=0.01, scheduler="linear")
-    assert estimation.ask(cheap).forecast == first
+    assert estimation.ask(cheap).estimate == first
     assert log.read_text() == before
-    assert planned(request, again=True).made_at > first.made_at
+    assert measured(request, again=True).made_at > first.made_at
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_changed_model_folder_is_another_question(request_for, tiny_model, tmp
 def test_what_the_memory_cannot_hold_is_not_tried(request_for, tiny_model, tmp_path):
     deep = claim_layers(tiny_model, tmp_path / "deep")
     greedy = {"max_tokens_per_forward": 10**9, "activation_checkpointing": "off"}
-    answer = planned(request_for(model=deep, lora_r=1, pairs_per_step=18, **greedy))
+    answer = measured(request_for(model=deep, lora_r=1, pairs_per_step=18, **greedy))
     assert not answer.is_measured
     assert not answer.fits
     assert answer.sentence().startswith("Does not fit: it takes about ")
@@ -172,7 +172,7 @@ def test_a_base_that_cannot_be_held_is_not_loaded(request_for, tiny_model, tmp_p
     config = json.loads((giant / "config.json").read_text())
     config |= {"hidden_size": 32_768, "intermediate_size": 131_072, "num_hidden_layers": 400}
     (giant / "config.json").write_text(json.dumps(config))
-    answer = planned(request_for(model=giant))
+    answer = measured(request_for(model=giant))
     assert not answer.is_measured
     assert answer.memory_bytes > 10**12
     assert len(answer.changes) == 1
@@ -203,10 +203,10 @@ def test_a_run_goes_first(request_for, tmp_path, tiny_model):
     paths = launch.start_run(config_for(tiny_model, max_steps=5000), dataset)
     try:
         deadline = time.monotonic() + WAIT_SECONDS
-        while estimation.read_plan(request).state.is_busy:
+        while estimation.read_answer(request).state.is_busy:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        state = estimation.read_plan(request).state
+        state = estimation.read_answer(request).state
         assert (state.status, state.error.slug) == ("failed", "busy")
         assert store.read_run(paths).is_at_work
         with pytest.raises(Busy, match="needs the machine to itself"):

@@ -1,11 +1,11 @@
-"""A forecast in words."""
+"""An estimate in words."""
 
 import pytest
 
 from orpo_qlora.jobs.estimation import Estimate, Seconds, about, in_bytes
 
 
-def forecast(**changes):
+def estimate(**changes):
     known = {
         "made_at": 0.0,
         "device": "cpu",
@@ -59,21 +59,23 @@ def test_sizes_in_words(count, words):
 
 
 def test_what_fits_is_one_sentence():
-    told = "About 14 minutes, 2.9 GB of memory (23 GB free), 60 MB of disk."
-    assert forecast().sentence() == told
-    assert "of GPU memory (" in forecast(device="cuda").sentence()
+    text = "About 14 minutes, 2.9 GB of memory (23 GB free), 60 MB of disk."
+    assert estimate().sentence() == text
+    assert "of GPU memory (" in estimate(device="cuda").sentence()
 
 
 def test_what_does_not_fit_says_so_first_and_what_to_change_next():
-    tight = forecast(free_memory_bytes=2_000_000_000, changes=("Take less.",))
+    tight = estimate(free_memory_bytes=2_000_000_000, changes=("Take less.",))
     assert tight.sentences()[0].startswith("Does not fit: about 14 minutes, 2.9 GB")
     assert tight.sentences()[1] == "Take less."
     assert not tight.fits
-    full = forecast(free_disk_bytes=5_000_000)
-    assert full.sentence().endswith("60 MB of disk and 268 MB to begin with (5.0 MB free).")
+    full = estimate(free_disk_bytes=5_000_000)
+    assert full.sentence().endswith("60 MB of disk and 268 MB to start (5.0 MB free).")
     assert not full.fits
 
 
 def test_what_was_not_tried_claims_no_time():
-    untried = forecast(measured_memory_bytes=0, seconds=Seconds(), free_memory_bytes=10**9)
-    assert untried.sentences() == ["Does not fit: it takes about 2.9 GB of memory (1.0 GB free)."]
+    unmeasured = estimate(measured_memory_bytes=0, seconds=Seconds(), free_memory_bytes=10**9)
+    assert unmeasured.sentences() == [
+        "Does not fit: it takes about 2.9 GB of memory (1.0 GB free)."
+    ]

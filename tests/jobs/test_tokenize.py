@@ -1,4 +1,4 @@
-"""The real probe process with real tokenizers."""
+"""The real tokenize program with real tokenizers."""
 
 import time
 from pathlib import Path
@@ -52,7 +52,7 @@ def answered(request):
     return token_counts.read_answer(request)
 
 
-def test_probe_counts_every_pair_and_spells_out_the_asked_row(request_for, tiny_model):
+def test_it_counts_every_pair_and_spells_out_the_requested_row(request_for, tiny_model):
     request = request_for()
     answer = answered(request)
     assert answer.state.status == "done", token_counts.paths_of(request).log.read_text()
@@ -129,7 +129,7 @@ def test_what_failed_is_tried_anew_when_asked_again(request_for):
     assert answered(request).state.status == "failed"
 
 
-def test_a_probe_that_died_is_called_lost(request_for):
+def test_a_job_that_died_is_called_lost(request_for):
     request = request_for()
     paths = token_counts.paths_of(request)
     paths.folder.mkdir()
@@ -141,11 +141,11 @@ def test_a_probe_that_died_is_called_lost(request_for):
 
 
 def test_old_answers_make_room(request_for, monkeypatch):
-    monkeypatch.setattr(token_counts, "PROBES_KEPT", 2)
+    monkeypatch.setattr(token_counts.TokenizeJob, "kept", 2)
     requests = [request_for(model=f"/no/such/folder{index}") for index in range(3)]
     for request in requests:
         answered(request)
-    kept = {path.name for path in token_counts.probes_folder().iterdir()}
+    kept = {path.name for path in token_counts.JOB.folder().iterdir()}
     assert kept == {requests[1].key, requests[2].key}
 
 

@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 from notebook import Notebook, adapter
-from policies import VOCABULARY, make_policy, random_pairs
+from peft import LoraConfig, get_peft_model
+from policies import CONFIGS, VOCABULARY, make_policy, random_pairs
+from transformers import AutoModelForCausalLM
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import NonFiniteLoss
@@ -68,10 +70,12 @@ def test_same_seed_same_run_and_another_seed_another():
     assert losses[0] != losses[2]
 
 
-def test_held_out_pairs_are_measured_before_during_and_after():
+def test_held_out_pairs_are_measured_during_and_after_and_the_base_with_the_first():
     notebook, _ = train(random_pairs(16), random_pairs(5, seed=8), eval_every=2)
     assert [record["step"] for record in notebook.evaluations] == [0, 2, 4]
     assert all(record["eval/pairs"] == 5 for record in notebook.evaluations)
+    steps = [record["step"] for record in notebook.everything]
+    assert steps == [1, 2, 0, 2, 3, 4, 4]
 
 
 def test_no_held_out_pairs_no_evaluation():
@@ -82,6 +86,59 @@ def test_stop_ends_after_the_current_step_without_another_evaluation():
     notebook, _ = train(random_pairs(16), random_pairs(5, seed=8), eval_every=1, stop_after=2)
     assert len(notebook.steps) == 2
     assert [record["step"] for record in notebook.evaluations] == [0, 1]
+
+
+UNEQUAL = {"eval/seconds", "eval/peak_memory_bytes"}
+
+
+@pytest.mark.parametrize("name", ["llama-untied", "llama-tied"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_base_measured_after_training_is_the_untrained_policy_exactly(name, dtype, dropout):
+    """Adapter disabled and adapter still zero are the same numbers, bit for bit."""
+    held_out = random_pairs(6, seed=8)
+
+    def make(steps):
+        policy = fresh_policy(name, dtype, dropout)
+        built = build_engine(policy, Needs(prompt=True, rejected=True), held_out)
+        config = TrainConfig(pairs_per_step=4, learning_rate=1e-2, max_steps=steps)
+        return OrpoTrainer(built, config, random_pairs(12), held_out, Notebook())
+
+    untrained = make(1)
+    untrained.has_base_evaluation = True
+    untrained.evaluate()
+    trained = make(5)
+    trained.train()
+    (expected,), (base, *later) = (t.run_callback.evaluations for t in (untrained, trained))
+    assert base["step"] == 0
+    assert {n: v for n, v in base.items() if n not in UNEQUAL} == {
+        n: v for n, v in expected.items() if n not in UNEQUAL
+    }
+    assert all(record["eval/loss"] != base["eval/loss"] for record in later)
+
+
+def test_training_is_bit_for_bit_the_same_wherever_the_base_is_measured():
+    ends = []
+    for eval_every in (1, 3, 100):
+        torch.manual_seed(3)
+        policy = fresh_policy("llama-untied", torch.float32, 0.3)
+        torch.manual_seed(4)
+        pairs = random_pairs(12)
+        notebook, _ = train(pairs, random_pairs(5), policy=policy, eval_every=eval_every)
+        ends.append(([record["loss"] for record in notebook.steps], adapter(policy)))
+    (losses, weights), *others = ends
+    for other_losses, other_weights in others:
+        assert other_losses == losses
+        assert all(torch.equal(value, weights[name]) for name, value in other_weights.items())
+
+
+def fresh_policy(name, dtype, dropout):
+    """A policy as a run begins with it: half of every adapter is zero."""
+    torch.manual_seed(1)
+    base = AutoModelForCausalLM.from_config(CONFIGS[name]).to(dtype)
+    base.requires_grad_(False)
+    lora = LoraConfig(r=3, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(base, lora)
 
 
 @pytest.mark.parametrize(

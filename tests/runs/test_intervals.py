@@ -12,7 +12,7 @@ def test_the_interval_is_that_of_the_formula():
 
 
 def test_the_interval_stays_a_share_and_narrows():
-    assert wilson(0, 0) == Interval(0.0, 1.0)
+    assert wilson(0, 0) == Interval(0, 0.0, 1.0, "wilson")
     found = wilson(1.0, 5)
     assert found.high == pytest.approx(1.0)
     assert found.low == pytest.approx(1 / (1 + Z_95**2 / 5))

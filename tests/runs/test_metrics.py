@@ -1,6 +1,8 @@
 import json
 import math
 
+import pytest
+
 from orpo_qlora import storage
 from orpo_qlora.runs import metrics
 from orpo_qlora.runs.metrics import MetricsTail, as_json, shared_tail
@@ -128,3 +130,22 @@ def test_readers_share_a_tail(tmp_path):
     one.refresh()
     assert one is other
     assert other.count == 5
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_points_are_in_the_order_of_steps_wherever_step_0_was_written(tmp_path, at_once):
+    path = tmp_path / "metrics.jsonl"
+    tail = MetricsTail(path)
+    records = [{"step": step, "epoch": step / 4, "loss": 1.0 / step} for step in (1, 2, 3)]
+    records.append({"step": 3, "epoch": 0.75, "eval/loss": 0.5})
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    if not at_once:
+        tail.refresh()
+    before = tail.snapshot()
+    with path.open("a") as file:
+        file.write(json.dumps({"step": 0, "epoch": 0.0, "eval/loss": 2.0}) + "\n")
+    assert tail.refresh()
+    assert tail.series("loss", held_out=True) == [(0, 2.0), (3, 0.5)]
+    assert [step for step, _ in tail.series("epoch")] == [0, 1, 2, 3, 3]
+    assert tail.series("loss") == [(step, 1.0 / step) for step in (1, 2, 3)]
+    assert len(before.series("loss", held_out=True)) == (0 if at_once else 1)

@@ -37,6 +37,18 @@ def test_the_latest_line_of_each_kind_counts(path, monkeypatch, piece_bytes):
     assert found.training.value("no such metric") is None
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_the_base_model_measured_last_is_not_the_latest_result(path, together):
+    tail = ResultsTail(path)
+    add(path, step_record(5, 0.5, 5.0), evaluation(5, 0.5, 0.75, 2.0))
+    if not together:
+        tail.refresh()
+    add(path, evaluation(0, 0.5, 0.25, 3.0))
+    found = tail.refresh()
+    assert (found.held_out.step, found.held_out.value("rewards/accuracies")) == (5, 0.75)
+    assert found.training.step == 5
+
+
 def test_only_what_was_appended_is_read(path, monkeypatch):
     add(path, *(step_record(step, 0.5, 1.0) for step in range(1, 50)))
     tail = ResultsTail(path)

@@ -83,17 +83,26 @@ class LoraProduct:
             return False  # PEFT mixes adapters in a batch through such hooks
         return list(layer.active_adapters) == [self.name]
 
+    @property
+    def is_base_only(self) -> bool:
+        """Whether the layer would now compute its base alone, as under `disable_adapter`."""
+        layer = self.layer
+        return layer.disable_adapters and not layer.merged and not layer._forward_pre_hooks
+
     def rows(self, x: Tensor) -> Tensor:
         """Return an input of any shape as rows of the base's type."""
         return x.reshape(-1, x.shape[-1]).to(self.dtype)
 
     def output(self, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return y (N, out) and x·Aᵀ (N, r)."""
-        values, bias = self.weight.values(x.dtype), self.layer.get_base_layer().bias
-        y = torch.mm(x, values.t()) if bias is None else torch.addmm(bias.to(x), x, values.t())
-        narrow = torch.mm(x, a.t())
+        y, narrow = self.base_output(x), torch.mm(x, a.t())
         y.addmm_(narrow, b.t(), alpha=self._scale)
         return y, narrow
+
+    def base_output(self, x: Tensor) -> Tensor:
+        """Return what the base alone gives, (N, out): y of an adapter whose B is zero, exactly."""
+        values, bias = self.weight.values(x.dtype), self.layer.get_base_layer().bias
+        return torch.mm(x, values.t()) if bias is None else torch.addmm(bias.to(x), x, values.t())
 
     def narrow_gradient(self, grad: Tensor, b: Tensor) -> Tensor:
         """Return s·G·B, shape (N, r), which the gradients of both x and A need."""
@@ -156,8 +165,8 @@ def fuse_lora_linears(policy: PeftModel) -> FusedLinears:
     """Let each plain LoRA layer of a policy compute its product in one go, from now on.
 
     Dropout, DoRA, adapter biases and layers of other kinds go PEFT's way, and so does a call while
-    adapters are disabled, merged or others than the one active now. `restore_lora_linears` undoes
-    it.
+    adapters are merged or others than the one active now, and a call that needs a gradient while
+    they are disabled. `restore_lora_linears` undoes it.
     """
     restore_lora_linears(policy)
     dtype = policy.get_base_model().dtype
@@ -203,10 +212,14 @@ def _short_forward(product: LoraProduct) -> Callable[..., Tensor]:
     usual, width = product.layer.forward, product.layer.get_base_layer().out_features
 
     def forward(x: Tensor, *args: object, **options: object) -> Tensor:
-        if args or options or not product.is_asked_for:
+        is_base = product.is_base_only and not torch.is_grad_enabled()
+        if args or options or not (is_base or product.is_asked_for):
             return usual(x, *args, **options)
         with torch.autocast(x.device.type, enabled=False):
-            y = _LoraFunction.apply(product.rows(x), *product.matrices, product)
+            if is_base:
+                y = product.base_output(product.rows(x))
+            else:
+                y = _LoraFunction.apply(product.rows(x), *product.matrices, product)
         return y.view(*x.shape[:-1], width)
 
     return forward

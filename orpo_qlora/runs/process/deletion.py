@@ -7,7 +7,7 @@ from collections.abc import Collection
 from orpo_qlora import storage
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import store
-from orpo_qlora.runs.process.launch import PATIENCE_SECONDS, launching
+from orpo_qlora.runs.process.launch import LOCK_SECONDS, launching
 from orpo_qlora.runs.store import Run, RunPaths
 
 
@@ -38,13 +38,13 @@ def delete_run(paths: RunPaths, held_by_chat: Collection[str] = ()) -> None:
         UnknownRun: it is gone already.
         InputError: it is in use; nothing was touched.
     """
-    with launching():  # nobody can start or resume it meanwhile
+    with launching():  # it cannot be started or resumed meanwhile
         reason = why_not(store.read_run(paths), held_by_chat)
         if reason:
             raise InputError(reason, hint="Nothing was deleted.")
         # The supervisor of a worker that has just ended may still be writing how.
         lock = storage.FileLock(paths.lock)
-        if not lock.acquire(PATIENCE_SECONDS):
+        if not lock.acquire(LOCK_SECONDS):
             raise InputError(f"Run {paths.id} is at work again.", hint="Nothing was deleted.")
         try:
             aside = store.set_aside(paths)

@@ -1,4 +1,4 @@
-"""What is written when a worker ends without a word of its own. Floor 3; no torch."""
+"""What is recorded when a worker dies without recording its end. Floor 3; no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 0.5
 """Outlasts a reader's look; a lock held for longer belongs to the next worker of the run."""
-FORCED = "Ended by force after the request to stop; it goes on from its latest checkpoint."
+FORCED = "Ended by force after the request to stop; it can be resumed from its latest checkpoint."
 
 EARLY = "Stopped before it came to train."
 _ASKING = {-signal.SIGTERM, -signal.SIGINT}
@@ -32,7 +32,7 @@ _CAUSES = {
 
 
 def record_end(paths: RunPaths, exit_code: int) -> None:
-    """Say how a worker ended that has not said so itself; does nothing if it has.
+    """Record how a worker ended that has not done so itself.
 
     Args:
         paths: its run.

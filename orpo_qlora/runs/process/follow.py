@@ -27,8 +27,8 @@ FOLLOW_SECONDS = 0.5
 def follow(paths: RunPaths, console: Console, *, quiet: bool) -> Run:
     """Show the run until it ends and return it.
 
-    Ctrl-C or SIGTERM asks it to stop with a checkpoint and goes on watching; the second one ends it
-    by force.
+    Ctrl-C or SIGTERM asks it to stop with a checkpoint and continues to follow; the second one
+    ends it by force.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -60,7 +60,7 @@ def _shown(paths: RunPaths, progress: Progress, task: TaskID) -> Run:
     run = store.read_run(paths)
     state = run.state
     if state.status == "queued":
-        launch.start_next()  # in case whoever should have done so is gone
+        launch.start_next()  # its supervisor may be gone
     progress.update(
         task,
         description=state.phase or state.status,

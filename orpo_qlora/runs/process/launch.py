@@ -1,7 +1,7 @@
 """Start, queue, stop and resume runs. Talks to processes and files, no torch. Floor 3.
 
-One run is at work at a time. Whoever looks may start the next one of the queue (`start_next`): the
-supervisor of the run that ended, a page, a terminal; one lock decides.
+One run is at work at a time. Any process may start the next one of the queue (`start_next`): the
+supervisor of the run that ended, a page, a terminal; one lock serialises them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ WORKER = "orpo_qlora.runs.process.worker"
 SUPERVISOR = "orpo_qlora.runs.process.supervisor"
 GRACE_SECONDS = 30.0
 """How long a worker may take to write its checkpoint before a stop can be forced."""
-PATIENCE_SECONDS = 5.0
+LOCK_SECONDS = 5.0
 FORCE_SECONDS = 20.0
-"""How long a worker is killed again: its supervisor may only just be about to start it."""
-LOOK_SECONDS = 0.2
-WORD_SECONDS = 0.5
+"""How long kills are repeated: the supervisor may be about to start the worker."""
+POLL_SECONDS = 0.2
+RECORD_SECONDS = 0.5
 """How long the supervisor of a dead worker may hold the run's lock to write down how it ended."""
 PROGRAM_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
@@ -58,13 +58,13 @@ def start_run(config: TrainConfig, dataset: PreferenceData, ticket: str = "") ->
     Args:
         config: every setting.
         dataset: the pairs.
-        ticket: marks one order: given twice, it is still one run.
+        ticket: marks one order: the same ticket twice makes one run.
 
     Raises:
         InputError: the home cannot keep a run, or the tracker is not installed.
         DiskFull: nothing was started.
     """
-    # Two clicks, two pages or a page and a terminal: the look and the new folder are one act.
+    # Two clicks, two pages or a page and a terminal: check and creation are one step.
     with launching():
         known = run_queue.run_of_ticket(ticket)
         if known is not None:
@@ -123,9 +123,9 @@ def _wherever_started(config: TrainConfig) -> TrainConfig:
 
 
 def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
-    """Queue a run that ended early to go on from its newest good checkpoint; return its step.
+    """Queue a run that ended early, to resume from its newest good checkpoint; return its step.
 
-    Without any checkpoint the run begins anew, in the same folder.
+    Without a checkpoint the run starts over, in the same folder.
 
     Raises:
         InputError: the run is at work, waits already, or has finished.
@@ -151,7 +151,7 @@ def _settled(paths: RunPaths) -> Run:
     run = store.read_run(paths)
     if run.is_at_work:
         lock = storage.FileLock(paths.lock)
-        if lock.acquire(WORD_SECONDS):
+        if lock.acquire(RECORD_SECONDS):
             lock.release()
             return store.read_run(paths)
     return run
@@ -160,7 +160,7 @@ def _settled(paths: RunPaths) -> Run:
 def _queue_again(run: Run, step: int) -> None:
     # Held while the state is replaced: the supervisor of the dead worker may be writing its cause.
     lock = storage.FileLock(run.paths.lock)
-    if not lock.acquire(PATIENCE_SECONDS):
+    if not lock.acquire(LOCK_SECONDS):
         raise InputError(f"Run “{run.title}” is at work again.")
     try:
         fresh: dict[str, object] = {
@@ -174,13 +174,13 @@ def _queue_again(run: Run, step: int) -> None:
 
 
 def start_next() -> None:
-    """Start the next run of the queue unless one is at work; anybody may call this at any time."""
+    """Start the next run of the queue unless one is at work; safe to call at any time."""
     with launching():
         _start_next()
 
 
 def launching() -> storage.FileLock:
-    """Return the lock of whoever changes which runs there are, or which of them is at work."""
+    """Return the lock that serialises queue changes and worker starts."""
     return storage.FileLock(storage.home() / "launch.lock")
 
 
@@ -193,8 +193,8 @@ def _start_next() -> None:
         return
     for run in run_queue.queued_runs()[:1]:
         lock = storage.FileLock(run.paths.lock)
-        if not lock.acquire(PATIENCE_SECONDS):
-            return  # somebody has just started it by hand
+        if not lock.acquire(LOCK_SECONDS):
+            return  # another process is just starting it
         try:
             for path in (run.paths.state, run.paths.metrics, run.paths.samples):
                 storage.sweep_temporaries(path)
@@ -280,7 +280,7 @@ def start_program(
                 storage.HOME_VARIABLE: str(storage.home()),  # it may be given relative
             },
         )
-    # Somebody must collect the exit, or an ended program stays behind as a zombie.
+    # Without a wait for its exit, an ended program stays behind as a zombie.
     threading.Thread(target=process.wait, daemon=True).start()
     return process
 
@@ -321,7 +321,7 @@ def end_run(paths: RunPaths, grace_seconds: float = GRACE_SECONDS) -> Run:
     while True:
         _kill(paths)
         try:
-            wait_for(paths, LOOK_SECONDS)
+            wait_for(paths, POLL_SECONDS)
         except WorkerLost:
             if time.monotonic() >= deadline:
                 raise
@@ -354,5 +354,5 @@ def wait_for(paths: RunPaths, timeout_seconds: float) -> Run:
         run = store.read_run(paths)
         if not run.is_active:
             return run
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     raise WorkerLost(f"Run {paths.id} did not end within {timeout_seconds:.0f} s.")

@@ -1,4 +1,4 @@
-"""What is looked at before a run is made or resumed: home and disk. Floor 3; no torch."""
+"""Checks before a run is created or resumed: home and disk. Floor 3; no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orpo_qlora import storage
 from orpo_qlora.errors import DiskFull, InputError
 
 NEEDED_BYTES = 256 * 1024 * 1024
-"""Room for the data, metrics and log of a run; what its checkpoints take is looked at by the worker
+"""Room for the data, metrics and log of a run; the worker checks the room for its checkpoints
 once it knows their size."""
 _PROBE = ".probe-"
 STATES = 3
@@ -19,7 +19,7 @@ STATES = 3
 
 
 def check_home() -> None:
-    """Refuse a home in which a run could not be kept; only for whoever alone may start runs.
+    """Refuse a home in which a run could not be kept; the caller holds the launch lock.
 
     Raises:
         InputError: it cannot be written, or its file system does not keep locks apart.

@@ -1,8 +1,8 @@
 """The program beside each worker: `python -m orpo_qlora.runs.process.supervisor RUN LOCK`. Floor 3.
 
-It starts the worker, learns how it ended (only a parent can know the signal), leaves word of it if
+It starts the worker, learns how it ended (only a parent can know the signal), records it if
 the worker could not, and starts the next run of the queue. Small, no torch. When it is killed, the
-worker goes on, and pages and terminals look after the queue.
+worker continues, and pages and terminals advance the queue.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from orpo_qlora.runs.store import RunPaths
 
 
 class Supervisor:
-    """Looks after one worker from its start to its end."""
+    """Supervises one worker from start to end."""
 
     def __init__(self, paths: RunPaths, lock: storage.FileLock) -> None:
         self.paths, self.lock = paths, lock

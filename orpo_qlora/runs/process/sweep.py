@@ -32,15 +32,15 @@ def offered_values(lambda_: float) -> tuple[float, ...]:
 
 
 def parse_values(text: str) -> tuple[float, ...]:
-    """Return the values of λ that a person typed, smallest first, each once.
+    """Return the values of λ that a user typed, smallest first, each once.
 
     Raises:
         ConfigError: a value is no number or out of the bounds of λ.
         InputError: there are none, or too many.
     """
-    words = [word for word in re.split(r"[\s,;]+", text) if word]
+    parts = [part for part in re.split(r"[\s,;]+", text) if part]
     values = sorted(
-        {build_config({"lambda": word}, source="the values of λ").lambda_ for word in words}
+        {build_config({"lambda": part}, source="the values of λ").lambda_ for part in parts}
     )
     if not values or len(values) > MOST_VALUES:
         raise InputError(

@@ -17,7 +17,7 @@ PROJECT = "orpo-qlora"
 
 
 def track(trainer: OrpoTrainer, run: Run) -> str:
-    """Let a trainer report to the tracker that the settings name; return where to, in words.
+    """Let a trainer report to the tracker that the settings name; return a note that says where.
 
     Raises:
         ConfigError: the tracker is not installed.
@@ -39,7 +39,7 @@ def track(trainer: OrpoTrainer, run: Run) -> str:
 
 
 def _environment(run: Run) -> dict[str, str]:
-    """Return what the trackers read, unless the person has said otherwise."""
+    """Return what the trackers read, unless the user has set it otherwise."""
     return {
         "TENSORBOARD_LOGGING_DIR": str(run.paths.folder / "tensorboard"),
         "WANDB_DIR": str(run.paths.folder),
@@ -52,14 +52,14 @@ def _environment(run: Run) -> dict[str, str]:
 
 
 def _where(tracker: str) -> str:
-    """Return in words where the metrics go; no folder, since notes are taken home with a run."""
+    """Return where the metrics go, without a folder: notes are exported with a run."""
     if tracker == "wandb":
         return f", {os.environ['WANDB_MODE']}"
     return ", on this disk"
 
 
 class _HeldOut(TrainerCallback):
-    """Hands measurements on held-out pairs on; the integrations take only what is logged."""
+    """Passes evaluations on: the integrations record only what is logged."""
 
     def __init__(self, integration: TrainerCallback) -> None:
         self._integration = integration

@@ -1,6 +1,6 @@
 """From settings to what is trained: base, tokens, engine. Floor 3.
 
-The worker and a plan build these here, so that what was tried is what will be trained.
+The worker and the estimate share this, so that what is measured is what will be trained.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair
 
 SAMPLE_TOKENS = 64
 SAMPLES = 3
-"""Prompts that are sampled where the settings name none."""
+"""Number of sample prompts where the settings name none."""
 PROBED_PAIRS = 64
-"""Pairs of which the longest one decides about the layout."""
+"""Pairs whose longest one decides the layout."""
 
 
 def load_base(config: TrainConfig) -> loading.Base:
@@ -69,10 +69,10 @@ def trained_bytes(policy: PeftModel) -> int:
 
 
 def sample_prompts(config: TrainConfig, pairs: Sequence[PreferencePair]) -> list[str]:
-    """Return the prompts that are answered along the way: the person's, else some of the pairs'."""
+    """Return the sample prompts: those of the settings, else some of the pairs'."""
     if config.sample_prompts:
         return list(config.sample_prompts)
-    # A sample is asked without its earlier turns, so prompts that stand alone come first.
+    # A sample is asked without its earlier turns, so single-turn prompts come first.
     alone = sorted(pairs, key=lambda pair: bool(pair.earlier))
     return list(dict.fromkeys(pair.prompt for pair in alone))[:SAMPLES]
 
@@ -81,9 +81,11 @@ def answer_samples(
     policy: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
+    *,
     max_tokens: int = SAMPLE_TOKENS,
+    adapter: str = loading.ADAPTER,
 ) -> list[str]:
-    """Return the policy's likeliest answers, in the order of the prompts."""
+    """Return the likeliest answers with the adapter, or with `BASE`, in the prompts' order."""
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
-    asked = [Conversation((Turn("user", text),), loading.ADAPTER) for text in prompts]
+    asked = [Conversation((Turn("user", text),), adapter) for text in prompts]
     return answer_all(policy, tokenizer, asked, sampling)

@@ -1,7 +1,7 @@
-"""Whether a worker still gets anywhere. Floor 3; no torch.
+"""Detects a worker that makes no progress. Floor 3; no torch.
 
-Judged on the machine's monotonic clock, which no change of date or time touches, from the latest
-step or change of phase: a process that lives but does nothing is seen too. Nothing is ended for it.
+Measured on the monotonic clock, which no change of date or time affects, since the latest step or
+change of phase: a process that is alive but does nothing is found too. Nothing is ended for it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from orpo_qlora.runs.store import Run
 
 LONGEST_SECONDS = {
     "loading the base model": 3600.0,  # a download may be part of it
-    "tokenising the pairs": 1800.0,
+    "tokenizing the pairs": 1800.0,
     "saving a checkpoint": 900.0,
     "saving the adapter": 900.0,
 }
 OTHERWISE_SECONDS = 900.0
-KEEPER_SECONDS = 10.0
+SUPERVISOR_SECONDS = 10.0
 STEPS = 20
 """A phase may also last as long as this many ordinary steps: an evaluation sees many pairs."""
 
@@ -44,15 +44,15 @@ def stalled(run: Run) -> ErrorCard | None:
 
 
 def awaits_cause(run: Run) -> bool:
-    """Tell whether a worker has just died and its supervisor may still say of what."""
+    """Whether a worker has just died and its supervisor may still record the cause."""
     state = run.state
     if state.status != "interrupted" or state.error is not None:
         return False
     quiet_seconds = time.monotonic() - state.progressed_at
-    return 0 <= quiet_seconds < KEEPER_SECONDS + STEPS * state.seconds_per_step
+    return 0 <= quiet_seconds < SUPERVISOR_SECONDS + STEPS * state.seconds_per_step
 
 
 def can_be_forced(run: Run) -> bool:
-    """Tell whether the run was asked to stop and has used up the time for its checkpoint."""
+    """Whether a run asked to stop has used up the time for its checkpoint."""
     asked = run_queue.seconds_since_stop(run.paths)
     return run.state.status == "stopping" and asked is not None and asked >= GRACE_SECONDS

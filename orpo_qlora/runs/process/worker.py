@@ -1,6 +1,6 @@
 """The program of one run: `python -m orpo_qlora.runs.process.worker RUN_FOLDER`. Floor 3.
 
-Reads the run folder that `store.create_run` made and fills it. Nothing here knows who watches.
+Reads the run folder that `store.create_run` made and fills it. Readers follow it through its files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware, loading
+from orpo_qlora.models.sampling import BASE
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.batches import total_steps
 from orpo_qlora.orpo.tokens import Tokenized
@@ -58,10 +60,11 @@ class Worker:
         self._base: loading.Base | None = None
         self._policy: PeftModel | None = None
         self._wants_stop = False
+        self._has_base_answers = False
         self._phases: list[tuple[str, float]] = []
 
     def run(self) -> None:
-        """Do the whole run: load, tokenise, train, save, sample."""
+        """Do the whole run: load, tokenize, train, save, sample."""
         self._change(self.state.moved_to("starting"), started_at=time.time(), error=None)
         with storage.disk_errors(self.paths.reserve):
             self.paths.reserve.write_bytes(bytes(RESERVE_BYTES))
@@ -81,7 +84,7 @@ class Worker:
         policy = self._policy = loading.attach_new_adapter(base, self.config)
         self._check_room(policy, found)
 
-        self._phase("tokenising the pairs")
+        self._phase("tokenizing the pairs")
         train, held_out = self._tokenize(base)
 
         self._phase("checking the layout")
@@ -104,21 +107,23 @@ class Worker:
         if self.should_stop():
             self._finish("stopped")
             return
+        trainer.evaluate_base()
+        self._sample_base()
         self._sample("end")
         self._finish("finished")
 
     def fail(self, error: OrpoQloraError) -> None:
-        """Leave the last word of a run that went wrong."""
+        """Record why the run failed."""
         log.info("the run failed: %s", error)
         self.paths.reserve.unlink(missing_ok=True)
         self._change(self.state.moved_to("failed"), error=ErrorCard.of(error), ended_at=time.time())
 
     def _checkpoint(self) -> Found:
-        """Return the checkpoint to go on from, if there is one.
+        """Return the checkpoint to resume from, if there is one.
 
         Raises:
-            CheckpointError: there are only damaged ones, or the newest good one belongs to
-                another training.
+            CheckpointError: all are damaged, or the newest good one belongs to another
+                training.
         """
         checkpoints.sweep(self.paths.checkpoints)
         found = checkpoints.find_checkpoint(self.paths.checkpoints)
@@ -128,7 +133,7 @@ class Worker:
         return found
 
     def _check_room(self, policy: PeftModel, found: Found) -> None:
-        """Refuse to train what the disk cannot hold.
+        """Refuse a training whose checkpoints do not fit on the disk.
 
         Raises:
             DiskFull: before the first step.
@@ -140,23 +145,14 @@ class Worker:
     def _train_from(self, trainer: OrpoTrainer, start: Checkpoint | None) -> bool:
         """Train to the end, from the untrained policy or from a checkpoint.
 
-        False when the run was stopped before the policy came to hold anything learnt.
+        Returns False when the run was stopped before anything was learned.
         """
-        last_step = start.step if start else -1
-        metrics.rewind(self.paths.metrics, lambda record: metrics.is_of_step(record, last_step))
-        metrics.rewind(
-            self.paths.samples,
-            lambda record: metrics.is_of_step(record, last_step) and record.get("when") != "end",
-        )
+        self._rewind(trainer, start)
         self._metrics = storage.JsonLines(self.paths.metrics)
         self._samples = storage.JsonLines(self.paths.samples)
-        if start is None:
-            self._change(self.state, step=0)
-            self._phase("measuring the untrained model")
-            self._sample("start")
-        else:
+        if start is not None:
             self.on_note(f"Resumed after step {start.step}.")
-            self._change(self.state, step=start.step)
+        self._change(self.state, step=start.step if start else 0)
         if start is not None and start.step >= trainer.steps:
             resume.restore_weights(start.folder, trainer.model)
             return True
@@ -167,10 +163,36 @@ class Worker:
         trainer.train()
         return True
 
+    def _rewind(self, trainer: OrpoTrainer, start: Checkpoint | None) -> None:
+        """Drop what was recorded after a checkpoint, or everything without one.
+
+        The base model's evaluation and answers (step 0) stay, whenever they were recorded: the
+        checkpoint's identity guarantees the same base and pairs.
+        """
+        last_step = start.step if start else -1
+        kept = metrics.rewind(
+            self.paths.metrics, lambda record: metrics.is_of_step(record, last_step)
+        )
+        if any(metrics.is_of_step(record, 0) for record in kept):
+            trainer.has_base_evaluation = True
+        answered = [
+            record["prompt"]
+            for record in store.samples_of(self.paths)
+            if record.get("when") == "start"
+        ]
+        self._has_base_answers = answered == self._sample_prompts
+        outdated = {"end"} if self._has_base_answers else {"end", "start"}
+        metrics.rewind(
+            self.paths.samples,
+            lambda record: (
+                metrics.is_of_step(record, last_step) and record.get("when") not in outdated
+            ),
+        )
+
     def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        """Save what a later worker needs to go on after this step."""
+        """Save what a later worker needs to continue after this step."""
         self._phase("saving a checkpoint")
-        # What the checkpoint takes for logged must not be lost with the power.
+        # A checkpoint relies on the lines before it: a power loss must not remove them.
         self._metrics.sync()
         self._samples.sync()
         checkpoints.save_checkpoint(self.paths.checkpoints, step, self._identity, write)
@@ -180,7 +202,7 @@ class Worker:
         """Write one step's metrics and the progress (see `orpo.trainer.RunCallback`)."""
         self._metrics.append(metrics.as_json(record))
         if not self._recent_seconds:
-            self._say_start_up()
+            self._note_start_up()
         self._recent_seconds.append(record["seconds"])
         log.info(
             "step %d/%d  loss %.4f  accuracy %.2f  %.1f s",
@@ -198,16 +220,17 @@ class Worker:
         )
 
     def on_evaluation(self, record: Record) -> None:
-        """Write one measurement on held-out pairs, and new sample answers."""
+        """Write one evaluation on held-out pairs, and new sample answers."""
         self._metrics.append(metrics.as_json(record))
         log.info("held-out pairs: loss %.4f", record["eval/loss"])
-        # Step 0 and the last step have samples of their own moment.
+        self._sample_base()
+        # Step 0 is the base; the last step's answers come with the end of the run.
         if 0 < record["step"] < self.state.total_steps:
             self._sample("evaluation")
         self._phase("training")
 
     def should_stop(self) -> bool:
-        """Whether the person, or the system, asked for the end."""
+        """Whether the user, or the system, has requested a stop."""
         return self._wants_stop or self.paths.stop.exists()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -225,27 +248,42 @@ class Worker:
                 self.on_note(f"{name}: {sentence}")
         return train, held_out
 
+    @cached_property
+    def _sample_prompts(self) -> list[str]:
+        pairs = store.held_out_pairs(self.paths) or store.training_pairs(self.paths)
+        return training_setup.sample_prompts(self.config, pairs)
+
+    def _sample_base(self) -> None:
+        """Let the base model answer the sample prompts, once a run."""
+        if not self._has_base_answers:
+            self._sample("start")
+            self._has_base_answers = True
+
     def _sample(self, when: str) -> None:
         base, policy = self._base, self._policy
         if base is None or policy is None:
             return
-        self._phase("answering the sample prompts")
-        pairs = store.held_out_pairs(self.paths) or store.training_pairs(self.paths)
-        prompts = training_setup.sample_prompts(self.config, pairs)
-        answers = training_setup.answer_samples(policy, base.tokenizer, prompts)
-        for prompt, answer in zip(prompts, answers, strict=True):
-            self._samples.append(
-                {"step": self.state.step, "when": when, "prompt": prompt, "answer": answer}
+        is_base, prompts = when == "start", self._sample_prompts
+        self._phase("answering the sample prompts" + (" as the base model" if is_base else ""))
+        adapter = BASE if is_base else loading.ADAPTER
+        with resume.preserved_random_state():
+            answers = training_setup.answer_samples(
+                policy, base.tokenizer, prompts, adapter=adapter
             )
+        step = 0 if is_base else self.state.step
+        for prompt, answer in zip(prompts, answers, strict=True):
+            self._samples.append({"step": step, "when": when, "prompt": prompt, "answer": answer})
 
-    def _say_start_up(self) -> None:
-        """Say how long it took to the end of the first step, and what took it."""
+    def _note_start_up(self) -> None:
+        """Note the time to the end of the first step, by phase."""
         moments = [*self._phases, ("", time.monotonic())]
         spent = [(name, end - start) for (name, start), (_, end) in pairwise(moments)]
-        training_setup = ", ".join(
-            f"{name} {seconds:.0f} s" for name, seconds in spent if seconds >= 0.5
-        )
-        self.on_note(f"First step after {moments[-1][1] - moments[0][1]:.0f} s: {training_setup}.")
+        parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent if seconds >= 0.5)
+        self.on_note(f"First step after {moments[-1][1] - moments[0][1]:.0f} s: {parts}.")
+
+    def on_phase(self, phase: str) -> None:
+        """Show what is being measured (see `orpo.trainer.RunCallback`)."""
+        self._phase(phase)
 
     def _phase(self, phase: str) -> None:
         log.info("%s", phase)
@@ -256,7 +294,7 @@ class Worker:
     def on_note(self, note: str) -> None:
         """Note something about the run for the user (see `orpo.trainer.RunCallback`)."""
         log.info("%s", note)
-        if note not in self.state.notes:  # a resumed run decides the same again
+        if note not in self.state.notes:  # a resumed run notes the same again
             self._change(self.state, notes=(*self.state.notes, note))
 
     def _finish(self, status: Status) -> None:
@@ -286,7 +324,7 @@ def save_adapter(policy: PeftModel, folder: Path) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run the worker of one run folder; return its exit code.
 
-    The second argument is the descriptor of the run's lock, taken by whoever starts the worker.
+    The second argument is the descriptor of the run's lock, taken by the process that starts it.
     """
     paths = RunPaths(Path(arguments[0]))
     lock = storage.FileLock.adopt(paths.lock, int(arguments[1]))

@@ -55,7 +55,7 @@ def samples_table(samples: Sequence[Sample], awaited: str, step: int | None = No
     prompts = list(dict.fromkeys(str(sample.get("prompt", "")) for sample in samples))
     rows = "".join(_row(prompt, samples, shown, awaited) for prompt in prompts)
     if not rows:
-        return '<p class="quiet">No answers yet: the untrained model gives the first ones.</p>'
+        return f'<p class="quiet">No answers yet. {html.escape(awaited)}</p>'
     now = f"After step {shown:,}" if shown is not None else "Now"
     return (
         '<table class="samples"><thead><tr><th scope="col">Prompt</th>'

@@ -14,7 +14,7 @@ import gradio as gr
 
 from orpo_qlora.errors import InputError
 from orpo_qlora.jobs import estimation
-from orpo_qlora.jobs.estimation import Estimate, EstimateRequest, Plan
+from orpo_qlora.jobs.estimation import Answer, Estimate, EstimateRequest
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.parts import cards
 from orpo_qlora.ui.parts.events import QUIET
@@ -61,7 +61,7 @@ def request_of(dataset_id: str, values: Sequence[object]) -> EstimateRequest:
         )
     config = form.config_from(values)
     report = uploads.open_dataset(dataset_id).report
-    return estimation.plan_request(uploads.data_file(dataset_id), report, config)
+    return estimation.request_for(uploads.data_file(dataset_id), report, config)
 
 
 def is_estimated(dataset_id: str, values: Sequence[object]) -> bool:
@@ -70,7 +70,7 @@ def is_estimated(dataset_id: str, values: Sequence[object]) -> bool:
     Raises:
         InputError: there is nothing to estimate with.
     """
-    return estimation.is_asked(request_of(dataset_id, values))
+    return estimation.is_requested(request_of(dataset_id, values))
 
 
 def estimate(panel: EstimatePanel, dataset_id: str, values: Sequence[object]) -> Updates:
@@ -84,9 +84,9 @@ def look(panel: EstimatePanel, dataset_id: str, values: Sequence[object]) -> Upd
         request = request_of(dataset_id, values)
     except InputError:
         return nothing(panel)  # why training cannot start is said beside the button
-    if not estimation.is_asked(request):
+    if not estimation.is_requested(request):
         return nothing(panel) | {panel.view: cards.reason(UNKNOWN)}
-    return _plan_updates(panel, estimation.read_plan(request))
+    return _plan_updates(panel, estimation.read_answer(request))
 
 
 def nothing(panel: EstimatePanel) -> Updates:
@@ -94,20 +94,20 @@ def nothing(panel: EstimatePanel) -> Updates:
     return {panel.estimate: ESTIMATE, panel.view: "", panel.timer: gr.Timer(active=False)}
 
 
-def _plan_updates(panel: EstimatePanel, plan: Plan) -> Updates:
+def _plan_updates(panel: EstimatePanel, plan: Answer) -> Updates:
     return {
-        panel.estimate: AGAIN if plan.forecast else ESTIMATE,
+        panel.estimate: AGAIN if plan.estimate else ESTIMATE,
         panel.view: _shown(plan),
         panel.timer: gr.Timer(active=plan.state.is_busy),
     }
 
 
-def _shown(plan: Plan) -> str:
+def _shown(plan: Answer) -> str:
     state = plan.state
     if state.is_busy:
         return cards.busy(f"Estimating: {state.phase} …")
-    if plan.forecast is not None:
-        return draw_forecast(plan.forecast)
+    if plan.estimate is not None:
+        return draw_forecast(plan.estimate)
     if state.error is None:
         return ""
     return cards.error_card(state.error.message, hint=state.error.hint, where=state.error.where)

@@ -149,6 +149,7 @@ def test_a_measurement_that_is_no_number_does_not_end_the_run():
     paths = store.create_run(build_config({}), Split(made.pairs, ()), made.report)
     worker = Worker(paths)
     worker._metrics = storage.JsonLines(paths.metrics)
+    worker._has_base_answers = True
     worker.on_evaluation({"step": 0, "eval/loss": float("nan"), "eval/nll_loss": 2.0})
     worker._metrics.close()
     assert records(paths) == [{"step": 0, "eval/loss": "NaN", "eval/nll_loss": 2.0}]

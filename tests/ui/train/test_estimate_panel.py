@@ -51,7 +51,7 @@ def test_nothing_is_measured_until_asked_and_then_it_is_a_sentence(panel, datase
     values = values_for(tiny_model)
     assert estimate_panel.UNKNOWN in estimate_panel.look(panel, dataset_id, values)[panel.view]
     assert not estimate_panel.is_estimated(dataset_id, values)
-    assert list(estimation.plans_folder().iterdir()) == []
+    assert list(estimation.JOB.folder().iterdir()) == []
     updates = estimate_panel.estimate(panel, dataset_id, values)
     assert updates[panel.timer].active
     assert estimate_panel.is_estimated(dataset_id, values)

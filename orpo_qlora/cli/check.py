@@ -1,0 +1,101 @@
+"""`check`: read a preference file and report on it. Floor 6; no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from orpo_qlora.cli.console import err, job_progress, out, plain
+from orpo_qlora.cli.options import AsJson, DataFile, Encoding, Fixes, data_path
+from orpo_qlora.config import TrainConfig, build_config
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.export import write_clean, write_report
+from orpo_qlora.data.pairs import check_file, complete_mapping, load_preferences
+from orpo_qlora.data.summary import DataSummary
+from orpo_qlora.errors import InputError
+from orpo_qlora.jobs.token_counts import request_of
+from orpo_qlora.jobs.token_report import LengthReport, count_tokens
+
+TokenModel = Annotated[
+    str, typer.Option("--model", help="Count tokens too, with this base model's tokenizer.")
+]
+MaxLength = Annotated[int, typer.Option(help="Longest sequence in tokens, with --model.")]
+OverLengthWay = Annotated[
+    str, typer.Option(help="With --model, over-long pairs: drop, cut_prompt or cut_answers.")
+]
+
+
+def check(
+    file: DataFile,
+    as_json: AsJson = False,
+    encoding: Encoding = "",
+    prompt_column: Annotated[str, typer.Option(help="Column that holds the prompt.")] = "",
+    chosen_column: Annotated[str, typer.Option(help="Column of the preferred answer.")] = "",
+    rejected_column: Annotated[str, typer.Option(help="Column of the other answer.")] = "",
+    system_column: Annotated[str, typer.Option(help="Column of the system message.")] = "",
+    header: Annotated[bool, typer.Option(help="Whether the first line names columns.")] = True,
+    fixes: Fixes = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the usable pairs to this .csv or .jsonl file.")
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Write the report to this .json or .md file.")
+    ] = None,
+    model: TokenModel = "",
+    max_length: MaxLength = 1024,
+    over_length: OverLengthWay = "drop",
+) -> None:
+    """Read a preference file and report what it holds; exit 2 when no row is usable."""
+    wanted = {"model": model, "max_length": max_length, "over_length": over_length}
+    config = build_config({k: v for k, v in wanted.items() if v != ""}, source="the options")
+    columns = {
+        "prompt": prompt_column, "chosen": chosen_column, "rejected": rejected_column,
+        "system": system_column,
+    }  # fmt: skip
+    path = data_path(file)
+    if export and export.resolve() == path.resolve():
+        raise InputError(f"{file} would be overwritten.", hint="Export under another name.")
+    choices = ReadChoices(encoding=encoding, has_header=header, fixes=tuple(fixes or ()))
+    with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
+        task = bar.add_task("reading", total=1.0)
+
+        def on_progress(done: float) -> None:
+            bar.update(task, completed=done)
+
+        if any(columns.values()):
+            mapping = complete_mapping(path, choices, columns)
+            choices = choices.model_copy(update={"mapping": mapping})
+        if export:
+            dataset = load_preferences(path, choices=choices, progress=on_progress)
+            write_clean(export, dataset.pairs)
+            report = dataset.report
+        else:
+            report = check_file(path, choices=choices, progress=on_progress)
+    if report_file:
+        write_report(report_file, report)
+    tokens = _count_tokens(path, report, config, quiet=as_json) if model else None
+    _print_check(report, tokens, as_json=as_json)
+
+
+def _count_tokens(
+    path: Path, report: DataSummary, config: TrainConfig, *, quiet: bool
+) -> LengthReport:
+    """Count tokens in a background job, with a progress bar."""
+    request = request_of(path.resolve(), report, config)
+    with job_progress(quiet=quiet) as on_progress:
+        return count_tokens(request, config, on_progress)
+
+
+def _print_check(report: DataSummary, tokens: LengthReport | None, *, as_json: bool) -> None:
+    """Print the data summary of a file and its token report."""
+    if as_json:
+        counted = {"tokens": tokens.model_dump(mode="json")} if tokens else {}
+        out.print_json(json.dumps(report.model_dump(mode="json") | counted))
+        return
+    lengths = tokens.sentences() if tokens else []
+    for sentence in [*report.sentences(), *report.remarks(), *lengths]:
+        out.print(plain(sentence), soft_wrap=True)

@@ -1,0 +1,50 @@
+"""Options that several commands share, and what they mean. Floor 6; no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orpo_qlora.config import TrainConfig, build_config, parse_assignments, preset_names
+from orpo_qlora.data.examples import example_names, example_path
+from orpo_qlora.presets import read_preset
+
+RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Return at once.")]
+Again = Annotated[bool, typer.Option("--again", help="Measure again even if the result is known.")]
+Preset = Annotated[str | None, typer.Option(help=f"{', '.join(preset_names())}, or a YAML file.")]
+ModelName = Annotated[str | None, typer.Option("--model", help="Catalogue name, hub id or folder.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
+]
+Encoding = Annotated[str, typer.Option(help="Character encoding of a file that is not Unicode.")]
+Fixes = Annotated[
+    list[str] | None,
+    typer.Option("--fix", metavar="ID", help="Fix a finding, by its id; repeatable."),
+]
+DataFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help=f"CSV, JSON lines, JSON or Parquet with prompt, chosen and rejected; or an example: "
+        f"{', '.join(example_names())}.",
+    ),
+]
+
+
+def data_path(file: str) -> Path:
+    """Return the path of a data file, or of an example given by name."""
+    return example_path(file) if file in example_names() else Path(file).expanduser()
+
+
+def config_of(
+    preset: str | None, settings: list[str] | None, named: dict[str, str | None]
+) -> TrainConfig:
+    """Return the settings of a preset, `--set` and named options, the last one wins."""
+    values = read_preset(preset) if preset else {}
+    values |= parse_assignments(settings or [])
+    values |= {key: value for key, value in named.items() if value}
+    return build_config(values)

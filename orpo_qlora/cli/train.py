@@ -1,0 +1,164 @@
+"""`train`, `resume`, `stop` and `queue`: runs from their start to their end. Floor 6; no torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from orpo_qlora.cli.console import err, out, plain
+from orpo_qlora.cli.options import (
+    AsJson,
+    DataFile,
+    Detach,
+    Encoding,
+    Fixes,
+    ModelName,
+    Preset,
+    RunName,
+    Settings,
+    config_of,
+    data_path,
+)
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.doctor.examine import too_many_passes
+from orpo_qlora.data.pairs import load_preferences
+from orpo_qlora.errors import InputError
+from orpo_qlora.runs import insight, store
+from orpo_qlora.runs.process import launch
+from orpo_qlora.runs.process import queue as run_queue
+from orpo_qlora.runs.process.follow import follow
+from orpo_qlora.runs.store import Run, RunPaths
+
+EXIT_STOPPED = 10
+
+
+def add_train_verbs(app: typer.Typer) -> None:
+    """Add these commands to the program's."""
+    for verb in (train, stop, resume, queue):
+        app.command()(verb)
+
+
+def train(
+    file: DataFile,
+    preset: Preset = None,
+    model: ModelName = None,
+    settings: Settings = None,
+    name: Annotated[str | None, typer.Option(help="A label for the runs list.")] = None,
+    encoding: Encoding = "",
+    fixes: Fixes = None,
+    detach: Detach = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
+    config = config_of(preset, settings, {"model": model, "name": name})
+    choices = ReadChoices(encoding=encoding, fixes=tuple(fixes or ()))
+    dataset = load_preferences(data_path(file), choices=choices)
+    remark = too_many_passes(len(dataset.pairs), config)
+    if remark:
+        err.print(plain(remark.sentence()), soft_wrap=True)
+    paths = launch.start_run(config, dataset)
+    if not as_json:
+        out.print(f"Run {paths.id}")
+    _watch(paths, detach=detach, as_json=as_json)
+
+
+def _watch(paths: RunPaths, *, detach: bool, as_json: bool) -> None:
+    """Follow a run until it ends and exit with its code; with `detach`, return at once."""
+    run = store.read_run(paths) if detach else follow(paths, err, quiet=as_json)
+    if as_json:
+        out.print_json(json.dumps(store.to_json(run)))
+    if not detach:
+        _finish(run, quiet=as_json)
+
+
+def _finish(run: Run, *, quiet: bool) -> None:
+    """Print how the run ended and exit with its code."""
+    state = run.state
+    if state.error:
+        err.print(f"[red]{state.status}:[/] {plain(state.error.message)}", soft_wrap=True)
+        err.print(plain(state.error.hint), soft_wrap=True)
+        raise typer.Exit(1)
+    if state.status == "interrupted":
+        err.print(f"[red]interrupted:[/] the worker died; see {run.paths.log}")
+        raise typer.Exit(1)
+    if not quiet:
+        _print_result(run)
+    if state.status == "stopped":
+        if not quiet:
+            out.print(f"Continue later: orpo-qlora resume {run.id}")
+        raise typer.Exit(EXIT_STOPPED)
+
+
+def _print_result(run: Run) -> None:
+    """Print accuracy before and after, the insights and where the adapter is."""
+    metrics = store.metrics_of(run.paths)
+    accuracies = metrics.series("rewards/accuracies", held_out=True)
+    if accuracies:
+        first, last = accuracies[0][1], accuracies[-1][1]
+        out.print(f"Held-out preference accuracy: {first:.0%} before, {last:.0%} after.")
+    for one in insight.judge(metrics, run.config.lambda_):
+        text = " ".join(filter(None, (one.sentence, one.advice)))
+        out.print(f"{plain(text)} ({one.rule})", soft_wrap=True)
+    if run.has_adapter:
+        out.print(f"Adapter: {run.paths.adapter}", soft_wrap=True)
+        out.print(f"Chat with it: orpo-qlora chat {run.id}")
+
+
+def stop(
+    run: RunName,
+    now: Annotated[
+        bool, typer.Option("--now", help="Kill it once the grace period is over.")
+    ] = False,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds it gets to write a checkpoint, with --now.")
+    ] = launch.GRACE_SECONDS,
+) -> None:
+    """Ask a run to end after its current step with a checkpoint; a waiting run leaves the queue."""
+    found = store.find_run(run)
+    if not found.is_active:
+        raise InputError(
+            f"Run “{found.title}” is {found.state.status}, so there is nothing to stop."
+        )
+    if now:
+        ended = launch.end_run(found.paths, grace)
+        out.print(f"Run {ended.id} is {ended.state.status} after step {ended.state.step}.")
+        return
+    launch.stop_run(found.paths)
+    is_waiting = found.state.status == "queued"
+    effect = "has left the queue" if is_waiting else "stops after its current step"
+    out.print(f"Run {found.id} {effect}.")
+
+
+def resume(
+    run: RunName,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Drop its checkpoints and start over.")
+    ] = False,
+    detach: Detach = False,
+    as_json: AsJson = False,
+) -> None:
+    """Resume a stopped, failed or interrupted run from its newest checkpoint."""
+    found = store.find_run(run)
+    step = launch.resume_run(found.paths, from_start=from_start)
+    if not as_json:
+        out.print(f"Run {found.id} resumes after step {step}.")
+    _watch(found.paths, detach=detach, as_json=as_json)
+
+
+def queue(
+    run: Annotated[str | None, typer.Argument(help="Move this run; without, list them.")] = None,
+    place: Annotated[int, typer.Option(min=1, help="Its new place, 1 is next.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """List the queued runs, or move one of them."""
+    launch.start_next()  # its supervisor may be gone
+    if run is not None:
+        launch.move_run(store.find_run(run).paths, to=place)
+    waiting = run_queue.queued_runs()
+    if as_json:
+        out.print_json(json.dumps([store.to_json(queued) for queued in waiting]))
+        return
+    for number, queued in enumerate(waiting, start=1):
+        out.print(f"{number}. {queued.id} {plain(queued.name)}".rstrip())
