@@ -40,9 +40,6 @@ PRIVATE_UMASK = 0o077
 QUEUE_LOOK_SECONDS = 0.05
 """How often it is looked whether somebody waits. Gradio looks every millisecond, which takes a
 twentieth of a core from a run that trains while nobody is there, and interrupts it as often."""
-KEPT_OPEN_SECONDS = 15
-"""How long a connection may be silent: a tab that watches a run must not make a new one each time
-it asks."""
 
 
 def main() -> None:
@@ -133,7 +130,7 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
     """Serve the page in the background and return it."""
     # Here and not above: see this module's docstring.
     from orpo_qlora.ui.parts import theme
-    from orpo_qlora.ui.runs.live_feed import LiveFeed
+    from orpo_qlora.ui.runs.watch import Watch
     from orpo_qlora.ui.studio import build_studio, is_busy
 
     page = build_studio()
@@ -167,10 +164,9 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
-            "middleware": [*guards, Middleware(LiveFeed, is_busy=is_busy)],
+            "middleware": [*guards, Middleware(Watch, is_busy=is_busy)],
         },
     )
-    page.server.config.timeout_keep_alive = KEPT_OPEN_SECONDS
     return page
 
 
