@@ -44,4 +44,3 @@ bench: setup
 	$(BIN)/python -m benchmarks.what_orpo_does
 	$(BIN)/python -m benchmarks.read_large_file
 	$(BIN)/python -m benchmarks.soak
-	$(BIN)/python -m benchmarks.load

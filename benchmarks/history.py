@@ -87,10 +87,10 @@ class Page:
         import httpx
 
         from orpo_qlora.ui.web import serve
-        from orpo_qlora.ui.web.security import Audience
+        from orpo_qlora.ui.web.security import AllowedHosts
 
         self._page = serve.open_page(
-            "127.0.0.1", PORT, serve._guards(Audience.of("127.0.0.1"), None, Path.cwd())
+            "127.0.0.1", PORT, serve._guards(AllowedHosts.of("127.0.0.1"), "", Path.cwd())
         )
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=600)
 

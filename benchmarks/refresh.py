@@ -1,13 +1,12 @@
 """How long the page takes to look at a long run again: `python -m benchmarks.refresh`.
 
 Writes a home with a thousand runs, one of them at work with a million lines of metrics, and
-measures what the page does every two seconds: a look at the run and at the queue, every chart drawn
-anew, all of it squeezed for the browser.
+measures what one tab costs the page every two seconds: the run and the queue are read, and after a
+step every chart is rendered.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import os
@@ -18,9 +17,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import quote
 
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 
 from orpo_qlora.runs.state import RunState
 
@@ -32,7 +33,7 @@ RESULTS = Path(__file__).parent / "results" / "refresh.md"
 
 
 def records(first: int, last: int) -> Iterator[dict[str, float]]:
-    """Make up a run that learns: every metric of every step, a measurement now and then."""
+    """Yield the records of a run that learns: every metric of every step, some evaluations."""
     chance = random.Random(first)
     for step in range(first, last + 1):
         learnt = 1 - math.exp(-step / 200_000)
@@ -87,7 +88,7 @@ def at_work(step: int) -> RunState:
 
 
 Seconds = tuple[float, float]
-"""By the clock on the wall, and of this process's own processor time."""
+"""Wall clock, and processor time of this process."""
 
 
 def seconds_of(job: Callable[[], object]) -> Seconds:
@@ -104,26 +105,26 @@ def measure(run_id: str) -> dict[str, list[Seconds]]:
     from orpo_qlora import storage
     from orpo_qlora.runs import store
     from orpo_qlora.ui import studio
-    from orpo_qlora.ui.runs import live_feed
     from orpo_qlora.ui.runs import tab as runs_tab
+    from orpo_qlora.ui.runs.watch import Watch
 
     with gr.Blocks(), gr.Tabs():
         tab = runs_tab.build_runs_tab()
     paths = store.paths_of(run_id)
     lock = storage.FileLock(paths.lock)
     lock.acquire()
-    live_feed.REUSE_SECONDS = live_feed.MOST_REUSE_SECONDS = 0.0  # each look is that of a tab alone
-    feed = live_feed.LiveFeed(PlainTextResponse(""), studio.is_busy)
-    asked = {"run": run_id}
+    watch = Watch(PlainTextResponse(""), studio.is_busy)
+    etag, answers = "", [Response()]
 
     def open_page() -> None:
-        asked["seen"] = (runs_tab.show_updates(tab, run_id) or {})[tab.seen]
+        nonlocal etag
+        etag = quote((runs_tab.show_updates(tab, run_id) or {})[tab.seen])
 
     def refresh() -> None:
-        asked["news"], _ = feed.news(asked)
+        answers.append(watch.poll({"run": run_id}, etag))
 
     times: dict[str, list[Seconds]] = {"cold": [seconds_of(open_page)], "warm": [], "still": []}
-    print(f"first look {times['cold'][0][0]:.2f} s", flush=True)
+    print(f"first poll {times['cold'][0][0]:.2f} s", flush=True)
     times["read"] = [seconds_of(lambda: store.metrics_of(paths))]
     print(f"the rest of the file {times['read'][0][0]:.2f} s", flush=True)
     open_page()
@@ -132,9 +133,9 @@ def measure(run_id: str) -> dict[str, list[Seconds]]:
             file.writelines(f"{json.dumps(record)}\n" for record in records(step, step))
         store.write_state(paths, at_work(step))
         times["warm"].append(seconds_of(refresh))
-        asked["seen"] = json.loads(gzip.decompress(asked["news"]))["seen"]
+        etag = answers[-1].headers["etag"]
         times["still"].append(seconds_of(refresh))
-        assert asked["news"] == b""
+        assert answers[-1].status_code == HTTPStatus.NOT_MODIFIED
     lock.release()
     return times
 
@@ -142,10 +143,10 @@ def measure(run_id: str) -> dict[str, list[Seconds]]:
 def report(times: dict[str, list[Seconds]], size: int) -> str:
     """Return the page of results."""
     rows = [
-        ("first look after the page was started", times["cold"]),
-        ("reading the rest of the file, in pieces over the next looks", times["read"]),
-        ("one more step: read, smooth, thin, draw every chart, squeeze", times["warm"]),
-        ("nothing new", times["still"]),
+        ("first poll after the page was started", times["cold"]),
+        ("reading the rest of the file, in pieces over the next polls", times["read"]),
+        ("one more step: read, smooth, thin, render every chart", times["warm"]),
+        ("nothing new: 304", times["still"]),
     ]
     lines = ["| what | median | slowest | processor time, median |", "| --- | --- | --- | --- |"]
     for what, found in rows:
@@ -155,7 +156,7 @@ def report(times: dict[str, list[Seconds]], size: int) -> str:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     table = "\n".join(lines)
     return (
-        f"# Looking at a long run again\n\nA home of {RUNS:,} runs; the one that is watched has "
+        f"# Polling a long run\n\nA home of {RUNS:,} runs; the one on screen has "
         f"{LINES:,} steps, {size / 1e6:,.0f} MB of metrics. {REPEATS} refreshes of each kind.\n\n"
         f"{table}\n\nPeak memory of the whole process: {peak / 1e6:,.0f} MB. Measured on "
         f"{os.cpu_count()} CPU cores with Python {platform.python_version()}, load average "

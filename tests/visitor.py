@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 from gradio_client.utils import apply_diff
@@ -33,8 +33,8 @@ class Visitor:
         }
         self.events = config["dependencies"]
         self.values = {number: part["props"].get("value") for number, part in self.parts.items()}
-        self.shown: tuple[object, object] = (None, None)
-        self.due_at = 0.0
+        self.drawn: object = None
+        self.etag = ""
 
     def close(self) -> None:
         self.http.close()
@@ -97,39 +97,31 @@ class Visitor:
         return len(answer.content)
 
     def tick(self) -> int:
-        """Do what the timer's script does for the run that is shown; return bytes received.
-
-        The script does nothing before `due_at`, on the clock of `time.monotonic`.
-        """
-        asked = next(
+        """Do what the timer's script does for the run that is shown; return bytes received."""
+        polled = next(
             event["inputs"]
             for event in self.events
             if event["targets"][0][1] == "tick" and not event["backend_fn"]
         )
-        values = [self.values[number] for number in asked]
-        if not values[0]:
+        run, seen, *choices = [self.values[number] for number in polled]
+        if not run:
             return self.fire("run-turn", "click")
-        query = {"run": values[0], "seen": self._seen(values[1]), "choices": json.dumps(values[2:])}
-        told, again_seconds, received = self.news(query)
-        self.due_at = time.monotonic() + again_seconds
-        if "turn" in told:
-            return received + self.fire("run-turn", "click")
-        if told:
-            self.shown = (values[1], told["seen"])
-            for name, text in told["parts"].items():
-                self.put(name, text)
-        return received
-
-    def news(self, query: dict) -> tuple[dict, float, int]:
-        """Return what the run's feed tells, in how many seconds it can tell more, and its bytes."""
-        answer = self.http.get("/watch", params=query).raise_for_status()
-        told = answer.json() if answer.content else {}
-        return told, float(answer.headers["x-again-in"]), len(answer.content)
-
-    def _seen(self, drawn: object) -> object:
-        """Return what this tab shows: what Gradio drew, and what came since."""
-        before, since = self.shown
-        return since if before == drawn else drawn
+        if self.drawn != seen:
+            self.drawn, self.etag = seen, f'"{quote(seen or "")}"'
+        answer = self.http.get(
+            "/watch",
+            params={"run": run, "choices": json.dumps(choices)},
+            headers={"If-None-Match": self.etag},
+        )
+        if answer.status_code == httpx.codes.NOT_MODIFIED:
+            return 0
+        update = answer.raise_for_status().json()
+        if "refresh" in update:
+            return len(answer.content) + self.fire("run-turn", "click")
+        self.etag = answer.headers["etag"]
+        for name, text in update["parts"].items():
+            self.put(name, text)
+        return len(answer.content)
 
     def load(self) -> None:
         """Do what opening the page does."""

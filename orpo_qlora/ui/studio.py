@@ -294,7 +294,7 @@ def _wire_watch(studio: Studio) -> Any:  # noqa: ANN401 - gradio's dependency
             studio.timer: gr.Timer(active=False),
         }
 
-    studio.timer.tick(None, chosen, None, js=theme.LOOK)
+    studio.timer.tick(None, chosen, None, js=theme.POLL)
     watched = [*chosen, studio.chat.picker, *studio.train_inputs]
     parts = [*runs.outputs, studio.timer, *studio.chat.selection, *studio.train.outputs]
     handler = guarded(runs.card, on_tick, keeps_card=True)

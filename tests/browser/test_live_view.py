@@ -197,7 +197,7 @@ def test_a_hidden_tab_asks_for_nothing_and_catches_up(watched):
     assert asked != []
 
 
-def test_a_step_is_told_without_gradio(watched):
+def test_a_step_is_shown_without_gradio(watched):
     page, run = watched
     page.locator("#run-log-fold button").first.click()
     page.wait_for_load_state("networkidle")
@@ -210,33 +210,14 @@ def test_a_step_is_told_without_gradio(watched):
     assert [url for url in asked if "/watch?" not in url] == []
 
 
-def test_a_tab_asks_no_sooner_than_it_is_told(watched):
+def test_polls_of_an_unchanged_run_are_answered_without_a_body(watched):
     page, run = watched
-    told = []
-
-    def much_later(route):
-        answer = route.fetch()
-        kept = {name: text for name, text in answer.headers.items() if "encoding" not in name}
-        route.fulfill(response=answer, headers={**kept, "x-again-in": "3600"})
-        told.append(answer)
-
-    page.route("**/watch?*", much_later)
-    deadline = time.monotonic() + MINUTE / 1000
-    while not told:
-        assert time.monotonic() < deadline
-        page.wait_for_timeout(100)
+    refreshed(page, run, 88)
     page.wait_for_load_state("networkidle")
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
-    run.grow_to(88)
-    page.wait_for_timeout(3 * 1000 * POLL_SECONDS)
-    assert asked == []
-    # Who wants to see it otherwise asks something else.
-    page.unroute("**/watch?*")
-    with page.expect_request("**/watch?*"):
-        page.locator("#chart-smoothing input[type=number]").fill("0.3")
-        page.locator("#chart-smoothing input[type=number]").blur()
-    expect(page.locator("#run-status")).to_contain_text("step 88 of", timeout=MINUTE)
+    for _ in range(2):
+        with page.expect_response("**/watch?*", timeout=MINUTE) as polled:
+            pass
+        assert polled.value.status == 304
 
 
 def test_a_run_that_grows_is_watched_to_its_end(watched):

@@ -1,4 +1,4 @@
-"""The login as a person meets it, in the real browser."""
+"""The login in the real browser."""
 
 import re
 
@@ -21,7 +21,7 @@ def test_the_password_opens_the_page_where_the_address_leads(own_home):
         expect(field).to_be_focused()
         field.fill("wrong")
         field.press("Enter")
-        expect(page.get_by_role("alert")).to_have_text("That is not the password.")
+        expect(page.get_by_role("alert")).to_have_text("Wrong password.")
         refused = []
         page.on(
             "response", lambda answer: refused.append(answer.url) if answer.status >= 400 else 0

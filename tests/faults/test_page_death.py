@@ -64,7 +64,7 @@ def test_a_run_outlives_ctrl_c_and_a_kill_of_its_page(open_page, start, wait_for
     os.killpg(page.pid, signal.SIGINT)
     said, _ = page.communicate(timeout=END_SECONDS)
     assert page.returncode == 0
-    assert "A run that is training goes on" in said
+    assert "Runs in progress continue" in said
     step = store.read_run(run.paths).state.step
     wait_for(lambda: store.read_run(run.paths).state.step > step)
 

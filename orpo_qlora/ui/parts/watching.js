@@ -1,20 +1,22 @@
-// A tab that watches a run asks for its news by a request of its own: Gradio's way costs ten times
-// the processor time, which is taken from training. What is more than a text, Gradio changes.
+// Polls /watch for the run on screen and updates status, charts and log in place. Gradio answers
+// the same poll with ten times the processor time, which a run on the CPU would lose.
 (() => {
-  const held = {};  // parts of the page that can be changed here, by id
-  let shown = { from: null, seen: "", latest: {} };
-  let isAsking = false;
-  let asked = "", notBefore = 0;  // the last question, and when there can be another answer to it
+  const components = {};  // Gradio components that can be updated from here, by element id
+  let drawn = null;  // fingerprints of what Gradio drew last
+  let etag = "";  // of what the tab shows now
+  let latest = {};  // texts received since Gradio drew, by element id
+  let isPolling = false;
 
-  window.orpoHold = (id, element, props) => { held[id] = { element, props }; };
+  window.orpoHold = (id, element, props) => { components[id] = { element, props }; };
 
   const field = (id) => document.querySelector(`#${id} :is(input, textarea)`);
-  const turn = () => document.getElementById("run-turn")?.click();
+  const refresh = () => document.getElementById("run-turn")?.click();
 
   const show = (id, text) => {
-    const part = held[id];
-    if (part) {
-      if (part.element.isConnected && part.props.value !== text) { part.props.value = text; }
+    const component = components[id];
+    if (component) {
+      const { element, props } = component;
+      if (element.isConnected && props.value !== text) { props.value = text; }
       return;
     }
     const area = field(id);
@@ -24,38 +26,37 @@
     if (isAtEnd) { area.scrollTop = area.scrollHeight; }
   };
 
-  const ask = async (run, seen, choices) => {
-    // What Gradio drew is the beginning; what came here since is known here only.
-    if (shown.from !== seen) { shown = { from: seen, seen, latest: {} }; }
-    const query = new URLSearchParams({ run, seen: shown.seen, choices: JSON.stringify(choices) });
-    const answer = await fetch(`watch?${query}`);
-    notBefore = performance.now() + 1000 * Number(answer.headers.get("x-again-in"));
-    // Meanwhile Gradio may have drawn something else.
-    if ((field("run-seen")?.value ?? seen) !== seen) { return; }
-    const news = answer.status === 204 ? {} : await answer.json();
-    if (!answer.ok || news.turn) { turn(); return; }
-    if (news.parts) {
-      shown.seen = news.seen;
-      Object.assign(shown.latest, news.parts);
+  const poll = async (run, seen, choices) => {
+    if (drawn !== seen) {
+      drawn = seen;
+      etag = `"${encodeURIComponent(seen)}"`;
+      latest = {};
     }
-    // All of them: what stood in a closed fold before may be open now.
-    for (const [id, text] of Object.entries(shown.latest)) { show(id, text); }
+    const query = new URLSearchParams({ run, choices: JSON.stringify(choices) });
+    const response = await fetch(`watch?${query}`, { headers: { "If-None-Match": etag } });
+    if (response.status !== 304 && !response.ok) { throw new Error(response.statusText); }
+    const update = response.status === 304 ? {} : await response.json();
+    // Gradio may have drawn something else in the meantime.
+    if ((field("run-seen")?.value ?? seen) !== seen) { return; }
+    if (update.refresh) { refresh(); return; }
+    if (update.parts) {
+      etag = response.headers.get("etag");
+      Object.assign(latest, update.parts);
+    }
+    // All texts, not only the new ones: a section that was collapsed before may be open now.
+    for (const [id, text] of Object.entries(latest)) { show(id, text); }
   };
 
-  window.orpoLook = async (run, seen, ...choices) => {
-    if (isAsking) { return; }
-    if (!run) { turn(); return; }
-    const question = JSON.stringify([run, seen, choices]);
-    if (question === asked && performance.now() < notBefore) { return; }
-    asked = question;
-    isAsking = true;
+  window.orpoPoll = async (run, seen, ...choices) => {
+    if (isPolling) { return; }
+    if (!run) { refresh(); return; }
+    isPolling = true;
     try {
-      await ask(run, seen, choices);
+      await poll(run, seen, choices);
     } catch {
-      asked = "";
-      turn();  // Gradio says what is wrong with the connection
+      refresh();  // Gradio reports the lost connection
     } finally {
-      isAsking = false;
+      isPolling = false;
     }
   };
 })();

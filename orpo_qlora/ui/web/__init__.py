@@ -1,1 +1,1 @@
-"""How the page is served, to whom, and who may use it. Floor 6; page process."""
+"""Serving, login, upload limits and protection of the page. Floor 6; page process."""

@@ -1,16 +1,21 @@
-"""What stands before a page that others can reach: nothing of it answers without the password.
+"""The login of a page that others can reach. Floor 5; page process.
 
-Floor 5; page process. Gradio's own login leaves some of its routes open and lets passwords be tried
-without end, so this one lies before Gradio as a whole.
+A middleware in front of Gradio, whose own login leaves some routes open and allows any number of
+attempts.
 """
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
+import hmac
 import html
 import logging
 import math
+import os
 import secrets
+import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from string import Template
 from urllib.parse import parse_qs
@@ -25,30 +30,57 @@ from starlette.responses import (
 )
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from orpo_qlora.ui.web.password import SESSION_SECONDS, BackOff, Password, Sessions
+from orpo_qlora.errors import InputError
 
+PASSWORD_VARIABLE = "ORPO_QLORA_PASSWORD"
+MIN_PASSWORD_LENGTH = 8
+TOKEN_BYTES = 16
+MAX_FAILURES, FAILURE_WINDOW_SECONDS = 10, 60.0
+SESSION_SECONDS = 7 * 24 * 3600
+MAX_FORM_BYTES = 4096
 PAGE = Template(Path(__file__).with_name("login.html").read_text(encoding="utf-8"))
 LOGIN_PATH = "/login"
 STARTUP_PATH = "/gradio_api/startup-events"
-"""Gradio calls this itself once it listens; it does nothing the second time and tells nothing."""
-LONGEST_BODY_BYTES = 4096
+"""Gradio requests this from itself once it listens. A second request has no effect or content."""
+
+Clock = Callable[[], float]
 
 log = logging.getLogger(__name__)
 
 
-class Login:
-    """Answer 401 to whoever has not given the password; the right one opens a session."""
+def new_token() -> str:
+    """Return a random password of 128 bits."""
+    return secrets.token_urlsafe(TOKEN_BYTES)
 
-    def __init__(self, app: ASGIApp, password: Password) -> None:
+
+def take_password() -> str:
+    """Return the password from the environment and remove it there, so no child inherits it.
+
+    Returns:
+        The password; empty if none is set.
+
+    Raises:
+        InputError: the password is too short.
+    """
+    password = os.environ.pop(PASSWORD_VARIABLE, "").strip()
+    if password and len(password) < MIN_PASSWORD_LENGTH:
+        raise InputError(
+            f"The password in {PASSWORD_VARIABLE} is too short.",
+            hint=f"Use at least {MIN_PASSWORD_LENGTH} characters, or unset it for a random one.",
+        )
+    return password
+
+
+class Login:
+    """Answers 401 to every request without a session; the password opens one."""
+
+    def __init__(self, app: ASGIApp, password: str) -> None:
         self.app = app
-        self._password = password
-        self._sessions, self._back_off = Sessions(), BackOff()
-        # Cookies do not know ports: two pages of one machine must not overwrite each other's.
-        self._cookie = f"orpo-qlora-{secrets.token_hex(4)}"
-        self._one_at_a_time = asyncio.Lock()
+        self._password = _encoded(password)
+        self._sessions, self._attempts = SessionCookies(), AttemptLimit()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request with an open session on; ask for the password before anything else."""
+        """Pass on a request with a session; answer any other with the login form."""
         if self._may_pass(scope):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -61,78 +93,131 @@ class Login:
     def _may_pass(self, scope: Scope) -> bool:
         if scope["type"] not in {"http", "websocket"}:
             return True
-        return not _is_login(scope) and (scope["path"] == STARTUP_PATH or self._is_open(scope))
-
-    def _is_open(self, scope: Scope) -> bool:
-        return self._sessions.is_open(HTTPConnection(scope).cookies.get(self._cookie, ""))
+        if _is_login(scope):
+            return False
+        return scope["path"] == STARTUP_PATH or self._sessions.has_one(HTTPConnection(scope))
 
     async def _answer(self, request: Request) -> Response:
         if request.method != "POST" or not _is_login(request.scope):
-            # The page that asks is kept in the browser's history.
-            return _lead_in(request) if self._is_open(request.scope) else _ask(request)
-        text = await _given_password(request)
-        if text is None:
-            return PlainTextResponse("That is no password.", status_code=413)
-        address = request.client.host if request.client else ""
-        # One at a time, so that tries sent together count one after the other.
-        async with self._one_at_a_time:
-            wait = self._back_off.wait_seconds(address)
-            if wait:
-                message = f"Too many wrong passwords. Try again in {math.ceil(wait)} seconds."
-                headers = {"Retry-After": str(math.ceil(wait))}
-                return _ask(request, message, status=429, headers=headers)
-            if not await asyncio.to_thread(self._password.matches, text):
-                self._back_off.failed(address)
-                log.warning("wrong password from %r", address)
-                return _ask(request, "That is not the password.")
-            self._back_off.succeeded(address)
-        return self._welcome(request)
+            # Browsers keep the login page in their history.
+            return _to_page(request) if self._sessions.has_one(request) else _form(request)
+        given = await _given_password(request)
+        if given is None:
+            return PlainTextResponse("The form is too large.", status_code=413)
+        # No `await` from here on, so attempts sent together are counted one after the other.
+        wait = math.ceil(self._attempts.wait_seconds())
+        if wait:
+            message = f"Too many wrong passwords. Try again in {wait} seconds."
+            return _form(request, message, status=429, headers={"Retry-After": str(wait)})
+        if not hmac.compare_digest(_encoded(given), self._password):
+            self._attempts.record_failure()
+            log.warning("wrong password from %r", request.client and request.client.host)
+            return _form(request, "Wrong password.")
+        response = _to_page(request) if _is_browser(request) else JSONResponse({"success": True})
+        self._sessions.open_one(request, response)
+        return response
 
-    def _welcome(self, request: Request) -> Response:
-        response = _lead_in(request) if _is_browser(request) else JSONResponse({"success": True})
+
+class AttemptLimit:
+    """Counts wrong passwords of the whole process: ten a minute."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._failures: deque[float] = deque(maxlen=MAX_FAILURES)
+
+    def wait_seconds(self) -> float:
+        """Return the seconds until the next attempt is allowed; 0 if it is allowed now."""
+        if len(self._failures) < MAX_FAILURES:
+            return 0.0
+        return max(0.0, self._failures[0] + FAILURE_WINDOW_SECONDS - self._clock())
+
+    def record_failure(self) -> None:
+        """Count a wrong password."""
+        self._failures.append(self._clock())
+
+
+class SessionCookies:
+    """Cookies `EXPIRY.SIGNATURE`, signed with a key that this process alone knows.
+
+    Starlette's SessionMiddleware does the same, but needs itsdangerous, which Gradio does not
+    install.
+    """
+
+    def __init__(self, clock: Clock = time.time) -> None:
+        self._clock = clock
+        self._key = secrets.token_bytes(32)
+        # Cookies are shared by all ports of a host: two pages must not overwrite each other's.
+        self._name = f"orpo-qlora-{secrets.token_hex(4)}"
+
+    def new_value(self) -> str:
+        """Return the value of a new session's cookie."""
+        expiry = str(int(self._clock()) + SESSION_SECONDS)
+        return f"{expiry}.{self._signature(expiry)}"
+
+    def is_valid(self, value: str) -> bool:
+        """Tell whether a value is signed by this process and has not expired."""
+        expiry, _, signature = value.partition(".")
+        if not hmac.compare_digest(_encoded(signature), _encoded(self._signature(expiry))):
+            return False
+        return int(expiry) > self._clock()
+
+    def has_one(self, connection: HTTPConnection) -> bool:
+        """Tell whether a request belongs to a session."""
+        return self.is_valid(connection.cookies.get(self._name, ""))
+
+    def open_one(self, request: Request, response: Response) -> None:
+        """Send the cookie of a new session."""
         response.set_cookie(
-            self._cookie,
-            self._sessions.open(),
-            max_age=int(SESSION_SECONDS),
+            self._name,
+            self.new_value(),
+            max_age=SESSION_SECONDS,
             secure=request.url.scheme == "https",
             httponly=True,
             samesite="strict",
         )
-        return response
+
+    def _signature(self, expiry: str) -> str:
+        return hmac.new(self._key, _encoded(expiry), hashlib.sha256).hexdigest()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _is_login(scope: Scope) -> bool:
     return bool(scope["path"].rstrip("/") == LOGIN_PATH)
 
 
-def _lead_in(request: Request) -> Response:
+def _to_page(request: Request) -> Response:
     # The path is fixed: one taken from the request could lead to another site.
-    query = f"?{request.url.query}" if request.url.query else ""
-    return RedirectResponse(f"/{query}", status_code=303)
+    return RedirectResponse(f"/{_query(request)}", status_code=303)
+
+
+def _query(request: Request) -> str:
+    return f"?{request.url.query}" if request.url.query else ""
 
 
 async def _given_password(request: Request) -> str | None:
-    """Return the password of a form, empty if there is none; None if the form is far too long."""
+    """Return the password of a form, empty if it has none; None if the form is too large."""
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > LONGEST_BODY_BYTES:
+        if len(body) > MAX_FORM_BYTES:
             return None
-    given = parse_qs(body.decode("utf-8", "replace")).get("password", [""])
-    return given[0].strip()
+    return parse_qs(body.decode("utf-8", "replace")).get("password", [""])[0].strip()
 
 
 def _is_browser(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "")
 
 
-def _ask(
+def _form(
     request: Request, message: str = "", status: int = 401, headers: dict[str, str] | None = None
 ) -> Response:
-    """Return the page that asks for the password, or a sentence for a program."""
+    """Return the login form for a browser, a sentence for a program."""
     headers = {"Cache-Control": "no-store", **(headers or {})}
     if not _is_browser(request):
         return PlainTextResponse(message or "Log in first.", status, headers)
-    query = f"?{request.url.query}" if request.url.query else ""
-    text = PAGE.substitute(action=html.escape(f"{LOGIN_PATH}{query}"), message=html.escape(message))
+    action = html.escape(f"{LOGIN_PATH}{_query(request)}")
+    text = PAGE.substitute(action=action, message=html.escape(message))
     return HTMLResponse(text, status, headers)

@@ -1,7 +1,7 @@
-"""The page's own temporary folder, and that none outlives its page for long. Floor 5.
+"""The page's temporary folder, also removed if the page was killed. Floor 5.
 
-A page that is killed cannot remove its folder, which may hold gigabytes of uploads: the next one
-does. Each page leaves a note in the home that says where its folder is, and holds its lock.
+It may hold gigabytes of uploads. Each page writes the folder's path into a file under the home and
+holds its lock; the next page removes the folders whose lock is free.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ PREFIX = "orpo-qlora-page-"
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """Give a new folder that is removed at the end, by a later page if need be."""
+    """Create a folder for this page; remove it at exit, and those of killed pages at once."""
     notes = storage.home() / "pages"
     notes.mkdir(mode=0o700, exist_ok=True)
     folder = Path(tempfile.gettempdir()) / f"{PREFIX}{secrets.token_hex(8)}"
     note = notes / folder.name
     lock = storage.FileLock(note)
     with storage.FileLock(notes / "lock"):
-        _remove_those_of_dead_pages(notes)
+        _remove_folders_of_killed_pages(notes)
         lock.acquire()
         note.write_text(str(folder), encoding="utf-8")
     try:
@@ -40,12 +40,12 @@ def private_folder() -> Iterator[Path]:
         lock.release()
 
 
-def _remove_those_of_dead_pages(notes: Path) -> None:
+def _remove_folders_of_killed_pages(notes: Path) -> None:
     for note in notes.glob(f"{PREFIX}*"):
         if storage.is_locked(note):
             continue
         folder = Path(note.read_text(encoding="utf-8"))
-        # Others may write in the temporary folder: only what is ours goes.
+        # Other users can write to the temporary folder: remove nothing but our own.
         if folder.name == note.name and _is_own_folder(folder):
             shutil.rmtree(folder, ignore_errors=True)
         note.unlink()

@@ -1,7 +1,7 @@
-"""What keeps other web pages, other machines and the environment out of the page. Floor 5.
+"""Protects the page from other web pages, other machines and the environment. Floor 5.
 
-The reasons are in docs/security.md. Gradio must not be imported here: it reads the environment
-while it is imported, and that is cleaned first.
+docs/security.md lists the threats. Do not import Gradio here: it reads the environment on import,
+which is cleaned first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from orpo_qlora.ui.web.upload_limit import UPLOADS
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost"})
 NAME = re.compile(r"[\w.-]+", re.ASCII)
-READ_BY_THE_SERVER = ("GRADIO_", "SPACE_", "FORWARDED_ALLOW_IPS", "WEB_CONCURRENCY")
+SERVER_VARIABLES = ("GRADIO_", "SPACE_", "FORWARDED_ALLOW_IPS", "WEB_CONCURRENCY")
 
 # Gradio's page has inline scripts, and its plots and event scripts are compiled in the browser.
 CONTENT_POLICY = "; ".join(
@@ -53,21 +53,21 @@ HEADERS = {
 
 
 @dataclass(frozen=True)
-class Audience:
-    """Under which names the page may be asked for; beyond this machine only with a login."""
+class AllowedHosts:
+    """The Host headers that the page answers; more than this machine only with a login."""
 
     names: frozenset[str]
     any_address: bool
-    """Whether a bare address is a name too. A foreign web page cannot fake one: what it can point
-    at this machine (DNS rebinding) is a name of its own."""
+    """Whether every IP address is allowed. DNS rebinding points a name at this machine, never an
+    address."""
 
     @classmethod
-    def of(cls, host: str, public_names: Sequence[str] = ()) -> Audience:
-        """Return who may ask a page that listens on `host`.
+    def of(cls, host: str, public_names: Sequence[str] = ()) -> AllowedHosts:
+        """Return the hosts of a page that listens on `host`.
 
         Args:
             host: address to listen on.
-            public_names: names under which a proxy passes requests on.
+            public_names: host names that a proxy forwards.
 
         Raises:
             InputError: the page cannot listen there.
@@ -81,24 +81,24 @@ class Audience:
         for name in public_names:
             if not NAME.fullmatch(name):
                 raise InputError(
-                    f"“{name}” is not the name of a machine.",
+                    f"“{name}” is not a host name.",
                     hint="Give it without scheme, port and path, like studio.example.org.",
                     where="--public-name",
                 )
         names = {name.lower() for name in (*LOOPBACK_HOSTS, *public_names)}
         if host in LOOPBACK_HOSTS:
             return cls(frozenset(names), any_address=False)
-        name = socket.gethostname()  # not its full name: finding that asks a name server
+        name = socket.gethostname()  # the full name would take a DNS query
         own = {host, name, f"{name}.local"}
         return cls(frozenset(names | {name.lower() for name in own}), any_address=True)
 
     @property
     def needs_login(self) -> bool:
-        """Whether anybody but the person at this machine may ask."""
+        """Whether other machines can reach the page."""
         return self.any_address or self.names > LOOPBACK_HOSTS
 
-    def knows(self, host: str) -> bool:
-        """Tell whether the Host header of a request names this page."""
+    def includes(self, host: str) -> bool:
+        """Tell whether a Host header is allowed."""
         name, _, port = host.partition(":")
         if port and not port.isdecimal():
             return False
@@ -114,15 +114,15 @@ def _is_address(name: str) -> bool:
 
 
 def enter_private_folder(private: Path) -> None:
-    """Keep uploads in a folder of our own, and work in an empty one.
+    """Put uploads into a folder of this page, and make an empty one the working folder.
 
-    Gradio may hand out any file of the working folder and of the temporary folder, and by default
+    Gradio may serve any file of the working folder and of the temporary folder, and by default
     shares its upload folder with every other Gradio program of the machine.
     """
     empty, uploads = private / "empty", private / UPLOADS
     empty.mkdir(mode=0o700)
     uploads.mkdir(mode=0o700)
-    # Relative settings of the person mean the folder the program was started in.
+    # A relative home is relative to the folder the program was started in.
     os.environ[storage.HOME_VARIABLE] = str(storage.home())
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     tempfile.tempdir = str(private)
@@ -130,31 +130,31 @@ def enter_private_folder(private: Path) -> None:
 
 
 def clean_environment(host: str = "127.0.0.1") -> None:
-    """Let no variable of the environment change what the page serves or whom it believes.
+    """Remove variables that change what the page serves or which proxies it trusts.
 
-    Gradio reads dozens of `GRADIO_*` variables, some while it is imported, and an empty
-    `allowed_paths` falls back to one; `SPACE_*` make it think it is hosted. Uvicorn believes the
-    client addresses of whomever `FORWARDED_ALLOW_IPS` names.
+    Gradio reads dozens of `GRADIO_*` variables, some on import, and an empty `allowed_paths` falls
+    back to one; with `SPACE_*` it acts as hosted. Uvicorn trusts the forwarded addresses of the
+    proxies in `FORWARDED_ALLOW_IPS`.
     """
-    for name in [name for name in os.environ if name.startswith(READ_BY_THE_SERVER)]:
+    for name in [name for name in os.environ if name.startswith(SERVER_VARIABLES)]:
         del os.environ[name]
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    # Gradio asks its own page whether it is up; a proxy cannot know.
+    # Gradio requests its own page at start, which a proxy could not forward.
     exceptions = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
     own = ",".join(filter(None, (exceptions, *sorted({*LOOPBACK_HOSTS, host}))))
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = own
 
 
 class SameOrigin:
-    """Refuse requests that another web page makes, or that use another name for this machine.
+    """Refuses requests from other web pages, and requests for a foreign host name.
 
-    Gradio runs cross-origin requests and only hides their answers; a name that resolves to
-    127.0.0.1 (DNS rebinding) would even get to read them.
+    Gradio executes cross-origin requests and only hides their responses; with a name that resolves
+    to 127.0.0.1 (DNS rebinding) another page could read them too.
     """
 
-    def __init__(self, app: ASGIApp, audience: Audience) -> None:
+    def __init__(self, app: ASGIApp, allowed: AllowedHosts) -> None:
         self.app = app
-        self._audience = audience
+        self._allowed = allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 400 (foreign host) or 403 (foreign origin)."""
@@ -177,12 +177,12 @@ class SameOrigin:
 
     def _refusal(self, headers: Headers) -> PlainTextResponse | None:
         host = headers.get("host", "")
-        if not self._audience.knows(host):
+        if not self._allowed.includes(host):
             return PlainTextResponse("Unknown host.", status_code=400)
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return _foreign()
-        # Pictures and scripts of another page come without an Origin; links may lead here.
+        # Images and scripts in another page send no Origin. Links to this page are fine.
         is_link = headers.get("sec-fetch-mode") == "navigate"
         if headers.get("sec-fetch-site", "none") not in {"same-origin", "none"} and not is_link:
             return _foreign()

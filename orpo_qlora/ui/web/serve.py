@@ -1,6 +1,6 @@
-"""The program of the page: how it is served, to whom, and until when. Floor 5.
+"""The page process: command line, middleware, start and end. Floor 5.
 
-Gradio reads its environment while it is imported, so the page is imported once that is clean.
+Gradio reads the environment on import, so the page is imported after that is cleaned.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from orpo_qlora import storage
 from orpo_qlora.charts import style
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.ui.web import security
-from orpo_qlora.ui.web.login import Login
-from orpo_qlora.ui.web.password import Password, open_password, password_file
+from orpo_qlora.ui.web.login import PASSWORD_VARIABLE, Login, new_token, take_password
 from orpo_qlora.ui.web.private_folder import private_folder
-from orpo_qlora.ui.web.security import Audience
+from orpo_qlora.ui.web.security import AllowedHosts
 from orpo_qlora.ui.web.upload_limit import UPLOAD_BYTES, UploadLimit
 
 if TYPE_CHECKING:
@@ -37,19 +36,15 @@ DEFAULT_PORT = 7860
 LAST_PORT = 65_535
 EXIT_BAD_INPUT = 2
 PRIVATE_UMASK = 0o077
-QUEUE_LOOK_SECONDS = 0.05
-"""How often it is looked whether somebody waits. Gradio looks every millisecond, which takes a
-twentieth of a core from a run that trains while nobody is there, and interrupts it as often."""
-KEPT_OPEN_SECONDS = 15
-"""How long a connection may be silent: a tab that watches a run must not make a new one each time
-it asks."""
+QUEUE_POLL_SECONDS = 0.05
+"""Queue polling interval. Gradio's is a millisecond, which takes a twentieth of a core."""
 
 
 def main() -> None:
-    """Serve the page as the command line asks: `python app.py --host HOST --port PORT`."""
+    """Run `python app.py --host HOST --port PORT`."""
     parser = argparse.ArgumentParser(prog="app.py", description="Open the orpo-qlora page.")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; another asks for a login"
+        "--host", default="127.0.0.1", help="address to listen on; any other requires a login"
     )
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free port")
     parser.add_argument(
@@ -57,41 +52,42 @@ def main() -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="name under which a proxy passes requests on; asks for a login; repeatable",
+        help="host name that a proxy forwards; requires a login; repeatable",
     )
     arguments = parser.parse_args()
     try:
-        audience = Audience.of(arguments.host, arguments.public_name)
-        serve(arguments.host, arguments.port, audience)
+        allowed = AllowedHosts.of(arguments.host, arguments.public_name)
+        serve(arguments.host, arguments.port, allowed)
     except OrpoQloraError as error:
         parser.exit(EXIT_BAD_INPUT, f"{error}\n")
 
 
-def serve(host: str, port: int, audience: Audience) -> None:
-    """Serve the page until the person ends it; `port` 0 takes a free one.
+def serve(host: str, port: int, allowed: AllowedHosts) -> None:
+    """Serve the page until Ctrl-C or SIGTERM; `port` 0 takes a free one.
 
     Raises:
-        InputError: the page cannot listen there, or its login cannot be read.
+        InputError: the page cannot listen there, or the chosen password is too short.
     """
     os.umask(PRIVATE_UMASK)
     security.clean_environment(host)
     port = _usable_port(host, port)
-    password, is_new = open_password() if audience.needs_login else (None, None)
+    chosen = take_password()
+    password = chosen or (new_token() if allowed.needs_login else "")
     with private_folder() as private:
         security.enter_private_folder(private)
-        with _kept_alive():
-            page = open_page(host, port, _guards(audience, password, private))
-        if audience.needs_login:
-            _say(_about_login(is_new))
-        _say(f"orpo-qlora is open at http://{host}:{port} (Ctrl-C closes it)")
+        with _garbage_collection_off():
+            page = open_page(host, port, _guards(allowed, password, private))
+        if password:
+            _print(_login_text(allowed, "" if chosen else password))
+        _print(f"orpo-qlora is open at http://{host}:{port} (Ctrl-C closes it)")
         _wait_for_end()
         page.close(verbose=False)
-    _say("The page is closed. A run that is training goes on; open the page again to watch it.")
+    _print("The page is closed. Runs in progress continue; open the page again to watch them.")
 
 
 @contextmanager
-def _kept_alive() -> Iterator[None]:
-    """Look for no garbage: what a page is made of stays, and looking takes a tenth of the time."""
+def _garbage_collection_off() -> Iterator[None]:
+    """Speed up start by a tenth: the objects of the page are never collected anyway."""
     gc.disable()
     try:
         yield
@@ -100,46 +96,43 @@ def _kept_alive() -> Iterator[None]:
         gc.enable()
 
 
-def _guards(audience: Audience, password: Password | None, private: Path) -> list[Middleware]:
-    """Return what a request passes before it reaches Gradio, the outermost first."""
+def _guards(allowed: AllowedHosts, password: str, private: Path) -> list[Middleware]:
+    """Return the middleware in front of Gradio, the outermost first; no password, no login."""
     login = [Middleware(Login, password=password)] if password else []
     return [
-        Middleware(security.SameOrigin, audience=audience),
+        Middleware(security.SameOrigin, allowed=allowed),
         *login,
         Middleware(UploadLimit, folder=private),
     ]
 
 
-def _about_login(new_password: str | None) -> str:
-    file = password_file()
-    if new_password:
-        known = (
-            f"The password is: {new_password}\n"
-            f"It is shown this once only; {file} keeps nothing but a salted hash of it."
+def _login_text(allowed: AllowedHosts, token: str) -> str:
+    """Return what the terminal says about the login; `token` is empty for a chosen password."""
+    text = f"The page asks for the password in {PASSWORD_VARIABLE}."
+    if token:
+        text = (
+            f"The password is: {token}\n"
+            f"It is valid until the page closes. Set {PASSWORD_VARIABLE} to choose one."
         )
-    else:
-        known = (
-            "The password is the one that was shown when this was first done. "
-            f"Forgotten? Delete {file} and start again."
+    if allowed.needs_login:
+        text += (
+            "\nOther machines can reach the page and the connection is not encrypted: use a "
+            "trusted network, or a proxy with TLS (--public-name)."
         )
-    return (
-        f"Others can reach this page, so it asks for a password.\n{known}\n"
-        "The connection is not encrypted: use it in a network you trust, or behind a proxy with "
-        "TLS (--public-name)."
-    )
+    return text
 
 
 def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
     """Serve the page in the background and return it."""
-    # Here and not above: see this module's docstring.
+    # Not above: see this module's docstring.
     from orpo_qlora.ui.parts import theme
-    from orpo_qlora.ui.runs.live_feed import LiveFeed
+    from orpo_qlora.ui.runs.watch import Watch
     from orpo_qlora.ui.studio import build_studio, is_busy
 
     page = build_studio()
     page.queue(max_size=32, default_concurrency_limit=2, api_open=False)
-    page._queue.sleep_when_free = QUEUE_LOOK_SECONDS
-    page._queue.progress_update_sleep_when_free = QUEUE_LOOK_SECONDS
+    page._queue.sleep_when_free = QUEUE_POLL_SECONDS
+    page._queue.progress_update_sleep_when_free = QUEUE_POLL_SECONDS
     page.launch(
         server_name=host,
         server_port=port,
@@ -167,10 +160,9 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
-            "middleware": [*guards, Middleware(LiveFeed, is_busy=is_busy)],
+            "middleware": [*guards, Middleware(Watch, is_busy=is_busy)],
         },
     )
-    page.server.config.timeout_keep_alive = KEPT_OPEN_SECONDS
     return page
 
 
@@ -182,7 +174,7 @@ def _usable_port(host: str, port: int) -> int:
             where="--port",
         )
     with socket.socket() as probe:
-        # As the server itself does: a port in TIME_WAIT after a restart is not taken.
+        # As the server does: a port in TIME_WAIT after a restart counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -194,7 +186,7 @@ def _usable_port(host: str, port: int) -> int:
                     where="--host",
                 ) from exc
             raise InputError(
-                f"Port {port} cannot be used ({exc.strerror}); perhaps the page is already open.",
+                f"Port {port} is not available ({exc.strerror}); the page may be open already.",
                 hint=f"Open http://{host}:{port}, or let --port 0 take a free one.",
                 where="--port",
             ) from exc
@@ -208,7 +200,7 @@ def _wait_for_end() -> None:
     ended.wait()
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

@@ -1,11 +1,5 @@
 """What follows from what on the served page, over the requests its script would send."""
 
-import http.client
-import json
-import time
-from contextlib import closing
-from urllib.parse import urlsplit
-
 import pytest
 from made_runs import make_run, rename
 from serving import serving
@@ -125,13 +119,3 @@ def test_no_timer_runs_while_there_is_nothing_to_wait_for(tab):
     timers = [part for part in tab.parts.values() if part["type"] == "timer"]
     assert timers
     assert not any(part["props"]["active"] for part in timers)
-
-
-def test_a_watching_tab_asks_again_on_the_connection_it_has(served):
-    """Left alone, the server ends connections silent for 5 s; a tab may be told to wait for 8."""
-    line = http.client.HTTPConnection(urlsplit(served.address).netloc, timeout=30)
-    with closing(line):
-        for pause_seconds in (5.5, 0.0):
-            line.request("GET", "/watch?run=")
-            assert json.loads(line.getresponse().read()) == {"turn": True}
-            time.sleep(pause_seconds)

@@ -1,17 +1,20 @@
 """The page as it is served to other machines."""
 
+import os
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
 import pytest
-from serving import END_SECONDS, serving
+from serving import END_SECONDS, serving, start_page
 
-from orpo_qlora.ui.web.password import FREE_TRIES
+from orpo_qlora.errors import InputError
+from orpo_qlora.ui.web import login
+from orpo_qlora.ui.web.login import AttemptLimit, SessionCookies
 
 NAME = "studio.example"
+CHOSEN = "a password of mine"
 HTML = {"Accept": "text/html,*/*"}
 PATHS = (
     *(
@@ -58,10 +61,24 @@ def page(exposed):
         yield client
 
 
-def log_in(client, password, address="10.0.0.1", **options):
-    # The page listens behind a proxy of this machine, as uvicorn sees it.
-    headers = {"X-Forwarded-For": address, **options.pop("headers", {})}
-    return client.post("/login", data={"password": password}, headers=headers, **options)
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory):
+    """A page on this machine whose user set a password."""
+    home = tmp_path_factory.mktemp("chosen") / "home"
+    with serving(home, ORPO_QLORA_PASSWORD=CHOSEN) as served:
+        yield served
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def log_in(client, password, **options):
+    return client.post("/login", data={"password": password}, **options)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE"])
@@ -70,7 +87,7 @@ def test_nothing_answers_without_the_password(page, method):
         assert page.request(method, path).status_code == 401, path
 
 
-def test_the_page_that_asks_says_nothing_else_and_takes_no_script(page):
+def test_the_login_form_contains_nothing_else_and_takes_no_script(page):
     answer = page.get("/?run=<script>&x=%22%3E%3Cb%3E", headers=HTML)
     assert answer.status_code == 401
     assert answer.headers["Cache-Control"] == "no-store"
@@ -100,12 +117,12 @@ def test_behind_tls_the_cookie_is_for_tls_only(page, password):
 
 
 @pytest.mark.parametrize("path", ["//evil.example/login", "/login//evil.example", "/login?//evil"])
-def test_nobody_is_led_to_another_site(page, password, path):
+def test_a_login_never_leads_to_another_site(page, password, path):
     answer = page.post(path, data={"password": password}, headers=HTML)
     assert re.fullmatch(r"/(\?.*)?", answer.headers.get("Location", "/"))
 
 
-def test_another_session_s_token_opens_nothing(page, password):
+def test_a_changed_session_cookie_opens_nothing(page, password):
     answer = log_in(page, password)
     name, value = next(iter(answer.cookies.items()))
     page.cookies.clear()
@@ -114,7 +131,7 @@ def test_another_session_s_token_opens_nothing(page, password):
         assert page.get("/config", headers={"Cookie": cookie}).status_code == 401
 
 
-def test_foreign_pages_cannot_even_ask(page, password):
+def test_foreign_pages_cannot_log_in(page, password):
     for headers, status in (
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
@@ -126,39 +143,13 @@ def test_foreign_pages_cannot_even_ask(page, password):
         assert log_in(page, password, headers=headers).status_code == 200
 
 
-def test_wrong_passwords_make_wait_and_the_wait_is_said(page, password):
-    for last in range(10):  # a machine that is busy for two seconds lets the wait pass
-        address = f"10.0.2.{last}"
-        for _ in range(FREE_TRIES):
-            assert log_in(page, "wrong", address).status_code == 401
-        answer = log_in(page, password, address, headers=HTML)
-        if answer.status_code == 429:
-            break
-        page.cookies.clear()
-    assert answer.status_code == 429
-    assert 1 <= int(answer.headers["Retry-After"]) <= 2
-    assert "Try again in" in answer.text
-    assert page.get("/config").status_code == 401
-    assert log_in(page, password, "10.0.0.3").status_code == 200, "only who tried has to wait"
-
-
-def test_tries_sent_together_count_one_after_the_other(page):
-    began = time.monotonic()
-    with ThreadPoolExecutor(16) as pool:
-        codes = list(pool.map(lambda _: log_in(page, "wrong", "10.0.0.4").status_code, range(32)))
-    # The first wait is 2 s: should the machine be busy for so long, another try is due.
-    waits = int((time.monotonic() - began) / 2)
-    assert FREE_TRIES <= codes.count(401) <= FREE_TRIES + waits
-    assert codes.count(401) + codes.count(429) == 32
-
-
 def test_a_form_without_end_is_cut_off(page):
     body = b"password=" + b"x" * 100_000
-    answer = page.post("/login", content=body, headers={"X-Forwarded-For": "10.0.0.5"})
+    answer = page.post("/login", content=body)
     assert answer.status_code == 413
 
 
-def test_a_program_logs_in_like_a_person(exposed, password):
+def test_a_gradio_client_logs_in(exposed, password):
     from gradio_client import Client
 
     client = Client(exposed.address, auth=("", password), verbose=False)
@@ -175,21 +166,101 @@ def test_the_password_is_in_no_file_and_on_no_command_line(exposed, password):
     assert password not in " ".join(psutil.Process(exposed.pid).cmdline())
 
 
-def test_the_next_start_shows_no_password_and_takes_the_same(tmp_path):
-    home = tmp_path / "home"
-    with serving(home, "--host", "0.0.0.0") as first:
-        word = re.search(r"password is: (\S+)", first.said)[1]
-    with serving(home, "--public-name", NAME) as second:
-        assert word not in second.said
-        assert "Forgotten? Delete" in second.said
-        with httpx.Client(base_url=second.address, trust_env=False) as client:
-            assert client.get("/config").status_code == 401
-            assert log_in(client, word).status_code == 200
-            assert client.get("/config").status_code == 200
+def test_each_start_has_a_password_of_its_own(exposed, password, tmp_path):
+    with serving(tmp_path / "home", "--host", "0.0.0.0") as other:
+        assert re.search(r"password is: (\S+)", other.said)[1] != password
+    assert len(password) * 6 >= 128  # bits
+    assert not (exposed.home / "login.json").exists()
 
 
-def test_at_this_machine_nobody_is_asked(tmp_path):
+def test_at_this_machine_no_password_is_needed(tmp_path):
     with serving(tmp_path / "home") as served:
         assert "password" not in served.said
-        assert not (served.home / "login.json").exists()
         assert httpx.get(f"{served.address}/config", trust_env=False).status_code == 200
+
+
+def test_a_chosen_password_is_never_printed_and_always_needed(chosen):
+    assert CHOSEN not in chosen.said
+    assert "ORPO_QLORA_PASSWORD" in chosen.said
+    with httpx.Client(base_url=chosen.address, trust_env=False) as client:
+        assert client.get("/config").status_code == 401
+        assert log_in(client, f" {CHOSEN}\n").status_code == 200
+        assert client.get("/config").status_code == 200
+
+
+def test_attempts_sent_together_are_limited(chosen):
+    with httpx.Client(base_url=chosen.address, trust_env=False, timeout=END_SECONDS) as client:
+        assert log_in(client, CHOSEN).status_code == 200
+        with ThreadPoolExecutor(16) as pool:
+            codes = list(pool.map(lambda _: log_in(client, "wrong").status_code, range(32)))
+        assert codes.count(401) == login.MAX_FAILURES
+        assert codes.count(429) == 32 - login.MAX_FAILURES
+        answer = log_in(client, CHOSEN, headers=HTML)
+        assert answer.status_code == 429
+        assert 1 <= int(answer.headers["Retry-After"]) <= login.FAILURE_WINDOW_SECONDS
+        assert "Try again in" in answer.text
+        assert client.get("/config").status_code == 200, "an open session is not affected"
+
+
+def test_a_short_password_ends_the_program_with_a_reason(tmp_path):
+    process = start_page(tmp_path / "home", "--port", "0", ORPO_QLORA_PASSWORD="1234567")
+    text = process.communicate(timeout=END_SECONDS)[0]
+    assert process.returncode == 2
+    assert "at least 8 characters" in text
+    assert "1234567" not in text
+
+
+def test_no_program_of_the_page_inherits_the_password(monkeypatch):
+    monkeypatch.setenv(login.PASSWORD_VARIABLE, CHOSEN)
+    assert login.take_password() == CHOSEN
+    assert login.PASSWORD_VARIABLE not in os.environ
+    assert login.take_password() == ""
+
+
+@pytest.mark.parametrize("value", ["", " ", "\n"])
+def test_an_empty_password_counts_as_none(monkeypatch, value):
+    monkeypatch.setenv(login.PASSWORD_VARIABLE, value)
+    assert login.take_password() == ""
+
+
+def test_a_password_of_spaces_and_few_letters_is_too_short(monkeypatch):
+    monkeypatch.setenv(login.PASSWORD_VARIABLE, "   short   ")
+    with pytest.raises(InputError, match="too short"):
+        login.take_password()
+
+
+def test_ten_failures_a_minute_are_allowed():
+    clock = Clock()
+    attempts = AttemptLimit(clock)
+    for _ in range(10):
+        assert attempts.wait_seconds() == 0
+        attempts.record_failure()
+        clock.now += 1
+    assert attempts.wait_seconds() == 50
+    clock.now += 50
+    assert attempts.wait_seconds() == 0
+    attempts.record_failure()
+    assert attempts.wait_seconds() == 1
+
+
+def test_a_session_ends_after_a_week():
+    clock = Clock()
+    sessions = SessionCookies(clock)
+    value = sessions.new_value()
+    clock.now += login.SESSION_SECONDS - 1
+    assert sessions.is_valid(value)
+    clock.now += 1
+    assert not sessions.is_valid(value)
+
+
+def test_only_this_process_can_sign_a_session():
+    sessions = SessionCookies(Clock())
+    value = sessions.new_value()
+    expiry, signature = value.split(".")
+    assert sessions.is_valid(value)
+    later = f"{int(expiry) + 1}.{signature}"
+    other = SessionCookies(Clock()).new_value()
+    for forged in ("", ".", expiry, f"{expiry}.", f".{signature}", f"{value}0", value[:-1]):
+        assert not sessions.is_valid(forged)
+    for forged in (later, other, f"x.{signature}", f"{expiry}.é", "\udcff.\udcff"):
+        assert not sessions.is_valid(forged)

@@ -1,21 +1,21 @@
-"""Who the page answers, told without opening it."""
+"""Which hosts the page answers, without opening it."""
 
 import pytest
 
 from orpo_qlora.errors import InputError
-from orpo_qlora.ui.web.security import Audience
+from orpo_qlora.ui.web.security import AllowedHosts
 
 
 @pytest.mark.parametrize("host", ["::", "::1", ""])
 def test_an_address_the_page_cannot_listen_on_is_refused(host):
     with pytest.raises(InputError, match="cannot listen"):
-        Audience.of(host)
+        AllowedHosts.of(host)
 
 
 @pytest.mark.parametrize("name", ["http://a.example", "a.example:80", "a.example/", "", "*"])
 def test_a_public_name_is_a_bare_name(name):
-    with pytest.raises(InputError, match="not the name of a machine"):
-        Audience.of("127.0.0.1", [name])
+    with pytest.raises(InputError, match="not a host name"):
+        AllowedHosts.of("127.0.0.1", [name])
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def test_a_public_name_is_a_bare_name(name):
         ("machine.example", [], True),
     ],
 )
-def test_whoever_is_not_at_this_machine_needs_a_login(host, names, needed):
-    assert Audience.of(host, names).needs_login is needed
+def test_a_page_that_others_can_reach_needs_a_login(host, names, needed):
+    assert AllowedHosts.of(host, names).needs_login is needed
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,6 @@ def test_whoever_is_not_at_this_machine_needs_a_login(host, names, needed):
         ("", False, False),
     ],
 )
-def test_hosts_are_known_by_name_and_addresses_once_others_may_ask(asked, alone, exposed):
-    assert Audience.of("127.0.0.1").knows(asked) is alone
-    assert Audience.of("0.0.0.0", ["studio.example"]).knows(asked) is exposed
+def test_names_are_allowed_and_addresses_once_others_can_reach_the_page(asked, alone, exposed):
+    assert AllowedHosts.of("127.0.0.1").includes(asked) is alone
+    assert AllowedHosts.of("0.0.0.0", ["studio.example"]).includes(asked) is exposed
