@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +68,20 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("DEFECTS: browser tests that ran twice", sep="!", red=True)
         for node in repeated:
             terminalreporter.line(node)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_programs():
+    """Start the programs that need torch as forks of one that has it; see `forkserver`."""
+    from forkserver import Server, popen_of
+
+    from orpo_qlora.runs.process import launch
+
+    server = Server({**launch.PROGRAM_ENVIRONMENT, **os.environ})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", popen_of(server))
+        yield server
+    server.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
