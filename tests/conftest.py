@@ -3,6 +3,8 @@
 import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,14 +48,48 @@ def whole_float64(monkeypatch):
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by the marks given here
 def pytest_collection_modifyitems(items):
-    """Mark what needs the machine to itself; that is tried once more when it fails.
+    """Mark the tests of the second part, and let a failed browser test run once more.
 
-    A rerun is told in the summary with its traceback: it is a defect to mend.
+    A browser shares its file's page, so its tests stay in one process; the others go anywhere.
     """
     for item in items:
-        if item.get_closest_marker("browser") or FAULTS in item.path.parents:
-            item.add_marker(pytest.mark.alone)
+        is_browser = item.get_closest_marker("browser") is not None
+        if is_browser or FAULTS in item.path.parents:
+            item.add_marker(pytest.mark.waiting)
+        if is_browser:
             item.add_marker(pytest.mark.flaky(reruns=1))
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """List what passed or failed only after a rerun: each is a defect to fix."""
+    repeated = sorted({report.nodeid for report in terminalreporter.stats.get("rerun", ())})
+    if repeated:
+        terminalreporter.section("DEFECTS: browser tests that ran twice", sep="!", red=True)
+        for node in repeated:
+            terminalreporter.line(node)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_programs():
+    """Start the programs that need torch as forks of one that has it; see `forkserver`."""
+    from forkserver import Server, popen_of
+
+    from orpo_qlora.runs.process import launch
+
+    server = Server({**launch.PROGRAM_ENVIRONMENT, **os.environ})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", popen_of(server))
+        yield server
+    server.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def closed_browser():
+    """Close the browser that tests of this process share, if one was started."""
+    yield
+    if "pages" in sys.modules:
+        sys.modules["pages"].shared_browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, Request, Response, expect, sync_p
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 120
 END_SECONDS = 120
+ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking")
 ELSEWHERE = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])")
 """Nothing of the page comes from another machine."""
 # A busy machine may need far more than the five seconds a condition has otherwise.
@@ -64,19 +65,49 @@ def served_page() -> Iterator[str]:
         process.stdout.close()
 
 
+class SharedBrowser:
+    """The one Chromium of this process: started at its first use, closed by `close`."""
+
+    def __init__(self) -> None:
+        self._running = ExitStack()
+        self._browser: Browser | None = None
+
+    def start(self) -> Browser:
+        """Return the browser; its absence is an error, not a reason to skip."""
+        if self._browser is None:
+            executable = shutil.which("chromium") or shutil.which("chromium-browser")
+            if executable is None:
+                raise FileNotFoundError("the browser tests need Chromium: apt install chromium")
+            playwright = self._running.enter_context(sync_playwright())
+            self._browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+            self._running.callback(self._browser.close)
+        return self._browser
+
+    def close(self) -> None:
+        self._running.close()
+        self._browser = None
+
+
+shared_browser = SharedBrowser()
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Start the system's Chromium; its absence is an error, not a reason to skip."""
-    executable = shutil.which("chromium") or shutil.which("chromium-browser")
-    if executable is None:
-        raise FileNotFoundError("the browser tests need Chromium: apt install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=executable,
-            args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"],
-        )
+    """Give the browser of this process; pages opened in the block are closed with it.
+
+    Tests share one browser, which tests/conftest.py closes at the end of the session.
+    """
+    is_test = "PYTEST_VERSION" in os.environ
+    browser = shared_browser.start()
+    before = list(browser.contexts)
+    try:
         yield browser
-        browser.close()
+    finally:
+        for context in browser.contexts:
+            if context not in before:
+                context.close()
+        if not is_test:
+            shared_browser.close()
 
 
 def open_page(page: Page, address: str = "") -> None:

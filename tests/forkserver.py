@@ -1,0 +1,265 @@
+"""Programs that need torch, started as forks of a process that has imported it.
+
+A cold start of a worker imports torch and transformers for about five seconds. In tests
+`subprocess.Popen` sends such a start to a server, which clones itself with CLONE_PARENT: the new
+process is a child of the caller, as after an exec. Its process id, signals, exit code, session,
+memory, command line, environment, working folder and descriptors are its own and real; libraries
+are there already, while every module of orpo_qlora is imported in the new process.
+
+Started cold all the same: other programs, and those with another environment than the server's,
+because libraries read it as they are imported. A page and the command line are never forks, so
+whatever they start is cold too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import gc
+import json
+import os
+import random
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+SUPERVISOR = "orpo_qlora.runs.process.supervisor"
+PROGRAMS = (
+    SUPERVISOR,
+    "orpo_qlora.runs.process.worker",
+    "orpo_qlora.jobs.tokenize",
+    "orpo_qlora.jobs.estimate_steps",
+    "orpo_qlora.evaluation.measure",
+    "orpo_qlora.chat.server",
+)
+LIBRARIES = ("transformers.models.llama.modeling_llama", "peft.tuners.lora.bnb")
+PACKAGE = "orpo_qlora"
+READ_LATE = {"ORPO_QLORA_HOME", "HF_TOKEN", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
+"""Variables that no library reads while it is imported; torch sets the last one to its default."""
+NO_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""A clone has one thread, so the server must have no other: pyarrow's allocator would start one."""
+COMMAND_BYTES = 4096
+MESSAGE_BYTES = 150_000
+CLONE, CLONE_PARENT = {"x86_64": 56, "aarch64": 220}.get(os.uname().machine), 0x8000
+SET_MM, SET_MM_ARG_END = 35, 9
+
+
+class Server:
+    """The caller's side: a child of this process that clones itself on request."""
+
+    def __init__(self, environment: dict[str, str], channel: socket.socket | None = None) -> None:
+        self.environment, self.channel = environment, channel
+        self._process: subprocess.Popen | None = None
+        self._busy = threading.Lock()
+
+    def can_run(self, arguments: list[str], environment: dict[str, str]) -> bool:
+        """Whether a cold start would differ in nothing but its imports."""
+        return (
+            arguments[:2] == [sys.executable, "-m"]
+            and arguments[2] in PROGRAMS
+            and fixed(environment) == fixed(self.environment)
+        )
+
+    def run(self, request: dict, descriptors: list[int]) -> int:
+        """Return the process id of a new child of this process."""
+        with self._busy:
+            if self.channel is None:
+                self._start()
+            socket.send_fds(self.channel, [json.dumps(request).encode()], descriptors)
+            return int(self.channel.recv(100))
+
+    def _start(self) -> None:
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno()), "." * COMMAND_BYTES],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=(theirs.fileno(),),
+                env=NO_THREAD | self.environment,
+            )
+
+    def close(self) -> None:
+        """End the server; programs that it started go on."""
+        if self._process is not None:
+            self.channel.close()
+            self._process.wait()
+
+
+def fixed(environment: dict[str, str]) -> dict[str, str]:
+    """Return the variables that a program and its server must have in common."""
+    return {name: value for name, value in environment.items() if name not in READ_LATE}
+
+
+def popen_of(server: Server) -> type[subprocess.Popen]:
+    """Return a `Popen` that starts programs through the server where it can."""
+
+    class Popen(subprocess.Popen):
+        def _execute_child(
+            self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *more
+        ):
+            streams, new_session = list(more[3:9]), more[14]
+            if isinstance(args, (str, bytes)) or not new_session or preexec_fn or not env:
+                forks = False
+            else:
+                forks = server.can_run([os.fspath(part) for part in args], env)
+            if not forks:
+                super()._execute_child(
+                    args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *more
+                )
+                return
+            read, write, error = streams[0], streams[3], streams[5]
+            sources = [
+                default if own == -1 else own for default, own in enumerate((read, write, error))
+            ]
+            request = {
+                "arguments": [os.fspath(part) for part in args],
+                "folder": os.fspath(cwd or Path.cwd()),
+                "environment": dict(env),
+                "descriptors": [0, 1, 2, *pass_fds],
+                "umask": umask(),
+            }
+            self.pid = server.run(request, [*sources, *pass_fds])
+            self._child_created = True
+            self._close_pipe_fds(*streams)
+
+    return Popen
+
+
+def umask() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+
+
+def preload() -> None:
+    """Import what the programs import, and let go of what is theirs."""
+    for name in (*PROGRAMS, *LIBRARIES):
+        import_module(name)
+    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        del sys.modules[name]
+    gc.collect()
+    gc.freeze()  # collections in the forks then leave these pages shared
+
+
+def serve(channel: socket.socket) -> tuple[dict, list[int]]:
+    """Clone on every request; return, in a clone alone, what it was asked for."""
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 16)
+        if not message:
+            os._exit(0)  # the caller has ended
+        tasks = len(list(Path("/proc/self/task").iterdir()))
+        if tasks != 1:
+            raise RuntimeError(f"the server has {tasks} threads; only one would be cloned")
+        pid = clone()
+        if pid == 0:
+            channel.close()
+            return json.loads(message), descriptors
+        for descriptor in descriptors:
+            os.close(descriptor)
+        channel.send(str(pid).encode())
+
+
+def clone() -> int:
+    """Fork a child of this process's parent; return its id, or 0 in the child."""
+    python, libc = ctypes.pythonapi, ctypes.PyDLL(None, use_errno=True)
+    python.PyOS_BeforeFork()
+    pid = libc.syscall(CLONE, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
+    if pid == 0:
+        python.PyOS_AfterFork_Child()
+        return 0
+    python.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(ctypes.get_errno(), "clone failed")
+    return pid
+
+
+def become(request: dict, descriptors: list[int]) -> None:
+    """Run the requested program in this fresh clone."""
+    server = None
+    arguments, environment = request["arguments"], request["environment"]
+    if arguments[2] == SUPERVISOR:
+        # Its worker must be its own child, so it needs a server of its own.
+        server = Server(environment, fork_server())
+    os.setsid()
+    place(descriptors, request["descriptors"], server)
+    os.chdir(request["folder"])
+    os.umask(request["umask"])
+    os.environ.clear()
+    os.environ.update(environment)
+    if server:
+        subprocess.Popen = popen_of(server)
+    random.seed()
+    sys.modules["numpy"].random.seed()
+    name_process(arguments)
+    sys.orig_argv = arguments
+    sys.argv = arguments[2:]
+    sys.path[0] = request["folder"]
+    runpy.run_module(arguments[2], run_name="__main__", alter_sys=True)
+
+
+def fork_server() -> socket.socket:
+    """Fork a server for the children of this process; return the channel to it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        os.setsid()
+        ours.close()
+        close_others({theirs.fileno()})
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(null, number)
+        become(*serve(theirs))
+        sys.exit()
+    theirs.close()
+    return ours
+
+
+def place(descriptors: list[int], targets: list[int], server: Server | None) -> None:
+    """Give the received descriptors the numbers that they have at the caller; close all others."""
+    kept = {*targets}
+    if server:
+        # Out of the way of the targets.
+        far = fcntl.fcntl(server.channel.fileno(), fcntl.F_DUPFD_CLOEXEC, max(targets) + 100)
+        server.channel.close()
+        server.channel = socket.socket(fileno=far)
+        kept.add(far)
+    moved = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, max(targets) + 200) for one in descriptors]
+    for source, target in zip(moved, targets, strict=True):
+        os.dup2(source, target)
+    close_others(kept)
+
+
+def close_others(kept: set[int]) -> None:
+    for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if number not in kept:
+            with suppress(OSError):  # the one that listed them
+                os.close(number)
+
+
+def name_process(arguments: list[str]) -> None:
+    """Show these arguments as the command line of this process."""
+    text = b"\0".join(os.fsencode(part) for part in arguments) + b"\0"
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    if len(text) > end - start:
+        raise ValueError("the command line is longer than the server's")
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, text, len(text))
+    # Refused without the right to; the line then ends in empty arguments.
+    ctypes.CDLL(None).prctl(SET_MM, SET_MM_ARG_END, ctypes.c_ulong(start + len(text)), 0, 0)
+
+
+def main() -> None:
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    preload()
+    become(*serve(channel))
+
+
+if __name__ == "__main__":
+    sys.modules["forkserver"] = sys.modules["__main__"]
+    main()
