@@ -16,10 +16,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import InputError
 from orpo_qlora.models.decode import adapters_by_row, fast_products
 from orpo_qlora.models.prefixes import Opening, Prefixes, cache_of, can_be_kept, prefix_of
-from orpo_qlora.models.sampling import Conversation, Sampling, Turn
+from orpo_qlora.models.sampling import Conversation, Sampling
 
 Policy: TypeAlias = PreTrainedModel | PeftModel
 
@@ -187,7 +188,7 @@ def answer_all(
     return answers
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[int]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message]) -> list[int]:
     """Return the ids of a conversation up to where the answer begins.
 
     Raises:
