@@ -14,10 +14,11 @@ import time
 import torch
 from peft import LoraConfig, get_peft_model
 
+from orpo_qlora.data.messages import Message
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.generation import prompt_ids, stream
 from orpo_qlora.models.prefixes import Prefixes
-from orpo_qlora.models.sampling import BASE, Conversation, Sampling, Turn
+from orpo_qlora.models.sampling import BASE, Conversation, Sampling
 
 QUESTION = (
     "Explain in a few sentences how rain comes about, and what else there is to know about it."
@@ -36,9 +37,9 @@ def main() -> None:
     print("| message | tokens of history | first word, all read | first word, rest read | kept |")
     print("| ---: | ---: | ---: | ---: | ---: |")
     prefixes = Prefixes()
-    talks: list[tuple[Turn, ...]] = [(), ()]
+    talks: list[tuple[Message, ...]] = [(), ()]
     for number in range(1, arguments.turns + 1):
-        talks = [(*talk, Turn("user", QUESTION)) for talk in talks]
+        talks = [(*talk, Message("user", QUESTION)) for talk in talks]
         asked = [
             Conversation(talk, name) for talk, name in zip(talks, (BASE, "tuned"), strict=True)
         ]
@@ -50,7 +51,9 @@ def main() -> None:
             f"| {prefixes.bytes / 2**20:.0f} MiB |",
             flush=True,
         )
-        talks = [(*talk, Turn("assistant", text)) for talk, text in zip(talks, said, strict=True)]
+        talks = [
+            (*talk, Message("assistant", text)) for talk, text in zip(talks, said, strict=True)
+        ]
 
 
 def answer(policy, tokenizer, asked, prefixes, *, first_only=False):

@@ -19,13 +19,14 @@ from visitor import Visitor
 
 from benchmarks.soak_checks import hold, programs, wait_until
 from orpo_qlora.chat import client
-from orpo_qlora.chat.client import ChatSettings, Turn
+from orpo_qlora.chat.client import ChatSettings
+from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import WorkerLost
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import RunPaths
 
 ROOT = Path(__file__).parents[1]
-ASK = (Turn("user", "What is gravity?"),)
+ASK = (Message("user", "What is gravity?"),)
 TALKATIVE = ChatSettings(temperature=0, max_tokens=150)
 GLANCE_SECONDS = 0.7
 END_SECONDS = 120.0

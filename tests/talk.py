@@ -3,11 +3,12 @@
 import time
 
 from orpo_qlora.chat import client
-from orpo_qlora.chat.client import ChatSettings, Turn
+from orpo_qlora.chat.client import ChatSettings
+from orpo_qlora.data.messages import Message
 
 GREEDY = ChatSettings(temperature=0, max_tokens=12)
 ENDLESS = ChatSettings(temperature=0, max_tokens=1900)
-ASK = (Turn("user", "What is gravity?"),)
+ASK = (Message("user", "What is gravity?"),)
 
 
 def ask(run, settings=GREEDY, base=ASK, tuned=ASK):

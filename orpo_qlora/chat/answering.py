@@ -14,6 +14,7 @@ from orpo_qlora.chat import client, conversations
 from orpo_qlora.chat.client import Answers, Column
 from orpo_qlora.chat.conversations import Answer, Conversation, Exchange
 from orpo_qlora.chat.pace import RESTING
+from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import Busy, OrpoQloraError
 
 PAUSE_SECONDS = 0.08
@@ -180,7 +181,7 @@ def begin(conversation: Conversation, exchange: Exchange) -> Answering:
 
 def columns_of(conversation: Conversation, exchange: Exchange) -> tuple[Column, ...]:
     """Return what each column is asked; the sides of a blind question know the same."""
-    asked = client.Turn("user", exchange.message)
+    asked = Message("user", exchange.message)
     shared = conversation.shared_turns()
     return tuple(
         Column(

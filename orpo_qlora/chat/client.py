@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from orpo_qlora import storage
 from orpo_qlora.chat import protocol
 from orpo_qlora.chat.protocol import ChatStatus, Column, Reply, Request
+from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import WorkerLost
-from orpo_qlora.models.sampling import Sampling, Turn
+from orpo_qlora.models.sampling import Sampling
 from orpo_qlora.runs.process.launch import start_program
 from orpo_qlora.runs.store import Run
 
@@ -22,7 +23,6 @@ __all__ = [
     "ChatStatus",
     "ChatUpdate",
     "Column",
-    "Turn",
     "ask",
     "cut_note",
     "release",
@@ -55,9 +55,9 @@ class ChatSettings:
     seed: int = 0
 
     @property
-    def system_turns(self) -> tuple[Turn, ...]:
+    def system_turns(self) -> tuple[Message, ...]:
         """The system prompt as a turn, none where it is blank."""
-        return (Turn("system", self.system),) if self.system.strip() else ()
+        return (Message("system", self.system),) if self.system.strip() else ()
 
     @property
     def sampling(self) -> Sampling:
@@ -161,7 +161,10 @@ def cut_note(names: Sequence[str], cut: Collection[int], settings: ChatSettings)
 
 
 def stream(
-    run: Run, base_history: Sequence[Turn], tuned_history: Sequence[Turn], settings: ChatSettings
+    run: Run,
+    base_history: Sequence[Message],
+    tuned_history: Sequence[Message],
+    settings: ChatSettings,
 ) -> Iterator[ChatUpdate]:
     """Answer the last message of both histories with base and tuned; see `ask`."""
     columns = (Column(turns=tuple(base_history)), Column(run=run.id, turns=tuple(tuned_history)))

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.chat import protocol
-from orpo_qlora.chat.client import ChatSettings, Turn
+from orpo_qlora.chat.client import ChatSettings
+from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import InputError
 
 CONVERSATION_ID = re.compile(r"^[0-9a-f]{32}\Z")
@@ -108,7 +109,7 @@ class Conversation(BaseModel):
         exchanges = tuple(newer.get(exchange.id, exchange) for exchange in self.exchanges)
         return self.model_copy(update={"exchanges": exchanges})
 
-    def turns_of(self, run: str) -> tuple[Turn, ...]:
+    def turns_of(self, run: str) -> tuple[Message, ...]:
         """Return what a column knows: its own answers, and the preferred ones where it has none."""
         own = [
             next((answer for answer in exchange.answers if answer.run == run), exchange.preferred)
@@ -116,16 +117,16 @@ class Conversation(BaseModel):
         ]
         return self._turns(own)
 
-    def shared_turns(self) -> tuple[Turn, ...]:
+    def shared_turns(self) -> tuple[Message, ...]:
         """Return what both sides of a blind question know: the preferred answers."""
         return self._turns([exchange.preferred for exchange in self.exchanges])
 
-    def _turns(self, answers: Sequence[Answer]) -> tuple[Turn, ...]:
-        turns: list[Turn] = []
+    def _turns(self, answers: Sequence[Answer]) -> tuple[Message, ...]:
+        turns: list[Message] = []
         for exchange, answer in zip(self.exchanges, answers, strict=True):
             # A message that was never answered is not said again: turns alternate.
             if answer.text:
-                turns += [Turn("user", exchange.message), Turn("assistant", answer.text)]
+                turns += [Message("user", exchange.message), Message("assistant", answer.text)]
         return tuple(turns)
 
 

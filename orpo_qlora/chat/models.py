@@ -21,6 +21,7 @@ from orpo_qlora import storage
 from orpo_qlora.chat.bases import ADAPTERS_HELD, BaseKey, common_base
 from orpo_qlora.errors import Busy, ModelNotFound, OutOfMemory, UnsupportedModel
 from orpo_qlora.models import hardware, loading
+from orpo_qlora.models.memory import NF4_BYTES
 from orpo_qlora.models.prefixes import Prefixes
 from orpo_qlora.runs.store import Run
 
@@ -29,8 +30,6 @@ log = logging.getLogger(__name__)
 GIB = 2**30
 WEIGHTS = "adapter_model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-NF4_BYTES = 0.53
-"""Bytes of one NF4 weight with its doubly quantised scales (4.127 bits)."""
 
 Say = Callable[[str], None]
 

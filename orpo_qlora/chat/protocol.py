@@ -14,8 +14,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orpo_qlora import storage
+from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import OrpoQloraError
-from orpo_qlora.models.sampling import Sampling, Turn
+from orpo_qlora.models.sampling import Sampling
 from orpo_qlora.runs.state import ErrorCard
 
 HOST = "127.0.0.1"
@@ -40,7 +41,7 @@ class Column(BaseModel):
 
     run: str = ""
     """The run whose adapter is on, empty for the base model alone."""
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[Message, ...] = ()
 
 
 class Request(BaseModel):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.chat import conversations
-from orpo_qlora.chat.client import ChatSettings, Turn
+from orpo_qlora.chat.client import ChatSettings
 from orpo_qlora.chat.conversations import Answer, Conversation, Exchange, Vote
 from orpo_qlora.data.export import write_clean
 from orpo_qlora.data.messages import Message
@@ -34,7 +34,7 @@ class CastVote(BaseModel):
     """The question's; of two votes with the same name the later one counts."""
     at: float
     model: str
-    turns: tuple[Turn, ...]
+    turns: tuple[Message, ...]
     """What both answers answer; a system prompt first, the message last."""
     a: Answer
     b: Answer
@@ -116,7 +116,7 @@ def _vote_of(conversation: Conversation, exchange: Exchange, vote: Vote) -> Cast
         turns=(
             *exchange.settings.system_turns,
             *conversation.before(exchange.id).shared_turns(),
-            Turn("user", exchange.message),
+            Message("user", exchange.message),
         ),
         a=exchange.answers[0],
         b=exchange.answers[1],
@@ -193,7 +193,7 @@ def export_of(votes: Sequence[CastVote]) -> Export:
                 chosen=better.text,
                 rejected=worse.text,
                 row=len(pairs) + 1,
-                earlier=tuple(Message(turn.role, turn.content) for turn in earlier),
+                earlier=tuple(earlier),
             )
         )
     return Export(tuple(pairs), dict(left_out))

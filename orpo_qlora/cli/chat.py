@@ -12,10 +12,11 @@ from rich.table import Table
 
 from orpo_qlora.chat import client
 from orpo_qlora.chat import votes as cast_votes
-from orpo_qlora.chat.client import ChatSettings, ChatUpdate, Turn
+from orpo_qlora.chat.client import ChatSettings, ChatUpdate
 from orpo_qlora.chat.votes import Score
 from orpo_qlora.cli.console import err, out, plain
 from orpo_qlora.cli.options import AsJson, RunName
+from orpo_qlora.data.messages import Message
 from orpo_qlora.runs import store
 
 
@@ -42,14 +43,14 @@ def chat(
     settings = ChatSettings(
         system=system, temperature=temperature, max_tokens=max_tokens, seed=seed
     )
-    base: list[Turn] = []
-    tuned: list[Turn] = []
+    base: list[Message] = []
+    tuned: list[Message] = []
     for text in message or _typed_lines():
-        base.append(Turn("user", text))
-        tuned.append(Turn("user", text))
+        base.append(Message("user", text))
+        tuned.append(Message("user", text))
         last = _answered(client.stream(found, base, tuned, settings))
-        base.append(Turn("assistant", last.base))
-        tuned.append(Turn("assistant", last.tuned))
+        base.append(Message("assistant", last.base))
+        tuned.append(Message("assistant", last.tuned))
         if as_json:
             said = {"message": text, "base": last.base, "tuned": last.tuned, "note": last.note}
             out.print_json(json.dumps(said))

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from jinja2.exceptions import TemplateError
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import InputError
+from orpo_qlora.models import templates
 from orpo_qlora.models.decode import adapters_by_row, fast_products
 from orpo_qlora.models.prefixes import Opening, Prefixes, cache_of, can_be_kept, prefix_of
-from orpo_qlora.models.sampling import Conversation, Sampling, Turn
+from orpo_qlora.models.sampling import Conversation, Sampling
 
 Policy: TypeAlias = PreTrainedModel | PeftModel
 
@@ -187,39 +188,21 @@ def answer_all(
     return answers
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[int]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message]) -> list[int]:
     """Return the ids of a conversation up to where the answer begins.
 
     Raises:
         InputError: the chat template refuses the conversation.
     """
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    try:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-    except TemplateError as exc:
-        raise InputError(
-            f"The model's chat template refuses this conversation: {exc}.",
-            hint="Clear the system prompt; some models know none.",
-        ) from exc
+    text = templates.render(tokenizer, turns, is_open=True)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def end_ids(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the tokens that end an answer: the model's, the tokenizer's and the template's."""
-    ends = {tokenizer.eos_token_id}
+    ends = {tokenizer.eos_token_id, templates.end_of_answer(tokenizer).token}
     declared = policy.generation_config.eos_token_id
     ends.update(declared if isinstance(declared, list) else [declared])
-    mark = "ANSWERGOESHERE"
-    told = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "hi"}, {"role": "assistant", "content": mark}],
-        tokenize=False,
-        enable_thinking=False,
-    )
-    tail = tokenizer(told.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    ends.update([token for token in tail if token in special][:1])
     return frozenset(token for token in ends if token is not None)
 
 

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import ConfigError
 
 BASE = "__base__"
 """The adapter name that means “no adapter” (PEFT's own word)."""
-
-Role = Literal["system", "user", "assistant"]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One message of a conversation."""
-
-    role: Role
-    content: str
 
 
 @dataclass(frozen=True)
 class Conversation:
     """The turns so far, the last one a user's, and the adapter that is to answer."""
 
-    turns: tuple[Turn, ...]
+    turns: tuple[Message, ...]
     adapter: str = BASE
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora.data.pairs import Message, PreferencePair
-from orpo_qlora.errors import DataError
+from orpo_qlora.errors import DataError, InputError
+from orpo_qlora.models import templates
+from orpo_qlora.models.templates import AnswerEnd
 from orpo_qlora.orpo.length_policy import Kept, OverLength, PairLengths, fit
-
-_MARK = "ANSWERGOESHERE"
 
 
 @dataclass(frozen=True)
@@ -60,17 +59,6 @@ class Tokenized:
         return ""
 
 
-@dataclass(frozen=True)
-class _Turn:
-    """What the template puts after an answer."""
-
-    tail: str
-    end_ids: tuple[int, ...]
-    """Ids up to and including the end-of-turn token."""
-    rest: int
-    """Number of ids of the tail after the end-of-turn token, a newline as a rule."""
-
-
 def prompt_text(tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Message]) -> str:
     """Return the templated conversation up to where the answer begins.
 
@@ -84,29 +72,16 @@ def _render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, is_open: bool
 ) -> str:
     try:
-        return tokenizer.apply_chat_template(
-            [asdict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=is_open,
-            enable_thinking=False,
-        )
-    except TemplateError as exc:
-        raise DataError(
-            f"The chat template of this base model refuses the conversation: {exc}.",
-            hint="Some templates have no system message, or want user and assistant in turn.",
-        ) from exc
+        return templates.render(tokenizer, messages, is_open=is_open)
+    except InputError as exc:
+        raise DataError(exc.message, hint=exc.hint) from exc
 
 
-def _closing_turn(tokenizer: PreTrainedTokenizerBase) -> _Turn:
-    messages = [Message("user", "hi"), Message("assistant", _MARK)]
-    tail = _render(tokenizer, messages, is_open=False).rpartition(_MARK)[2]
-    ids = _encode(tokenizer, [tail])[0] if tail else []
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    for index, token in enumerate(ids):
-        if token in special:
-            return _Turn(tail, tuple(ids[: index + 1]), len(ids) - index - 1)
-    # A template without an end-of-turn token: end-of-sequence is what stops generation.
-    return _Turn("", (tokenizer.eos_token_id,), 0)
+def _end_of_answer(tokenizer: PreTrainedTokenizerBase) -> AnswerEnd:
+    try:
+        return templates.end_of_answer(tokenizer)
+    except InputError as exc:
+        raise DataError(exc.message, hint=exc.hint) from exc
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
@@ -115,14 +90,14 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[i
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the token that ends an answer under the tokenizer's chat template."""
-    return _closing_turn(tokenizer).end_ids[-1]
+    return _end_of_answer(tokenizer).token
 
 
 def _answer_text(
     tokenizer: PreTrainedTokenizerBase,
     opened: str,
     told: tuple[Sequence[Message], str],
-    turn: _Turn,
+    turn: AnswerEnd,
 ) -> str:
     conversation, answer = told
     messages = [*conversation, Message("assistant", answer)]
@@ -152,7 +127,7 @@ def to_tokens(
     """Return pairs as token ids, whatever their length."""
     if not pairs:
         return []
-    turn = _closing_turn(tokenizer)
+    turn = _end_of_answer(tokenizer)
     opened = [prompt_text(tokenizer, pair.conversation) for pair in pairs]
     prompts = _encode(tokenizer, opened)
     sides = []
@@ -168,7 +143,7 @@ def to_tokens(
     ]
 
 
-def _closed(ids: list[int], turn: _Turn) -> list[int]:
+def _closed(ids: list[int], turn: AnswerEnd) -> list[int]:
     if not turn.tail:
         return [*ids, *turn.end_ids]
     return ids[: len(ids) - turn.rest]

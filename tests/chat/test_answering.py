@@ -7,8 +7,8 @@ import pytest
 from talk import ENDLESS, GREEDY
 
 from orpo_qlora.chat import answering, conversations
-from orpo_qlora.chat.client import Turn
 from orpo_qlora.chat.conversations import Answer, Conversation, Exchange
+from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import Busy, ModelNotFound
 
 pytestmark = pytest.mark.usefixtures("shared_home")
@@ -58,9 +58,9 @@ def test_an_answer_is_kept_and_every_follower_sees_it(run):
     assert kept.exchanges[0].note == ""
     columns = answering.columns_of(kept, question(run, message="Why?"))
     assert [column.turns[1] for column in columns] == [
-        Turn("assistant", text) for text in last.texts
+        Message("assistant", text) for text in last.texts
     ]
-    assert {column.turns[-1] for column in columns} == {Turn("user", "Why?")}
+    assert {column.turns[-1] for column in columns} == {Message("user", "Why?")}
 
 
 def test_a_question_is_kept_before_it_is_answered(run):

@@ -10,7 +10,8 @@ from tiny import make_tiny_model
 
 from orpo_qlora import storage
 from orpo_qlora.chat import bases, client, protocol
-from orpo_qlora.chat.client import ChatSettings, Column, Turn, cut_note
+from orpo_qlora.chat.client import ChatSettings, Column, cut_note
+from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import InputError, ModelNotFound, UnknownRun, UnsupportedModel
 from orpo_qlora.runs import store
 from orpo_qlora.runs.state import ErrorCard, RunState
@@ -37,11 +38,11 @@ def test_two_columns_stream_and_a_second_message_continues(run):
     again = ask(run)[-1]
     assert (again.base, again.tuned) == (last.base, last.tuned)
 
-    more = [Turn("user", "And why?")]
+    more = [Message("user", "And why?")]
     updates = ask(
         run,
-        base=[*ASK, Turn("assistant", last.base), *more],
-        tuned=[*ASK, Turn("assistant", last.tuned), *more],
+        base=[*ASK, Message("assistant", last.base), *more],
+        tuned=[*ASK, Message("assistant", last.tuned), *more],
     )
     assert not any("loading" in update.note for update in updates), "the model stays in memory"
     assert updates[-1].base != last.base

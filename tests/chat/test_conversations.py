@@ -3,8 +3,9 @@ import os
 import pytest
 
 from orpo_qlora.chat import conversations
-from orpo_qlora.chat.client import ChatSettings, Turn
+from orpo_qlora.chat.client import ChatSettings
 from orpo_qlora.chat.conversations import Answer, Conversation, Exchange
+from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import InputError
 
 
@@ -20,7 +21,7 @@ def exchange(message, *answers, **values):
 
 def turns(*contents):
     return tuple(
-        Turn("assistant" if place % 2 else "user", content)
+        Message("assistant" if place % 2 else "user", content)
         for place, content in enumerate(contents)
     )
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from orpo_qlora.chat import conversations, votes
-from orpo_qlora.chat.client import ChatSettings, Turn
+from orpo_qlora.chat.client import ChatSettings
 from orpo_qlora.chat.conversations import Answer, Conversation, Exchange
 from orpo_qlora.chat.votes import CastVote
 from orpo_qlora.data.messages import Message
@@ -23,7 +23,7 @@ def vote(said, a, b, *earlier, prompt="why?", name=""):
         id=name or conversations.new_id(),
         at=0.0,
         model="base",
-        turns=(*earlier, Turn("user", prompt)),
+        turns=(*earlier, Message("user", prompt)),
         a=a,
         b=b,
         vote=said,
@@ -92,10 +92,10 @@ def test_a_vote_is_kept_once_with_everything_it_is_about():
     assert (kept.vote, kept.a.run, kept.b.run) == ("b", RUN, "")
     assert kept.settings.seed == 4
     assert kept.turns == (
-        Turn("system", "Be kind."),
-        Turn("user", "hello"),
-        Turn("assistant", "hi"),
-        Turn("user", "why?"),
+        Message("system", "Be kind."),
+        Message("user", "hello"),
+        Message("assistant", "hi"),
+        Message("user", "why?"),
     )
 
 
@@ -105,7 +105,7 @@ def test_a_blank_system_prompt_is_none_for_models_and_pairs_alike():
     talk = Conversation(id=conversations.new_id(), exchanges=(asked,))
     conversations.save(talk)
     votes.cast(talk.id, "a")
-    assert votes.read_votes()[0].turns == (Turn("user", "why?"),)
+    assert votes.read_votes()[0].turns == (Message("user", "why?"),)
 
 
 def test_a_vote_before_both_answers_are_there_is_refused():
@@ -139,7 +139,11 @@ TALKS = {
     "single questions": ((), ()),
     "whole conversations": (
         (),
-        (Turn("system", "Be “kind”."), Turn("user", "hi, all\n"), Turn("assistant", "=1+1")),
+        (
+            Message("system", "Be “kind”."),
+            Message("user", "hi, all\n"),
+            Message("assistant", "=1+1"),
+        ),
     ),
 }
 
@@ -172,7 +176,7 @@ def test_votes_come_back_as_the_pairs_they_are(tmp_path, talks, suffix):
     assert dataset.report.pairs == dataset.report.rows_read == 3
     second = dataset.pairs[1]
     assert (second.prompt, second.chosen, second.rejected) == ("and then?", "{better}", "bad\tone")
-    assert second.earlier == tuple(Message(turn.role, turn.content) for turn in talks[1])
+    assert second.earlier == talks[1]
 
 
 def test_no_pair_is_no_file(tmp_path):

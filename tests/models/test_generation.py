@@ -7,18 +7,19 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from tuned import make_adapters_tell, with_two_adapters
 
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import ConfigError, InputError
 from orpo_qlora.models import decode, generation, loading
 from orpo_qlora.models.decode import adapters_by_row, fast_products, few_rows_linear
-from orpo_qlora.models.sampling import BASE, Conversation, Sampling, Turn
+from orpo_qlora.models.sampling import BASE, Conversation, Sampling
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
-SHORT = (Turn("user", "What is gravity?"),)
+SHORT = (Message("user", "What is gravity?"),)
 LONG = (
-    Turn("system", "Answer in one line."),
-    Turn("user", "The quick brown fox jumps over the lazy dog."),
-    Turn("assistant", "Nice to meet you."),
-    Turn("user", "Why?"),
+    Message("system", "Answer in one line."),
+    Message("user", "The quick brown fox jumps over the lazy dog."),
+    Message("assistant", "Nice to meet you."),
+    Message("user", "Why?"),
 )
 
 
@@ -88,7 +89,7 @@ def test_three_adapters_share_one_batch(policy, tokenizer):
 
 
 def test_a_prompt_longer_than_one_piece_reads_the_same(policy, tokenizer):
-    long = (Turn("user", "What is gravity? " * 120), *LONG[1:])
+    long = (Message("user", "What is gravity? " * 120), *LONG[1:])
     assert len(generation.prompt_ids(tokenizer, long)) > 2 * generation.PREFILL_TOKENS
     asked = [Conversation(long, "tuned"), Conversation(SHORT, BASE)]
     assert generation.answer_all(policy, tokenizer, asked, GREEDY) == [
@@ -245,7 +246,7 @@ def test_stop_is_seen_between_tokens(policy, tokenizer):
 
 def test_stop_is_seen_while_a_long_prompt_is_read(policy, tokenizer):
     calls = []
-    long = Conversation((Turn("user", "What is gravity? " * 150),), "tuned")
+    long = Conversation((Message("user", "What is gravity? " * 150),), "tuned")
 
     def should_stop():
         calls.append(1)
@@ -279,7 +280,7 @@ def test_a_conversation_longer_than_the_context_says_so(policy, tokenizer):
     policy.config.max_position_embeddings = 40
     with pytest.raises(InputError, match="the model reads 40 at most"):
         generation.answer_all(
-            policy, tokenizer, [Conversation((Turn("user", "why " * 60),))], GREEDY
+            policy, tokenizer, [Conversation((Message("user", "why " * 60),))], GREEDY
         )
 
 

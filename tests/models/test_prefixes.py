@@ -11,17 +11,18 @@ from transformers import (
 )
 from tuned import with_two_adapters
 
+from orpo_qlora.data.messages import Message
 from orpo_qlora.models import generation
 from orpo_qlora.models.prefixes import Opening, Prefix, Prefixes, cache_of, can_be_kept
-from orpo_qlora.models.sampling import BASE, Conversation, Sampling, Turn
+from orpo_qlora.models.sampling import BASE, Conversation, Sampling
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
-SHORT = (Turn("user", "What is gravity?"),)
+SHORT = (Message("user", "What is gravity?"),)
 LONG = (
-    Turn("system", "Answer in one line."),
-    Turn("user", "The quick brown fox jumps over the lazy dog."),
-    Turn("assistant", "Nice to meet you."),
-    Turn("user", "Why?"),
+    Message("system", "Answer in one line."),
+    Message("user", "The quick brown fox jumps over the lazy dog."),
+    Message("assistant", "Nice to meet you."),
+    Message("user", "Why?"),
 )
 
 
@@ -36,7 +37,7 @@ def policy(tiny_model):
 
 
 def turns_after(turns, answer, message):
-    return (*turns, Turn("assistant", answer), Turn("user", message))
+    return (*turns, Message("assistant", answer), Message("user", message))
 
 
 @pytest.fixture

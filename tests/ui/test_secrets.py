@@ -12,9 +12,10 @@ import pytest
 from serving import END_SECONDS, ROOT, serving
 
 from orpo_qlora.chat import client
-from orpo_qlora.chat.client import ChatSettings, Turn
+from orpo_qlora.chat.client import ChatSettings
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_names, example_path
+from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
@@ -66,7 +67,7 @@ def whole_job(tiny_model, served):
     paths = launch.start_run(build_config(settings), load_preferences(source))
     run = launch.wait_for(paths, WAIT_SECONDS)
     assert run.state.status == "finished", store.log_tail(paths)
-    turns = [Turn("user", "hello")]
+    turns = [Message("user", "hello")]
     *_, last = client.stream(run, turns, turns, ChatSettings(max_tokens=3))
     assert last.is_done
     client.release()

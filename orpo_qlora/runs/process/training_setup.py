@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.models import loading
 from orpo_qlora.models.generation import answer_all
-from orpo_qlora.models.sampling import Conversation, Sampling, Turn
+from orpo_qlora.models.sampling import Conversation, Sampling
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.token_cache import tokenize_once
@@ -87,5 +88,5 @@ def answer_samples(
 ) -> list[str]:
     """Return the likeliest answers with the adapter, or with `BASE`, in the prompts' order."""
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
-    asked = [Conversation((Turn("user", text),), adapter) for text in prompts]
+    asked = [Conversation((Message("user", text),), adapter) for text in prompts]
     return answer_all(policy, tokenizer, asked, sampling)
