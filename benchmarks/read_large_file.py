@@ -1,8 +1,8 @@
 """A preference file of a million rows and a gigabyte, read here, by datasets and by pandas.
 
-`python -m benchmarks.read_large_file` writes benchmarks/results/read_large_file.md. Each reader has
-a process of its own; what is measured is the time from the opened file to the last pair, and the
-peak memory of the whole process.
+`python -m benchmarks.read_large_file` writes benchmarks/results/read_large_file.md. Each reader runs
+in its own process; measured are the time from opening the file to the last pair and the peak memory of
+the whole process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import psutil
 
 ROWS = int(os.environ.get("BENCH_ROWS", "1000000"))
 NA_EVERY = 1000
-"""Every so many rows the rejected answer is the text “NA”."""
+"""Interval of rows whose rejected response is the text “NA”."""
 RESULTS = Path(__file__).parent / "results" / "read_large_file.md"
 TEXT = """the of and to in a is that for it as was with be by on not he his but at are this have
 from or had an they which one you were all her she there would their we him been has when who will
@@ -49,7 +49,7 @@ def write_file(path: Path) -> None:
 
 
 def rows(path: Path) -> Iterator[str]:
-    """Read every row as exact text and do nothing with it."""
+    """Read every row as exact text; nothing is checked."""
     from orpo_qlora.data.readers.table import open_table
 
     yield "imported"
@@ -61,7 +61,7 @@ def rows(path: Path) -> Iterator[str]:
 
 
 def check(path: Path) -> Iterator[str]:
-    """Read every row, examine it, keep the account only."""
+    """Read and check every row, keep only the data summary."""
     from orpo_qlora.data.pairs import check_file
 
     yield "imported"
@@ -70,7 +70,7 @@ def check(path: Path) -> Iterator[str]:
 
 
 def load(path: Path) -> Iterator[str]:
-    """Read every row, examine it, keep all pairs."""
+    """Read and check every row, keep all pairs."""
     from orpo_qlora.data.pairs import load_preferences
 
     yield "imported"
@@ -86,7 +86,7 @@ def with_datasets(path: Path) -> Iterator[str]:
     datasets.disable_progress_bars()
     yield "imported"
     with tempfile.TemporaryDirectory(dir=path.parent) as cache:
-        data = datasets.load_preferences("csv", data_files=str(path), cache_dir=cache)["train"]
+        data = datasets.load_dataset("csv", data_files=str(path), cache_dir=cache)["train"]
         lost = sum(cell is None for cell in data[NA_EVERY - 1 :: NA_EVERY]["rejected"])
         yield json.dumps({"rows": len(data), "lost": lost})
 
@@ -101,16 +101,16 @@ def with_pandas(path: Path) -> Iterator[str]:
 
 
 READERS: dict[str, tuple[str, Callable[[Path], Iterator[str]]]] = {
-    "rows": ("orpo-qlora, rows only, nothing examined", rows),
-    "check": ("orpo-qlora, check: pair doctor, pairs not kept", check),
-    "load": ("orpo-qlora, load: pair doctor, pairs kept", load),
-    "datasets": ('`datasets.load_dataset("csv")`, nothing examined', with_datasets),
-    "pandas": ("`pandas.read_csv`, nothing examined", with_pandas),
+    "rows": ("orpo-qlora, rows only, no checks", rows),
+    "check": ("orpo-qlora, check: data checks, pairs not kept", check),
+    "load": ("orpo-qlora, load: data checks, pairs kept", load),
+    "datasets": ('`datasets.load_dataset("csv")`, no checks', with_datasets),
+    "pandas": ("`pandas.read_csv`, no checks", with_pandas),
 }
 
 
 def measure(name: str, path: Path) -> None:
-    """Run one reader in this process and print what it took."""
+    """Run one reader in this process and print its time and peak memory."""
     steps = READERS[name][1](path)
     next(steps)
     start = time.perf_counter()

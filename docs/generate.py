@@ -32,9 +32,9 @@ def metrics_table() -> str:
 
 def findings_table() -> str:
     """Return everything the pair doctor can find, with its fix."""
-    rows = ["| id | severity | what is so | fix |", "| --- | --- | --- | --- |"]
+    rows = ["| id | severity | finding | fix |", "| --- | --- | --- | --- |"]
     for kind in KINDS:
-        fix = f"{kind.fix} ({'drops' if kind.drops else 'mends'})" if kind.fix else ""
+        fix = f"{kind.fix} ({'drops' if kind.drops else 'edits'})" if kind.fix else ""
         label = kind.label.replace("|", "\\|").replace("<", "&lt;")
         rows.append(f"| `{kind.id}` | {kind.severity} | {label} | {fix} |")
     return "\n".join(rows)

@@ -1,4 +1,4 @@
-"""What the person decided about a file; recorded with the run, so a read can be repeated.
+"""How the user wants a file read; recorded with the run, so that a read can be repeated.
 
 Floor 1; no torch.
 """
@@ -11,14 +11,14 @@ from orpo_qlora.data.columns import ColumnMapping
 
 
 class ReadChoices(BaseModel):
-    """How to read one file; the defaults decide nothing."""
+    """How to read one file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoding: str = ""
-    """Encoding the person confirmed; empty for Unicode, which needs no confirmation."""
+    """Encoding the user confirmed; empty for Unicode, which needs no confirmation."""
     mapping: ColumnMapping | None = None
-    """Columns the person chose; without it names and their synonyms decide."""
+    """Columns the user chose; None to go by names and their synonyms."""
     has_header: bool = True
     """Off: the first line of separated values is a row, and columns are “Column 1”, …"""
     fixes: tuple[str, ...] = ()

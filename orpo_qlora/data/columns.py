@@ -1,4 +1,4 @@
-"""Which column is the prompt, which the preferred answer, which the other. Floor 1; no torch."""
+"""Which columns are the prompt, the chosen and the rejected response. Floor 1; no torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ColumnMapping:
     context: str = ""
     """A text that belongs to the prompt and follows it after an empty line."""
     guessed: tuple[str, ...] = ()
-    """Parts that a synonym decided, such as `prompt`; a person has not confirmed them."""
+    """Parts found by a synonym, such as `prompt`, and not confirmed by the user."""
 
     def parts(self) -> Iterator[tuple[str, str]]:
         """Yield each part that has a column, with its column."""
@@ -53,11 +53,11 @@ class ColumnMapping:
 def guess_mapping(columns: Sequence[str], source: str = "The file") -> ColumnMapping:
     """Find the columns by name, then by synonym, whatever their order, case and outer spaces.
 
-    The parts that only a synonym decided are named in `guessed`. A prompt that is not found stays
-    empty: the answers may hold the conversation, which only the rows can tell.
+    Parts found by a synonym only are listed in `guessed`. A prompt that is not found stays
+    empty: the answers may hold the whole conversation, which only the rows show.
 
     Raises:
-        NeedsColumns: an answer is missing, or two columns have the same right to a part.
+        NeedsColumns: an answer is missing, or two columns fit the same part equally well.
     """
     plain = [_plain(column) for column in columns]
     found: dict[str, str] = {}
@@ -80,7 +80,7 @@ def guess_mapping(columns: Sequence[str], source: str = "The file") -> ColumnMap
 
 
 def check_mapping(mapping: ColumnMapping, columns: Sequence[str], source: str) -> None:
-    """Make sure that a mapping the person chose fits the file.
+    """Check that a mapping the user chose fits the file.
 
     Raises:
         NeedsColumns: a column is not there, is used twice, or an answer has none.
@@ -114,7 +114,7 @@ def ignored_columns(columns: Sequence[str], mapping: ColumnMapping) -> tuple[str
 def refuse_missing(
     missing: Sequence[str], columns: Sequence[str], source: str, found: dict[str, str]
 ) -> None:
-    """Say which columns are missing, and what the file has.
+    """Raise the error that lists the missing columns and those of the file.
 
     Raises:
         NeedsColumns: always.

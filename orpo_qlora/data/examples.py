@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent / "examples"
 
 @dataclass(frozen=True)
 class Example:
-    """One packaged preference file, as it is offered to a person."""
+    """One packaged preference file with its title and description."""
 
     name: str
     title: str

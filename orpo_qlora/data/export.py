@@ -1,7 +1,7 @@
-"""The cleaned pairs and their account as files to take away. Floor 1; no torch.
+"""Export of the usable pairs and the data summary. Floor 1; no torch.
 
-JSON lines are exact. In a CSV, a cell that a spreadsheet would run as a formula gets an apostrophe
-before it, which the reader of this program takes off again.
+JSON lines are exact. In a CSV, a cell that a spreadsheet would run as a formula is prefixed with an
+apostrophe, which the reader of this program removes again.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
 
 COLUMNS = ("prompt", "chosen", "rejected")
-# OWASP's list. A text that already has apostrophes before such a sign gets one more, so that one
-# can be taken off without asking.
+# OWASP's list. A text that already has apostrophes before such a sign gets one more, so that
+# removing exactly one is always right.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def write_clean(path: Path, pairs: Sequence[PreferencePair]) -> None:
-    """Write pairs as CSV or as JSON lines, by the name's ending; read back they are the same.
+    """Write pairs as CSV or as JSON lines, by file extension; reading them back is lossless.
 
     Pairs with earlier turns are written as lists of messages, TRL's conversational format.
 
     Raises:
-        InputError: the ending is another, a text cannot stand in a CSV, or the folder is not
+        InputError: the extension is another, a text cannot be stored in a CSV, or the folder is not
             writable.
         DiskFull: a file that was there before is kept.
     """
@@ -54,7 +54,7 @@ def write_clean(path: Path, pairs: Sequence[PreferencePair]) -> None:
 
 
 def write_report(path: Path, report: DataSummary) -> None:
-    """Write an account: every count, row and choice as JSON, or in words if the name ends in .md.
+    """Write the data summary as JSON, or as a page of text if the name ends in .md.
 
     Raises:
         InputError: the folder is not there or not writable.
@@ -89,7 +89,7 @@ def _record(pair: PreferencePair, *, has_turns: bool) -> dict[str, object]:
 def _csv_lines(pairs: Sequence[PreferencePair], *, has_turns: bool) -> Iterator[str]:
     memory = io.StringIO()
     writer = csv.writer(memory, quoting=csv.QUOTE_ALL, strict=True)
-    # Excel takes a file without the mark for one in the old encoding of its country.
+    # Without the byte order mark Excel assumes the legacy encoding of the locale.
     memory.write("\ufeff")
     writer.writerow([*COLUMNS, GUARD_COLUMN])
     for pair in pairs:

@@ -36,15 +36,15 @@ from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import DataError, NeedsColumns
 
 PROMPTS_TO_SPLIT = 5
-"""With fewer distinct prompts nothing is held out: every one is needed for training."""
+"""With fewer distinct prompts nothing is held out."""
 
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """One prompt with the answer people preferred and the one they did not."""
+    """One prompt with its chosen and its rejected response."""
 
     prompt: str
-    """The last message of the user, which both answers answer."""
+    """The last message of the user, which both responses answer."""
     chosen: str
     rejected: str
     row: int
@@ -54,7 +54,7 @@ class PreferencePair:
 
     @property
     def conversation(self) -> tuple[Message, ...]:
-        """Everything that was said before the answer."""
+        """All turns before the response, the prompt included."""
         return (*self.earlier, Message("user", self.prompt))
 
 
@@ -63,16 +63,16 @@ _PAIR = TypeAdapter(PreferencePair)
 
 @dataclass(frozen=True)
 class PreferenceData:
-    """The usable pairs of a file, in file order, and the account of the rest."""
+    """The usable pairs of a file, in file order, and its data summary."""
 
     pairs: Sequence[PreferencePair]
-    """Held as bytes, and on disk where they are many: take them one by one."""
+    """Kept as bytes, and on disk when large: iterate instead of making a list."""
     report: DataSummary
 
 
 @dataclass(frozen=True)
 class Split:
-    """Pairs to train on and pairs to measure on, in file order; no prompt is on both sides."""
+    """Pairs to train on and pairs to evaluate on, in file order; no prompt is on both sides."""
 
     train: Sequence[PreferencePair]
     held_out: Sequence[PreferencePair]
@@ -84,18 +84,18 @@ def load_preferences(
     choices: ReadChoices | None = None,
     progress: Progress | None = None,
 ) -> PreferenceData:
-    """Read a preference file into pairs; the texts kept are exactly the file's, but for fixes.
+    """Read a preference file into pairs; except for fixes, texts are exactly those of the file.
 
     Args:
         path: the file.
-        source: the name the person knows the file by; the path's own name if empty.
-        choices: what the person decided about it; recorded in the report.
-        progress: told now and then which share is done.
+        source: the file name shown to the user; the path's own name if empty.
+        choices: how to read it; recorded in the summary.
+        progress: called now and then with the share done, 0 to 1.
 
     Raises:
         NeedsEncoding: it is text, but not Unicode, and no encoding was chosen.
         NeedsColumns: a part of a preference has no column.
-        BrokenRows: some rows cannot be read, and leaving them out was not chosen.
+        BrokenRows: some rows cannot be read, and dropping them was not chosen.
         DataError: the file cannot be read, or has no usable pair.
     """
     examination = _Examination(path, source, choices or ReadChoices(), progress)
@@ -111,9 +111,9 @@ def check_file(
     choices: ReadChoices | None = None,
     progress: Progress | None = None,
 ) -> DataSummary:
-    """Return the account of a preference file without keeping its pairs.
+    """Return the data summary of a preference file without keeping its pairs.
 
-    Arguments and errors are those of `load_dataset`.
+    Arguments and errors are those of `load_preferences`.
     """
     examination = _Examination(path, source, choices or ReadChoices(), progress)
     for _ in examination.pairs():
@@ -127,13 +127,13 @@ def preview(
     """Return the columns of a file and the pairs of its first rows, whatever its size.
 
     Raises:
-        DataError: as `load_dataset`, as far as the first rows can tell.
+        DataError: as `load_preferences`, as far as the first rows show.
     """
     choices = choices or ReadChoices()
     table = open_table(path, source, choices, is_whole=False)
     _, shape, _ = _shape_of(table, choices)
     doctor = Doctor(choices.fixes)
-    kept = [(row.number, doctor.look(row, shape.read(row))) for row in table.head(count)]
+    kept = [(row.number, doctor.examine(row, shape.read(row))) for row in table.head(count)]
     return table, [
         PreferencePair(found.prompt, found.chosen, found.rejected, number, found.earlier)
         for number, found in kept
@@ -142,19 +142,19 @@ def preview(
 
 
 def complete_mapping(path: Path, choices: ReadChoices, columns: Mapping[str, str]) -> ColumnMapping:
-    """Return a mapping in which some parts are chosen and the others told by their names.
+    """Return a mapping in which some parts are chosen and the others found by name.
 
     Raises:
-        NeedsColumns: a part is neither chosen nor told.
+        NeedsColumns: a part is neither chosen nor found.
         DataError: the file cannot be read.
     """
     table = open_table(path, "", choices, is_whole=False)
     chosen = {part: column for part, column in columns.items() if column}
     try:
-        told = dict(guess_mapping(table.columns, table.source).parts())
+        named = dict(guess_mapping(table.columns, table.source).parts())
     except NeedsColumns as exc:
-        told = exc.found
-    free = {part: column for part, column in told.items() if column not in chosen.values()}
+        named = exc.found
+    free = {part: column for part, column in named.items() if column not in chosen.values()}
     parts = {**free, **chosen}
     prompt, good, bad, system, context = (parts.get(part, "") for part in SYNONYMS)
     mapping = ColumnMapping(prompt, good, bad, system, context)
@@ -176,15 +176,15 @@ class _Examination:
 
     def pairs(self) -> Iterator[PreferencePair]:
         """Yield the usable pairs in file order."""
-        read, look = self._shape.read, self._doctor.look
+        read, examine = self._shape.read, self._doctor.examine
         for row in self._table.rows():
-            kept = look(row, read(row))
+            kept = examine(row, read(row))
             if kept is not None:
                 earlier, prompt, chosen, rejected = kept
                 yield PreferencePair(prompt, chosen, rejected, row.number, earlier)
 
     def report(self) -> DataSummary:
-        """Return the account, once all pairs were taken."""
+        """Return the data summary; call it after all pairs were taken."""
         table = self._table
         report = DataSummary(
             source=table.source,
@@ -211,7 +211,7 @@ class _Examination:
 def _shape_of(table: Table, choices: ReadChoices) -> tuple[ColumnMapping, Shape, bool]:
     """Return the columns, the shape, and whether the columns are remembered from an earlier file.
 
-    Memory is asked only where names do not tell, so that a file named right is read right.
+    Remembered columns are used only where names do not decide.
     """
     columns, head = table.columns, table.head(HEAD_ROWS)
     if choices.mapping:
@@ -247,7 +247,7 @@ def _refuse_useless(report: DataSummary) -> None:
 
 
 def split_pairs(pairs: Sequence[PreferencePair], held_out: float, seed: int) -> Split:
-    """Keep about a share of the pairs away from training, whole prompts at a time.
+    """Split off about a share of the pairs for evaluation, whole prompts at a time.
 
     Prompts that differ only in outer whitespace count as one; the same words after other turns are
     another prompt. The same pairs, share and seed give the same split. With `PROMPTS_TO_SPLIT`
@@ -287,7 +287,7 @@ def _prompt_of(pair: PreferencePair) -> int:
 
 
 def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> None:
-    """Write pairs as one JSON object per line; the file appears whole or not at all.
+    """Write pairs as one JSON object per line; the write is atomic.
 
     Raises:
         DiskFull: a file that was there before is kept.
@@ -308,7 +308,7 @@ def read_pairs(path: Path) -> tuple[PreferencePair, ...]:
     """Read pairs that `write_pairs` wrote, exactly.
 
     Raises:
-        DataError: the file is missing or damaged; no pair is skipped.
+        DataError: the file is missing or damaged; pairs are never skipped.
     """
     pairs: list[PreferencePair] = []
     try:

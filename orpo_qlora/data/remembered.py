@@ -1,4 +1,4 @@
-"""Which columns the person chose for files of the same columns. Floor 1; no torch."""
+"""Columns the user chose, remembered for files with the same columns. Floor 1; no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orpo_qlora import storage
 from orpo_qlora.data.columns import ColumnMapping
 
 KEPT = 200
-"""Shapes remembered; the one chosen longest ago is forgotten first."""
+"""Choices kept; the oldest is forgotten first."""
 _MAPPINGS = TypeAdapter(dict[str, ColumnMapping])
 
 
@@ -29,12 +29,12 @@ def _read() -> dict[str, ColumnMapping]:
     try:
         return _MAPPINGS.validate_json(_path().read_bytes())
     except (FileNotFoundError, ValidationError):
-        # A memory that is gone or damaged costs one more choice, nothing else.
+        # If it is missing or damaged the user chooses again.
         return {}
 
 
 def recall_mapping(columns: Sequence[str]) -> ColumnMapping | None:
-    """Return what was chosen for a file with these columns, in whatever order."""
+    """Return the columns chosen for a file with these columns, in any order."""
     return _read().get(_key(columns))
 
 
@@ -51,7 +51,7 @@ def remember_mapping(columns: Sequence[str], mapping: ColumnMapping) -> None:
 
 
 def forget_mapping(columns: Sequence[str]) -> None:
-    """Take back what was chosen for files with these columns."""
+    """Forget the columns chosen for files with these columns."""
     with storage.FileLock(_path().with_suffix(".lock")):
         known = _read()
         if known.pop(_key(columns), None):

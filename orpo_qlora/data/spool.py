@@ -1,6 +1,6 @@
-"""Very many pairs in little memory: a sequence that keeps its texts as bytes, then on disk.
+"""A sequence that keeps its items as bytes in memory, then on disk. Floor 1; no torch.
 
-Floor 1; no torch. A million pairs of 1 kB would be 2 GB of Python texts.
+A million pairs of 1 kB would be 2 GB of Python objects.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Generic, TypeVar, overload
 from orpo_qlora import storage
 
 MEMORY_BYTES = 64 << 20
-"""What stays in memory; more goes to a file without a name in the home folder."""
+"""Bytes kept in memory; more is written to an unnamed file in the home folder."""
 
 Item = TypeVar("Item")
 
 
 class Lazy(Sequence[Item]):
-    """A sequence whose items are made when they are asked for; equal to any with equal items."""
+    """A sequence whose items are made on access; equal to any sequence of equal items."""
 
     @abstractmethod
     def at(self, index: int) -> Item:
@@ -51,7 +51,7 @@ class Lazy(Sequence[Item]):
 
 
 class Chosen(Lazy[Item]):
-    """Some items of another sequence, without a copy of them."""
+    """Some items of another sequence, without copying them."""
 
     def __init__(self, items: Sequence[Item], places: array[int]) -> None:
         self._items, self._places = items, places
@@ -65,7 +65,7 @@ class Chosen(Lazy[Item]):
 
 
 class Spool(Lazy[Item], Generic[Item]):
-    """A sequence that grows at its end; each item is kept as bytes."""
+    """An append-only sequence; each item is kept as bytes."""
 
     def __init__(self, pack: Callable[[Item], bytes], unpack: Callable[[bytes], Item]) -> None:
         self._pack, self._unpack = pack, unpack
@@ -81,7 +81,7 @@ class Spool(Lazy[Item], Generic[Item]):
         """Add an item at the end.
 
         Raises:
-            DiskFull: there is no room for it.
+            DiskFull: the disk is full.
         """
         self._memory += self._pack(item)
         self._ends.append(self._written + len(self._memory))

@@ -1,4 +1,4 @@
-"""What happened to a preference file: counts that add up. Floor 1; page, CLI and run folder."""
+"""The data summary: what was read, kept and dropped. Floor 1; page, CLI and run folder."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.wording import brief
 
-# The page takes it from here.
+# Imported from here by runs/present.py.
 from orpo_qlora.data.wording import plural as plural
 
 ROWS_SHOWN = 5
-"""Row numbers written out per reason; more are in `Drop.rows`."""
+"""Row numbers listed per reason in a sentence; more are in `Drop.rows`."""
 ROWS_KEPT = 1000
-"""Row numbers kept per drop or finding; the count goes on."""
+"""Row numbers kept per drop or finding; the count is exact beyond."""
 
 Severity = Literal["error", "warning", "note"]
 
 
 class Drop(BaseModel):
-    """Rows that became no pair, for one reason."""
+    """Rows that gave no pair, for one reason."""
 
     model_config = ConfigDict(frozen=True)
 
     reason: str
-    """Stable id: `empty-prompt`, `identical`, or that of the finding whose fix left them out."""
+    """Stable id: `empty-prompt`, `identical`, or the id of the finding whose fix dropped them."""
     label: str
-    """The reason in a person's words."""
+    """The reason, completing “In 3 rows …”."""
     rows: tuple[int, ...]
     """Row numbers, the first row under the header being 1; the first `ROWS_KEPT`."""
     count: int = 0
@@ -51,13 +51,13 @@ class Example(BaseModel):
 
 
 class Finding(BaseModel):
-    """Something about the data that a person should know before training."""
+    """Something about the data to know before training."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
     severity: Severity
-    """`error`: these rows cannot be used. `warning`: they teach something unwanted. `note`."""
+    """`error`: unusable rows. `warning`: they teach something unwanted. `note`: worth knowing."""
     label: str
     count: int
     share: float
@@ -66,28 +66,28 @@ class Finding(BaseModel):
     """The first `ROWS_KEPT` row numbers."""
     examples: tuple[Example, ...] = ()
     fix: str = ""
-    """What `ReadChoices.fixes` with this id does, as a button says it; empty if there is none."""
+    """Button label of the fix that `ReadChoices.fixes` turns on; empty if there is none."""
     fixed: bool = False
     """Whether the fix is on."""
     advice: str = ""
-    """What it means for training, in a sentence."""
+    """The consequence for training, in a sentence."""
 
     def sentence(self) -> str:
         """Return the finding in words, with its rows, its meaning and its id."""
         where = f" ({row_list(self.rows, self.count)})" if self.rows else ""
-        done = " Mended." if self.fixed else ""
+        done = " Fixed." if self.fixed else ""
         lead = f"{plural(self.count, 'pair')}: " if self.rows else ""
         label = self.label if lead else self.label[:1].upper() + self.label[1:]
         return f"{lead}{label}{where}. {self.advice}{done} [{self.id}]".replace("  ", " ")
 
 
 class DataSummary(BaseModel):
-    """The account of one file; `rows_read == pairs + sum(drop.count for drop in drops)`."""
+    """The data summary of one file; `rows_read == pairs + rows_dropped`."""
 
     model_config = ConfigDict(frozen=True)
 
     source: str
-    """File name as the person gave it, without its folder."""
+    """File name as shown to the user, without its folder."""
     sha256: str
     rows_read: int
     pairs: int
@@ -98,18 +98,18 @@ class DataSummary(BaseModel):
     """What the file is, in words: “CSV, semicolon”."""
     encoding: str = ""
     shape: str = ""
-    """How a preference stands in a row: `text`, `dialogue` or `messages`."""
+    """Name of the shape: `text`, `dialogue` or `messages`."""
     columns: tuple[str, ...] = ()
-    """Every column of the file, for the person who corrects the mapping."""
+    """All columns of the file, for correcting the mapping."""
     mapping: ColumnMapping | None = None
-    """The columns used; `mapping.guessed` names the parts nobody has confirmed."""
+    """The columns used; `mapping.guessed` lists parts the user has not confirmed."""
     is_remembered: bool = False
-    """Whether the columns are those the person chose for an earlier file of this shape."""
+    """Whether the columns are those the user chose for an earlier file with the same columns."""
     choices: ReadChoices = ReadChoices()
 
     @property
     def rows_dropped(self) -> int:
-        """Rows that became no pair."""
+        """Rows that gave no pair."""
         return sum(drop.count for drop in self.drops)
 
     def finding(self, finding_id: str) -> Finding | None:
@@ -117,7 +117,7 @@ class DataSummary(BaseModel):
         return next((found for found in self.findings if found.id == finding_id), None)
 
     def sentences(self) -> list[str]:
-        """Return the report as short sentences, most important first."""
+        """Return the summary as short sentences, most important first."""
         lines = [f"{plural(self.rows_read, 'row')} read, {plural(self.pairs, 'pair')} usable."]
         for drop in self.drops:
             lines.append(
@@ -125,23 +125,23 @@ class DataSummary(BaseModel):
             )
         if self.mapping and self.mapping.guessed:
             parts = [part for part in self.mapping.parts() if part[0] in self.mapping.guessed]
-            told = ", ".join(f"{brief(column)} as {part}" for part, column in parts)
-            lines.append(f"Columns guessed from their names: {told}.")
+            named = ", ".join(f"{brief(column)} as {part}" for part, column in parts)
+            lines.append(f"Columns guessed from their names: {named}.")
         if self.is_remembered and self.mapping:
-            told = ", ".join(f"{brief(column)} as {part}" for part, column in self.mapping.parts())
-            lines.append(f"Columns as chosen before for such a file: {told}.")
+            named = ", ".join(f"{brief(column)} as {part}" for part, column in self.mapping.parts())
+            lines.append(f"Columns as chosen before for such a file: {named}.")
         if self.ignored_columns:
             names = ", ".join(brief(name) for name in self.ignored_columns)
             lines.append(f"Columns not used: {names}.")
         return lines
 
     def remarks(self) -> list[str]:
-        """Return what the pair doctor found in rows that are used, as sentences."""
+        """Return the findings in rows that are kept, as sentences."""
         dropped = {drop.reason for drop in self.drops}
         return [finding.sentence() for finding in self.findings if finding.id not in dropped]
 
     def to_markdown(self) -> str:
-        """Return the whole account as a page of text."""
+        """Return the summary as a Markdown page."""
         lines = [f"# {self.source}", "", f"{self.format}, {self.encoding}".strip(", "), ""]
         lines += [f"- {sentence}" for sentence in self.sentences()]
         if self.findings:

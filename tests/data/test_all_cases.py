@@ -72,7 +72,7 @@ CASES = {
     "B45 32,767 characters": [REMARK],
     "B46 file over the limit": [
         ROWS + "b46_file_over_the_limit_is_refused_unread",
-        "ui/test_security.py::test_uploads_are_limited",
+        "ui/web/test_security.py::test_uploads_are_limited",
     ],
     "B47 very many rows": [
         "data/test_spool.py::test_large_file_needs_far_less_memory_than_its_size"
@@ -89,20 +89,20 @@ CASES = {
     ],
     "B54 hostile file names": [
         ROWS + "b54_file_name_is_a_label_and_nothing_else",
-        "ui/test_datasets.py::test_b54_name_of_a_file_is_text_and_no_path",
-        "ui/test_security.py::test_an_upload_stays_in_its_folder_whatever_its_name",
+        "ui/data/test_uploads.py::test_b54_name_of_a_file_is_text_and_no_path",
+        "ui/web/test_security.py::test_an_upload_stays_in_its_folder_whatever_its_name",
     ],
     "B55 two uploads at once, content twice": [
         ROWS + "b55_same_content_twice_is_the_same_data",
-        "ui/test_datasets.py::test_b55_uploads_at_once_do_not_meet",
+        "ui/data/test_uploads.py::test_b55_uploads_at_once_do_not_meet",
     ],
     "B56 upload aborted half way": [
-        "ui/test_security.py::test_b56_an_upload_aborted_half_way_leaves_nothing"
+        "ui/web/test_security.py::test_b56_an_upload_aborted_half_way_leaves_nothing"
     ],
     "B57 settings that are no number": [ROWS + "b57_settings_that_are_no_number_are_refused"],
     "B58 secrets and addresses": [REMARK],
     "B59 a model that is certain": [
-        "orpo/test_objective.py::test_certain_and_hopeless_answers_stay_finite"
+        "orpo/objectives/test_orpo.py::test_certain_and_hopeless_answers_stay_finite"
     ],
 }
 TABLES = (READ, REFUSED, ASKED, REMARK, LEFT_OUT, CHOSEN)

@@ -164,7 +164,7 @@ def test_is_read_exactly_and_said_how(tmp_path, content, rows, sentence):
         pytest.param(
             (HEAD + "é,è,ê\nö,ä,ü\n").encode() + b"x,\xff,y\n", BrokenRows,
             ["is not UTF-8: line 4", "1 line is damaged, the others are UTF-8",
-             "leave the damaged rows out"], id="B07 one bad line",
+             "drop the damaged rows"], id="B07 one bad line",
         ),
         pytest.param(
             HEAD + 'He said \\"no\\",b,c\n"a \\"b, c\\" d",e,f\n', DataError,

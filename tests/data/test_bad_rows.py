@@ -69,7 +69,7 @@ GOOD = ("how?", "so", "not")
             id="B30 identical but for NFC",
         ),
         pytest.param(
-            [ROW, ROW], "the pair stands in the file more than once (row 2)", id="B31 duplicate"
+            [ROW, ROW], "the pair occurs more than once in the file (row 2)", id="B31 duplicate"
         ),
         pytest.param(
             [ROW, (ROW[0], ROW[2], ROW[1])], "another pair prefers the opposite (row 2)",
@@ -90,7 +90,7 @@ GOOD = ("how?", "so", "not")
         pytest.param([ROW, ("a\u202eb", "b", "c")], "direction characters", id="B42 bidi override"),
         pytest.param([ROW, ("a", "b" * 32_767, "c")], "where Excel cuts (row 2)", id="B45 Excel"),
         pytest.param(
-            [ROW, ("my key is sk-" + "a1B2" * 8, "b", "c")], "like a key", id="B58 secret"
+            [ROW, ("my key is sk-" + "a1B2" * 8, "b", "c")], "a likely API key", id="B58 secret"
         ),
         pytest.param(
             [ROW, ("ask jane@example.org", "b", "c")], "an e-mail address", id="B58 e-mail"

@@ -118,7 +118,7 @@ def test_report_is_written_as_data_or_in_words(tmp_path):
     write_report(tmp_path / "report.md", report)
     words = (tmp_path / "report.md").read_text()
     assert "- 3 rows read, 2 pairs usable." in words
-    assert "| `duplicate`: the pair stands in the file more than once | warning | 1 |" in words
+    assert "| `duplicate`: the pair occurs more than once in the file | warning | 1 |" in words
     assert report.sha256 in words
 
 

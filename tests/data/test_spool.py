@@ -75,11 +75,11 @@ def test_file_has_no_name_and_is_closed_with_its_spool(monkeypatch):
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from orpo_qlora.data.pairs import load_dataset
+from orpo_qlora.data.pairs import load_preferences
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
-dataset = load_dataset(Path(sys.argv[1]))
+dataset = load_preferences(Path(sys.argv[1]))
 print(len(dataset.pairs), peak() - before)
 """
 

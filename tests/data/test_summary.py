@@ -37,13 +37,13 @@ def test_report_says_what_was_read_dropped_guessed_and_mended(report):
         "6 rows read, 3 pairs usable.",
         "1 dropped: the row cannot be read (row 5).",
         "1 dropped: the prompt is empty (row 4).",
-        "1 dropped: the pair stands in the file more than once (row 2).",
+        "1 dropped: the pair occurs more than once in the file (row 2).",
         "Columns guessed from their names: “question” as prompt.",
     ]
     remarks = report.remarks()
     assert remarks[0].startswith("1 pair: another pair prefers the opposite (row 3).")
     assert "[contradiction]" in remarks[0]
-    assert "Mended. [special-tokens]" in remarks[1]
+    assert "Fixed. [special-tokens]" in remarks[1]
     assert len(remarks) == 3  # and that there are few pairs
 
 

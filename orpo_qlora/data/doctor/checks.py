@@ -10,7 +10,7 @@ import unicodedata
 
 EXCEL_CHARACTERS = 32_767
 SCRIPT_CHARACTERS = 300
-"""Beginning of a text whose letters tell its script."""
+"""Characters at the beginning of a text that its script is detected from."""
 SHORTEST_PROMPT = 12
 """Shorter prompts, “Hello” say, open an answer by chance."""
 SHORTEST_TRUNCATED = 200
@@ -60,7 +60,7 @@ _SCRIPTS = (
 )
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 SHORTEST_SCRIPT = 20
-"""Letters that a text needs before its script is told."""
+"""Letters needed to detect the script of a text."""
 _LANGUAGES = {
     "English": ["the", "and", "is", "of", "to", "that", "are", "you", "it", "for", "with", "this"],
     "German": ["der", "die", "und", "wird", "nicht", "das", "ein", "zu", "wir", "mit", "auf"],
@@ -81,7 +81,7 @@ _LANGUAGE_WORDS = 2
 
 
 def may_be_templated(text: str) -> bool:
-    """Tell, at little cost, whether a text may be templated; most cannot."""
+    """Return whether a text may be templated; a cheap test that most texts fail."""
     return _has_any(text, _TEMPLATE_SIGNS)
 
 
@@ -94,7 +94,7 @@ def _has_any(text: str, signs: tuple[str, ...]) -> bool:
 
 
 def is_templated(text: str) -> bool:
-    """Tell whether a text was put into a chat template, or is a transcript."""
+    """Return whether a text is in a chat template already, or is a transcript."""
     return may_be_templated(text) and TEMPLATE.search(text) is not None
 
 
@@ -112,7 +112,7 @@ def without_special_tokens(text: str) -> str:
 
 
 def hidden_character(text: str) -> str:
-    """Return the first character that nobody sees by its code point, or nothing."""
+    """Return the code point of the first invisible character, or an empty text."""
     # Much faster than the search, and true of nearly all texts.
     if text.replace("\n", "").isprintable():
         return ""
@@ -121,12 +121,12 @@ def hidden_character(text: str) -> str:
 
 
 def without_hidden_characters(text: str) -> str:
-    """Return a text without characters that nobody sees."""
+    """Return a text without invisible characters."""
     return HIDDEN.sub("", text)
 
 
 def is_composed(text: str) -> bool:
-    """Tell whether accented letters are written as one character each (Unicode NFC)."""
+    """Return whether accented letters are written as one character each (Unicode NFC)."""
     return text.isascii() or unicodedata.is_normalized("NFC", text)
 
 
@@ -136,7 +136,7 @@ def composed(text: str) -> str:
 
 
 def repeats_prompt(prompt: str, answer: str) -> bool:
-    """Tell whether an answer begins with the whole prompt."""
+    """Return whether an answer begins with the whole prompt."""
     asked = prompt.strip()
     return len(asked) >= SHORTEST_PROMPT and answer.lstrip().startswith(asked)
 
@@ -149,7 +149,7 @@ def without_prompt(prompt: str, answer: str) -> str:
 
 
 def is_truncated(answer: str) -> bool:
-    """Tell whether a long answer stops inside a sentence of prose."""
+    """Return whether a long answer stops inside a sentence of prose."""
     text = answer.rstrip()
     if len(text) < SHORTEST_TRUNCATED or not (text[-1].isalnum() or text[-1] in ",-–("):
         return False
@@ -161,7 +161,7 @@ def is_truncated(answer: str) -> bool:
 
 
 def same_but_for_form(one: str, other: str) -> bool:
-    """Tell whether two texts are equal up to white space and the encoding of letters."""
+    """Return whether two texts are equal up to white space and the encoding of letters."""
     both = len(one) + len(other)
     if both > SHORT_CHARACTERS and abs(len(one) - len(other)) * 5 > both:
         return False
@@ -181,7 +181,7 @@ def _plain(text: str) -> str:
 
 
 def is_near(one: str, other: str) -> bool:
-    """Tell whether two longer texts differ in one short place only."""
+    """Return whether two longer texts differ in one short place only."""
     longer = max(len(one), len(other))
     room = int(longer * NEAR_SHARE)
     if longer < NEAR_CHARACTERS or abs(len(one) - len(other)) > room:
@@ -211,14 +211,14 @@ def language_of(text: str) -> str:
         return script
     found = _COMMON_WORDS.keys() & start.lower().split()
     english = len(found & _ENGLISH)
-    # What is clearly the commonest language of all needs no other look.
+    # A clear winner among all languages is accepted at once.
     if english > _LANGUAGE_WORDS and english * 2 > len(found):
         return "English"
     counts: dict[str, int] = {}
     for word in found:
         for language in _COMMON_WORDS[word]:
             counts[language] = counts.get(language, 0) + 1
-    # Two languages share some of their words; a tie tells nothing.
+    # Related languages share some of their words, so a tie is no result.
     first, second = sorted([0, 0, *counts.values()])[:-3:-1]
     if first < _LANGUAGE_WORDS or first == second:
         return ""
@@ -229,7 +229,7 @@ def _script_of(start: str) -> str:
     if start.isascii():
         return "Latin" if len(start) >= SHORTEST_SCRIPT else ""
     counts = {name: len(pattern.findall(start)) for name, pattern in _SCRIPTS}
-    # Japanese is written in both; its kana tell it from Chinese.
+    # Japanese is written in both; its kana distinguish it from Chinese.
     if counts["Kana"]:
         counts["Kana"] += counts.pop("Han")
     counts["Latin"] = len(_LATIN.findall(start))
@@ -240,7 +240,7 @@ def _script_of(start: str) -> str:
 
 
 def secret_in(text: str) -> str:
-    """Return what looks like a key in a text, masked, or nothing."""
+    """Return the first likely API key or password in a text, masked, or an empty text."""
     found = SECRET.search(text) if _may_hold_secret(text) else None
     return _masked_secret(found) if found else ""
 

@@ -1,4 +1,4 @@
-"""The pair doctor: each row is used or left out for one reason, and what it teaches is told.
+"""The data checks: each row is kept, or dropped for one reason, and findings are counted.
 
 Floor 1; no torch. One pass over the rows; of the texts only 64-bit digests are kept.
 """
@@ -20,14 +20,14 @@ from orpo_qlora.errors import BrokenRows, InputError
 EXAMPLES_KEPT = 3
 EXAMPLE_CHARACTERS = 120
 PROMPT_PAIRS = 10
-"""Pairs of one prompt that need no remark."""
+"""Pairs of one prompt that are accepted without a finding."""
 BIASED_SHARE = 0.65
-"""From this share of pairs whose chosen answer is the longer, or the shorter, one, length is a
-lesson."""
+"""Share of pairs whose chosen response is the longer (or the shorter) one from which length is
+reported as a bias."""
 PAIRS_TO_JUDGE_LENGTH = 20
 FEW_PAIRS = 50
 PASSES = 10
-"""More passes over the pairs than this learn them by heart."""
+"""Passes over the pairs above which the adapter memorises them."""
 
 
 _Keys = tuple[int, int, int]
@@ -51,7 +51,7 @@ class _Tally:
 
 
 class Doctor:
-    """Looks at one preference after the other and remembers what it saw."""
+    """Examines preferences one after another and counts findings and drops."""
 
     def __init__(self, fixes: Iterable[str] = ()) -> None:
         self._fixes = frozenset(fixes)
@@ -70,19 +70,19 @@ class Doctor:
         self._chosen_longer = 0
         self._chosen_shorter = 0
 
-    def look(self, row: Row, taken: Preference | str) -> Preference | None:
-        """Return the preference to keep, mended where a fix says so, or None for a row left out."""
+    def examine(self, row: Row, taken: Preference | str) -> Preference | None:
+        """Return the preference with the chosen fixes applied, or None if it is dropped."""
         self.rows_read += 1
         if isinstance(taken, str):
             self._drop(taken, row.number, row.fault)
             return None
         joined = _joined(taken)
         if not _is_text(joined):
-            # Bytes that were let through to be left out look the same as half a character.
+            # Undecodable bytes let through for dropping are lone surrogates too.
             reason = BrokenRows.fix if BrokenRows.fix in self._fixes else "no-text"
             self._drop(reason, row.number, taken.prompt)
             return None
-        whole = self._mended(row.number, taken, joined)
+        whole = self._edited(row.number, taken, joined)
         fault = fault_of(*whole[1:])
         if fault:
             self._drop(fault, row.number, whole.prompt)
@@ -103,21 +103,21 @@ class Doctor:
     def _drop(self, reason: str, row: int, sign: str) -> None:
         self._dropped.setdefault(reason, _Tally()).add(row, sign)
 
-    def _mended(self, row: int, taken: Preference, joined: str) -> Preference:
-        """Note what can be mended in the texts, and mend what was chosen."""
+    def _edited(self, row: int, taken: Preference, joined: str) -> Preference:
+        """Record findings that an edit could fix, and apply the edits the user chose."""
         for kind in EDITS:
-            suspect, signs, mend = _CURES[kind]
-            sign = signs(taken) if suspect(joined) else ""
+            may_have, find, edit = _EDITS[kind]
+            sign = find(taken) if may_have(joined) else ""
             if sign:
                 self._note(kind, row, sign)
                 if kind in self._fixes:
-                    taken = mend(taken)
+                    taken = edit(taken)
         return taken
 
     def _signs(self, pair: Preference, keys: _Keys, joined: str) -> Iterable[tuple[str, str]]:
-        """Yield the findings of a pair that leaving it out would cure, each with an example.
+        """Yield the findings of a pair that dropping it would fix, each with an example.
 
-        Lazily: a pair that was left out for one is not asked about the next.
+        Lazy: once a pair is dropped for one finding, later checks are skipped.
         """
         prompt, chosen, rejected = pair[1:]
         if checks.same_but_for_form(chosen, rejected):
@@ -128,7 +128,7 @@ class Doctor:
         if checks.may_be_templated(joined) and any(map(checks.is_templated, pair[1:])):
             yield "templated", prompt
         if checks.is_truncated(chosen):
-            # Masked before each cut: half a key is no longer known for one.
+            # Masked before each cut: half a key is not recognised as one.
             yield "truncated", "… " + checks.masked(chosen).rstrip()[-EXAMPLE_CHARACTERS + 2 :]
         if checks.EXCEL_CHARACTERS in (len(prompt), len(chosen), len(rejected)):
             yield "excel-cut", prompt
@@ -163,7 +163,7 @@ class Doctor:
         self._chosen_shorter += len(pair.chosen) < len(pair.rejected)
 
     def drops(self) -> tuple[Drop, ...]:
-        """Return the rows left out, by reason, in the order of a report."""
+        """Return the dropped rows by reason, in report order."""
         return tuple(
             Drop(
                 reason=kind.id,
@@ -176,7 +176,7 @@ class Doctor:
         )
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return everything worth knowing, in the order of a report."""
+        """Return the findings in report order."""
         seen = {**{k: self._dropped[k] for k in _DROP_IDS & set(self._dropped)}, **self._found}
         found = {kind: self._finding(BY_ID[kind], tally) for kind, tally in seen.items()}
         for finding in (self._length_bias(), self._few_pairs(), self._python_lists()):
@@ -200,7 +200,7 @@ class Doctor:
 
     def _length_bias(self) -> Finding | None:
         counts = {"longer": self._chosen_longer, "shorter": self._chosen_shorter}
-        lesson, count = max(counts.items(), key=lambda item: item[1])
+        direction, count = max(counts.items(), key=lambda item: item[1])
         share = count / max(1, self.kept)
         if self.kept < PAIRS_TO_JUDGE_LENGTH or share < BIASED_SHARE:
             return None
@@ -208,10 +208,10 @@ class Doctor:
         return Finding(
             id=kind.id,
             severity=kind.severity,
-            label=f"the chosen answer is the {lesson} one in {share:.0%} of the pairs",
+            label=f"the chosen answer is the {direction} one in {share:.0%} of the pairs",
             count=count,
             share=share,
-            advice=f"{kind.advice} Expect {lesson} answers, whatever else is learnt.",
+            advice=f"{kind.advice} Expect {direction} answers, whatever else it learns.",
         )
 
     def _python_lists(self) -> Finding | None:
@@ -245,7 +245,7 @@ _DROP_IDS = {kind.id for kind in DROPS}
 
 
 def fault_of(prompt: str, chosen: str, rejected: str) -> str:
-    """Return the reason why these texts are no preference, empty if they are one.
+    """Return the reason why these texts are not a preference, empty if they are.
 
     An empty answer has no tokens, so its mean log-prob would be NaN and one row would ruin the
     run; two equal answers have odds ratio 1 whatever the policy says.
@@ -257,9 +257,9 @@ def fault_of(prompt: str, chosen: str, rejected: str) -> str:
 
 
 def too_many_passes(pairs: int, config: TrainConfig) -> Finding | None:
-    """Return the finding of settings that show every pair very often, or nothing.
+    """Return the finding that these settings repeat every pair too often, or None.
 
-    The doctor knows only the file; whoever is about to start a run asks this.
+    Needs the settings of a run, so it is checked at the start of one and not with the file.
     """
     shown = config.max_steps * config.pairs_per_step or config.epochs * pairs
     passes = shown / max(1, pairs)
@@ -272,7 +272,7 @@ def too_many_passes(pairs: int, config: TrainConfig) -> Finding | None:
         label=f"every pair is shown about {passes:.0f} times",
         count=pairs,
         share=1.0,
-        advice="The adapter learns them by heart; take fewer steps, or more pairs.",
+        advice="The adapter memorises them; use fewer steps or more pairs.",
     )
 
 
@@ -284,7 +284,7 @@ def excerpt(text: str) -> str:
 
 
 def _digests(pair: Preference) -> _Keys:
-    """Return 64 bits for everything before the answers and for each answer, outer space apart."""
+    """Return 64-bit digests of conversation, chosen and rejected, outer white space stripped."""
     asked = "\0".join(f"{turn.role}\0{turn.content}" for turn in pair.earlier)
     return (
         digest(f"{asked}\0{pair.prompt.strip()}" if asked else pair.prompt.strip()),
@@ -294,7 +294,7 @@ def _digests(pair: Preference) -> _Keys:
 
 
 def _is_text(text: str) -> bool:
-    """Tell whether every character is a whole one."""
+    """Return whether the text can be encoded, that is, has no lone surrogates."""
     if text.isascii():
         return True
     try:
@@ -305,16 +305,16 @@ def _is_text(text: str) -> bool:
 
 
 def digest(text: str) -> int:
-    """Return 64 bits that stand for a text in this process; keyed, so no file can make two meet."""
+    """Return a 64-bit digest, valid in this process; keyed, so no file can force a collision."""
     return hash(text) & 0xFFFF_FFFF_FFFF_FFFF
 
 
-_Sign = Callable[[Preference], str]
-_Mend = Callable[[Preference], Preference]
+_Find = Callable[[Preference], str]
+_Edit = Callable[[Preference], Preference]
 
 
 def _joined(pair: Preference) -> str:
-    """Return all texts of a pair as one: a question that most pairs answer alike is asked once."""
+    """Return all texts of a pair as one, for cheap tests that most pairs pass."""
     return "\n\n".join(_texts(pair))
 
 
@@ -322,23 +322,23 @@ def _texts(pair: Preference) -> tuple[str, ...]:
     return (*(turn.content for turn in pair.earlier), *pair[1:])
 
 
-def _any_text(find: Callable[[str], str]) -> _Sign:
-    def sign(pair: Preference) -> str:
+def _any_text(find: Callable[[str], str]) -> _Find:
+    def find_in(pair: Preference) -> str:
         for text in _texts(pair):
             found = find(text)
             if found:
                 return f"{found} in {text}"
         return ""
 
-    return sign
+    return find_in
 
 
-def _every_text(mend: Callable[[str], str]) -> _Mend:
-    def mended(pair: Preference) -> Preference:
-        earlier = tuple(Message(turn.role, mend(turn.content)) for turn in pair.earlier)
-        return Preference(earlier, *map(mend, pair[1:]))
+def _every_text(edit: Callable[[str], str]) -> _Edit:
+    def edited(pair: Preference) -> Preference:
+        earlier = tuple(Message(turn.role, edit(turn.content)) for turn in pair.earlier)
+        return Preference(earlier, *map(edit, pair[1:]))
 
-    return mended
+    return edited
 
 
 def _prompt_in_answer(pair: Preference) -> str:
@@ -357,7 +357,7 @@ def _not_composed(text: str) -> str:
     return "" if checks.is_composed(text) else "accents"
 
 
-_CURES: dict[str, tuple[Callable[[str], object], _Sign, _Mend]] = {
+_EDITS: dict[str, tuple[Callable[[str], object], _Find, _Edit]] = {
     "special-tokens": (
         checks.special_token,
         _any_text(checks.special_token),

@@ -1,4 +1,4 @@
-"""What the pair doctor can find: id, words and cure of each, in the order of a report. Floor 1."""
+"""The data checks: id, text and fix of each finding, in report order. Floor 1; no torch."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from orpo_qlora.data.summary import Severity
 
 @dataclass(frozen=True)
 class Kind:
-    """One thing that may be wrong with preferences."""
+    """One kind of finding."""
 
     id: str
     severity: Severity
     label: str
-    """What is so about the rows, as the end of “In 3 rows …”."""
+    """Finding text, completing “In 3 rows …”."""
     advice: str = ""
-    """What it means for training."""
+    """The consequence for training."""
     fix: str = ""
-    """What the fix does, as a button says it."""
+    """Button label of the fix; empty if there is none."""
     drops: bool = False
-    """Whether the fix leaves rows out; else it changes their text."""
+    """Whether the fix drops rows; otherwise it edits their text."""
 
 
 DROPS = (
-    Kind("broken-rows", "error", "the row cannot be read", fix="Leave these rows out", drops=True),
+    Kind("broken-rows", "error", "the row cannot be read", fix="Drop these rows", drops=True),
     Kind("no-text", "error", "a cell that should be text is something else"),
     Kind("no-messages", "error", "a cell that should be a list of messages is not"),
     Kind(
         "bad-turns",
         "error",
-        "the turns are not user and assistant in turn, ending with an answer",
+        "the turns do not alternate between user and assistant and end with an answer",
     ),
     Kind("different-prompts", "error", "chosen and rejected answer different prompts"),
     Kind("empty-prompt", "error", "the prompt is empty"),
@@ -45,10 +45,10 @@ DROPS = (
         "identical",
         "error",
         "chosen and rejected are the same",
-        advice="Two equal answers hold no preference.",
+        advice="Two equal responses carry no preference.",
     ),
 )
-"""Why a row becomes no pair, whatever is chosen. The first that holds is the row's only one."""
+"""Reasons that drop a row in any case. A row is counted under the first that applies."""
 
 KINDS = (
     *DROPS,
@@ -56,62 +56,62 @@ KINDS = (
         "same-but-for-form",
         "warning",
         "the answers differ only in white space or in how letters are encoded",
-        advice="All they can teach is spacing.",
-        fix="Leave these pairs out",
+        advice="The adapter can learn only spacing from them.",
+        fix="Drop these pairs",
         drops=True,
     ),
     Kind(
         "duplicate",
         "warning",
-        "the pair stands in the file more than once",
-        advice="What is repeated counts more.",
-        fix="Keep only the first of each",
+        "the pair occurs more than once in the file",
+        advice="Repeated pairs weigh more in training.",
+        fix="Keep the first only",
         drops=True,
     ),
     Kind(
         "contradiction",
         "warning",
         "another pair prefers the opposite",
-        advice="The two pull against each other and teach nothing.",
-        fix="Leave out the later one of each two",
+        advice="The two gradients cancel out.",
+        fix="Drop the later pair",
         drops=True,
     ),
     Kind(
         "repeated-prompt",
         "note",
-        "the same prompt has come ten times before",
+        "the prompt has occurred ten times before",
         advice="A few prompts with very many pairs weigh more than all others.",
-        fix="Keep the first ten pairs of each prompt",
+        fix="Keep ten per prompt",
         drops=True,
     ),
     Kind(
         "templated",
         "warning",
         "the text is written in a chat template already",
-        advice="The template of the base model is put around the text once more.",
-        fix="Leave these pairs out",
+        advice="The base model's template would be applied on top of it.",
+        fix="Drop these pairs",
         drops=True,
     ),
     Kind(
         "special-tokens",
         "warning",
-        "the text holds control tokens of language models, such as <|im_end|> or [INST]",
-        advice="A tokenizer takes them for the real thing: an answer may end in its middle.",
-        fix="Take the tokens out of the text",
+        "the text contains control tokens of language models, such as <|im_end|> or [INST]",
+        advice="The tokenizer treats them as control tokens, so an answer may end early.",
+        fix="Remove the tokens",
     ),
     Kind(
         "prompt-in-answer",
         "warning",
         "an answer begins by repeating the prompt",
-        advice="The adapter would learn to repeat what it is asked.",
-        fix="Cut the prompt from the beginning of the answers",
+        advice="The adapter would learn to repeat the prompt.",
+        fix="Remove the prompt",
     ),
     Kind(
         "truncated",
         "warning",
         "the chosen answer stops in the middle of a sentence",
         advice="The adapter would learn to stop there too.",
-        fix="Leave these pairs out",
+        fix="Drop these pairs",
         drops=True,
     ),
     Kind(
@@ -119,60 +119,60 @@ KINDS = (
         "warning",
         "a cell has exactly 32,767 characters, where Excel cuts",
         advice="The rest of the text is lost; export from the original.",
-        fix="Leave these pairs out",
+        fix="Drop these pairs",
         drops=True,
     ),
     Kind(
         "near-identical",
         "note",
         "the two answers differ in one short place only",
-        advice="Good for a precise correction, useless if the place means nothing.",
-        fix="Leave these pairs out",
+        advice="Useful for a precise correction, useless if the difference is accidental.",
+        fix="Drop these pairs",
         drops=True,
     ),
     Kind(
         "language-mix",
         "note",
         "an answer is written in another language than its prompt",
-        advice="Fine for translations; else the adapter learns to change the language.",
-        fix="Leave these pairs out",
+        advice="Expected for translations; otherwise the adapter learns to switch languages.",
+        fix="Drop these pairs",
         drops=True,
     ),
     Kind(
         "hidden-characters",
         "warning",
-        "the text holds control, zero-width or direction characters",
-        advice="They become tokens of their own that nobody sees.",
-        fix="Take these characters out",
+        "the text contains control, zero-width or direction characters",
+        advice="They become invisible tokens.",
+        fix="Remove these characters",
     ),
     Kind(
         "letter-forms",
         "note",
         "accented letters are written in two parts (not Unicode NFC)",
-        advice="The same word becomes other tokens than in ordinary text.",
-        fix="Join the parts (NFC)",
+        advice="The same word is tokenized differently than in ordinary text.",
+        fix="Normalise to NFC",
     ),
     Kind(
         "secret",
         "warning",
-        "the text holds what looks like a key or a password",
+        "the text contains a likely API key or password",
         advice="A trained adapter can repeat it.",
-        fix="Leave these pairs out",
+        fix="Drop these pairs",
         drops=True,
     ),
     Kind(
         "e-mail",
         "note",
-        "the text holds an e-mail address",
+        "the text contains an e-mail address",
         advice="Personal data: a trained adapter can repeat it.",
-        fix="Leave these pairs out",
+        fix="Drop these pairs",
         drops=True,
     ),
     Kind(
         "length-bias",
         "warning",
         "the chosen answer is the longer one",
-        advice="Length is the easiest thing to learn from these pairs.",
+        advice="Length is the easiest feature to learn from these pairs.",
     ),
     Kind(
         "few-pairs",
@@ -184,13 +184,13 @@ KINDS = (
         "python-lists",
         "note",
         "messages are written as Python lists, not as JSON",
-        advice="They are read; other programs may not.",
+        advice="They are read here; other programs may refuse them.",
     ),
 )
-"""Everything, in the order in which a report lists it."""
+"""All findings, in report order."""
 
 BY_ID = {kind.id: kind for kind in KINDS}
 FIXES = tuple(kind.id for kind in KINDS if kind.fix)
 """Ids that `ReadChoices.fixes` may hold."""
 EDITS = tuple(kind.id for kind in KINDS if kind.fix and not kind.drops)
-"""Fixes that change texts, in the order in which they do."""
+"""Fixes that edit texts, in the order in which they are applied."""

@@ -1,6 +1,6 @@
-"""What a file is that is no table of preferences: archives, documents, pictures. Floor 1; no torch.
+"""File types without preferences, by signature: archives, documents, pictures. Floor 1; no torch.
 
-Only bytes at the two ends are looked at and nothing is ever unpacked, so an archive cannot grow.
+Only the bytes at both ends are read and nothing is ever unpacked, so zip bombs are harmless.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _SIGNATURES = (
     (b"\x80\x05\x95", "a Python pickle", _PARQUET),
     (
         _LFS,
-        "a Git LFS pointer, not the data it stands for",
+        "a Git LFS pointer, not the data itself",
         "Fetch the data itself, with git lfs pull or from the site's download button.",
     ),
 )
-# Names of members, which a zip archive keeps uncompressed at both of its ends.
+# Member names, stored uncompressed at both ends of a zip archive.
 _ZIPPED = (
     (b"xl/workbook", "an Excel workbook", _EXPORT),
     (b"opendocument.spreadsheet", "a LibreOffice workbook", _EXPORT),

@@ -1,8 +1,8 @@
 """JSON lines and JSON arrays: one object per preference, read piece by piece. Floor 1; no torch.
 
-A list inside one object is `wrapped.py`'s business, which reads its elements as an array's.
-
-Stricter than Python's own reader, which takes NaN for a number and the last of two equal keys.
+A list inside one object is read by `wrapped.py`. Stricter than Python's own decoder, which accepts
+NaN and the last of two equal keys. Streamed by hand: ijson 3.6 reports no line numbers, keeps the
+last of two equal keys, turns a lone surrogate into “?” and crashes on a number of 5,000 digits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from orpo_qlora.data.wording import brief, listed
 from orpo_qlora.errors import DataError
 
 HEAD_OBJECTS = 1000
-"""Objects whose keys become the columns; a key that first comes later is not seen."""
+"""Objects whose keys become the columns; later keys are ignored."""
 CHUNK_CHARACTERS = 1 << 20
 OBJECT_CHARACTERS = 64_000_000
 """Longest element of an array accepted."""

@@ -30,7 +30,7 @@ class Parquet:
         """Return the names of the columns.
 
         Raises:
-            DataError: the file is damaged, or stands for too much text.
+            DataError: the file is damaged, or unpacks to too much text.
         """
         import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""One record of a file, and everything wrong with the records. Floor 1; no torch."""
+"""One record of a file, and the error that lists broken records. Floor 1; no torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Row:
     """Why the row cannot be read, as a sentence that follows its place; empty if it can."""
     hint: str = ""
     is_end: bool = False
-    """Whether nothing behind this broken row can be read either."""
+    """Whether nothing after this broken row can be read either."""
 
     @property
     def place(self) -> str:
@@ -35,7 +35,7 @@ class Row:
 
 
 class Problems:
-    """Everything wrong with the rows of one file, so that one look at it is enough to mend it."""
+    """All broken rows of one file, reported in one error."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -45,7 +45,7 @@ class Problems:
         self._is_end = False
 
     def add(self, row: Row) -> None:
-        """Take note of a broken row."""
+        """Record a broken row."""
         self._first = self._first or row
         self._is_end = self._is_end or row.is_end
         if self._count < PROBLEMS_SHOWN:
@@ -53,10 +53,10 @@ class Problems:
         self._count += 1
 
     def refuse_any(self) -> None:
-        """Raise one error for all that was noted.
+        """Raise one error for all recorded rows.
 
         Raises:
-            BrokenRows: every broken row can be left out.
+            BrokenRows: every broken row can be dropped.
             DataError: from one of them on nothing can be read.
         """
         if self._first is None:

@@ -1,7 +1,7 @@
 """Comma, semicolon or tab separated values: lines to rows of exact text. Floor 1; no torch.
 
-Cells are never interpreted: `NA`, `007` and `true` stay what they are. Nothing is shifted, guessed
-or repaired; a row that cannot be read exactly is a broken row with its place and the way out.
+By hand around `csv`: pandas, pyarrow and `datasets` change cells (`NA`, `007`) and lose the place
+of a fault. A row that cannot be read exactly is a broken row with its place and the way out.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _SEPARATOR_LINE = re.compile(r"sep=([,;\t])[ ,;\t]*(?:\r\n|\r|\n)", re.IGNORECAS
 
 @dataclass(frozen=True)
 class Layout:
-    """How values are separated, and how many lines stand before the header."""
+    """How values are separated, and how many lines precede the header."""
 
     separator: str
     lines_skipped: int
 
     @property
     def format(self) -> str:
-        """The layout in words, for the report."""
+        """The layout in words, for the data summary."""
         return FORMATS[self.separator]
 
 
 def find_layout(source: Source) -> Layout:
-    """Take the separator that cuts the header into the most names; the comma wins a tie."""
+    """Return the separator that gives the header the most names; the comma wins a tie."""
     # The limit belongs to the process, so another library may have changed it since.
     csv.field_size_limit(CELL_CHARACTERS)
     declared = _SEPARATOR_LINE.match(next(source.lines(), ""))
@@ -101,12 +101,12 @@ def _of_other_width(cells: list[str], width: int, row: Row, layout: Layout) -> R
 
 
 def check_header(columns: tuple[str, ...], name: str) -> None:
-    """Make sure that every column can be asked for.
+    """Check that column names are unique.
 
     Raises:
         DataError: two columns have the same name.
     """
-    # Trailing separators make several columns without a name; those cannot be asked for.
+    # Trailing separators make several columns without a name; those are never used.
     counts = Counter(column for column in columns if column.strip())
     twice = [brief(column) for column, count in counts.items() if count > 1]
     if twice:

@@ -1,6 +1,6 @@
-"""A file's bytes, looked at once from end to end: hash, encoding, damage. Floor 1; no torch.
+"""One scan over the bytes of a file: SHA-256, encoding, damage. Floor 1; no torch.
 
-Nothing is held in memory, so a file may be larger than the machine.
+Nothing is kept in memory, so a file may be larger than RAM.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ END_BYTES = 1 << 16
 SAMPLE_LINES = 40
 SAMPLE_BYTES = 400
 SCAN_SHARE = 0.15
-"""Share of the whole read that looking at the bytes takes, for the progress bar."""
+"""Share of the whole read that the scan takes, for the progress bar."""
 
 Progress = Callable[[float], None]
-"""Told now and then which share of the work is done, 0 to 1."""
+"""Called now and then with the share of the work done, 0 to 1."""
 
 
 def _forward_only(progress: Progress | None) -> Progress:
-    """Return a progress that is told what is new: the beginning of a file is read several times."""
+    """Return a callback that never goes back: the beginning of a file is read several times."""
     furthest = 0.0
 
-    def tell(done: float) -> None:
+    def report(done: float) -> None:
         nonlocal furthest
         if progress and done > furthest:
             furthest = done
             progress(done)
 
-    return tell
+    return report
 
 
 @dataclass(frozen=True)
 class Source:
-    """A readable file of text, or of Parquet, and how to turn it into characters."""
+    """A readable text or Parquet file, and how to decode it."""
 
     path: Path
     name: str
-    """File name as the person gave it."""
+    """File name as shown to the user."""
     size: int
     sha256: str
     codec: str
@@ -72,11 +72,11 @@ class Source:
         return not self.codec
 
     def text(self) -> io.TextIOWrapper:
-        """Open the file as characters behind its mark; line ends are kept as they are."""
-        raw = io.BufferedReader(_Told(self.path, self.size, self.progress), CHUNK_BYTES)
+        """Open the file as text after its byte order mark; line ends are kept."""
+        raw = io.BufferedReader(_Reported(self.path, self.size, self.progress), CHUNK_BYTES)
         file = io.TextIOWrapper(raw, encoding=self.codec, errors=self.errors, newline="")
         try:
-            # A codec that a person chose, UTF-16-LE say, leaves the mark in the text.
+            # A codec chosen by the user, such as UTF-16-LE, keeps the byte order mark.
             if file.read(1) != "\ufeff":
                 file.seek(0)
         except ValueError:
@@ -104,8 +104,8 @@ class Source:
                 yield line
 
 
-class _Told(io.FileIO):
-    """A file that tells how far it was read."""
+class _Reported(io.FileIO):
+    """A file that reports how far it was read."""
 
     def __init__(self, path: Path, size: int, progress: Progress) -> None:
         super().__init__(path)
@@ -128,14 +128,14 @@ def open_source(
     *,
     is_whole: bool = True,
 ) -> Source:
-    """Look at a file once, from end to end, or only at its beginning.
+    """Scan a file once, from end to end, or only its beginning.
 
     Raises:
         NeedsEncoding: it is text, but not Unicode, and no encoding was chosen.
-        BrokenRows: some lines of a Unicode file are not, and leaving them out was not chosen.
+        BrokenRows: some lines of a Unicode file are not, and dropping them was not chosen.
         DataError: it is missing, too large, or something that cannot be read.
     """
-    tell = _forward_only(progress)
+    on_progress = _forward_only(progress)
     size = _size_of(path, name)
     try:
         with path.open("rb") as file:
@@ -149,20 +149,20 @@ def open_source(
         raise DataError(f"{name} is {kind}, not a file of preferences.", where=name, hint=hint)
     is_parquet = head.startswith(b"PAR1")
     codec, encoding = ("", "") if is_parquet else _codec_for(head, name, choices)
-    scan = _Scan(path, name, size if is_whole else min(size, CHUNK_BYTES), tell)
+    scan = _Scan(path, name, size if is_whole else min(size, CHUNK_BYTES), on_progress)
     sha256, error = scan.run(codec)
     lets_through = codec == "utf-8-sig" and BrokenRows.fix in choices.fixes
     if error is not None and not lets_through:
         scan.refuse(error, codec, encoding)
     errors = _errors_for(codec, lets_through=lets_through, is_whole=is_whole)
-    return Source(path, name, size, sha256, codec, encoding, errors, tell)
+    return Source(path, name, size, sha256, codec, encoding, errors, on_progress)
 
 
 def _errors_for(codec: str, *, lets_through: bool, is_whole: bool) -> str:
     if lets_through or (codec == "utf-8-sig" and not is_whole):
-        # As lone surrogates, by which their rows are told and left out.
+        # Kept as lone surrogates, by which their rows are recognised and dropped.
         return "surrogateescape"
-    # Behind what was looked at anything may come; a preview shows it as a question mark.
+    # Bytes after the scanned part are unchecked; a preview replaces what it cannot decode.
     return "strict" if is_whole else "replace"
 
 
@@ -218,7 +218,7 @@ class _Fault:
 
 
 class _Scan:
-    """One look at every byte."""
+    """One scan over every byte."""
 
     def __init__(self, path: Path, name: str, size: int, progress: Progress) -> None:
         self._path, self._name, self._size, self._progress = path, name, size, progress
@@ -227,7 +227,7 @@ class _Scan:
     def run(self, codec: str) -> tuple[str, _Fault | None]:
         """Return the SHA-256 and the first fault."""
         digest = hashlib.sha256()
-        # The mark is a character too; without “-sig” offsets count it.
+        # The byte order mark is a character too; without “-sig” offsets include it.
         decoder = codecs.getincrementaldecoder(codec.removesuffix("-sig") or "latin-1")()
         fault: _Fault | None = None
         done = 0
@@ -236,7 +236,7 @@ class _Scan:
             is_last = done + len(chunk) >= self._full_size
             if codec and (fault is None or not fault.is_nul):
                 found = _fault_in(decoder, chunk, done, is_last=is_last)
-                # Bytes that are no characters may be left out row by row; a NUL is never text.
+                # Undecodable bytes may be dropped row by row; a NUL is never text.
                 if found is not None and (fault is None or found.is_nul):
                     fault = found
             done += len(chunk)
@@ -254,7 +254,7 @@ class _Scan:
             raise _unopened(self._name, exc) from exc
 
     def refuse(self, fault: _Fault, codec: str, encoding: str) -> None:
-        """Raise the error that says what the person can do about the fault."""
+        """Raise the error for a fault, with what the user can do about it."""
         line, byte = self._place(fault.offset)
         where = f"{self._name}, line {line}"
         place = f"line {line:,}, byte offset {fault.offset:,}"
@@ -277,7 +277,7 @@ class _Scan:
             raise BrokenRows(
                 f"{fact}; {plural(broken, 'line')} {verb} damaged, the others are UTF-8.",
                 where=where,
-                hint="Repair the place, or leave the damaged rows out.",
+                hint="Repair the place, or drop the damaged rows.",
             )
         raise NeedsEncoding(
             f"{fact}.",
@@ -291,7 +291,7 @@ class _Scan:
         line, done, last = 1, 0, b""
         for chunk in self._chunks():
             part = chunk[: max(0, offset - done)]
-            # A CR LF that lies across two chunks is one line end.
+            # A CR LF split across two chunks is one line end.
             line += part.count(b"\n") + part.count(b"\r") - (last + part).count(b"\r\n")
             last = part[-1:] if part[-1:] == b"\r" else b""
             if done + len(chunk) > offset:
@@ -341,6 +341,6 @@ def _fault_in(
         return _Fault(max(0, done + exc.start - pending))
     if "\0" not in text:
         return None
-    # Where letters have zero bytes of their own the place is about right, never far off.
+    # Where letters contain zero bytes themselves the place is approximate.
     nul = chunk.find(0) if chunk.count(0) == text.count("\0") else chunk.find(b"\0\0")
     return _Fault(done + max(0, nul), is_nul=True)

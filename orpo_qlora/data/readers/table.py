@@ -1,6 +1,6 @@
-"""A file becomes a table of exact cells, row by row; the format is told by content. Floor 1.
+"""A file as a table of exact cells, read row by row; the format is detected by content. Floor 1.
 
-No torch, no pandas. A file that cannot be read exactly is refused with the place and the remedy;
+No torch, no pandas. A file that cannot be read exactly is refused with the place and the way out;
 nothing is shifted, guessed or repaired.
 """
 
@@ -25,11 +25,11 @@ HEAD_CHARACTERS = 4096
 
 @dataclass(frozen=True)
 class Table:
-    """The cells of a file, exactly; the rows are read anew each time they are asked for."""
+    """The exact cells of a file; each call of `rows` reads the file again."""
 
     columns: tuple[str, ...]
     source: str
-    """File name as the person gave it."""
+    """File name as shown to the user."""
     sha256: str
     format: str
     """What the file is, in words."""
@@ -38,11 +38,11 @@ class Table:
     _keeps_broken: bool
 
     def rows(self) -> Iterator[Row]:
-        """Yield the rows in file order; broken ones only where leaving them out was chosen.
+        """Yield the rows in file order; broken ones only if dropping them was chosen.
 
         Raises:
-            BrokenRows: some rows cannot be read; after the last, so that it names them all.
-            DataError: from some place on nothing can be read, or there are no rows.
+            BrokenRows: some rows cannot be read; raised after the last row and listing them.
+            DataError: nothing can be read after some place, or there are no rows.
         """
         problems = Problems(self.source)
         count = 0
@@ -54,9 +54,9 @@ class Table:
                 else:
                     yield row
         except (OSError, UnicodeDecodeError) as exc:
-            # It was looked at from end to end before, so somebody writes to it or the disk fails.
+            # It was scanned from end to end before: it is being written to, or the disk fails.
             raise DataError(
-                f"{self.source} changed or became unreadable behind row {count:,}.",
+                f"{self.source} changed or became unreadable after row {count:,}.",
                 where=self.source,
                 hint="Start again once nothing writes to the file.",
             ) from exc
@@ -69,7 +69,7 @@ class Table:
             )
 
     def head(self, count: int) -> list[Row]:
-        """Return the first sound rows, at once however large the file is."""
+        """Return the first unbroken rows without reading further."""
         return list(islice((row for row in self._read() if not row.fault), count))
 
 
@@ -81,18 +81,18 @@ def open_table(
     *,
     is_whole: bool = True,
 ) -> Table:
-    """Look at a file from end to end and find its columns.
+    """Scan a file from end to end and find its columns.
 
     Args:
         path: the file.
-        source: the name the person knows the file by; the path's own name if empty.
-        choices: what the person decided about it.
-        progress: told how far this, and later the rows, have come.
-        is_whole: off, only the beginning is looked at, so that it takes no time; no hash then.
+        source: the file name shown to the user; the path's own name if empty.
+        choices: how to read it.
+        progress: called with the share done, here and later while rows are read.
+        is_whole: False scans only the beginning, without a hash: fast for any size.
 
     Raises:
         NeedsEncoding: it is text, but not Unicode, and no encoding was chosen.
-        BrokenRows: some lines are damaged, and leaving them out was not chosen.
+        BrokenRows: some lines are damaged, and dropping them was not chosen.
         DataError: it is missing, of another kind, or has no columns.
     """
     choices = choices or ReadChoices()
@@ -131,14 +131,14 @@ def _table(
         raise DataError(
             f"{opened.name} has a column whose name is damaged.",
             where=f"{opened.name}, header",
-            hint="Write the names of the columns anew, in UTF-8.",
+            hint="Rename the columns and save the file as UTF-8.",
         ) from exc
     keeps_broken = BrokenRows.fix in choices.fixes
     return Table(columns, opened.name, opened.sha256, kind, opened.encoding, read, keeps_broken)
 
 
 def _head_of(opened: Source) -> str:
-    """Return the beginning of a text, behind white space of any length."""
+    """Return the beginning of a text after leading white space of any length."""
     with opened.text() as file:
         while piece := file.read(HEAD_CHARACTERS):
             if piece.strip("\ufeff \t\r\n"):

@@ -1,7 +1,7 @@
 """One JSON object around a list of preferences: `{"data": [...]}`. Floor 1; no torch.
 
-Which list is meant is never guessed: there must be exactly one list of objects, and the report says
-under which key it stands.
+The list is never guessed: there must be exactly one list of objects, and the data summary names its
+key.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def find_list(source: Source, *, is_whole: bool = True) -> str | None:
 
     Args:
         source: the file.
-        is_whole: off, the first list that may be it is taken, so that it takes no time.
+        is_whole: False takes the first list that fits, without reading to the end.
 
     Raises:
         DataError: the file is one object, and no preference, but holds no such list, or several.
@@ -43,7 +43,7 @@ def find_list(source: Source, *, is_whole: bool = True) -> str | None:
     except _FoundError:
         return list(kinds)[-1]
     except (ValueError, RecursionError):
-        return None  # reading it as lines says what is wrong
+        return None  # the error comes from reading it as JSON lines
     return _only_list(kinds, source.name)
 
 
@@ -76,11 +76,11 @@ def _is_preference(keys: list[str]) -> bool:
 
 
 class _FoundError(Exception):
-    """The list that comes next is taken as it is: reading it says what is broken, if anything."""
+    """The next list fits; broken elements are reported when it is read."""
 
 
 def _keys(window: Window) -> Iterator[str]:
-    """Yield the keys of the object that comes next; whoever asks takes each key's value."""
+    """Yield the keys of the next object; the caller takes the value of each key."""
     window.skip_space()
     window.take("{")
     window.skip_space()
@@ -101,7 +101,7 @@ def _keys(window: Window) -> Iterator[str]:
 
 
 def _kind_of_next(window: Window, *, is_whole: bool) -> str:
-    """Take the value that comes next, and tell what it could be."""
+    """Take the next value and return its kind."""
     if window.peek() != "[":
         return OTHER if isinstance(window.value(), dict) else TEXT
     window.take("[")

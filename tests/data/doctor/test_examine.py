@@ -24,7 +24,7 @@ def pref(prompt="why is that so?", chosen="because it is", rejected="no idea at 
 def examined(*preferences, fixes=()):
     doctor = Doctor(fixes)
     kept = [
-        doctor.look(Row((), number, number + 1), preference)
+        doctor.examine(Row((), number, number + 1), preference)
         for number, preference in enumerate(preferences, start=1)
     ]
     return doctor, kept

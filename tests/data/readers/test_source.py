@@ -176,5 +176,5 @@ def test_file_that_changes_while_it_is_read_is_a_data_error(tmp_path, change):
         path.unlink()
     else:
         path.write_bytes(HEAD + b"a,b," + change + b"\n")
-    with pytest.raises(DataError, match="changed or became unreadable behind row 0"):
+    with pytest.raises(DataError, match="changed or became unreadable after row 0"):
         list(table.rows())

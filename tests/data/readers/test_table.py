@@ -17,7 +17,7 @@ from orpo_qlora.data.readers.table import open_table
 from orpo_qlora.errors import DataError
 
 HEADER = "prompt,chosen,rejected"
-REAL = Path(__file__).parents[2].parent / "shared/data/alpaca_eval_davinci.csv"
+REAL = Path(__file__).parents[3].parent / "shared/data/alpaca_eval_davinci.csv"
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 
