@@ -54,7 +54,7 @@ def train(page: Page, address: str) -> None:
 
 
 def see_data(page: Page) -> None:
-    """Show the example's account, findings and first pairs."""
+    """Show the example's summary, findings and first pairs."""
     page.locator("#example-short_answers").click()
     page.locator("#token-view .tokens").first.wait_for(timeout=3 * MINUTE)
 
@@ -66,9 +66,9 @@ def see_train(page: Page) -> None:
     page.locator("#setting-epochs input").fill("1")
     page.locator('#train-changed [data-choice="reset:epochs"]').wait_for(timeout=MINUTE)
     page.wait_for_timeout(2000)  # an estimate that is known already shows itself
-    if not page.locator("#plan-view .forecast").count():
-        page.locator("#plan-estimate").click()
-    page.locator("#plan-view .forecast").wait_for(timeout=5 * MINUTE)
+    if not page.locator("#estimate-view .estimate").count():
+        page.locator("#estimate-start").click()
+    page.locator("#estimate-view .estimate").wait_for(timeout=5 * MINUTE)
 
 
 def see_run(page: Page) -> None:

@@ -1,4 +1,4 @@
-"""One line above the tabs that says what to do next, wherever the person is. Floor 5."""
+"""The line above the tabs that names the next step; after an error, the way out of it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,44 @@ from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.errors import InputError, UnknownRun
+from orpo_qlora.errors import ConfigError, DataError, InputError, UnknownRun
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.store import Run
-from orpo_qlora.ui.data import uploads
-from orpo_qlora.ui.data.findings_view import CHOOSING, choice_button
+from orpo_qlora.ui.data import findings_view, uploads
+from orpo_qlora.ui.parts import cards
+from orpo_qlora.ui.parts.buttons import CHOICE_SCRIPT, choice_button, choice_of
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.guard import Updates, guarded
 from orpo_qlora.ui.train import estimate_panel, form
 
 TABS = {"data": "Data", "train": "Train", "runs": "Runs", "chat": "Chat"}
-"""Where a next step can lead, by the tab's id."""
+"""Titles of the tabs a step can lead to, by the tab's id."""
+TEXT_CHARACTERS = 300
+"""Longest step; an error may quote a long value."""
+
+
+@dataclass(frozen=True)
+class PageState:
+    """What the page shows, as far as the next step depends on it."""
+
+    run_id: str = ""
+    """The run that is shown, empty for none."""
+    data_card: str = ""
+    """The Data tab's error card as HTML, empty for none."""
+    train_card: str = ""
+    """The Train tab's error card as HTML, empty for none."""
+    dataset_id: str = ""
+    """The chosen file, empty for none."""
+    settings: Sequence[object] = ()
+    """The values of the form's inputs."""
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> PageState:
+        """Return the state from the values of `connect`'s inputs; a browser may send None."""
+        run_id, data_card, train_card, dataset_id, *settings = values
+        return cls(run_id or "", data_card or "", train_card or "", dataset_id or "", settings)
 
 
 @dataclass(frozen=True)
@@ -32,108 +57,125 @@ class Step:
     tab: str
 
 
-def build_next_step() -> gr.HTML:
-    """Return the line for somebody who has just come."""
-    return gr.HTML(draw(_before("", ())), elem_id="next-step", js_on_load=CHOOSING)
+def build() -> gr.HTML:
+    """Return the line as a new visitor sees it."""
+    return gr.HTML(render(_choose_data("")), elem_id="next-step", js_on_load=CHOICE_SCRIPT)
 
 
-def next_step(dataset_id: str, values: Sequence[object], run_id: str) -> Step:
-    """Return what to do next.
-
-    Args:
-        dataset_id: the chosen pairs, empty for none.
-        values: what the form's inputs hold.
-        run_id: the run that is shown, empty for none.
-    """
+def next_step(state: PageState) -> Step:
+    """Return what to do next."""
     active = store.active_run()
     if active is not None:
-        return Step(f"watch “{active.title}” train; the page may be closed meanwhile.", "runs")
+        return Step(f"watch “{active.title}” train; you may close the page meanwhile.", "runs")
     if run_queue.queued_runs():
-        return Step("wait a moment: a run in the queue is about to start.", "runs")
-    run = _ended(run_id)
-    if run is not None and (not dataset_id or run.report.sha256 == dataset_id):
-        return _after(run)
-    return _before(dataset_id, values)
+        return Step("wait a moment: a queued run is about to start.", "runs")
+    run = _ended_run(state.run_id)
+    if run is not None and (not state.dataset_id or run.report.sha256 == state.dataset_id):
+        return _after_run(run)
+    return _before_run(state)
 
 
-def _ended(run_id: str) -> Run | None:
+def _ended_run(run_id: str) -> Run | None:
     try:
         return store.read_run(store.paths_of(run_id)) if run_id else None
     except UnknownRun:
         return None
 
 
-def _after(run: Run) -> Step:
+def _after_run(run: Run) -> Step:
     if run.state.status == "failed":
-        return Step(f"see what ended “{run.title}”, and resume it.", "runs")
+        hint = run.state.error.hint if run.state.error else ""
+        return Step(f"“{run.title}” failed. {hint or 'Read its log, then resume it.'}", "runs")
     if (
         evaluation_request.is_evaluable(run)
         and evaluation_request.read_evaluation(run).card is None
     ):
         return Step(
-            f"press “Evaluate” to see what “{run.title}” has learnt, then talk to it.", "runs"
+            f"press “Evaluate” to measure what “{run.title}” learnt, then chat with it.", "runs"
         )
     if run.has_adapter:
-        return Step(f"talk to “{run.title}”, beside the base model.", "chat")
+        return Step(f"chat with “{run.title}” beside the base model.", "chat")
     return Step(f"“{run.title}” ended early: resume it, or start another run.", "runs")
 
 
-def _before(dataset_id: str, values: Sequence[object]) -> Step:
-    if not dataset_id:
-        return Step("click an example, or bring a file of your own.", "data")
+def _before_run(state: PageState) -> Step:
+    if not state.dataset_id:
+        return _choose_data(state.data_card)
     try:
-        uploads.open_dataset(dataset_id)
-    except InputError:
-        return Step("answer the question about your file.", "data")
+        uploads.open_upload(state.dataset_id)
+    except DataError as error:
+        return Step(_as_step(findings_view.way_out(error)), "data")
     try:
-        form.config_from(values)
-    except InputError:
-        return Step("correct the setting that is named beside “Start training”.", "train")
-    if not estimate_panel.is_estimated(dataset_id, values):
-        return Step("press “Estimate” to see what it will take, then “Start training”.", "train")
+        form.config_from(state.settings)
+    except ConfigError as error:
+        return Step(f"correct the setting {_as_step(error.message)}", "train")
+    return _start(state)
+
+
+def _choose_data(card: str) -> Step:
+    """Return the step without pairs: to choose some, or out of the error that prevented it."""
+    if cards.is_error(card):
+        hint = cards.hint_of(card) or "Correct the file and upload it again."
+        return Step(_as_step(hint), "data")
+    return Step("choose an example or upload your own file.", "data")
+
+
+def _start(state: PageState) -> Step:
+    """Return the step with pairs and settings that can be used."""
+    hint = cards.hint_of(state.train_card)
+    if hint:
+        return Step(_as_step(hint), "train")
+    try:
+        estimate = estimate_panel.requested(state.dataset_id, state.settings)
+    except InputError as error:
+        return Step(_as_step(error.hint or error.message), "train")
+    if estimate is None:
+        return Step(
+            "press “Estimate” to see memory, disk and time, then “Start training”.", "train"
+        )
+    if estimate.state.error is not None and estimate.state.error.hint:
+        return Step(_as_step(estimate.state.error.hint), "train")
     return Step("press “Start training”.", "train")
 
 
-def draw(step: Step) -> str:
-    """Return the line as HTML; the way there is hidden on the tab it leads to."""
-    way = choice_button(step.tab, f"Go to {TABS[step.tab]}", "quiet-button")
+def _as_step(text: str) -> str:
+    """Return a sentence to follow “Next:”, cut at `TEXT_CHARACTERS`."""
+    if len(text) > TEXT_CHARACTERS:
+        text = f"{text[:TEXT_CHARACTERS]} …"
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
+
+
+def render(step: Step) -> str:
+    """Return the line as HTML; CSS hides its button on the tab it leads to."""
+    button = choice_button(step.tab, f"Go to {TABS[step.tab]}", "quiet-button")
     return (
         f'<p class="next-step"><span role="status"><strong>Next:</strong> {html.escape(step.text)}'
-        f"</span> {way}</p>"
+        f"</span> {button}</p>"
     )
 
 
-def look(view: gr.HTML, values: Sequence[Any], shown: str) -> Updates | None:
-    """Return the line if it is another than the one that is shown.
-
-    Args:
-        view: where the line stands.
-        values: the run that is shown, the chosen pairs, and what the form's inputs hold.
-        shown: the line there.
-    """
-    run_id, dataset_id, *settings = values
-    line = draw(next_step(dataset_id or "", settings, run_id or ""))
+def refresh(view: gr.HTML, shown: str, state: PageState) -> Updates | None:
+    """Return the line for a state of the page, or None if it is the line that is shown."""
+    line = render(next_step(state))
     return {view: line} if line != shown else None
 
 
-def wire_next_step(
-    view: gr.HTML, tabs: gr.Tabs, watched: Sequence[Any], events: Sequence[Any]
-) -> None:
-    """Join the line to the page.
+def connect(view: gr.HTML, tabs: gr.Tabs, inputs: Sequence[Any], events: Sequence[Any]) -> None:
+    """Connect the line to the page.
 
     Args:
-        view: where it stands.
-        tabs: what its button turns.
-        watched: the run that is shown, the chosen pairs, and the form's inputs.
-        events: after which another step may be next.
+        view: the line.
+        tabs: the page's tabs, which the line's button selects.
+        inputs: the fields of `PageState` in its order, the form's inputs last.
+        events: event listeners after which another step may be next.
     """
 
-    def on_look(shown: str, *values: Any) -> Updates | None:  # noqa: ANN401 - inputs' values
-        return look(view, values, shown)
+    def on_change(shown: str, *values: Any) -> Updates | None:  # noqa: ANN401 - inputs' values
+        return refresh(view, shown, PageState.of(values))
 
     def on_go(event: gr.EventData) -> gr.Tabs:
-        return gr.Tabs(selected=str(event._data.get("choice", "data")))
+        return gr.Tabs(selected=choice_of(event) or "data")
 
-    handler = guarded(view, on_look)
-    gr.on(list(events), handler, [view, *watched], view, trigger_mode="always_last", **QUIET)
+    handler = guarded(view, on_change)
+    gr.on(list(events), handler, [view, *inputs], view, trigger_mode="always_last", **QUIET)
     view.click(on_go, None, tabs, **QUIET)

@@ -1,7 +1,7 @@
-"""The page: four tabs, one timer and what the address says. Floor 5.
+"""The page: its four tabs, connected to each other, to the timer and to the page's address.
 
-`wire_*` join components to handlers; a handler reads values, calls one function and returns what
-changed. The page never imports torch; runs and chat are processes of their own.
+Each tab builds its components and connects them; what it needs from another tab is passed here.
+The page never imports torch; runs and chat are processes of their own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from orpo_qlora.ui.chat.wiring import wire_chat_tab, wire_votes_to_data
 from orpo_qlora.ui.data import tab as data_tab
 from orpo_qlora.ui.data import token_panel
 from orpo_qlora.ui.data.tab import DataTab
-from orpo_qlora.ui.data.wiring import look_after, wire_data_tab
 from orpo_qlora.ui.history.history_wiring import (
     wire_again,
     wire_history,
@@ -43,13 +42,11 @@ from orpo_qlora.ui.runs.export_panel import wire_take_home
 from orpo_qlora.ui.runs.report_card import wire_report_panel
 from orpo_qlora.ui.runs.tab import RunsTab
 from orpo_qlora.ui.train import tab as train_tab
-from orpo_qlora.ui.train.estimate_panel import wire_plan_panel
-from orpo_qlora.ui.train.preset_wiring import wire_preset_panel
-from orpo_qlora.ui.train.tab import TrainTab
+from orpo_qlora.ui.train.tab import RunOpening, TrainTab
 
 POLL_SECONDS = 2.0
 CACHE_SECONDS = (3600, 86_400)
-"""How often old uploads are looked for, and how old they may get; the home has its own copy."""
+"""How often Gradio deletes its copies of uploads, and their maximum age."""
 
 HEADER = """
 <div class="brand">
@@ -64,14 +61,14 @@ TABS = ("data", "train", "runs", "chat")
 
 @dataclass(frozen=True)
 class Studio:
-    """The page's parts."""
+    """The page's components."""
 
     address: gr.Textbox
-    """The parameters the page was opened with, as a JSON object."""
+    """The page's URL parameters when it was opened, as a JSON object."""
     tabs: gr.Tabs
     timer: gr.Timer
     turn: gr.Button
-    """Pressed by the timer's script when the page has to ask Gradio."""
+    """Pressed by the timer's script when a poll found changes."""
     data: DataTab
     train: TrainTab
     runs: RunsTab
@@ -79,45 +76,46 @@ class Studio:
 
     @property
     def train_inputs(self) -> list[Any]:
-        """What decides whether training can start: the data and every setting."""
+        """The data and every setting, which decide whether training can start."""
         return [self.data.dataset_id, *self.train.form.inputs]
 
 
 def build_studio() -> gr.Blocks:
-    """Return the page, wired but not served."""
+    """Return the page with all handlers connected, not served yet."""
     with gr.Blocks(title="orpo-qlora", analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         gr.HTML(HEADER, elem_id="brand")
-        line = next_step.build_next_step()
+        line = next_step.build()
         with gr.Tabs(elem_id="tabs") as tabs:
-            data = data_tab.build_data_tab()
-            train = train_tab.build_train_tab()
+            data = data_tab.build()
+            train = train_tab.build()
             runs = runs_tab.build_runs_tab()
             chat = chat_tab.build_chat_tab()
         address = gr.Textbox(visible="hidden", elem_id="address", label="Address")
         turn = gr.Button("Look", visible="hidden", elem_id="run-turn")
         timer = gr.Timer(POLL_SECONDS, active=False)
         studio = Studio(address, tabs, timer, turn, data, train, runs, chat)
-        loaded = _wire_address(studio, page)
-        _wire_data(studio)
-        _wire_train(studio)
+        loaded = _connect_address(studio, page)
+        _connect_data(studio)
+        _connect_train(studio)
         _wire_runs(studio)
         _wire_chat(studio, loaded)
-        _wire_next_step(studio, line)
+        _connect_next_step(studio, line)
     return page
 
 
-def _wire_next_step(studio: Studio, line: gr.HTML) -> None:
-    data, runs = studio.data, studio.runs
-    events = [data.dataset_id.change, data.account.change, data.card.change]
-    events += [runs.seen.change, runs.picker.change, runs.report.view.change]
-    events += [studio.train.reason.change, studio.train.plan.view.change]
-    events += [tab.select for tab in (data.tab, studio.train.tab, runs.tab, studio.chat.tab)]
-    watched = [runs.picker, *studio.train_inputs]
-    next_step.wire_next_step(line, studio.tabs, watched, events)
+def _connect_next_step(studio: Studio, line: gr.HTML) -> None:
+    data, train, runs = studio.data, studio.train, studio.runs
+    changes = [data.dataset_id, data.summary, data.card]
+    changes += [train.reason, train.card, train.estimate.view]
+    changes += [runs.seen, runs.picker, runs.report.view]
+    events = [component.change for component in changes]
+    events += [tab.select for tab in (data.tab, train.tab, runs.tab, studio.chat.tab)]
+    inputs = [runs.picker, data.card, train.card, *studio.train_inputs]
+    next_step.connect(line, studio.tabs, inputs, events)
 
 
-def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gradio's dependency
-    """Put what is shown into the page's address, and show what the address says."""
+def _connect_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gradio's dependency
+    """Keep the page's state in its address, and restore it from there; return the last event."""
     remembered = {
         "data": studio.data.dataset_id,
         "run": studio.runs.picker,
@@ -126,21 +124,20 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gra
     for name, component in remembered.items():
         component.change(None, component, None, js=theme.remember(name))
 
-    # What the address does not name is left alone: somebody may have chosen it by the time a slow
-    # answer comes.
+    # Only what the address names is set: the user may have chosen the rest before a slow response.
     def on_load_data(address: str) -> Updates | None:
-        asked = parameters_of(address).get("data", "")
-        return data_tab.dataset_updates(studio.data, asked) if asked else None
+        dataset_id = parameters_of(address).get("data", "")
+        return data_tab.dataset_updates(studio.data, dataset_id) if dataset_id else None
 
     def on_load_run(address: str) -> Updates:
         parameters = parameters_of(address)
-        asked = parameters.get("run") or parameters.get("compare")
-        tab = parameters.get("tab", "runs" if asked else "data")
+        has_run = parameters.get("run") or parameters.get("compare")
+        tab = parameters.get("tab", "runs" if has_run else "data")
         run_id = runs_tab.opened_run(parameters)
         return {
             **(runs_tab.select_updates(studio.runs, run_id) if run_id else {}),
             **chat_tab.select_updates(studio.chat, run_id),
-            # The first tab is open already, and the person may have opened another by now.
+            # The first tab is open already; selecting it could undo a click of the user.
             **({studio.tabs: gr.Tabs(selected=tab)} if tab in TABS[1:] else {}),
         }
 
@@ -149,64 +146,39 @@ def _wire_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - gra
     page.load(train_tab.new_ticket, None, studio.train.ticket, **QUIET)
     data_parts = (studio.address, studio.data.outputs)
     _check_train_after(studio, page.load(handler, *data_parts, **READING))
-    # The tab opens when it is known what it shows: opened before, it would ask for the list, and a
-    # late answer would put that in the place of a comparison.
+    # The Runs tab opens only once its content is known: opened earlier, it would request the list
+    # of runs, whose late response would replace a comparison.
     restored = wire_restore(studio.runs, page, studio.address)
     handler = guarded(studio.runs.card, on_load_run, {studio.tabs: gr.update(selected="runs")})
     parts = [studio.tabs, studio.runs.card, studio.runs.picker, *studio.chat.selection]
     return restored.then(handler, studio.address, parts, **READING)
 
 
-def _wire_data(studio: Studio) -> None:
-    wire_data_tab(studio.data, _token_settings(studio), partial(_check_train_after, studio))
-    go_on = studio.data.go_on
-    go_on.click(lambda: gr.Tabs(selected="train"), None, studio.tabs, **QUIET)
+def _connect_data(studio: Studio) -> None:
+    after = partial(_check_train_after, studio)
+    data_tab.connect(studio.data, studio.tabs, _token_settings(studio), after)
 
 
 def _token_settings(studio: Studio) -> dict[str, Any]:
-    """Return the settings that decide what a pair looks like to the model."""
+    """Return the form's inputs that the token panel depends on, by setting name."""
     return {name: studio.train.form.components[name] for name in token_panel.SETTINGS}
 
 
 def _check_train_after(studio: Studio, event: Any) -> None:  # noqa: ANN401 - gradio's dependency
-    """See once an event is over whether training can start."""
-    handler, outputs = _on_check(studio), studio.train.outputs
-    event.then(handler, studio.train_inputs, outputs, **QUIET)
+    """Check whether training can start after an event that changes data or settings."""
+    train_tab.check_after(studio.train, studio.data.dataset_id, event)
 
 
-def _on_check(studio: Studio) -> Callable[..., Any]:
-    def on_check(dataset_id: str, *values: object) -> Updates:
-        return train_tab.readiness_updates(studio.train, dataset_id, values)
-
-    return guarded(studio.train.card, on_check)
-
-
-def _wire_train(studio: Studio) -> None:
-    train, runs = studio.train, studio.runs
-
-    def on_start(ticket: str, dataset_id: str, *values: object) -> Updates:
-        paths = train_tab.start_run(dataset_id, values, ticket)
+def _connect_train(studio: Studio) -> None:
+    def open_run(run_id: str) -> Updates:
         return {
-            train.ticket: train_tab.new_ticket(),
-            **runs_tab.select_updates(runs, paths.id),
-            **train_tab.readiness_updates(train, dataset_id, values),
+            **runs_tab.select_updates(studio.runs, run_id),
             studio.tabs: gr.Tabs(selected="runs"),
             studio.timer: gr.Timer(active=True),
         }
 
-    edits = [component.input for component in train.form.inputs]
-    check, inputs = _on_check(studio), studio.train_inputs
-    gr.on(edits, check, inputs, train.outputs, trigger_mode="always_last", **QUIET)
-    train.tab.select(check, inputs, train.outputs, **QUIET)
-    filled = wire_preset_panel(train.presets, train.form, [*edits, train.tab.select])
-    for event in filled:
-        _check_train_after(studio, event)
-    handler = guarded(train.card, on_start)
-    parts = [*train.outputs, train.ticket, runs.picker, studio.tabs, studio.timer]
-    ordered = [train.ticket, *inputs]
-    train.start.click(handler, ordered, parts, trigger_mode="once", **QUIET)
-    edits = [*edits, studio.data.dataset_id.change, train.tab.select]
-    wire_plan_panel(train.plan, inputs, edits, filled)
+    opening = RunOpening([studio.runs.picker, studio.tabs, studio.timer], open_run)
+    train_tab.connect(studio.train, studio.data.dataset_id, opening)
 
 
 def _wire_runs(studio: Studio) -> None:
@@ -315,4 +287,4 @@ def _wire_chat(studio: Studio, loaded: Any) -> None:  # noqa: ANN401 - gradio's 
     wire_chat_tab(studio.chat, studio.address, loaded)
     event = wire_votes_to_data(studio.chat, studio.data, studio.tabs)
     _check_train_after(studio, event)
-    look_after(studio.data, _token_settings(studio), event)
+    data_tab.refresh_tokens_after(studio.data, _token_settings(studio), event)

@@ -52,7 +52,7 @@ def opened(tmp_path_factory):
     """A browser, and the address of a page with a file and a run that has ended."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(storage.HOME_VARIABLE, str(tmp_path_factory.mktemp("axe") / "home"))
-        kept = uploads.keep_dataset(example_path("hello"), "hello.csv")
+        kept = uploads.store_upload(example_path("hello"), "hello.csv")
         run = make_run()
         with served_page() as address, chromium() as browser:
             yield browser, f"{address}/?data={kept}&run={run}"

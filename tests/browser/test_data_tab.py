@@ -111,7 +111,7 @@ def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path, wo
         choose(page, part, column)
     page.locator("#data-columns-use").click()
 
-    account = page.locator("#data-account")
+    account = page.locator("#data-summary")
     expect(account).to_contain_text("8 rows read, 7 pairs usable", timeout=MINUTE)
     expect(account).to_contain_text("windows-1252")
     expect(card).to_have_count(0)
@@ -124,7 +124,7 @@ def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path, wo
     expect(account).to_contain_text("5 pairs usable", timeout=MINUTE)
     press(page, "unfix:duplicate")
     expect(account).to_contain_text("6 pairs usable", timeout=MINUTE)
-    expect(page.locator("#data-findings")).to_contain_text("8 rows = 6 pairs kept + 1 left out")
+    expect(page.locator("#data-findings")).to_contain_text("8 rows = 6 pairs kept + 1 dropped")
 
     # A reload, and another file of the same columns, are read the same way.
     open_page(page)
@@ -153,11 +153,11 @@ def test_conversations_in_disguise_seen_token_by_token(page, tmp_path, word):
         )
     path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
     upload(page, path)
-    expect(page.locator("#data-account")).to_contain_text("12 pairs usable", timeout=MINUTE)
+    expect(page.locator("#data-summary")).to_contain_text("12 pairs usable", timeout=MINUTE)
     wait_for_tokens(page, 1)
     expect(page.locator("#data-preview")).to_contain_text("<img src=x")
     expect(page.locator("#data-preview")).to_contain_text("![x](http://example.invalid")
-    expect(page.locator("#token-account")).to_contain_text("1 pair (8.3%) will be left out: row 7")
+    expect(page.locator("#token-summary")).to_contain_text("1 pair (8.3%) will be left out: row 7")
     expect(page.locator("[data-histogram]")).to_have_count(4)
     expect(page.locator('[data-histogram="whole"] .limit')).to_have_count(1)
     view = page.locator("#token-view")
@@ -171,7 +171,7 @@ def test_conversations_in_disguise_seen_token_by_token(page, tmp_path, word):
 
     page.locator("#token-longest").click()
     expect(view).to_contain_text("Row 7:", timeout=3 * MINUTE)
-    expect(view).to_contain_text("left out")
+    expect(view).to_contain_text("is dropped")
     expect(view.locator(".token-cut").first).to_be_visible()
     page.locator("#token-next").click()
     wait_for_tokens(page, 8)
@@ -207,7 +207,7 @@ def test_conversations_in_disguise_seen_token_by_token(page, tmp_path, word):
 
     # One click for over-long pairs is a setting of the Train tab.
     press(page, "over_length:cut_prompt")
-    expect(page.locator("#token-account")).to_contain_text("will be cut: row 7", timeout=MINUTE)
+    expect(page.locator("#token-summary")).to_contain_text("will be cut: row 7", timeout=MINUTE)
     page.get_by_role("tab", name="Train").click()
     expect(page.locator("#train-data")).to_contain_text("will be cut: row 7", timeout=MINUTE)
     page.locator("#group-data button").first.click()
@@ -219,7 +219,7 @@ def test_conversations_in_disguise_seen_token_by_token(page, tmp_path, word):
     page.locator("#setting-max_length input").fill("2000")
     page.locator("#setting-max_length input").blur()
     page.get_by_role("tab", name="Data").click()
-    expect(page.locator("#token-account")).to_contain_text("Every pair fits", timeout=MINUTE)
+    expect(page.locator("#token-summary")).to_contain_text("Every pair fits", timeout=MINUTE)
     expect(view.locator(".tokens").first.locator(".token-nll")).to_have_count(0)
 
 
@@ -243,14 +243,14 @@ def test_broken_rows_and_no_header_and_formulas_to_take_away(page, tmp_path, wor
     page.locator("#data-columns-use").click()
     expect(card).to_contain_text("row 2", timeout=MINUTE)
     press(page, "fix:broken-rows")
-    account = page.locator("#data-account")
+    account = page.locator("#data-summary")
     expect(account).to_contain_text("4 rows read, 3 pairs usable", timeout=MINUTE)
 
     wait_for_tokens(page, 1)
     # Row 2 is left out, so the second line of the preview is row 3.
     pick(page, 2)
     wait_for_tokens(page, 3)
-    kept = uploads.open_dataset(page.locator("#data-id textarea, #data-id input").input_value())
+    kept = uploads.open_upload(page.locator("#data-id textarea, #data-id input").input_value())
     texts = [(pair.prompt, pair.chosen, pair.rejected) for pair in kept.pairs]
     for kind in ("csv", "jsonl"):
         taken = saved(page, tmp_path, kind)
@@ -277,7 +277,7 @@ def test_a_broken_file_is_a_card_that_names_the_remedy(page, tmp_path):
     expect(card).to_contain_text("chosen")
     expect(card).to_contain_text("<img src=x")
     page.locator("#example-hello").click()
-    expect(page.locator("#data-account")).to_contain_text("7 pairs usable", timeout=MINUTE)
+    expect(page.locator("#data-summary")).to_contain_text("7 pairs usable", timeout=MINUTE)
     expect(card).to_have_count(0)
 
 
@@ -295,7 +295,7 @@ def test_what_is_chosen_before_the_page_has_its_answers_stays(page):
         page.wait_for_timeout(100)
     is_opening = False
     page.locator("#example-hello").click()
-    expect(page.locator("#data-account")).to_contain_text("7 pairs usable", timeout=MINUTE)
+    expect(page.locator("#data-summary")).to_contain_text("7 pairs usable", timeout=MINUTE)
     for route in kept:
         with page.expect_response(lambda answer, asked=route.request: answer.request == asked):
             route.continue_()

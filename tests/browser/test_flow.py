@@ -63,7 +63,7 @@ def test_a_first_visitor_is_led_and_settings_can_be_kept(page, tmp_path):
     choose_preset(page, "gpu-24gb", "0.0001")
     choose_preset(page, "demo-cpu", "0.0005")
 
-    expect(line).to_contain_text("click an example")
+    expect(line).to_contain_text("choose an example")
     line.get_by_role("button", name="Go to Data").click()
     expect(page).to_have_url(re.compile("tab=data"))
     page.locator("#example-hello").click()
@@ -86,10 +86,10 @@ def test_a_first_visitor_is_led_and_settings_can_be_kept(page, tmp_path):
     expect(line).to_contain_text("press “Estimate”", timeout=MINUTE)
 
     page.locator("#preset-fold button").first.click()
-    page.get_by_label("Name of your preset").fill("demo-cpu")
+    page.get_by_label("Preset name").fill("demo-cpu")
     page.locator("#preset-save").click()
     expect(page.locator("#preset-error [role=alert]")).to_contain_text("of the program")
-    page.get_by_label("Name of your preset").fill("mine")
+    page.get_by_label("Preset name").fill("mine")
     page.locator("#preset-save").click()
     expect(page.locator("#preset-note")).to_contain_text("Saved as “mine”")
     expect(changed).not_to_contain_text("Changed")
@@ -156,7 +156,7 @@ def test_everything_up_to_a_run_can_be_done_from_the_keyboard(page, tiny_model):
 
     line = page.locator("#next-step")
     expect(page.locator("#run-status")).to_contain_text("finished", timeout=5 * MINUTE)
-    expect(line).to_contain_text("talk to", timeout=MINUTE)
+    expect(line).to_contain_text("chat with", timeout=MINUTE)
     assert len(store.list_runs()) == 1
     expect(page.locator("#run-chat")).to_be_visible()
     reach(page, "run-chat")

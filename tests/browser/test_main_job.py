@@ -73,7 +73,7 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
 
         page.get_by_role("tab", name="Data").click()
         page.locator("#data-upload input[type=file]").set_input_files(str(ugly_csv))
-        account = page.locator("#data-account")
+        account = page.locator("#data-summary")
         expect(account).to_contain_text(
             f"{PAIRS + 2} rows read, {PAIRS} pairs usable", timeout=MINUTE
         )

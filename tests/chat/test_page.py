@@ -178,7 +178,7 @@ def test_a_blind_vote_tells_the_names_is_counted_and_becomes_data(page):
     expect(page.locator("#chat-scores")).to_contain_text("1 vote can be trained on")
 
     page.locator("#chat-use-votes").click()
-    account = page.locator("#data-account")
+    account = page.locator("#data-summary")
     expect(account).to_contain_text("votes.jsonl", timeout=MINUTE)
     expect(account).to_contain_text("1 row read, 1 pair usable")
     expect(page.locator("#data-preview")).to_contain_text("Which is better?")

@@ -182,4 +182,4 @@ def keep_as_data(progress: Callable[[float], None] | None = None) -> str:
         InputError: there are none.
         DiskFull: nothing is kept.
     """
-    return uploads.keep_dataset(export_file("jsonl"), SOURCE, progress)
+    return uploads.store_upload(export_file("jsonl"), SOURCE, progress)

@@ -1,4 +1,4 @@
-"""What the person answers about a file, by a button or the row of columns. Floor 5."""
+"""The user's corrections to how a file is read: encoding, fixes and columns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from orpo_qlora.errors import DataError, InputError
 from orpo_qlora.ui.data import uploads
 
 
-def answer(dataset_id: str, choice: str) -> None:
-    """Record what a button of the page says, as “fix:duplicate”.
+def apply_choice(dataset_id: str, choice: str) -> None:
+    """Store the choice that a button carries, such as “fix:duplicate”.
 
     Raises:
-        InputError: there is no such button.
+        InputError: no button carries this choice.
     """
     kind, _, value = choice.partition(":")
     _check(kind, value)
@@ -37,13 +37,13 @@ def answer(dataset_id: str, choice: str) -> None:
 
 
 def _forget_columns(dataset_id: str, choices: ReadChoices) -> None:
-    # Names of columns can be chosen with and without the first line; either is remembered.
+    # Columns are remembered by their names, which differ with and without a header line.
     for has_header in {True, choices.has_header}:
-        read_so = choices.model_copy(update={"has_header": has_header})
+        variant = choices.model_copy(update={"has_header": has_header})
         try:
-            table = open_table(uploads.data_file(dataset_id), "", read_so, is_whole=False)
+            table = open_table(uploads.data_file(dataset_id), "", variant, is_whole=False)
         except DataError:
-            continue  # nothing was chosen among columns that cannot be read
+            continue  # unreadable columns: nothing can have been remembered for them
         forget_mapping(table.columns)
 
 
@@ -51,11 +51,13 @@ def _check(kind: str, value: str) -> None:
     if kind == "encoding":
         codec_of(value)
     elif kind not in {"fix", "unfix", "forget"} or (kind != "forget" and value not in FIXES):
-        raise InputError(f"There is nothing to choose as “{kind}:{value}”.")
+        raise InputError(
+            f"“{kind}:{value}” is not a choice.", hint="Reload the page and try again."
+        )
 
 
 def choose_columns(dataset_id: str, values: Sequence[object], *, has_header: bool) -> None:
-    """Record which column is which, which serves the next file of the shape too.
+    """Store the column mapping, which also applies to the next file with the same header.
 
     Args:
         dataset_id: the file.
@@ -64,7 +66,7 @@ def choose_columns(dataset_id: str, values: Sequence[object], *, has_header: boo
     """
     choices = uploads.choices_of(dataset_id)
     if has_header != choices.has_header:
-        # Other names now: what was chosen among the old ones says nothing.
+        # The columns have other names now, so the old mapping no longer applies.
         changed = {"has_header": has_header, "mapping": None}
         uploads.choose(dataset_id, choices.model_copy(update=changed))
         return

@@ -1,7 +1,6 @@
-"""The account of a file as HTML: what was read, what the doctor found, buttons that mend it.
+"""A file's summary and findings as HTML, with a button for every fix.
 
-Floor 5. A button carries its choice, and one line of script hands it to the page's handler;
-everything from a file is escaped.
+Everything that comes from a file is escaped.
 """
 
 from __future__ import annotations
@@ -13,38 +12,35 @@ from orpo_qlora.data.summary import DataSummary, Finding, row_list
 from orpo_qlora.data.wording import brief, plural
 from orpo_qlora.errors import BrokenRows, DataError, NeedsColumns, NeedsEncoding
 from orpo_qlora.ui.parts import cards
+from orpo_qlora.ui.parts.buttons import choice_button
 
-CHOOSING = (
-    "element.addEventListener('click', (event) => {"
-    " const button = event.target.closest('[data-choice]');"
-    " if (button) { trigger('click', {choice: button.dataset.choice}); } });"
-)
-"""Script of a component whose buttons are choices: its click carries the one that was pressed."""
-
-SEVERITIES = {"error": "Left out", "warning": "Warning", "note": "Note"}
+SEVERITIES = {"error": "Dropped", "warning": "Warning", "note": "Note"}
+DROP_BROKEN = "Drop broken rows"
+APPLY = "Apply"
+HEADER_LABEL = "First line is a header"
 
 COLUMNS_HINT = (
-    "Say below which column is which. If the first line is a preference already, untick “The first "
-    "line names the columns”."
+    f"Choose the columns below and press “{APPLY}”. If the first line is already a preference, "
+    f"untick “{HEADER_LABEL}” first."
 )
 
 
-def account_card(report: DataSummary) -> str:
-    """Return what was read, what came of it and what the person decided."""
+def summary_card(report: DataSummary) -> str:
+    """Return the file's name, counts, format and the user's choices about it."""
     format_ = " · ".join(part for part in (report.format, report.encoding) if part)
-    decided = _decided(report)
-    again = choice_button("forget", "Undo my choices", "quiet-button") if decided else ""
+    choices = _choices_sentence(report)
+    undo = choice_button("forget", "Undo my choices", "quiet-button") if choices else ""
     return cards.account(
-        report.source, [*report.sentences()[:1], *filter(None, (format_, decided))], again
+        report.source, [*report.sentences()[:1], *filter(None, (format_, choices))], undo
     )
 
 
-def _decided(report: DataSummary) -> str:
+def _choices_sentence(report: DataSummary) -> str:
     choices, parts = report.choices, []
     if choices.encoding:
         parts.append(f"read as {report.encoding or choices.encoding}")
     if not choices.has_header:
-        parts.append("the first line is a row")
+        parts.append("the first line is not a header")
     if choices.mapping:
         named = ", ".join(f"{brief(column)} as {part}" for part, column in choices.mapping.parts())
         parts.append(f"columns {named}")
@@ -54,13 +50,13 @@ def _decided(report: DataSummary) -> str:
 
 
 def findings_list(report: DataSummary) -> str:
-    """Return everything the doctor found, most serious first, each with its cure."""
+    """Return all findings, most serious first, each with its rows and its fix."""
     if not report.findings:
-        return cards.account("Pair doctor", ["Nothing to worry about was found."])
+        return cards.account("Pair doctor", ["No problems found."])
     items = "".join(_finding(finding) for finding in report.findings)
     kept = f"{report.rows_read:,} rows = {plural(report.pairs, 'pair')} kept"
-    sums = [f"{drop.count:,} left out: {drop.label}" for drop in report.drops]
-    total = html.escape(" + ".join([kept, *sums]) + ".")
+    dropped = [f"{drop.count:,} dropped: {drop.label}" for drop in report.drops]
+    total = html.escape(" + ".join([kept, *dropped]) + ".")
     return (
         '<section class="card findings"><p class="card-title">Pair doctor</p>'
         f'<ul>{items}</ul><p class="quiet">{total}</p></section>'
@@ -68,15 +64,15 @@ def findings_list(report: DataSummary) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    # A finding about the whole file says its numbers in its words.
+    # A finding about the whole file has no rows and gives its numbers in its label.
     count = f"{finding.count:,} · {_share(finding.share)}" if finding.rows else ""
     state = "fixed" if finding.fixed else finding.severity
-    word = "Fixed" if finding.fixed else SEVERITIES[finding.severity]
+    pill = "Fixed" if finding.fixed else SEVERITIES[finding.severity]
     label = f"{finding.label[:1].upper()}{finding.label[1:]}"
     advice = f"<p>{html.escape(finding.advice)}</p>" if finding.advice else ""
     return (
         f'<li class="finding" data-finding="{html.escape(finding.id)}">'
-        f'<div class="finding-head"><span class="pill pill-{state}">{word}</span>'
+        f'<div class="finding-head"><span class="pill pill-{state}">{pill}</span>'
         f'<span class="finding-label">{html.escape(label)}</span>'
         f'<span class="finding-count">{count}</span></div>'
         f"{advice}{_examples(finding)}{_fix(finding)}</li>"
@@ -106,21 +102,13 @@ def _fix(finding: Finding) -> str:
     if not finding.fix:
         return ""
     if finding.fixed:
-        done = f'<span class="quiet">Done: {html.escape(finding.fix)}.</span> '
-        return f'<p class="fix">{done}{choice_button(f"unfix:{finding.id}", "Undo")}</p>'
+        applied = f'<span class="quiet">Applied: {html.escape(finding.fix)}.</span> '
+        return f'<p class="fix">{applied}{choice_button(f"unfix:{finding.id}", "Undo")}</p>'
     return f'<p class="fix">{choice_button(f"fix:{finding.id}", finding.fix)}</p>'
 
 
-def choice_button(choice: str, label: str, kind: str = "choice-button") -> str:
-    """Return a button that hands its choice to the handler of its component's click."""
-    return (
-        f'<button type="button" class="{kind}" data-choice="{html.escape(choice)}">'
-        f"{html.escape(label)}</button>"
-    )
-
-
 def question_card(error: DataError, choices: ReadChoices) -> str:
-    """Return why a file cannot be used yet, with every answer that one click can give."""
+    """Return why a file cannot be used yet, with a button for every one-click answer."""
     buttons: list[str] = []
     hint = error.hint
     if isinstance(error, NeedsColumns):
@@ -132,14 +120,26 @@ def question_card(error: DataError, choices: ReadChoices) -> str:
             for candidate in error.candidates
         ]
     elif isinstance(error, BrokenRows):
-        buttons = [f"<li>{choice_button(f'fix:{error.fix}', 'Leave these rows out')}</li>"]
+        buttons = [f"<li>{choice_button(f'fix:{error.fix}', DROP_BROKEN)}</li>"]
     if choices != ReadChoices():
         buttons.append(f"<li>{choice_button('forget', 'Undo my choices')}</li>")
     answers = f'<ul class="answers">{"".join(buttons)}</ul>' if buttons else ""
     return cards.error_card(error.message, hint=hint, where=error.where, more=answers)
 
 
+def way_out(error: DataError) -> str:
+    """Return what the user can do about a file that cannot be used, as one sentence."""
+    if isinstance(error, NeedsColumns):
+        return f"Choose the prompt, chosen and rejected columns, then press “{APPLY}”."
+    if isinstance(error, NeedsEncoding) and error.candidates:
+        return "Press “Read as …” under the text that reads correctly."
+    if isinstance(error, BrokenRows):
+        first = error.where.rpartition(", ")[2] or "the broken rows"  # “row 17”, as in the message
+        return f"Fix {first} in your file and upload it again, or press “{DROP_BROKEN}”."
+    return error.hint or "Correct the file and upload it again, or choose an example."
+
+
 def columns_note(report: DataSummary) -> str:
-    """Return what the page says about columns: which were guessed, which are not used."""
+    """Return which columns were guessed and which are not used."""
     lines = [line for line in report.sentences()[1:] if line.startswith("Columns")]
     return f'<p class="quiet">{html.escape(" ".join(lines))}</p>' if lines else ""

@@ -1,10 +1,11 @@
-"""The part of the Data tab that counts tokens and shows any pair as the model will see it."""
+"""The Data tab's token panel: token counts of all pairs, and any pair token by token."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -19,23 +20,24 @@ from orpo_qlora.jobs.token_report import LengthReport, fate_of, report_lengths
 from orpo_qlora.models import at_hand
 from orpo_qlora.runs import present
 from orpo_qlora.ui.data import token_view, uploads
-from orpo_qlora.ui.data.findings_view import CHOOSING, choice_button
 from orpo_qlora.ui.parts import cards
-from orpo_qlora.ui.parts.guard import Updates
+from orpo_qlora.ui.parts.buttons import CHOICE_SCRIPT, choice_button, choice_of
+from orpo_qlora.ui.parts.events import QUIET
+from orpo_qlora.ui.parts.guard import Updates, guarded
 from orpo_qlora.ui.train import form
 
-PICTURES = ("whole", "prompt", "answers", "difference")
+HISTOGRAMS = ("whole", "prompt", "answers", "difference")
 POLL_SECONDS = 1.0
 REMEDIES = {
-    "drop": "Leave them out",
-    "cut_prompt": "Cut their prompts from the left",
-    "cut_answers": "Cut their answers from the right",
+    "drop": "Drop them",
+    "cut_prompt": "Cut prompts left",
+    "cut_answers": "Cut responses right",
 }
-"""What can be done with over-long pairs, by the value of `over_length`."""
+"""Buttons for over-long pairs, by the value of `over_length` they set."""
 SETTINGS = ("model", "revision", "max_length", "over_length", "nll_on", "lambda")
-"""Settings of the Train tab that decide what a pair looks like to the model."""
+"""Settings of the Train tab that decide how a pair is tokenized, cut and coloured."""
 SHOW = "() => { document.getElementById('token-actions')?.scrollIntoView({behavior: 'smooth'}); }"
-"""Script that brings the shown pair into sight: the table where it was picked is far above."""
+"""Script that scrolls to the pair, far below the preview in which it was picked."""
 
 
 @dataclass(frozen=True)
@@ -47,43 +49,44 @@ class TokenPanel:
     status: gr.HTML
     count: gr.Button
     results: gr.Column
-    account: gr.HTML
-    pictures: tuple[gr.HTML, ...]
+    summary: gr.HTML
+    histograms: tuple[gr.HTML, ...]
     row: gr.Number
     previous: gr.Button
     next: gr.Button
     longest: gr.Button
     tokens: gr.HTML
     seen: gr.Textbox
+    """What the panel shows now, so that a poll sends only what changed."""
     timer: gr.Timer
 
     @property
     def outputs(self) -> list[Any]:
-        """Every component that changes while tokens are counted and looked at."""
+        """Every component that changes with the data, the settings or the progress of the job."""
         return [
-            *(self.view, self.card, self.status, self.count, self.results, self.account),
-            *(*self.pictures, self.tokens, self.seen, self.timer),
+            *(self.view, self.card, self.status, self.count, self.results, self.summary),
+            *(*self.histograms, self.tokens, self.seen, self.timer),
         ]
 
 
-def build_token_panel() -> TokenPanel:
+def build() -> TokenPanel:
     """Return the panel's components, hidden until there are pairs."""
     with gr.Column(visible=False, elem_id="token-panel") as view:
         gr.HTML(
             cards.heading(
-                "What the model will see",
-                "Every pair under the base model's chat template and tokenizer, with the settings "
-                "of the Train tab.",
+                "Tokens",
+                "Every pair in the base model's chat template and tokens, with the settings of "
+                "the Train tab.",
             )
         )
         card = gr.HTML(elem_id="token-error")
         status = gr.HTML(elem_id="token-status")
         count = gr.Button("Count tokens", elem_id="token-count", scale=0, min_width=200)
         with gr.Column(visible=False, elem_id="token-results") as results:
-            account = gr.HTML(elem_id="token-account", js_on_load=CHOOSING)
+            summary = gr.HTML(elem_id="token-summary", js_on_load=CHOICE_SCRIPT)
             with gr.Row(elem_classes="plots"):
-                pictures = tuple(
-                    gr.HTML(elem_id=f"histogram-{name}", min_width=420) for name in PICTURES
+                histograms = tuple(
+                    gr.HTML(elem_id=f"histogram-{name}", min_width=420) for name in HISTOGRAMS
                 )
             with gr.Row(elem_classes="actions", elem_id="token-actions"):
                 row = gr.Number(
@@ -99,11 +102,23 @@ def build_token_panel() -> TokenPanel:
                 following = _small_button("Next pair", "token-next")
                 longest = _small_button("Longest pair", "token-longest")
             tokens = gr.HTML(elem_id="token-view")
-    seen = gr.Textbox(visible="hidden", elem_id="token-seen", label="Tokens drawn so far")
+    seen = gr.Textbox(visible="hidden", elem_id="token-seen", label="Tokens shown")
     timer = gr.Timer(POLL_SECONDS, active=False)
     return TokenPanel(
-        *(view, card, status, count, results, account, pictures, row),
-        *(previous, following, longest, tokens, seen, timer),
+        view=view,
+        card=card,
+        status=status,
+        count=count,
+        results=results,
+        summary=summary,
+        histograms=histograms,
+        row=row,
+        previous=previous,
+        next=following,
+        longest=longest,
+        tokens=tokens,
+        seen=seen,
+        timer=timer,
     )
 
 
@@ -113,7 +128,7 @@ def _small_button(title: str, elem_id: str) -> gr.Button:
 
 @dataclass(frozen=True)
 class Question:
-    """What the panel is to show: pairs of a file, under these settings, one of them in full."""
+    """What the panel shows: the pairs of a file under these settings, one of them in full."""
 
     dataset: PreferenceData
     config: TrainConfig
@@ -126,24 +141,24 @@ class Question:
 
 
 def question_of(dataset_id: str, row: object, settings: Mapping[str, object]) -> Question:
-    """Return the question that the page's components ask.
+    """Return the question for an upload, a row number and the Train tab's settings by name.
 
     Raises:
-        DataError: the file is not kept any more.
+        DataError: the upload is no longer stored.
         ConfigError: lists every wrong setting of the Train tab.
     """
-    dataset = uploads.open_dataset(dataset_id)
+    dataset = uploads.open_upload(dataset_id)
     config = form.config_from_some(settings)
     request = uploads.tokenize_request(dataset_id, config, (nearest_row(dataset, row),))
     return Question(dataset, config, request)
 
 
 def nearest_row(dataset: PreferenceData, row: object, step: int = 0) -> int:
-    """Return the row of the first pair from `row` on, or of the pair `step` places from that."""
+    """Return the row of the first pair at or after `row`, moved on by `step` pairs."""
     pairs = dataset.pairs
     wanted = int(row) if isinstance(row, int | float) else 0
-    place = min(bisect_left(pairs, wanted, key=_row_of), len(pairs) - 1) + step
-    return pairs[max(0, min(place, len(pairs) - 1))].row
+    index = min(bisect_left(pairs, wanted, key=_row_of), len(pairs) - 1) + step
+    return pairs[max(0, min(index, len(pairs) - 1))].row
 
 
 def _row_of(pair: PreferencePair) -> int:
@@ -151,7 +166,7 @@ def _row_of(pair: PreferencePair) -> int:
 
 
 def look(panel: TokenPanel, question: Question, seen: str = "") -> Updates | None:
-    """Return what the panel shows now; counts a local tokenizer's tokens by itself."""
+    """Return what the panel shows now; starts the job by itself if the tokenizer is local."""
     request = question.request
     is_known = token_counts.paths_of(request).folder.is_dir()
     if not is_known and not at_hand.has_tokenizer(request.model, request.revision):
@@ -160,22 +175,22 @@ def look(panel: TokenPanel, question: Question, seen: str = "") -> Updates | Non
 
 
 def count(panel: TokenPanel, question: Question) -> Updates | None:
-    """Count because the person asked for it, also what failed before."""
+    """Start the job on the user's request, also after a failure."""
     return _answer_updates(panel, question, token_counts.ask(question.request, again=True), "")
 
 
 def nothing(panel: TokenPanel) -> Updates:
-    """Return the panel without a file: hidden."""
+    """Return the panel hidden, as without a file."""
     return {panel.view: gr.Column(visible=False), panel.timer: gr.Timer(active=False)}
 
 
 def _waiting_updates(panel: TokenPanel, question: Question) -> Updates:
     model = present.model_title(question.config.model)
-    text = f"The tokenizer of {model} is not on this disk yet; its weights are not needed for this."
+    text = f"The tokenizer of {model} is not on this disk yet. Its weights are not needed."
     return {
         **_shown(panel, is_answered=False),
         panel.status: cards.reason(text),
-        panel.count: gr.Button(f"Fetch it and count tokens with {model}", visible=True),
+        panel.count: gr.Button("Download tokenizer", visible=True),
         panel.timer: gr.Timer(active=False),
         panel.seen: "",
     }
@@ -204,7 +219,7 @@ def _answer_updates(
         panel.timer: gr.Timer(active=is_waiting),
     }
     if answer.lengths is not None:
-        updates |= _picture_updates(panel, question, answer.lengths)
+        updates |= _count_updates(panel, question, answer.lengths)
     if pair is not None:
         updates[panel.tokens] = token_view.draw_tokens(pair, question.config)
     return updates
@@ -214,31 +229,31 @@ def _status(answer: Answer) -> str:
     state = answer.state
     if state.error:
         return cards.error_card(state.error.message, hint=state.error.hint, where=state.error.where)
-    words = f"{state.phase[:1].upper()}{state.phase[1:]} …"
+    text = f"{state.phase[:1].upper()}{state.phase[1:]} …"
     if state.total and state.phase == "counting tokens":
-        words += f" {state.done:,} of {state.total:,} pairs"
-    return cards.busy(words)
+        text += f" {state.done:,} of {state.total:,} pairs"
+    return cards.busy(text)
 
 
-def _picture_updates(panel: TokenPanel, question: Question, counted: TokenLengths) -> Updates:
+def _count_updates(panel: TokenPanel, question: Question, counted: TokenLengths) -> Updates:
     report = report_of(question.config, counted)
     drawn = token_histograms.histograms_of(counted, report)
     title = f"Tokens with {present.model_title(report.model)}"
     return {
-        panel.account: cards.account(title, [report.policy_sentence()], _remedies(report)),
+        panel.summary: cards.account(title, [report.policy_sentence()], _remedies(report)),
         **{
-            component: token_histograms.draw_histogram(picture)
-            for component, picture in zip(panel.pictures, drawn, strict=True)
+            component: token_histograms.draw_histogram(histogram)
+            for component, histogram in zip(panel.histograms, drawn, strict=True)
         },
     }
 
 
 def _remedies(report: LengthReport) -> str:
-    """Return buttons for over-long pairs; each sets a setting of the Train tab."""
+    """Return buttons for over-long pairs; each changes one setting of the Train tab."""
     if not report.cut and not report.dropped:
         return ""
-    ways = [way for way in REMEDIES if way != report.over_length]
-    buttons = [choice_button(f"over_length:{way}", REMEDIES[way]) for way in ways]
+    policies = [policy for policy in REMEDIES if policy != report.over_length]
+    buttons = [choice_button(f"over_length:{name}", REMEDIES[name]) for name in policies]
     longest = report.whole.longest
     buttons.append(choice_button(f"max_length:{longest}", f"Raise max_length to {longest:,}"))
     return f'<p class="fix">{" ".join(buttons)}</p>'
@@ -248,18 +263,18 @@ def remedy_of(choice: str) -> dict[str, object]:
     """Return the setting that a button for over-long pairs changes.
 
     Raises:
-        InputError: there is no such button.
+        InputError: no button carries this choice.
     """
     name, _, value = choice.partition(":")
     if name == "over_length" and value in REMEDIES:
         return {name: value}
     if name == "max_length" and value.isdecimal():
         return {name: int(value)}
-    raise InputError(f"There is nothing to choose as “{choice}”.")
+    raise InputError(f"“{choice}” is not a choice.", hint="Reload the page and try again.")
 
 
 def length_sentence(dataset_id: str, config: TrainConfig) -> str:
-    """Return what the length policy will do, as far as tokens are counted already."""
+    """Return what the length policy will do; empty until tokens have been counted."""
     counted = token_counts.read_answer(uploads.tokenize_request(dataset_id, config, ())).lengths
     if counted is None:
         return ""
@@ -267,20 +282,114 @@ def length_sentence(dataset_id: str, config: TrainConfig) -> str:
 
 
 def report_of(config: TrainConfig, counted: TokenLengths) -> LengthReport:
-    """Return the account of counted tokens under these settings."""
+    """Return the lengths and what the length policy does under these settings."""
     return report_lengths(counted, config.model, config.max_length, config.over_length)
 
 
-def turn_updates(panel: TokenPanel, question: Question, row: int) -> Updates:
-    """Return the panel turned to another row."""
+def row_updates(panel: TokenPanel, question: Question, row: int) -> Updates:
+    """Return the panel showing another row."""
     request = question.request.model_copy(update={"rows": (row,)})
-    turned = replace(question, request=request)
-    return {**(look(panel, turned) or {}), panel.row: row}
+    return {**(look(panel, replace(question, request=request)) or {}), panel.row: row}
 
 
 def longest_row(question: Question) -> int:
-    """Return the row of the pair with the most tokens, the shown one while nothing is counted."""
+    """Return the row of the pair with the most tokens; the shown row until tokens are counted."""
     counted = token_counts.read_answer(question.request).lengths
     if counted is None:
         return question.row
     return max(zip(counted.longest(), counted.rows, strict=True))[1]
+
+
+@dataclass(frozen=True)
+class QuestionInputs:
+    """The components a question is read from; handlers take their values in this order."""
+
+    dataset_id: gr.Textbox
+    row: gr.Number
+    settings: Mapping[str, Any]
+    """Inputs of the Train tab by the setting's name, for each of `SETTINGS`."""
+
+    @property
+    def components(self) -> list[Any]:
+        """The inputs of a handler that takes `*values`."""
+        return [self.dataset_id, self.row, *self.settings.values()]
+
+    def question(
+        self, values: Sequence[Any], changed: Mapping[str, object] | None = None
+    ) -> Question:
+        """Return the question that these values ask, with some settings changed."""
+        dataset_id, row, *rest = values
+        named = dict(zip(self.settings, rest, strict=True)) | dict(changed or {})
+        return question_of(dataset_id, row, named)
+
+
+def refresh_after(panel: TokenPanel, inputs: QuestionInputs, event: Any) -> None:  # noqa: ANN401 - gradio's dependency
+    """Update the panel once an event that changes the data is over."""
+    event.then(_on_refresh(panel, inputs), inputs.components, panel.outputs, **QUIET)
+
+
+def _on_refresh(panel: TokenPanel, inputs: QuestionInputs) -> Callable[..., Any]:
+    def on_refresh(*values: object) -> Updates | None:
+        return look(panel, inputs.question(values)) if values[0] else nothing(panel)
+
+    return _guarded(panel, on_refresh)
+
+
+def _guarded(panel: TokenPanel, handler: Callable[..., Updates | None]) -> Callable[..., Any]:
+    """Guard a handler; an error also stops the timer, since polling would only repeat it."""
+    # gr.update, not gr.Timer: a component made while the page is built becomes part of it.
+    return guarded(panel.card, handler, {panel.timer: gr.update(active=False)})
+
+
+def connect(panel: TokenPanel, inputs: QuestionInputs, tab: gr.Tab, preview: gr.Dataframe) -> None:
+    """Connect the panel to its handlers.
+
+    Args:
+        panel: the panel's components.
+        inputs: what the panel's question is read from.
+        tab: the Data tab; selecting it updates the panel.
+        preview: the table of pairs; selecting a row shows its tokens.
+    """
+    values, outputs = inputs.components, panel.outputs
+
+    def on_tick(seen: str, *values: object) -> Updates | None:
+        return look(panel, inputs.question(values), seen)
+
+    def on_count(*values: object) -> Updates | None:
+        return count(panel, inputs.question(values))
+
+    def on_remedy(event: gr.EventData, *values: object) -> Updates:
+        changed = remedy_of(choice_of(event))
+        updates = look(panel, inputs.question(values, changed)) or {}
+        return {**updates, **{inputs.settings[name]: value for name, value in changed.items()}}
+
+    refresh = _on_refresh(panel, inputs)
+    panel.timer.tick(_guarded(panel, on_tick), [panel.seen, *values], outputs, **QUIET)
+    panel.count.click(_guarded(panel, on_count), values, outputs, **QUIET)
+    panel.row.input(refresh, values, outputs, trigger_mode="always_last", **QUIET)
+    tab.select(refresh, values, outputs, **QUIET)
+    remedied = [*outputs, *inputs.settings.values()]
+    panel.summary.click(_guarded(panel, on_remedy), values, remedied, **QUIET)
+    _connect_row(panel, inputs, preview)
+
+
+def _connect_row(panel: TokenPanel, inputs: QuestionInputs, preview: gr.Dataframe) -> None:
+    """Connect what chooses the pair that is shown token by token."""
+
+    def on_step(step: int, *values: object) -> Updates:
+        question = inputs.question(values)
+        return row_updates(panel, question, nearest_row(question.dataset, values[1], step))
+
+    def on_longest(*values: object) -> Updates:
+        question = inputs.question(values)
+        return row_updates(panel, question, longest_row(question))
+
+    def on_pick(event: gr.SelectData, *values: object) -> Updates:
+        return row_updates(panel, inputs.question(values), int(event.row_value[0]))
+
+    values, outputs = inputs.components, [panel.row, *panel.outputs]
+    panel.previous.click(_guarded(panel, partial(on_step, -1)), values, outputs, **QUIET)
+    panel.next.click(_guarded(panel, partial(on_step, 1)), values, outputs, **QUIET)
+    panel.longest.click(_guarded(panel, on_longest), values, outputs, **QUIET)
+    picked = preview.select(_guarded(panel, on_pick), values, outputs, **QUIET)
+    picked.success(None, None, None, js=SHOW)

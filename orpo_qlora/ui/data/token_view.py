@@ -1,7 +1,7 @@
-"""One pair as the model sees it: every token, and what training does with it. Floor 5.
+"""One pair as HTML, token by token, coloured by its role in the loss.
 
-The tokens come from a probe; what is cut comes from the same policy as in a run. Everything from
-a file is escaped.
+The tokens come from the tokenize job; what is cut follows the length policy that training uses.
+Everything that comes from a file is escaped.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ROLES: dict[Role, str] = {
     "odds": "Odds only",
     "cut": "Cut off",
 }
-"""What training does with a token, in the words of the legend."""
+"""Legend labels: what training does with a token."""
 TOKENS_SHOWN = 4000
-"""Tokens drawn per part; the middle of a longer one is left out."""
+"""Tokens drawn per part; the middle of a longer part is skipped."""
 
 
 @dataclass(frozen=True)
@@ -41,46 +41,46 @@ class _Part:
 
 
 def draw_tokens(pair: PairTokens, config: TrainConfig) -> str:
-    """Return a pair's tokens, each coloured by what these settings do with it."""
+    """Return a pair's tokens as HTML, each coloured by its role under these settings."""
     kept = fit(pair.lengths, config.max_length, config.over_length)
     parts = _parts(pair, kept, config)
     drawn = "".join(_draw_part(part) for part in parts)
+    title = f"Row {pair.row:,}: {_length_sentence(pair, kept, config)}"
     return (
-        '<section class="card token-view">'
-        f'<p class="card-title">Row {pair.row:,}: {html.escape(_verdict(pair, kept, config))}</p>'
+        f'<section class="card token-view"><p class="card-title">{html.escape(title)}</p>'
         f"{_legend(parts)}{drawn}"
-        '<p class="token-readout quiet" aria-live="polite">Point at a token to see its id, or '
-        "press Tab and the arrow keys.</p></section>"
+        '<p class="token-readout quiet" aria-live="polite">Hover over a token to see its id, or '
+        "use Tab and the arrow keys.</p></section>"
     )
 
 
-def _verdict(pair: PairTokens, kept: Kept | None, config: TrainConfig) -> str:
+def _length_sentence(pair: PairTokens, kept: Kept | None, config: TrainConfig) -> str:
     longest = pair.lengths.longest
-    size = f"{plural(longest, 'token')} with the longer answer"
+    size = f"{plural(longest, 'token')} with the longer response"
     if kept is None:
-        return f"{size}, max_length is {config.max_length:,}. This pair is left out."
+        return f"{size}, max_length is {config.max_length:,}. This pair is dropped."
     if longest > config.max_length:
         return f"{size}, max_length is {config.max_length:,}. This pair is cut."
     return f"{size}. It fits."
 
 
 def _parts(pair: PairTokens, kept: Kept | None, config: TrainConfig) -> tuple[_Part, ...]:
-    left = kept or Kept(0, 0, 0)
+    lengths = kept or Kept(0, 0, 0)
     has_odds = config.lambda_ > 0
     prompt: Role = "nll" if config.nll_on == "sequence" else "read"
-    before = len(pair.prompt) - left.prompt
+    before = len(pair.prompt) - lengths.prompt
     cut: Role = "cut"
-    prompt_roles = [cut] * before + [prompt] * left.prompt
-    if left.prompt:
-        prompt_roles[before] = "read"  # nothing stands before it that could predict it
+    prompt_roles = [cut] * before + [prompt] * lengths.prompt
+    if lengths.prompt:
+        prompt_roles[before] = "read"  # the first token has nothing to predict it from
     return (
         _Part("Prompt", pair.prompt, prompt_roles),
-        _answer("Chosen answer", pair.chosen, left.chosen, "both" if has_odds else "nll"),
-        _answer("Rejected answer", pair.rejected, left.rejected, "odds" if has_odds else "read"),
+        _response("Chosen", pair.chosen, lengths.chosen, "both" if has_odds else "nll"),
+        _response("Rejected", pair.rejected, lengths.rejected, "odds" if has_odds else "read"),
     )
 
 
-def _answer(title: str, tokens: Sequence[Token], kept: int, role: Role) -> _Part:
+def _response(title: str, tokens: Sequence[Token], kept: int, role: Role) -> _Part:
     return _Part(title, tokens, [role] * kept + ["cut"] * (len(tokens) - kept))
 
 
@@ -120,24 +120,24 @@ def _draw_token(part: _Part, index: int) -> str:
     if token.is_special:
         about += " · special token"
     kind = f"token token-{role}{' token-special' if token.is_special else ''}"
-    # One token of each part can be reached by Tab; theme.js moves that place by the arrow keys.
-    place = "0" if index == 0 else "-1"
+    # One token per part is a tab stop; theme.js moves it with the arrow keys.
+    tab_index = "0" if index == 0 else "-1"
     text = visible_text(token.text)
-    # The line breaks that a token ends with stand behind its box, not in it.
+    # Trailing line breaks go after the token's box, not into it.
     inside = text.rstrip("\n")
     return (
-        f'<span class="{kind}" tabindex="{place}" title="{html.escape(about)}">'
+        f'<span class="{kind}" tabindex="{tab_index}" title="{html.escape(about)}">'
         f"{html.escape(inside)}</span>{text[len(inside) :]}"
     )
 
 
 def visible_text(text: str) -> str:
-    """Return a token's text so that every token can be seen, line breaks and odd marks too."""
+    """Return a token's text with line breaks, tabs and invisible characters written out."""
     if not text:
         return "·"
-    words = text.rstrip("\n")
-    breaks = len(text) - len(words)
-    return "".join(_visible(character) for character in words) + "↵" * breaks + "\n" * breaks
+    start = text.rstrip("\n")
+    breaks = len(text) - len(start)
+    return "".join(_visible(character) for character in start) + "↵" * breaks + "\n" * breaks
 
 
 def _visible(character: str) -> str:

@@ -1,7 +1,7 @@
-"""The home's `datasets/` folder: each file under its own SHA-256, so nothing else is needed later.
+"""Uploaded files in the home's `datasets/` folder, each named by its SHA-256.
 
-Floor 5; page process. A dataset's id is that SHA-256; the page's address carries it. What the
-person decided about a file stands beside it, so every page, and a reload, reads it alike.
+That SHA-256 is the dataset's id, which the page's address carries. The user's choices about a file
+are stored next to it, so that every page and every reload reads it the same way.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from orpo_qlora.data.pairs import PreferenceData, load_preferences
 from orpo_qlora.errors import BrokenRows, DataError, DiskFull, NeedsColumns, NeedsEncoding
 from orpo_qlora.jobs.token_counts import TokenizeRequest, request_of
 
-KEPT_BYTES = 32 * 1024**3
-"""What all kept files may take together; whoever may upload shall not fill the disk with them."""
+STORED_BYTES = 32 * 1024**3
+"""Limit for all uploads together."""
 FREE_BYTES = 1024**3
-"""What the disk keeps for runs."""
+"""Free disk space that an upload must leave for runs."""
 DATASET_ID = re.compile(r"[0-9a-f]{64}")
 DATA, NAME, CHOICES = ".data", ".name", ".choices.json"
-"""Endings of what stands in the folder under one id."""
-OPEN_AT_ONCE = 4
+"""Suffixes of the files stored under one id."""
+CACHED_FILES = 4
 QUESTIONS = (NeedsEncoding, NeedsColumns, BrokenRows)
-"""Errors that the person can answer; a file that raises one is kept for the answer."""
+"""Errors that the user resolves on the page; a file that raises one is stored anyway."""
 
 Progress = Callable[[float], None]
 _reading = threading.Lock()
-_opened: OrderedDict[tuple[str, str, ReadChoices], PreferenceData | DataError] = OrderedDict()
+_cache: OrderedDict[tuple[str, str, ReadChoices], PreferenceData | DataError] = OrderedDict()
 
 
-def keep_dataset(path: Path, source: str, progress: Progress | None = None) -> str:
+def store_upload(path: Path, source: str, progress: Progress | None = None) -> str:
     """Copy a preference file into the home and return its id.
 
-    A file that waits for an answer of the person is kept too; `open_dataset` asks then.
+    A file that raises one of `QUESTIONS` is stored too; `open_upload` raises it again.
 
     Raises:
-        DataError: the file cannot be used; nothing is kept.
-        DiskFull: the disk, or what files may take of it, is used up; nothing is kept.
+        DataError: the file cannot be used; nothing is stored.
+        DiskFull: the disk is full or the limit for uploads is reached; nothing is stored.
     """
     _check_room(path)
     draft = _folder() / f".draft-{uuid.uuid4().hex[:8]}"
@@ -55,20 +55,20 @@ def keep_dataset(path: Path, source: str, progress: Progress | None = None) -> s
         try:
             _copy_private(path, draft)
             dataset_id = storage.sha256_of(draft)
-            is_new = not is_kept(dataset_id)
+            is_new = not is_stored(dataset_id)
             storage.write_whole(_path(dataset_id, NAME), source)
             draft.replace(_path(dataset_id, DATA))
         finally:
             draft.unlink(missing_ok=True)
     try:
-        _forget_reading(dataset_id)
-        report = open_dataset(dataset_id, progress).report
+        _drop_cached(dataset_id)
+        report = open_upload(dataset_id, progress).report
         if report.is_remembered:
-            # Written down, so that a later choice for another file does not change this one.
+            # Stored with the file, so that a later choice for another file does not change it.
             choices = report.choices.model_copy(update={"mapping": report.mapping})
             choose(dataset_id, choices)
     except QUESTIONS:
-        pass  # asked on the page, where the file is opened next
+        pass  # the page opens the file next and shows the question
     except DataError:
         if is_new:
             for ending in (DATA, NAME, CHOICES):
@@ -78,20 +78,19 @@ def keep_dataset(path: Path, source: str, progress: Progress | None = None) -> s
 
 
 def _check_room(path: Path) -> None:
-    """Refuse a file that would fill what kept files may take, or the disk."""
     folder, size = _folder(), path.stat().st_size
-    kept = sum(file.stat().st_size for file in folder.glob(f"*{DATA}"))
-    if kept + size > KEPT_BYTES:
+    stored = sum(file.stat().st_size for file in folder.glob(f"*{DATA}"))
+    if stored + size > STORED_BYTES:
         raise DiskFull(
-            f"The kept preference files take {kept / 1e9:,.1f} of the {KEPT_BYTES / 1e9:,.1f} GB "
-            f"they may, and this one has {size / 1e9:,.1f} GB.",
+            f"This file has {size / 1e9:,.1f} GB; earlier uploads already take "
+            f"{stored / 1e9:,.1f} of the {STORED_BYTES / 1e9:,.1f} GB allowed.",
             hint=f"Delete files you no longer need from {folder}.",
         )
     free = shutil.disk_usage(folder).free
     if free - size < FREE_BYTES:
         raise DiskFull(
             f"The disk has {free / 1e9:,.1f} GB free, and this file takes {size / 1e9:,.1f} GB.",
-            hint=f"Free some space; {FREE_BYTES / 1e9:,.1f} GB stay free for runs.",
+            hint=f"Free some space: {FREE_BYTES / 1e9:,.1f} GB must stay free for runs.",
         )
 
 
@@ -100,35 +99,35 @@ def _folder() -> Path:
 
 
 def _path(dataset_id: str, ending: str) -> Path:
-    """Return a path made of an id; `check_kept` comes before for an id from elsewhere."""
+    """Return a path for an id; an id from the browser passes `check_stored` first."""
     return _folder() / f"{dataset_id}{ending}"
 
 
-def is_kept(dataset_id: str) -> bool:
-    """Whether a file with that id is here."""
+def is_stored(dataset_id: str) -> bool:
+    """Whether a file with that id is stored; false for anything that is not an id."""
     return bool(DATASET_ID.fullmatch(dataset_id)) and _path(dataset_id, DATA).is_file()
 
 
-def check_kept(dataset_id: str) -> None:
-    """Make sure that what a browser calls an id is one, before a path is made of it.
+def check_stored(dataset_id: str) -> None:
+    """Check an id from the browser before a path is built from it.
 
     Raises:
-        DataError: no file of that id is here.
+        DataError: no file with that id is stored.
     """
-    if not is_kept(dataset_id):
+    if not is_stored(dataset_id):
         raise DataError(
-            "The preference file in this page's address is not stored here any more.",
+            "The preference file in this page's address is not stored here.",
             hint="Upload it again, or choose an example.",
         )
 
 
 def data_file(dataset_id: str) -> Path:
-    """Return where a kept file is; its format is told by content, so the name says nothing.
+    """Return the path of a stored file; its format is detected from the content, not the name.
 
     Raises:
-        DataError: it is not there any more.
+        DataError: it is not stored.
     """
-    check_kept(dataset_id)
+    check_stored(dataset_id)
     return _path(dataset_id, DATA)
 
 
@@ -138,23 +137,23 @@ def _copy_private(path: Path, target: Path) -> None:
         shutil.copyfileobj(source, copy)
 
 
-def open_dataset(dataset_id: str, progress: Progress | None = None) -> PreferenceData:
-    """Return the pairs and the account of a kept file, read as the person chose.
+def open_upload(dataset_id: str, progress: Progress | None = None) -> PreferenceData:
+    """Return the pairs and the summary of a stored file, read with the user's choices.
 
     Raises:
-        DataError: it is not there any more, cannot be used, or asks one of `QUESTIONS`.
+        DataError: it is not stored, cannot be used, or raises one of `QUESTIONS`.
     """
     source, choices = source_of(dataset_id), choices_of(dataset_id)
     key = (dataset_id, source, choices)
-    # One at a time: a page asks for the same file in several places at once.
+    # One at a time: the page opens the same file from several handlers at once.
     with _reading:
-        if key not in _opened:
-            # The name of the file is its content's SHA-256, so what was read once stays true.
-            _opened[key] = _load(data_file(dataset_id), source, choices, progress)
-            while len(_opened) > OPEN_AT_ONCE:
-                _opened.popitem(last=False)
-        _opened.move_to_end(key)
-        found = _opened[key]
+        if key not in _cache:
+            # The file is named by its SHA-256, so its content under this key never changes.
+            _cache[key] = _load(data_file(dataset_id), source, choices, progress)
+            while len(_cache) > CACHED_FILES:
+                _cache.popitem(last=False)
+        _cache.move_to_end(key)
+        found = _cache[key]
     if isinstance(found, DataError):
         raise found
     return found
@@ -170,52 +169,52 @@ def _load(
 
 
 def source_of(dataset_id: str) -> str:
-    """Return the name by which the person knows a kept file.
+    """Return the name under which the user uploaded a file.
 
     Raises:
-        DataError: it is not there any more.
+        DataError: it is not stored.
     """
-    check_kept(dataset_id)
+    check_stored(dataset_id)
     return _path(dataset_id, NAME).read_text(encoding="utf-8")
 
 
 def choices_of(dataset_id: str) -> ReadChoices:
-    """Return what the person decided about a kept file.
+    """Return the user's choices about a stored file; the defaults if there are none.
 
     Raises:
-        DataError: it is not there any more.
+        DataError: it is not stored.
     """
-    check_kept(dataset_id)
+    check_stored(dataset_id)
     try:
         return ReadChoices.model_validate_json(_path(dataset_id, CHOICES).read_bytes())
     except (FileNotFoundError, ValidationError):
-        return ReadChoices()  # also after a version that knew other choices
+        return ReadChoices()  # also if another version wrote choices that this one does not know
 
 
 def choose(dataset_id: str, choices: ReadChoices) -> None:
-    """Record what the person decided about a kept file; it is read so from now on.
+    """Store the user's choices about a file; `open_upload` uses them from now on.
 
     Raises:
-        DataError: it is not there any more; nothing is written.
+        DataError: it is not stored; nothing is written.
     """
-    check_kept(dataset_id)
+    check_stored(dataset_id)
     storage.write_whole(_path(dataset_id, CHOICES), choices.model_dump_json())
-    _forget_reading(dataset_id)
+    _drop_cached(dataset_id)
 
 
-def _forget_reading(dataset_id: str) -> None:
-    # Which columns are remembered for its shape may have changed as well.
+def _drop_cached(dataset_id: str) -> None:
+    # Also with the same choices: the columns remembered for its header may have changed.
     with _reading:
-        for key in [key for key in _opened if key[0] == dataset_id]:
-            del _opened[key]
+        for key in [key for key in _cache if key[0] == dataset_id]:
+            del _cache[key]
 
 
 def tokenize_request(
     dataset_id: str, config: TrainConfig, rows: tuple[int, ...]
 ) -> TokenizeRequest:
-    """Return the question about a kept file's tokens under the model of these settings.
+    """Return the request to count a stored file's tokens with the model of these settings.
 
     Raises:
-        DataError: it is not there any more.
+        DataError: it is not stored.
     """
-    return request_of(data_file(dataset_id), open_dataset(dataset_id).report, config, rows)
+    return request_of(data_file(dataset_id), open_upload(dataset_id).report, config, rows)

@@ -80,7 +80,7 @@ def start_from_form(dataset_id: str, text: str, values: Sequence[object], ticket
         raise InputError("There are no pairs to train on.", hint="Choose them on the Data tab.")
     lambdas = sweep.parse_values(text)
     config = form.config_from(values)
-    dataset = uploads.open_dataset(dataset_id)
+    dataset = uploads.open_upload(dataset_id)
     split = split_pairs(dataset.pairs, config.held_out, config.seed)
     return sweep.start_sweep(config, lambdas, (split, dataset.report), ticket)
 

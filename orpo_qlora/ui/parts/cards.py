@@ -1,8 +1,9 @@
-"""Text to the page's blocks of HTML; everything is escaped here and nowhere else. Floor 5."""
+"""Blocks of HTML that the tabs share; all text is escaped here."""
 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,27 +16,38 @@ from orpo_qlora.runs.store import Run
 
 @dataclass(frozen=True)
 class Tile:
-    """One headline number: what it was before training and what it is now."""
+    """One headline number: its value before training and now."""
 
     title: str
     before: str
     now: str
     good: str
-    """What a good course looks like, in a few words."""
+    """What a good value looks like, in a few words."""
 
 
 def error_card(message: str, *, hint: str = "", where: str = "", more: str = "") -> str:
-    """Return a failure with its place and the way out; `more` is HTML below it."""
+    """Return an error: what is wrong, what to do, and where; `more` is HTML below it."""
     parts = [f'<p class="card-title">{html.escape(message)}</p>']
     if hint:
-        parts.append(f"<p>{html.escape(hint)}</p>")
+        parts.append(f'<p class="card-hint">{html.escape(hint)}</p>')
     if where and where not in message:
         parts.append(f'<p class="card-where">{html.escape(where)}</p>')
     return f'<div class="card card-error" role="alert">{"".join(parts)}{more}</div>'
 
 
+def is_error(card: str) -> bool:
+    """Whether a card as the page shows it is an error."""
+    return card.startswith('<div class="card card-error"')
+
+
+def hint_of(card: str) -> str:
+    """Return the hint of an error card as plain text, empty if it has none."""
+    found = re.search(r'<p class="card-hint">(.*?)</p>', card, re.DOTALL)
+    return html.unescape(found[1]) if found and is_error(card) else ""
+
+
 def empty_card(title: str, text: str) -> str:
-    """Return what a place says while it has nothing to show: what to do next."""
+    """Return a placeholder for a view without content, which says what to do next."""
     return (
         f'<div class="card card-empty"><p class="card-title">{html.escape(title)}</p>'
         f"<p>{html.escape(text)}</p></div>"
@@ -43,16 +55,16 @@ def empty_card(title: str, text: str) -> str:
 
 
 def reason(text: str) -> str:
-    """Return why a button cannot be pressed, to stand beside it."""
+    """Return a short status line, such as why the button beside it is disabled."""
     return f'<p class="reason" role="status">{html.escape(text)}</p>'
 
 
-def forecast(sentence: str, changes: Sequence[str], details: Sequence[str], *, fits: bool) -> str:
-    """Return what a run would take, what to change where it does not fit, and the small print."""
+def estimate(sentence: str, changes: Sequence[str], details: Sequence[str], *, fits: bool) -> str:
+    """Return a run's estimate, what to change if it does not fit, and how it was measured."""
     advice = "".join(f"<li>{html.escape(change)}</li>" for change in changes)
     small = "".join(f"<p>{html.escape(detail)}</p>" for detail in details)
     return (
-        f'<div class="forecast{"" if fits else " forecast-unfit"}" role="status">'
+        f'<div class="estimate{"" if fits else " estimate-unfit"}" role="status">'
         f"<p>{html.escape(sentence)}</p>"
         f"{f'<ul>{advice}</ul>' if advice else ''}"
         f"{f'<details><summary>How it was measured</summary>{small}</details>' if small else ''}"
@@ -61,7 +73,7 @@ def forecast(sentence: str, changes: Sequence[str], details: Sequence[str], *, f
 
 
 def busy(text: str) -> str:
-    """Return what is being worked on at the moment."""
+    """Return a progress line for work under way."""
     return f'<p class="busy" role="status">{html.escape(text)}</p>'
 
 
@@ -71,29 +83,26 @@ def pace(text: str) -> str:
 
 
 def heading(title: str, text: str) -> str:
-    """Return the opening of a tab: what it is for, in a line."""
+    """Return a section's heading with one line about its purpose."""
     return f'<div class="opening"><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p></div>'
 
 
 def account(title: str, sentences: Sequence[str], more: str = "") -> str:
-    """Return a title with a few facts below it; `more` is HTML below them."""
+    """Return a card with a title and a few sentences; `more` is HTML below them."""
     lines = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
     return f'<div class="card"><p class="card-title">{html.escape(title)}</p>{lines}{more}</div>'
 
 
 def waiting_list(titles: Iterable[str]) -> str:
-    """Return the queue, next run first; nothing if nobody waits."""
+    """Return the queue, next run first; empty if no run is queued."""
     items = "".join(f"<li>{html.escape(title)}</li>" for title in titles)
     if not items:
         return ""
-    return (
-        '<div class="card"><p class="card-title">Waiting for their turn</p>'
-        f'<ol class="facts">{items}</ol></div>'
-    )
+    return f'<div class="card"><p class="card-title">Queue</p><ol class="facts">{items}</ol></div>'
 
 
 def run_card(run: Run, tiles: Iterable[Tile]) -> str:
-    """Return what a run is doing: title, status, progress, pace, headline numbers."""
+    """Return a run's title, status, progress, speed and headline numbers."""
     state = run.state
     line = present.progress_sentence(state) if run.is_active else present.ended_sentence(state)
     meaning = present.STATUS_MEANINGS[state.status]
@@ -116,7 +125,7 @@ def _about(run: Run) -> str:
 
 
 def pill(status: str) -> str:
-    """Return a status in its colour."""
+    """Return a status as a coloured label."""
     return f'<span class="pill pill-{status}">{status}</span>'
 
 
@@ -126,7 +135,7 @@ def _progress_bar(state: RunState) -> str:
     if done is None:
         if state.status not in {"queued", "starting", "running"}:
             return ""
-        # Without aria-valuenow a progress bar is read as “busy”, which is the truth.
+        # Without aria-valuenow, screen readers announce the progress as indeterminate.
         return f'<div class="bar bar-unknown" {limits} aria-valuemax="100"><span></span></div>'
     text = f"{done} per cent, step {state.step} of {state.total_steps}"
     return (
@@ -147,7 +156,7 @@ def _tile(tile: Tile) -> str:
 
 
 def settings_table(rows: Iterable[tuple[str, str, str]]) -> str:
-    """Return the settings that ran: label, name, value."""
+    """Return a table of settings from rows of label, name and value."""
     cells = "".join(
         f"<tr><td>{html.escape(label)}</td><td><code>{html.escape(name)}</code></td>"
         f"<td>{html.escape(value)}</td></tr>"
@@ -158,13 +167,13 @@ def settings_table(rows: Iterable[tuple[str, str, str]]) -> str:
 
 
 def notes_list(notes: Sequence[str]) -> str:
-    """Return what the worker decided and why."""
+    """Return the worker's notes as a list."""
     items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     return f'<ul class="facts">{items}</ul>' if items else ""
 
 
 def headline_tiles(metrics: Metrics) -> list[Tile]:
-    """Return the headline numbers, on held-out pairs where there are any."""
+    """Return the headline numbers, measured on held-out pairs if there are any."""
     tiles = []
     for plot in plots.PLOTS:
         quantity = plot.quantities[0]

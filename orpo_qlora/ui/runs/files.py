@@ -193,7 +193,7 @@ def dataset_of(paths: RunPaths) -> str:
     """
     run = store.read_run(paths)
     report = run.report
-    if not uploads.is_kept(report.sha256):
+    if not uploads.is_stored(report.sha256):
         return _keep_pairs(run)
     if uploads.choices_of(report.sha256) != report.choices:
         uploads.choose(report.sha256, report.choices)
@@ -207,4 +207,4 @@ def _keep_pairs(run: Run) -> str:
     name = f"{Path(run.report.source).stem}.jsonl"
     file = downloads.fresh_folder() / "pairs.jsonl"
     write_clean(file, pairs)
-    return uploads.keep_dataset(file, name)
+    return uploads.store_upload(file, name)

@@ -1,7 +1,6 @@
-"""The estimate beside Start training: what a run would take, measured when asked for. Floor 5.
+"""The estimate beside “Start training”: memory, disk and time of a run, measured on request.
 
-It never stands in the way of a start: the work is a program of its own, and a run that begins ends
-it.
+It never blocks a start: the job is a process of its own, and a run that starts ends it.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from orpo_qlora.ui.train import form
 POLL_SECONDS = 1.0
 ESTIMATE = "Estimate"
 AGAIN = "Estimate again"
-UNKNOWN = "How long, and does it fit? “Estimate” tries a step or two and says."
+UNKNOWN = "“Estimate” runs one or two steps to measure memory, disk and time."
 
 
 @dataclass(frozen=True)
 class EstimatePanel:
-    """The components of the estimate."""
+    """The button, the result, and the timer that polls a job in progress."""
 
     estimate: gr.Button
     view: gr.HTML
@@ -41,18 +40,19 @@ class EstimatePanel:
         return [self.estimate, self.view, self.timer]
 
 
-def build_plan_panel() -> EstimatePanel:
+def build() -> EstimatePanel:
     """Return the panel's components, without an estimate."""
-    estimate = gr.Button(ESTIMATE, elem_id="plan-estimate", scale=0, min_width=140)
-    view = gr.HTML(elem_id="plan-view")
-    return EstimatePanel(estimate, view, gr.Timer(POLL_SECONDS, active=False))
+    estimate = gr.Button(ESTIMATE, elem_id="estimate-start", scale=0, min_width=140)
+    view = gr.HTML(elem_id="estimate-view")
+    timer = gr.Timer(POLL_SECONDS, active=False)
+    return EstimatePanel(estimate=estimate, view=view, timer=timer)
 
 
 def request_of(dataset_id: str, values: Sequence[object]) -> EstimateRequest:
-    """Return the question that the page's components ask.
+    """Return the request for an upload and the values of the form's inputs.
 
     Raises:
-        DataError: the file is not kept any more.
+        DataError: the upload is no longer stored.
         ConfigError: lists every wrong setting.
     """
     if not dataset_id:
@@ -60,33 +60,34 @@ def request_of(dataset_id: str, values: Sequence[object]) -> EstimateRequest:
             "There are no pairs to estimate with.", hint="Choose them on the Data tab."
         )
     config = form.config_from(values)
-    report = uploads.open_dataset(dataset_id).report
+    report = uploads.open_upload(dataset_id).report
     return estimation.request_for(uploads.data_file(dataset_id), report, config)
 
 
-def is_estimated(dataset_id: str, values: Sequence[object]) -> bool:
-    """Tell whether it is known, or being measured, what these settings take.
+def requested(dataset_id: str, values: Sequence[object]) -> Answer | None:
+    """Return the result or progress of the estimate for these settings; None if not requested.
 
     Raises:
-        InputError: there is nothing to estimate with.
+        InputError: data are missing or settings are wrong.
     """
-    return estimation.is_requested(request_of(dataset_id, values))
+    request = request_of(dataset_id, values)
+    return estimation.read_answer(request) if estimation.is_requested(request) else None
 
 
 def estimate(panel: EstimatePanel, dataset_id: str, values: Sequence[object]) -> Updates:
-    """Measure because the person asked for it, also what is known already."""
-    return _plan_updates(panel, estimation.ask(request_of(dataset_id, values), again=True))
+    """Start the estimate on the user's request, also if there is one already."""
+    return _updates(panel, estimation.ask(request_of(dataset_id, values), again=True))
 
 
 def look(panel: EstimatePanel, dataset_id: str, values: Sequence[object]) -> Updates:
-    """Return what is known about these settings, without starting anything."""
+    """Return the estimate for these settings if there is one, without starting it."""
     try:
-        request = request_of(dataset_id, values)
+        found = requested(dataset_id, values)
     except InputError:
-        return nothing(panel)  # why training cannot start is said beside the button
-    if not estimation.is_requested(request):
+        return nothing(panel)  # the reason is shown beside “Start training”
+    if found is None:
         return nothing(panel) | {panel.view: cards.reason(UNKNOWN)}
-    return _plan_updates(panel, estimation.read_answer(request))
+    return _updates(panel, found)
 
 
 def nothing(panel: EstimatePanel) -> Updates:
@@ -94,44 +95,41 @@ def nothing(panel: EstimatePanel) -> Updates:
     return {panel.estimate: ESTIMATE, panel.view: "", panel.timer: gr.Timer(active=False)}
 
 
-def _plan_updates(panel: EstimatePanel, plan: Answer) -> Updates:
+def _updates(panel: EstimatePanel, found: Answer) -> Updates:
     return {
-        panel.estimate: AGAIN if plan.estimate else ESTIMATE,
-        panel.view: _shown(plan),
-        panel.timer: gr.Timer(active=plan.state.is_busy),
+        panel.estimate: AGAIN if found.estimate else ESTIMATE,
+        panel.view: _view(found),
+        panel.timer: gr.Timer(active=found.state.is_busy),
     }
 
 
-def _shown(plan: Answer) -> str:
-    state = plan.state
+def _view(found: Answer) -> str:
+    state = found.state
     if state.is_busy:
         return cards.busy(f"Estimating: {state.phase} …")
-    if plan.estimate is not None:
-        return draw_forecast(plan.estimate)
+    if found.estimate is not None:
+        return draw_estimate(found.estimate)
     if state.error is None:
         return ""
     return cards.error_card(state.error.message, hint=state.error.hint, where=state.error.where)
 
 
-def draw_forecast(found: Estimate) -> str:
-    """Return a forecast: the sentence, what to change, and where the numbers come from."""
+def draw_estimate(found: Estimate) -> str:
+    """Return an estimate as HTML: the sentence, what to change, and how it was measured."""
     sentence, *rest = found.sentences()
-    return cards.forecast(sentence, found.changes, rest[len(found.changes) :], fits=found.fits)
+    return cards.estimate(sentence, found.changes, rest[len(found.changes) :], fits=found.fits)
 
 
-def wire_plan_panel(
-    panel: EstimatePanel,
-    inputs: list[Any],
-    edits: list[Any],
-    filled: Sequence[Any],
+def connect(
+    panel: EstimatePanel, inputs: list[Any], edits: list[Any], filled: Sequence[Any]
 ) -> None:
-    """Join the estimate to the page.
+    """Connect the panel to its handlers.
 
     Args:
-        panel: the components.
-        inputs: the data and every setting, which the estimate is about.
-        edits: events after which an estimate may be about something else.
-        filled: events that fill the form without an edit, as a preset does.
+        panel: the panel's components.
+        inputs: the dataset id and every setting, which the estimate is for.
+        edits: event listeners of components that change the data or a setting.
+        filled: events that fill in the whole form, such as choosing a preset.
     """
 
     def on_estimate(dataset_id: str, *values: object) -> Updates:
@@ -140,11 +138,11 @@ def wire_plan_panel(
     def on_look(dataset_id: str, *values: object) -> Updates:
         return look(panel, dataset_id, values)
 
-    click = guarded(panel.view, on_estimate)
-    panel.estimate.click(click, inputs, panel.outputs, trigger_mode="once", **QUIET)
-    # Not gr.Timer: while the page is built that puts another one on it.
-    watch = guarded(panel.view, on_look, {panel.timer: gr.update(active=False)})
-    panel.timer.tick(watch, inputs, panel.outputs, **QUIET)
-    gr.on(edits, watch, inputs, panel.outputs, trigger_mode="always_last", **QUIET)
+    handler = guarded(panel.view, on_estimate)
+    panel.estimate.click(handler, inputs, panel.outputs, trigger_mode="once", **QUIET)
+    # gr.update, not gr.Timer: a component made while the page is built becomes part of it.
+    refresh = guarded(panel.view, on_look, {panel.timer: gr.update(active=False)})
+    panel.timer.tick(refresh, inputs, panel.outputs, **QUIET)
+    gr.on(edits, refresh, inputs, panel.outputs, trigger_mode="always_last", **QUIET)
     for event in filled:
-        event.then(watch, inputs, panel.outputs, **QUIET)
+        event.then(refresh, inputs, panel.outputs, **QUIET)

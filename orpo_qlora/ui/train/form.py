@@ -1,4 +1,4 @@
-"""TrainConfig's settings to components and back. Labels, bounds, help and choices are its own."""
+"""The form: every setting of TrainConfig as an input, with its label, help, bounds and choices."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from orpo_qlora.models.catalogue import CATALOGUE
 from orpo_qlora.presets import read_preset
 from orpo_qlora.runs.trackers import is_offered
 
-SHORT_LIST = 3
-"""Up to so many choices are shown side by side, more in a list."""
+RADIO_CHOICES = 3
+"""Up to this many choices are radio buttons; more are a dropdown."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def basic_settings() -> list[str]:
 
 
 def folded_settings() -> dict[str, list[str]]:
-    """Return the other settings by group."""
+    """Return the remaining settings by group."""
     groups: dict[str, list[str]] = {group: [] for group in get_args(Group)}
     for name, info in setting_fields().items():
         if not _extra(info)["basic"]:
@@ -65,7 +65,7 @@ def build_component(name: str, value: object = None) -> Any:  # noqa: ANN401 - g
         return gr.Dropdown(models, allow_custom_value=True, filterable=True, **common)
     if choices_of(info):
         choices = [choice for choice in choices_of(info) if is_offered(name, choice)]
-        kind = gr.Radio if len(choices) <= SHORT_LIST else gr.Dropdown
+        kind = gr.Radio if len(choices) <= RADIO_CHOICES else gr.Dropdown
         return kind(choices, **common)
     if info.annotation is bool:
         return gr.Checkbox(**common)
@@ -81,7 +81,7 @@ def _number(info: FieldInfo, common: Mapping[str, object]) -> Any:  # noqa: ANN4
     low, high = _bound(info, Ge, "ge"), _bound(info, Le, "le")
     if info.annotation is float and low is not None and high is not None:
         return gr.Slider(low, high, step=0.05 if high - low > 1 else 0.01, **common)
-    # Without gradio's own bounds: a wrong number is answered in words beside the button.
+    # No bounds of Gradio's: a wrong number is explained beside the button instead of clipped.
     step = 1 if info.annotation is int else (info.default / 10 or 0.01)
     return gr.Number(step=step, **common)
 
@@ -99,7 +99,7 @@ def shown_value(name: str, value: object) -> object:
 
 
 def config_from(values: Sequence[object]) -> TrainConfig:
-    """Return the settings that the form's inputs hold.
+    """Return the settings from the values of all inputs.
 
     Raises:
         ConfigError: lists every wrong setting at once.
@@ -112,7 +112,7 @@ def config_from(values: Sequence[object]) -> TrainConfig:
 
 
 def config_from_some(values: Mapping[str, object]) -> TrainConfig:
-    """Return the settings that some inputs hold, by setting name; the others have their default.
+    """Return the settings from some inputs, by setting name; the others have their default.
 
     Raises:
         ConfigError: lists every wrong setting at once.
@@ -123,9 +123,9 @@ def config_from_some(values: Mapping[str, object]) -> TrainConfig:
 
 
 def changed_settings(values: Sequence[object], origin: TrainConfig) -> list[str]:
-    """Return the settings whose inputs hold something else than `origin`; the name is no setting.
+    """Return the settings whose inputs differ from `origin`, the run name aside.
 
-    An input that holds nothing usable has been changed too.
+    An input with an invalid value counts as changed.
     """
     fields, before = setting_fields(), named_values(origin)
     return [
@@ -136,7 +136,7 @@ def changed_settings(values: Sequence[object], origin: TrainConfig) -> list[str]
 
 
 def _is_same(value: object, before: object) -> bool:
-    # The browser makes no difference between 2 and 2.0, and a list is no tuple.
+    # A browser sends 2 for 2.0, and a list for a tuple.
     return (
         list(value) == list(before)
         if isinstance(before, tuple) and isinstance(value, list | tuple)
@@ -162,7 +162,7 @@ def config_of_preset(preset: str) -> TrainConfig:
 
 
 def preset_values(preset: str) -> list[object]:
-    """Return what the form's inputs show for a preset.
+    """Return the values of the form's inputs for a preset.
 
     Raises:
         ConfigError: the preset does not exist or holds a wrong setting.
@@ -171,12 +171,12 @@ def preset_values(preset: str) -> list[object]:
 
 
 def values_of(config: TrainConfig) -> list[object]:
-    """Return what the form's inputs show for these settings."""
+    """Return the values of the form's inputs for these settings."""
     return [shown_value(name, value) for name, value in named_values(config).items()]
 
 
 def named_values(config: TrainConfig) -> dict[str, object]:
-    """Return the settings by the name people type, in the form's order."""
+    """Return the settings by public name (`lambda`, not `lambda_`), in the form's order."""
     return {
         info.alias or name: getattr(config, name) for name, info in TrainConfig.model_fields.items()
     }

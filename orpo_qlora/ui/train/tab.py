@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from orpo_qlora.ui.data import token_panel, uploads
 from orpo_qlora.ui.history import sweep_panel
 from orpo_qlora.ui.history.sweep_panel import SweepPanel
 from orpo_qlora.ui.parts import cards
-from orpo_qlora.ui.parts.guard import Updates
+from orpo_qlora.ui.parts.events import QUIET
+from orpo_qlora.ui.parts.guard import Updates, guarded
 from orpo_qlora.ui.train import estimate_panel, form, preset_panel
 from orpo_qlora.ui.train.estimate_panel import EstimatePanel
 from orpo_qlora.ui.train.form import Form
@@ -42,29 +43,29 @@ class TrainTab:
     reason: gr.HTML
     start: gr.Button
     ticket: gr.Textbox
-    """Marks the next order, so that pressing twice is one run."""
-    plan: EstimatePanel
+    """Sent with the next start, so that pressing twice starts one run."""
+    estimate: EstimatePanel
     sweep: SweepPanel
 
     @property
     def outputs(self) -> list[Any]:
-        """What tells whether training can start."""
+        """Every component that shows whether training can start."""
         return [self.card, self.data, self.reason, self.start]
 
 
-def build_train_tab(machine: Machine | None = None) -> TrainTab:
-    """Return the tab's components, showing the preset that fits the machine; this one if None."""
+def build(machine: Machine | None = None) -> TrainTab:
+    """Return the tab's components, filled in with the preset for a machine (None: this one)."""
     machine = machine or this_machine()
     with gr.Tab("Train", id="train", elem_id="tab-train", render_children=True) as tab:
         gr.HTML(
             cards.heading(
                 "Settings",
-                "A preset fills everything in for your hardware; change what you like. Each "
-                "setting has the same name here, in the presets and on the command line.",
+                "A preset fills in all settings for your hardware; change any of them. Names are "
+                "the same in presets and on the command line.",
             )
         )
         data = gr.HTML(elem_id="train-data")
-        presets = preset_panel.build_preset_panel(machine)
+        presets = preset_panel.build(machine)
         values = form.named_values(form.config_of_preset(machine.preset))
         components = _build_settings(values)
         offered = sweep_panel.offered_text(values["lambda"])
@@ -79,15 +80,78 @@ def build_train_tab(machine: Machine | None = None) -> TrainTab:
                 scale=0,
                 min_width=200,
             )
-            plan = estimate_panel.build_plan_panel()
+            estimate = estimate_panel.build()
             reason = gr.HTML(elem_id="train-reason")
-        ticket = gr.Textbox(visible="hidden", elem_id="train-ticket", label="Order")
-    in_order = {name: components[name] for name in form.setting_names()}
-    return TrainTab(tab, data, presets, Form(in_order), card, reason, start, ticket, plan, sweep)
+        ticket = gr.Textbox(visible="hidden", elem_id="train-ticket", label="Ticket")
+    return TrainTab(
+        tab=tab,
+        data=data,
+        presets=presets,
+        form=Form({name: components[name] for name in form.setting_names()}),
+        card=card,
+        reason=reason,
+        start=start,
+        ticket=ticket,
+        estimate=estimate,
+        sweep=sweep,
+    )
+
+
+@dataclass(frozen=True)
+class RunOpening:
+    """How the page opens a run that has just been started."""
+
+    outputs: list[Any]
+    updates: Callable[[str], Updates]
+    """Takes the run's id."""
+
+
+def connect(tab: TrainTab, dataset_id: gr.Textbox, opening: RunOpening) -> None:
+    """Connect the tab's components to their handlers.
+
+    Args:
+        tab: the tab's components.
+        dataset_id: the Data tab's chosen file.
+        opening: shows the run that “Start training” has started.
+    """
+
+    def on_start(ticket: str, dataset_id: str, *values: object) -> Updates:
+        run_id = start_run(dataset_id, values, ticket).id
+        return {
+            tab.ticket: new_ticket(),
+            **readiness_updates(tab, dataset_id, values),
+            **opening.updates(run_id),
+        }
+
+    inputs = [dataset_id, *tab.form.inputs]
+    edits = [component.input for component in tab.form.inputs]
+    check = _on_check(tab)
+    gr.on(edits, check, inputs, tab.outputs, trigger_mode="always_last", **QUIET)
+    tab.tab.select(check, inputs, tab.outputs, **QUIET)
+    filled = preset_panel.connect(tab.presets, tab.form, [*edits, tab.tab.select])
+    for event in filled:
+        check_after(tab, dataset_id, event)
+    started = [*tab.outputs, tab.ticket, *opening.outputs]
+    start = guarded(tab.card, on_start)
+    tab.start.click(start, [tab.ticket, *inputs], started, trigger_mode="once", **QUIET)
+    changes = [*edits, dataset_id.change, tab.tab.select]
+    estimate_panel.connect(tab.estimate, inputs, changes, filled)
+
+
+def check_after(tab: TrainTab, dataset_id: gr.Textbox, event: Any) -> None:  # noqa: ANN401 - gradio's dependency
+    """Check whether training can start after an event that changes data or settings."""
+    event.then(_on_check(tab), [dataset_id, *tab.form.inputs], tab.outputs, **QUIET)
+
+
+def _on_check(tab: TrainTab) -> Callable[..., Any]:
+    def on_check(dataset_id: str, *values: object) -> Updates:
+        return readiness_updates(tab, dataset_id, values)
+
+    return guarded(tab.card, on_check)
 
 
 def _build_settings(values: Mapping[str, object]) -> dict[str, Any]:
-    """Return the input of every setting: the basic ones first, the others folded by group."""
+    """Return the input of every setting: basic ones first, the others in a section per group."""
     components: dict[str, Any] = {}
     with gr.Group(elem_classes="settings-grid"):
         for name in form.basic_settings():
@@ -103,22 +167,22 @@ def _build_settings(values: Mapping[str, object]) -> dict[str, Any]:
 def readiness_updates(tab: TrainTab, dataset_id: str, values: Sequence[object]) -> Updates:
     """Return whether training can start and, if not, why."""
     reason, active = reason_against(dataset_id, values), store.active_run()
-    waits = ""
+    queued_after = ""
     if active is not None:
-        waits = f"Run “{active.title}” is {active.state.status}; this one starts after it."
+        queued_after = f"Run “{active.title}” is {active.state.status}; this one starts after it."
     return {
         tab.data: _data_line(dataset_id, values),
         tab.start: gr.Button(QUEUE if active else START, interactive=not reason),
-        tab.reason: cards.reason(reason or waits),
+        tab.reason: cards.reason(reason or queued_after),
     }
 
 
 def reason_against(dataset_id: str, values: Sequence[object]) -> str:
-    """Return why training cannot start now, empty if it can."""
+    """Return why training cannot start, empty if it can."""
     if not dataset_id:
         return "Choose preference pairs on the Data tab first."
     try:
-        uploads.open_dataset(dataset_id)
+        uploads.open_upload(dataset_id)
         form.config_from(values)
     except InputError as exc:
         return exc.message
@@ -129,10 +193,10 @@ def _data_line(dataset_id: str, values: Sequence[object]) -> str:
     if not dataset_id:
         return ""
     try:
-        report = uploads.open_dataset(dataset_id).report
+        report = uploads.open_upload(dataset_id).report
         remarks = _remarks(dataset_id, form.config_from(values), report.pairs)
     except ConfigError:
-        remarks = []  # said beside the button
+        remarks = []  # the error is shown beside the button
     except OrpoQloraError:
         return ""
     sentences = [*report.sentences()[:1], *remarks]
@@ -140,22 +204,22 @@ def _data_line(dataset_id: str, values: Sequence[object]) -> str:
 
 
 def _remarks(dataset_id: str, config: TrainConfig, pairs: int) -> list[str]:
-    """Return what these settings will do to the pairs."""
+    """Return what the length policy and the number of epochs mean for these pairs."""
     passes = too_many_passes(pairs, config)
-    told = [passes.sentence()] if passes else []
-    return [*filter(None, [token_panel.length_sentence(dataset_id, config)]), *told]
+    repeated = passes.sentence() if passes else ""
+    return [*filter(None, [token_panel.length_sentence(dataset_id, config), repeated])]
 
 
 def new_ticket() -> str:
-    """Return a mark for the next order."""
+    """Return the ticket for the next start."""
     return secrets.token_hex(8)
 
 
 def start_run(dataset_id: str, values: Sequence[object], ticket: str = "") -> RunPaths:
-    """Start or queue a run from what the page holds; the same order twice is one run.
+    """Start or queue a run from the page's data and settings; the same ticket twice is one run.
 
     Raises:
         ConfigError: lists every wrong setting.
-        DataError: the data are not there any more.
+        DataError: the upload is no longer stored.
     """
-    return launch.start_run(form.config_from(values), uploads.open_dataset(dataset_id), ticket)
+    return launch.start_run(form.config_from(values), uploads.open_upload(dataset_id), ticket)

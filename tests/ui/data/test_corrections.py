@@ -11,33 +11,33 @@ ROWS = ["hi,yes,no", "hi,yes,no", "why?,so,not so"]
 def dataset_id(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("prompt,chosen,rejected\n" + "\n".join(ROWS) + "\n", encoding="utf-8")
-    return uploads.keep_dataset(path, "pairs.csv")
+    return uploads.store_upload(path, "pairs.csv")
 
 
 def rows(dataset_id):
-    return [pair.row for pair in uploads.open_dataset(dataset_id).pairs]
+    return [pair.row for pair in uploads.open_upload(dataset_id).pairs]
 
 
 def test_a_fix_is_on_until_it_is_taken_back(dataset_id):
     assert rows(dataset_id) == [1, 2, 3]
-    corrections.answer(dataset_id, "fix:duplicate")
-    corrections.answer(dataset_id, "fix:duplicate")
+    corrections.apply_choice(dataset_id, "fix:duplicate")
+    corrections.apply_choice(dataset_id, "fix:duplicate")
     assert uploads.choices_of(dataset_id).fixes == ("duplicate",)
     assert rows(dataset_id) == [1, 3]
-    assert uploads.open_dataset(dataset_id).report.finding("duplicate").fixed
-    corrections.answer(dataset_id, "unfix:duplicate")
+    assert uploads.open_upload(dataset_id).report.finding("duplicate").fixed
+    corrections.apply_choice(dataset_id, "unfix:duplicate")
     assert rows(dataset_id) == [1, 2, 3]
 
 
 def test_everything_can_be_forgotten(dataset_id):
-    corrections.answer(dataset_id, "fix:duplicate")
+    corrections.apply_choice(dataset_id, "fix:duplicate")
     corrections.choose_columns(
         dataset_id, ["prompt", "rejected", "chosen", "", ""], has_header=True
     )
-    assert uploads.open_dataset(dataset_id).pairs[0].chosen == "no"
-    corrections.answer(dataset_id, "forget")
+    assert uploads.open_upload(dataset_id).pairs[0].chosen == "no"
+    corrections.apply_choice(dataset_id, "forget")
     assert uploads.choices_of(dataset_id) == ReadChoices()
-    assert uploads.open_dataset(dataset_id).pairs[0].chosen == "yes"
+    assert uploads.open_upload(dataset_id).pairs[0].chosen == "yes"
 
 
 @pytest.mark.parametrize(
@@ -47,30 +47,30 @@ def test_a_choice_of_columns_that_is_undone_is_not_remembered_either(tmp_path, t
     """Whatever was chosen after it, the pairs are as at first, in this file and in the next."""
     path = tmp_path / "pairs.csv"
     path.write_text("question,response_j,response_k\nwhy?,so,not so\n", encoding="utf-8")
-    dataset_id = uploads.keep_dataset(path, "pairs.csv")
-    before = uploads.open_dataset(dataset_id).report
+    dataset_id = uploads.store_upload(path, "pairs.csv")
+    before = uploads.open_upload(dataset_id).report
     swapped = ["question", "response_k", "response_j", "", ""]
     corrections.choose_columns(dataset_id, swapped, has_header=True)
-    assert uploads.open_dataset(dataset_id).pairs[0].chosen == "not so"
+    assert uploads.open_upload(dataset_id).pairs[0].chosen == "not so"
     if then:
         corrections.choose_columns(dataset_id, [*then[0], "", ""], has_header=then[1])
         with pytest.raises(NeedsColumns):
-            uploads.open_dataset(dataset_id)
-    corrections.answer(dataset_id, "forget")
-    assert uploads.open_dataset(dataset_id).report == before
-    assert uploads.open_dataset(dataset_id).pairs[0].chosen == "so"
+            uploads.open_upload(dataset_id)
+    corrections.apply_choice(dataset_id, "forget")
+    assert uploads.open_upload(dataset_id).report == before
+    assert uploads.open_upload(dataset_id).pairs[0].chosen == "so"
     path.write_text("question,response_j,response_k\nhow?,well,badly\n", encoding="utf-8")
-    following = uploads.open_dataset(uploads.keep_dataset(path, "next.csv"))
+    following = uploads.open_upload(uploads.store_upload(path, "next.csv"))
     assert following.pairs[0].chosen == "well"
 
 
 def test_answers_to_a_file_that_cannot_be_read_are_undone_too(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_bytes("frage;gut;schlecht\nça va ?;très bien;bof\n".encode("cp1252"))
-    dataset_id = uploads.keep_dataset(path, "pairs.csv")
-    corrections.answer(dataset_id, "forget")
+    dataset_id = uploads.store_upload(path, "pairs.csv")
+    corrections.apply_choice(dataset_id, "forget")
     with pytest.raises(NeedsEncoding):
-        uploads.open_dataset(dataset_id)
+        uploads.open_upload(dataset_id)
 
 
 def test_header_taken_for_a_row_gives_new_names_to_choose_from(dataset_id):
@@ -78,7 +78,7 @@ def test_header_taken_for_a_row_gives_new_names_to_choose_from(dataset_id):
         dataset_id, ["prompt", "chosen", "rejected", "", ""], has_header=False
     )
     with pytest.raises(NeedsColumns) as question:
-        uploads.open_dataset(dataset_id)
+        uploads.open_upload(dataset_id)
     assert question.value.columns == ("Column 1", "Column 2", "Column 3")
     chosen = ["Column 1", "Column 2", "Column 3", "", ""]
     corrections.choose_columns(dataset_id, chosen, has_header=False)
@@ -91,8 +91,8 @@ def test_header_taken_for_a_row_gives_new_names_to_choose_from(dataset_id):
 def test_impossible_columns_are_asked_again_and_not_remembered(dataset_id, values):
     corrections.choose_columns(dataset_id, values, has_header=True)
     with pytest.raises(NeedsColumns):
-        uploads.open_dataset(dataset_id)
-    corrections.answer(dataset_id, "forget")
+        uploads.open_upload(dataset_id)
+    corrections.apply_choice(dataset_id, "forget")
     assert rows(dataset_id) == [1, 2, 3]
 
 
@@ -101,5 +101,5 @@ def test_impossible_columns_are_asked_again_and_not_remembered(dataset_id, value
 )
 def test_only_buttons_that_exist_are_obeyed(dataset_id, choice):
     with pytest.raises(InputError):
-        corrections.answer(dataset_id, choice)
+        corrections.apply_choice(dataset_id, choice)
     assert uploads.choices_of(dataset_id) == ReadChoices()

@@ -18,7 +18,7 @@ def read(tmp_path):
     return lambda **choices: load_preferences(path, "pairs.csv", ReadChoices(**choices)).report
 
 
-def test_every_finding_stands_with_count_rows_and_cure(read):
+def test_every_finding_has_count_rows_and_fix(read):
     report = read()
     drawn = findings_view.findings_list(report)
     shown = re.findall(r'data-finding="([\w-]+)"', drawn)
@@ -28,7 +28,7 @@ def test_every_finding_stands_with_count_rows_and_cure(read):
     assert "2 · 33 %" in duplicate
     assert "Rows 2, 4" in duplicate
     assert 'data-choice="fix:duplicate"' in duplicate
-    assert "6 rows = 4 pairs kept + 1 left out" in drawn
+    assert "6 rows = 4 pairs kept + 1 dropped" in drawn
 
 
 def test_fix_that_is_on_can_be_undone(read):
@@ -39,16 +39,16 @@ def test_fix_that_is_on_can_be_undone(read):
 
 
 def test_text_of_a_file_stays_text(read):
-    drawn = findings_view.findings_list(read()) + findings_view.account_card(read())
+    drawn = findings_view.findings_list(read()) + findings_view.summary_card(read())
     assert "&lt;img" in drawn
     assert "<img" not in drawn
 
 
-def test_choices_are_told_and_can_be_undone(read):
-    assert "forget" not in findings_view.account_card(read())
-    told = findings_view.account_card(read(fixes=("duplicate", "e-mail")))
-    assert "2 fixes" in told
-    assert 'data-choice="forget"' in told
+def test_choices_are_shown_and_can_be_undone(read):
+    assert "forget" not in findings_view.summary_card(read())
+    text = findings_view.summary_card(read(fixes=("duplicate", "e-mail")))
+    assert "2 fixes" in text
+    assert 'data-choice="forget"' in text
 
 
 @pytest.mark.parametrize(

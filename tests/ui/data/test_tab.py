@@ -7,19 +7,20 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
+from orpo_qlora.ui.data import column_row, uploads
 from orpo_qlora.ui.data import tab as data_tab
-from orpo_qlora.ui.data import uploads
 
-PARTS = ("dataset_id", "card", "account", "go_on", "findings", "preview")
+PARTS = ("dataset_id", "card", "summary", "go_on", "findings", "preview")
 
-JOINED = """
+CONNECTED = """
 import gradio as gr
-from orpo_qlora.ui import data_tab, data_wiring
+from orpo_qlora.ui.data import tab as data_tab
 with gr.Blocks() as page:
     settings = {"model": gr.Textbox()}
-    tab = data_tab.build_data_tab()
+    with gr.Tabs() as tabs:
+        tab = data_tab.build()
     built = set(page.blocks)
-    data_wiring.wire_data_tab(tab, settings, lambda event: None)
+    data_tab.connect(tab, tabs, settings, lambda event: None)
     print([type(page.blocks[number]).__name__ for number in set(page.blocks) - built])
 """
 
@@ -27,8 +28,8 @@ with gr.Blocks() as page:
 @pytest.fixture
 def tab():
     """Names stand for the components: handlers only say what each is to show."""
-    parts = {part: part for part in data_tab.PART_LABELS}
-    columns = data_tab.ColumnRow("fold", "note", parts, "has_header", "use")
+    parts = {part: part for part in column_row.PART_LABELS}
+    columns = column_row.ColumnRow("fold", "note", parts, "has_header", "apply")
     downloads = SimpleNamespace(row="downloads")
     return SimpleNamespace(columns=columns, downloads=downloads, **{part: part for part in PARTS})
 
@@ -41,24 +42,26 @@ def shown(tab, tmp_path):
     def show(name, content):
         path = tmp_path / name
         path.write_bytes(content)
-        updates = data_tab.dataset_updates(tab, uploads.keep_dataset(path, name))
+        updates = data_tab.dataset_updates(tab, uploads.store_upload(path, name))
         for part, update in updates.items():
-            told = update.constructor_args if isinstance(update, gr.blocks.Block) else update
-            state.setdefault(part, {}).update(told if isinstance(told, dict) else {"value": told})
+            props = update.constructor_args if isinstance(update, gr.blocks.Block) else update
+            state.setdefault(part, {}).update(
+                props if isinstance(props, dict) else {"value": props}
+            )
         return state
 
     return show
 
 
-def test_joining_the_tab_to_its_handlers_puts_nothing_on_the_page():
-    """Whatever component is made while a page is built stands on it."""
+def test_connecting_the_tab_adds_no_component_to_the_page():
+    """A component made while a page is built becomes part of it."""
     # A program of its own: gradio leaves the event loops of a page that is never opened unclosed.
-    asked = [sys.executable, "-c", JOINED]
-    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", CONNECTED]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
-def test_what_the_card_says_to_untick_can_be_seen_after_any_file(shown):
+def test_the_header_box_that_the_hint_names_is_visible_after_any_file(shown):
     state = shown("a.jsonl", b'{"prompt": "why?", "chosen": "so", "rejected": "not so"}\n')
     assert state["has_header"]["visible"] is False
     assert "prompt" in state["fold"]["label"]
@@ -68,7 +71,7 @@ def test_what_the_card_says_to_untick_can_be_seen_after_any_file(shown):
     assert state["fold"] == {"label": "Columns", "visible": True, "open": True}
 
 
-def test_columns_of_another_file_are_not_shown_under_a_question_about_the_encoding(shown):
+def test_columns_of_the_previous_file_are_hidden_under_an_encoding_question(shown):
     state = shown("a.csv", b"prompt,chosen,rejected\nwhy?,so,not so\n")
     assert state["fold"]["visible"] is True
     state = shown("b.csv", "prompt,chosen,rejected\nça ?,là,où\n".encode("cp1252"))

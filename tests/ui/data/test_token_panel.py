@@ -1,4 +1,4 @@
-"""The panel's handlers on a real file and a real probe, without a browser."""
+"""The panel's handlers on a real file and a real tokenize job, without a browser."""
 
 import dataclasses
 import time
@@ -20,7 +20,7 @@ def panel():
     """A panel whose components only stand for themselves: a page would open event loops."""
     names = [field.name for field in dataclasses.fields(TokenPanel)]
     parts = {name: gr.HTML() for name in names}
-    return TokenPanel(**{**parts, "pictures": tuple(gr.HTML() for _ in token_panel.PICTURES)})
+    return TokenPanel(**{**parts, "histograms": tuple(gr.HTML() for _ in token_panel.HISTOGRAMS)})
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def dataset_id(tmp_path):
     path = tmp_path / "pairs.csv"
     rows = ["hi,yes,no", "empty,,x", f"why?,{LONG},what", "who?,me,you"]
     path.write_text("prompt,chosen,rejected\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    return uploads.keep_dataset(path, "pairs.csv")
+    return uploads.store_upload(path, "pairs.csv")
 
 
 def question(dataset_id, model, row=1, **changes):
@@ -50,14 +50,14 @@ def test_local_tokenizer_is_counted_without_being_asked(panel, dataset_id, tiny_
         seen = updates[panel.seen] if updates else seen
     assert updates[panel.status] == ""
     assert "Row 1" in updates[panel.tokens]
-    assert "will be left out: row 3" in updates[panel.account]
-    assert all("<svg" in updates[picture] for picture in panel.pictures)
+    assert "will be left out: row 3" in updates[panel.summary]
+    assert all("<svg" in updates[histogram] for histogram in panel.histograms)
     assert token_panel.longest_row(asked) == 3
     # Nothing changed since: nothing is sent.
     assert token_panel.look(panel, asked, seen) is None
     # Another setting of the length is a new account without a new count.
     wider = token_panel.look(panel, question(dataset_id, tiny_model), seen)
-    assert "Every pair fits" in wider[panel.account]
+    assert "Every pair fits" in wider[panel.summary]
     assert not wider[panel.timer].active
 
 
@@ -65,6 +65,7 @@ def test_hub_tokenizer_waits_for_a_click_and_failure_for_another(panel, dataset_
     asked = question(dataset_id, "nobody/nothing")
     updates = token_panel.look(panel, asked)
     assert "not on this disk" in updates[panel.status]
+    assert updates[panel.count].value == "Download tokenizer"
     assert updates[panel.count].visible
     assert not token_counts.paths_of(asked.request).folder.exists()
     token_panel.count(panel, asked)
@@ -88,11 +89,11 @@ def test_wrong_setting_is_an_error_with_its_name(dataset_id, tiny_model):
     [(1, 0, 1), (2, 0, 3), (2, 1, 4), (2, -1, 1), (3, 1, 4), (4, 1, 4), (1, -1, 1), (99, 0, 4)],
 )
 def test_rows_without_a_pair_are_stepped_over(dataset_id, row, step, found):
-    assert token_panel.nearest_row(uploads.open_dataset(dataset_id), row, step) == found
+    assert token_panel.nearest_row(uploads.open_upload(dataset_id), row, step) == found
 
 
 def test_no_row_given_means_the_first_pair(dataset_id):
-    assert token_panel.nearest_row(uploads.open_dataset(dataset_id), None) == 1
+    assert token_panel.nearest_row(uploads.open_upload(dataset_id), None) == 1
 
 
 @pytest.mark.parametrize("choice", ["", "over_length:shrink", "max_length:many", "lambda:0"])

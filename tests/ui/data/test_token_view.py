@@ -50,7 +50,7 @@ LONG = PairTokens(
 @pytest.mark.parametrize(
     ("policy", "prompt", "chosen", "rejected", "words"),
     [
-        ("drop", ["cut"] * 10, ["cut"] * 10, ["cut"] * 7, "left out"),
+        ("drop", ["cut"] * 10, ["cut"] * 10, ["cut"] * 7, "is dropped"),
         ("cut_prompt", ["cut"] * 4 + ["read"] + ["nll"] * 5, ["both"] * 10, ["odds"] * 7, "is cut"),
         (
             "cut_answers",

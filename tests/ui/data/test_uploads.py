@@ -24,17 +24,17 @@ def kept_files():
 
 
 def test_kept_file_outlives_the_upload(upload):
-    dataset_id = uploads.keep_dataset(upload, "mine.csv")
+    dataset_id = uploads.store_upload(upload, "mine.csv")
     sha256 = storage.sha256_of(upload)
     upload.unlink()
-    dataset = uploads.open_dataset(dataset_id)
+    dataset = uploads.open_upload(dataset_id)
     assert dataset_id == sha256
     assert dataset.report.source == "mine.csv"
     assert dataset.pairs[0].chosen == "yes"
 
 
 def test_kept_file_is_private(upload):
-    uploads.keep_dataset(upload, "mine.csv")
+    uploads.store_upload(upload, "mine.csv")
     copy = next(path for path in kept_files() if path.suffix == ".data")
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
 
@@ -43,11 +43,11 @@ def test_kept_file_is_private(upload):
     "name", ["../../x.csv", "x" * 300, "CON.csv", "a\u202ecsv.exe", "a\nb", "<img onerror=x>"]
 )
 def test_b54_name_of_a_file_is_text_and_no_path(upload, name):
-    dataset_id = uploads.keep_dataset(upload, name)
+    dataset_id = uploads.store_upload(upload, name)
     assert {path.name.partition(".")[0] for path in kept_files()} == {dataset_id}
-    report = uploads.open_dataset(dataset_id).report
+    report = uploads.open_upload(dataset_id).report
     assert report.source == name
-    shown = findings_view.account_card(report)
+    shown = findings_view.summary_card(report)
     assert html.escape(name) in shown
     assert "<img" not in shown
 
@@ -61,12 +61,12 @@ def test_b55_uploads_at_once_do_not_meet(tmp_path):
 
     def keep(file):
         together.wait()
-        return uploads.keep_dataset(file, "mine.csv")
+        return uploads.store_upload(file, "mine.csv")
 
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(keep, files))
     assert ids == [storage.sha256_of(file) for file in files]
-    kept = [uploads.open_dataset(dataset_id).pairs[0].chosen for dataset_id in ids]
+    kept = [uploads.open_upload(dataset_id).pairs[0].chosen for dataset_id in ids]
     assert kept == [f"yes {i % 4}" for i in range(8)]
     assert {path.name[:64] for path in kept_files()} == set(ids)
 
@@ -74,67 +74,67 @@ def test_b55_uploads_at_once_do_not_meet(tmp_path):
 def test_useless_file_is_not_kept(upload):
     upload.write_text("prompt,chosen,rejected\na,same,same\n", encoding="utf-8")
     with pytest.raises(DataError, match="no usable pair"):
-        uploads.keep_dataset(upload, "mine.csv")
+        uploads.store_upload(upload, "mine.csv")
     assert kept_files() == []
 
 
 def test_refusal_of_a_known_file_does_not_throw_it_away(upload):
-    dataset_id = uploads.keep_dataset(upload, "mine.csv")
+    dataset_id = uploads.store_upload(upload, "mine.csv")
     swapped = ColumnMapping("rejected", "chosen", "chosen")
     uploads.choose(dataset_id, ReadChoices(mapping=swapped))
-    assert uploads.keep_dataset(upload, "again.csv") == dataset_id
-    assert uploads.is_kept(dataset_id)
+    assert uploads.store_upload(upload, "again.csv") == dataset_id
+    assert uploads.is_stored(dataset_id)
 
 
 def test_file_with_a_question_waits_for_the_answer(upload):
     upload.write_bytes("prompt;chosen;rejected\nça va ?;très bien;bof\n".encode("cp1252"))
-    dataset_id = uploads.keep_dataset(upload, "mine.csv")
+    dataset_id = uploads.store_upload(upload, "mine.csv")
     with pytest.raises(NeedsEncoding) as question:
-        uploads.open_dataset(dataset_id)
+        uploads.open_upload(dataset_id)
     best = question.value.candidates[0].encoding
     uploads.choose(dataset_id, ReadChoices(encoding=best))
-    assert uploads.open_dataset(dataset_id).pairs[0].chosen == "très bien"
+    assert uploads.open_upload(dataset_id).pairs[0].chosen == "très bien"
 
 
 def test_columns_chosen_once_serve_the_next_file_of_the_shape(upload, tmp_path):
     upload.write_text("frage,gut,schlecht\na,b,c\n", encoding="utf-8")
-    first = uploads.keep_dataset(upload, "first.csv")
+    first = uploads.store_upload(upload, "first.csv")
     with pytest.raises(NeedsColumns):
-        uploads.open_dataset(first)
+        uploads.open_upload(first)
     corrections.choose_columns(first, ["frage", "gut", "schlecht", "", ""], has_header=True)
-    assert uploads.open_dataset(first).pairs[0].rejected == "c"
+    assert uploads.open_upload(first).pairs[0].rejected == "c"
 
     other = tmp_path / "other.csv"
     other.write_text("frage,gut,schlecht\nx,y,z\n", encoding="utf-8")
-    second = uploads.keep_dataset(other, "other.csv")
-    assert uploads.open_dataset(second).pairs[0].prompt == "x"
+    second = uploads.store_upload(other, "other.csv")
+    assert uploads.open_upload(second).pairs[0].prompt == "x"
     other.write_text("frage,schlecht,gut\nx,y,z\n", encoding="utf-8")
-    third = uploads.keep_dataset(other, "other.csv")
-    assert uploads.open_dataset(third).pairs[0].chosen == "z"
+    third = uploads.store_upload(other, "other.csv")
+    assert uploads.open_upload(third).pairs[0].chosen == "z"
     other.write_text("frage,gut,schlechter\nx,y,z\n", encoding="utf-8")
     with pytest.raises(NeedsColumns):
-        uploads.open_dataset(uploads.keep_dataset(other, "other.csv"))
+        uploads.open_upload(uploads.store_upload(other, "other.csv"))
 
     # What was remembered is written down with the file and stays.
     corrections.choose_columns(first, ["frage", "schlecht", "gut", "", ""], has_header=True)
-    assert uploads.open_dataset(first).pairs[0].rejected == "b"
-    assert uploads.open_dataset(second).pairs[0].rejected == "z"
+    assert uploads.open_upload(first).pairs[0].rejected == "b"
+    assert uploads.open_upload(second).pairs[0].rejected == "z"
 
 
 def test_answers_of_an_unknown_version_are_as_none(upload):
-    dataset_id = uploads.keep_dataset(upload, "mine.csv")
+    dataset_id = uploads.store_upload(upload, "mine.csv")
     (storage.home() / "datasets" / f"{dataset_id}.choices.json").write_text('{"colour": "blue"}')
     assert uploads.choices_of(dataset_id) == ReadChoices()
 
 
 ASKED = {
-    "open": uploads.open_dataset,
+    "open": uploads.open_upload,
     "name": uploads.source_of,
     "choices": uploads.choices_of,
     "path": uploads.data_file,
     "choose": lambda dataset_id: uploads.choose(dataset_id, ReadChoices()),
-    "answer": lambda dataset_id: corrections.answer(dataset_id, "fix:duplicate"),
-    "forget": lambda dataset_id: corrections.answer(dataset_id, "forget"),
+    "answer": lambda dataset_id: corrections.apply_choice(dataset_id, "fix:duplicate"),
+    "forget": lambda dataset_id: corrections.apply_choice(dataset_id, "forget"),
     "columns": lambda dataset_id: corrections.choose_columns(dataset_id, "abcde", has_header=True),
 }
 
@@ -142,7 +142,7 @@ ASKED = {
 @pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
 @pytest.mark.parametrize("dataset_id", ["", "0" * 64, "../runs/x", "A" * 64, "/{kept}", "{kept}\n"])
 def test_unknown_id_is_an_error_with_a_way_out(upload, tmp_path, dataset_id, ask):
-    kept = uploads.keep_dataset(upload, "mine.csv")
+    kept = uploads.store_upload(upload, "mine.csv")
     sent = dataset_id.format(kept=kept)
     if sent.startswith("/"):
         sent = f"{tmp_path}{sent}"
@@ -156,17 +156,17 @@ def test_unknown_id_is_an_error_with_a_way_out(upload, tmp_path, dataset_id, ask
 
 
 def test_kept_files_have_a_limit_together(upload, monkeypatch):
-    kept = uploads.keep_dataset(upload, "pairs.csv")
-    monkeypatch.setattr(uploads, "KEPT_BYTES", upload.stat().st_size * 2 - 1)
-    with pytest.raises(DiskFull, match="they may") as caught:
-        uploads.keep_dataset(upload, "pairs.csv")
+    kept = uploads.store_upload(upload, "pairs.csv")
+    monkeypatch.setattr(uploads, "STORED_BYTES", upload.stat().st_size * 2 - 1)
+    with pytest.raises(DiskFull, match="earlier uploads") as caught:
+        uploads.store_upload(upload, "pairs.csv")
     assert "datasets" in caught.value.hint
-    assert uploads.is_kept(kept)
+    assert uploads.is_stored(kept)
     assert len(list(uploads.data_file(kept).parent.glob("*.data"))) == 1
 
 
 def test_the_disk_is_not_filled_to_the_brim(upload, own_home, monkeypatch):
     monkeypatch.setattr(uploads, "FREE_BYTES", 2**60)
     with pytest.raises(DiskFull, match="free"):
-        uploads.keep_dataset(upload, "pairs.csv")
+        uploads.store_upload(upload, "pairs.csv")
     assert not list((own_home / "datasets").iterdir())

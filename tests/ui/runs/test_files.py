@@ -66,8 +66,8 @@ def test_an_unchanged_name_stays_that_of_the_settings():
 
 def test_again_reads_a_kept_file_as_the_run_did():
     source = example_path("hello")
-    dataset_id = uploads.keep_dataset(source, source.name)
-    dataset = uploads.open_dataset(dataset_id)
+    dataset_id = uploads.store_upload(source, source.name)
+    dataset = uploads.open_upload(dataset_id)
     run = store.create_run(build_config({}), split_pairs(dataset.pairs, 0, 1), dataset.report)
     other = dataset.report.choices.model_copy(update={"fixes": ("duplicate",)})
     uploads.choose(dataset_id, other)
@@ -80,7 +80,7 @@ def test_again_keeps_the_pairs_of_a_run_whose_file_is_gone():
     config = build_config({"held_out": 0.2, "seed": 5})
     split = split_pairs(dataset.pairs, config.held_out, config.seed)
     run = store.create_run(config, split, dataset.report)
-    again = uploads.open_dataset(run_files.dataset_of(run))
+    again = uploads.open_upload(run_files.dataset_of(run))
     assert again.report.source == "short_answers.jsonl"
     made = split_pairs(again.pairs, config.held_out, config.seed)
     assert [pair.prompt for pair in made.held_out] == [pair.prompt for pair in split.held_out]

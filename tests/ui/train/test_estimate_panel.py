@@ -1,4 +1,4 @@
-"""The estimate's handlers on a real file and a real plan, without a browser."""
+"""The estimate's handlers on a real file and a real job, without a browser."""
 
 import dataclasses
 import time
@@ -29,7 +29,7 @@ def dataset_id(tmp_path):
     path = tmp_path / "pairs.csv"
     rows = [f"what is {i}?,it is {i} as a number,who can say {i}" for i in range(12)]
     path.write_text("prompt,chosen,rejected\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    return uploads.keep_dataset(path, "pairs.csv")
+    return uploads.store_upload(path, "pairs.csv")
 
 
 def values_for(model, **settings):
@@ -47,14 +47,16 @@ def watched(panel, dataset_id, values):
         time.sleep(0.1)
 
 
-def test_nothing_is_measured_until_asked_and_then_it_is_a_sentence(panel, dataset_id, tiny_model):
+def test_nothing_is_measured_until_requested_and_then_it_is_a_sentence(
+    panel, dataset_id, tiny_model
+):
     values = values_for(tiny_model)
     assert estimate_panel.UNKNOWN in estimate_panel.look(panel, dataset_id, values)[panel.view]
-    assert not estimate_panel.is_estimated(dataset_id, values)
+    assert estimate_panel.requested(dataset_id, values) is None
     assert list(estimation.JOB.folder().iterdir()) == []
     updates = estimate_panel.estimate(panel, dataset_id, values)
     assert updates[panel.timer].active
-    assert estimate_panel.is_estimated(dataset_id, values)
+    assert estimate_panel.requested(dataset_id, values).state.is_busy
     updates = watched(panel, dataset_id, values)
     assert updates[panel.estimate] == estimate_panel.AGAIN
     for words in ("About ", "of memory (", "of disk.", "for 5 steps", "How it was measured"):
@@ -72,11 +74,11 @@ def test_what_does_not_fit_says_what_to_change(panel, dataset_id, tiny_model, tm
     values = values_for(deep, pairs_per_step=12, **greedy)
     estimate_panel.estimate(panel, dataset_id, values)
     view = watched(panel, dataset_id, values)[panel.view]
-    assert "forecast-unfit" in view
+    assert "estimate-unfit" in view
     assert "<li>“Tokens per forward”: set it to 0" in view
 
 
-def test_a_failed_plan_is_a_card_and_can_be_asked_for_again(panel, dataset_id):
+def test_a_failed_estimate_is_an_error_card_and_can_be_repeated(panel, dataset_id):
     values = values_for("nobody/nothing")
     estimate_panel.estimate(panel, dataset_id, values)
     updates = watched(panel, dataset_id, values)
@@ -86,9 +88,9 @@ def test_a_failed_plan_is_a_card_and_can_be_asked_for_again(panel, dataset_id):
     watched(panel, dataset_id, values)
 
 
-def test_a_run_at_work_is_said_instead(panel, dataset_id, tiny_model):
+def test_no_estimate_beside_an_active_run(panel, dataset_id, tiny_model):
     values = values_for(tiny_model, max_steps=5000)
-    paths = launch.start_run(form.config_from(values), uploads.open_dataset(dataset_id))
+    paths = launch.start_run(form.config_from(values), uploads.open_upload(dataset_id))
     try:
         with pytest.raises(Busy, match="needs the machine to itself"):
             estimate_panel.estimate(panel, dataset_id, values)

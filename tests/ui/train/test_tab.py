@@ -16,7 +16,7 @@ def test_training_waits_for_data():
 
 
 def test_training_waits_for_correct_settings():
-    dataset_id = uploads.keep_dataset(example_path("hello"), "hello.csv")
+    dataset_id = uploads.store_upload(example_path("hello"), "hello.csv")
     wrong = [-1 if value == 0.0002 else value for value in VALUES]
     assert "learning_rate" in train_tab.reason_against(dataset_id, wrong)
     assert train_tab.reason_against(dataset_id, VALUES) == ""

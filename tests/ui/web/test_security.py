@@ -258,8 +258,8 @@ def test_only_the_id_of_a_kept_file_becomes_a_path(page, config, served, tmp_pat
     before = files_below(served[1])
     columns = [sent, "a", "b", "c", "", ""]
     for name, data, choice in (
-        ("data-account", [sent], "fix:duplicate"),
-        ("data-account", [sent], "forget"),
+        ("data-summary", [sent], "fix:duplicate"),
+        ("data-summary", [sent], "forget"),
         ("data-findings", [sent], "encoding:cp1252"),
         ("data-columns-use", [*columns, True], ""),
         ("data-columns-use", [*columns, False], ""),

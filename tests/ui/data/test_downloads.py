@@ -6,8 +6,8 @@ import pytest
 
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.errors import DataError
-from orpo_qlora.ui.data import corrections, uploads
-from orpo_qlora.ui.parts import downloads
+from orpo_qlora.ui.data import corrections, downloads, uploads
+from orpo_qlora.ui.parts.downloads import FOLDERS_KEPT, plain_name
 
 ROWS = ['"=cmd()","+1 yes","-no"', '"=cmd()","+1 yes","-no"', "why?,so,not so"]
 
@@ -21,14 +21,14 @@ def own_temporary_folder(tmp_path, monkeypatch):
 def dataset_id(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("prompt,chosen,rejected\n" + "\n".join(ROWS) + "\n", encoding="utf-8")
-    return uploads.keep_dataset(path, "my <b> pairs/../x.csv")
+    return uploads.store_upload(path, "my <b> pairs/../x.csv")
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_cleaned_file_reads_back_as_the_pairs_that_train(dataset_id, kind):
-    corrections.answer(dataset_id, "fix:duplicate")
+    corrections.apply_choice(dataset_id, "fix:duplicate")
     path = downloads.make_file(dataset_id, kind)
-    kept = uploads.open_dataset(dataset_id).pairs
+    kept = uploads.open_upload(dataset_id).pairs
     again = load_preferences(path).pairs
     assert [(p.prompt, p.chosen, p.rejected) for p in again] == [
         (p.prompt, p.chosen, p.rejected) for p in kept
@@ -43,8 +43,8 @@ def test_cleaned_file_reads_back_as_the_pairs_that_train(dataset_id, kind):
 def test_report_is_the_page_s_report(dataset_id):
     path = downloads.make_file(dataset_id, "report")
     assert path.name == "x-report.json"
-    told = json.loads(path.read_text(encoding="utf-8"))
-    assert told == json.loads(uploads.open_dataset(dataset_id).report.model_dump_json())
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert report == json.loads(uploads.open_upload(dataset_id).report.model_dump_json())
 
 
 def test_only_kept_files_can_be_taken_away(dataset_id):
@@ -54,10 +54,10 @@ def test_only_kept_files_can_be_taken_away(dataset_id):
 
 def test_older_downloads_make_room(dataset_id):
     made = []
-    for age in range(downloads.FOLDERS_KEPT + 2):
+    for age in range(FOLDERS_KEPT + 2):
         made.append(downloads.make_file(dataset_id, "report"))
         os.utime(made[-1].parent, (age, age))  # the clock of a file system may tick too slowly
-    assert [path.exists() for path in made] == [False] * 2 + [True] * downloads.FOLDERS_KEPT
+    assert [path.exists() for path in made] == [False] * 2 + [True] * FOLDERS_KEPT
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_older_downloads_make_room(dataset_id):
     ],
 )
 def test_name_of_a_download_is_plain(source, name):
-    assert downloads.plain_name(source) == name
+    assert plain_name(source) == name
