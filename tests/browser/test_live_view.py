@@ -98,7 +98,7 @@ def test_chosen_steps_outlive_every_refresh(watched):
     expect_ends(page, 0, TOTAL)
     drag(page, 0.1, 0.3)
     # Every chart shows the same steps.
-    expect_ends(page, 10, 30, plots=("loss", "parts"))
+    expect_ends(page, 10, 30, plots=("loss", "logps"))
     for step in (41, 42):
         refreshed(page, run, step)
         expect_ends(page, 10, 30)

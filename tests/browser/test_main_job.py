@@ -116,8 +116,8 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
         run = store.find_run("last")
         assert run.state.status == "finished"
         assert run.has_adapter
-        # Four steps and three measurements; of two parts.
-        for plot, drawn in (("loss", 4 + 3), ("parts", 2 * (4 + 3)), ("accuracy", 4 + 3)):
+        # Four steps and three measurements, of the loss and its two components.
+        for plot, drawn in (("loss", 3 * (4 + 3)), ("accuracy", 4 + 3)):
             assert wait_for_points(page, plot, drawn - 1) == drawn
         expect(page.locator("#run-samples")).to_contain_text("?")
 

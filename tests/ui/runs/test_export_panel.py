@@ -113,7 +113,7 @@ def test_the_html_report_is_whole_in_itself_and_shows_texts_as_texts(copied_run)
     for words in (
         *(hostile, "ours <b>|` λ", card.verdict(), "prompt and chosen answer", "cd" * 32),
         *(
-            "Log-prob of the answers",
+            "Log-probs",
             "Margins of the held-out pairs",
             "learning_rate",
             "Arithmetic: ",

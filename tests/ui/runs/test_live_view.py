@@ -78,7 +78,7 @@ def test_another_run_is_shown_whole(tab):
 
 def test_what_could_not_be_understood_is_said(tab, run):
     updates = runs_tab.show_updates(tab, run.id, "", Choices.of((0.6, False, "<b>", "latest")))
-    assert "“&lt;b&gt;” is no range of steps" in updates[tab.live.remark]
+    assert "“&lt;b&gt;” is not a range of steps" in updates[tab.live.remark]
 
 
 def test_a_long_file_is_shown_while_it_is_read(tab, run, monkeypatch):
@@ -97,10 +97,10 @@ def test_the_step_that_ended_a_run_is_marked(tab, run):
     error = ErrorCard.of(NonFiniteLoss("The loss of step 41 is not a finite number."))
     store.write_state(run, RunState(status="failed", step=40, total_steps=90, error=error))
     updates = runs_tab.show_updates(tab, run.id)
-    loss, parts = updates[tab.live.plots[0]], updates[tab.live.plots[1]]
+    loss, logps = updates[tab.live.plots[0]], updates[tab.live.plots[1]]
     assert "loss is not a finite number at step 41" in loss
     assert loss.count('class="broken"') == 1
-    assert 'class="broken"' not in parts
+    assert 'class="broken"' not in logps
 
 
 def test_a_verdict_shows_its_rule_and_every_warning():
@@ -114,7 +114,7 @@ def test_a_verdict_shows_its_rule_and_every_warning():
 
 def test_every_plot_has_a_name_of_its_own():
     names = [plot.name for plot in plots.PLOTS]
-    assert len(set(names)) == len(names) == 10
+    assert len(set(names)) == len(names) == 9
 
 
 def test_the_address_says_how_a_run_is_seen_whatever_it_says():
