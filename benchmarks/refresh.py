@@ -103,7 +103,6 @@ def measure(run_id: str) -> dict[str, list[Seconds]]:
 
     from orpo_qlora import storage
     from orpo_qlora.runs import store
-    from orpo_qlora.ui import studio
     from orpo_qlora.ui.runs import live_feed
     from orpo_qlora.ui.runs import tab as runs_tab
 
@@ -113,7 +112,7 @@ def measure(run_id: str) -> dict[str, list[Seconds]]:
     lock = storage.FileLock(paths.lock)
     lock.acquire()
     live_feed.REUSE_SECONDS = live_feed.MOST_REUSE_SECONDS = 0.0  # each look is that of a tab alone
-    feed = live_feed.LiveFeed(PlainTextResponse(""), studio.is_busy)
+    feed = live_feed.LiveFeed(PlainTextResponse(""), runs_tab.is_busy)
     asked = {"run": run_id}
 
     def open_page() -> None:

@@ -83,6 +83,8 @@ def see_report(page: Page) -> None:
     page.locator("#report-evaluate").wait_for(timeout=MINUTE)
     if not page.locator(".report").count():
         page.locator("#report-evaluate").click()
+        page.locator("#report-message").get_by_text("Tuned prefers").wait_for(timeout=20 * MINUTE)
+        page.locator("#run-report-fold button").first.click()
     page.locator(".report").first.wait_for(timeout=20 * MINUTE)
 
 
@@ -116,7 +118,7 @@ SHOTS = {
     "data": Shot("data", see_data),
     "train": Shot("data", see_train),
     "runs": Shot("runs", see_run),
-    "report": Shot("runs", see_report, "#report-card"),
+    "report": Shot("runs", see_report, "#run-report-fold"),
     "chat": Shot("chat", see_chat),
     "compare": Shot("runs", see_comparison, compares=True),
     "sweep": Shot("runs", see_comparison, "#compare-sweep", compares=True),

@@ -105,7 +105,7 @@ def _area(plot: Plot, curves: Sequence[Curve], frame: _Frame | None, view: Chart
         (
             *(_shade(plot, curve, frame) for curve in curves),
             *(_raw(curve, frame) for curve in curves),
-            *(_line(curve, frame) for curve in curves),
+            *(_line(curve, frame) for curve in reversed(curves)),
             *(_broken_lines(curve, frame) for curve in curves),
         )
     )

@@ -84,7 +84,7 @@ PLOTS = (
         "loss",
         "Loss and its components",
         "nats",
-        "falls on training and on held-out pairs; both components shrink",
+        "falls, on training and on held-out pairs",
         (
             Quantity("loss", "loss", BLUE),
             Quantity("nll_loss", "NLL", GREEN),

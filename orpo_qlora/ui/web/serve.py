@@ -134,7 +134,8 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
     # Here and not above: see this module's docstring.
     from orpo_qlora.ui.parts import theme
     from orpo_qlora.ui.runs.live_feed import LiveFeed
-    from orpo_qlora.ui.studio import build_studio, is_busy
+    from orpo_qlora.ui.runs.tab import is_busy
+    from orpo_qlora.ui.studio import build_studio
 
     page = build_studio()
     page.queue(max_size=32, default_concurrency_limit=2, api_open=False)
