@@ -81,9 +81,11 @@ def see_report(page: Page) -> None:
     """Show what the run changed on held-out pairs; evaluates the first time."""
     see_run(page)
     page.locator("#report-evaluate").wait_for(timeout=MINUTE)
-    if not page.locator(".report").count():
+    result = page.locator("#report-message")
+    if "Tuned prefers" not in result.inner_text():
         page.locator("#report-evaluate").click()
-        page.locator("#report-message").get_by_text("Tuned prefers").wait_for(timeout=20 * MINUTE)
+    result.get_by_text("Tuned prefers").wait_for(timeout=20 * MINUTE)
+    if not page.locator(".report").count():
         page.locator("#run-report-fold button").first.click()
     page.locator(".report").first.wait_for(timeout=20 * MINUTE)
 

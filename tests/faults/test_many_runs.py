@@ -1,4 +1,4 @@
-"""The list of runs, comparisons and the λ sweep as a user works with them; the worker is a quick one."""
+"""The list of runs, comparisons and the λ sweep in the browser; the worker is a quick one."""
 
 import re
 
