@@ -104,7 +104,6 @@ def measure(run_id: str) -> dict[str, list[Seconds]]:
 
     from orpo_qlora import storage
     from orpo_qlora.runs import store
-    from orpo_qlora.ui import studio
     from orpo_qlora.ui.runs import tab as runs_tab
     from orpo_qlora.ui.runs.watch import Watch
 
@@ -113,7 +112,7 @@ def measure(run_id: str) -> dict[str, list[Seconds]]:
     paths = store.paths_of(run_id)
     lock = storage.FileLock(paths.lock)
     lock.acquire()
-    watch = Watch(PlainTextResponse(""), studio.is_busy)
+    watch = Watch(PlainTextResponse(""), runs_tab.is_busy)
     etag, answers = "", [Response()]
 
     def open_page() -> None:

@@ -101,8 +101,8 @@ def photograph(runs: list[Run]) -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         for run in runs:
             page.goto(f"{address}/?run={run.id}")
-            for plot, name in (("parts", "loss"), ("logps", "logps")):
-                figure = page.locator(f"#plot-{plot} figure")
+            for name in ("loss", "logps"):
+                figure = page.locator(f"#plot-{name} figure")
                 figure.wait_for()
                 figure.screenshot(path=IMAGES / f"lambda-{run.config.lambda_:g}-{name}.png")
 

@@ -81,8 +81,12 @@ def see_report(page: Page) -> None:
     """Show what the run changed on held-out pairs; evaluates the first time."""
     see_run(page)
     page.locator("#report-evaluate").wait_for(timeout=MINUTE)
-    if not page.locator(".report").count():
+    result = page.locator("#report-message")
+    if "Tuned prefers" not in result.inner_text():
         page.locator("#report-evaluate").click()
+    result.get_by_text("Tuned prefers").wait_for(timeout=20 * MINUTE)
+    if not page.locator(".report").count():
+        page.locator("#run-report-fold button").first.click()
     page.locator(".report").first.wait_for(timeout=20 * MINUTE)
 
 
@@ -116,7 +120,7 @@ SHOTS = {
     "data": Shot("data", see_data),
     "train": Shot("data", see_train),
     "runs": Shot("runs", see_run),
-    "report": Shot("runs", see_report, "#report-card"),
+    "report": Shot("runs", see_report, "#run-report-fold"),
     "chat": Shot("chat", see_chat),
     "compare": Shot("runs", see_comparison, compares=True),
     "sweep": Shot("runs", see_comparison, "#compare-sweep", compares=True),

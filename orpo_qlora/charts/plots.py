@@ -1,4 +1,4 @@
-"""Runs to plots: which metrics belong together, in which colours, and their points. Floor 5."""
+"""The plots of a run: which metrics share axes, their colours and their points."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from orpo_qlora.runs.series import Course, Point
 
 Points = list[Point]
 
-# Three hues that stay apart for colour-blind eyes, each with a contrast of 3 to 1 or more on the
-# light and on the dark page. Held-out pairs have the hue of training pairs, but dashes and dots.
+# Three hues distinct for colour-blind readers, each with a contrast of at least 3:1 on the light
+# and on the dark page. Held-out curves have the hue of training curves, dashed and with dots.
 BLUE, ORANGE, GREEN = "#2f80d0", "#d4691e", "#15967a"
 AS_MEASURED = ChartView(smoothing=0.0)
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """One metric, drawn twice: on training and on held-out pairs."""
+    """One metric, drawn as two curves: training and held-out pairs."""
 
     metric: str
     label: str
     colour: str
     has_lambda: bool = False
-    """Whether it is multiplied by λ, so that the parts of the loss add up."""
+    """Whether it is multiplied by λ, so that the components add up to the loss."""
     factor: float = 1.0
-    """What it is multiplied by to be in the plot's unit."""
+    """Conversion into the plot's unit."""
     mark: Literal["round", "square"] = "round"
-    """Shape of its dots: the second curve of a plot is known without its colour."""
+    """Shape of its dots, which identifies the second curve without colour."""
 
 
 @dataclass(frozen=True)
@@ -42,32 +42,34 @@ class Plot:
     title: str
     unit: str
     good: str
-    """What a good course looks like."""
+    """Description of a healthy curve."""
     quantities: tuple[Quantity, ...]
     format: Callable[[float], str] = present.number
     limits: tuple[float, float] | None = None
     """Ends of the value axis; None follows the data."""
     kind: Literal["lines", "stack", "band"] = "lines"
-    """Lines; the second quantity stacked on the first; or the stretch between the two shaded."""
+    """Lines; a total and its two components, stacked below it; or the area between two lines."""
     can_be_log: bool = False
-    """Whether its values are above 0."""
+    """Whether a logarithmic axis makes sense: the values are positive."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The points of one quantity on one side of the data, ready to be drawn."""
+    """The points of one quantity on training or on held-out pairs."""
 
     label: str
     colour: str
     is_held_out: bool
     points: Points
     raw: Points | None = None
-    """The points as they were measured, drawn faintly, where `points` are smoothed."""
+    """Raw values, drawn faint, where `points` are smoothed."""
     mark: Literal["round", "square"] = "round"
     outline: Points | None = None
-    """Where its line runs when that is not at its values: on top of what it is stacked on."""
+    """Upper edge of its area, where that differs from its values: on top of a stack."""
+    is_area: bool = False
+    """Whether only its area is drawn, without a line."""
     shade_to: Points | None = None
-    """The line to which the plane is shaded; empty for down to 0."""
+    """Lower edge of its area; empty for 0, None for no area."""
     broken: tuple[int, ...] = ()
     """Steps at which the value was not a finite number."""
 
@@ -80,40 +82,27 @@ class Curve:
 PLOTS = (
     Plot(
         "loss",
-        "Loss",
+        "Loss and its components",
         "nats",
-        "falls, and the held-out loss falls with it",
-        (Quantity("loss", "loss", BLUE),),
-        can_be_log=True,
-    ),
-    Plot(
-        "parts",
-        "Its parts, stacked",
-        "nats",
-        "both parts can be seen, and both get smaller",
+        "falls, on training and on held-out pairs",
         (
+            Quantity("loss", "loss", BLUE),
             Quantity("nll_loss", "NLL", GREEN),
             Quantity("or_loss", "λ·OR", ORANGE, has_lambda=True, mark="square"),
         ),
         kind="stack",
+        can_be_log=True,
     ),
     Plot(
         "logps",
-        "Log-prob of the answers",
+        "Log-probs",
         "nats per token",
-        "chosen rises, rejected stays below; the gap is shaded",
+        "chosen rises, rejected stays below; the shaded gap is their difference",
         (
             Quantity("logps/chosen", "chosen", BLUE),
             Quantity("logps/rejected", "rejected", ORANGE, mark="square"),
         ),
         kind="band",
-    ),
-    Plot(
-        "odds",
-        "Log odds ratio",
-        "nats",
-        "grows above 0",
-        (Quantity("log_odds_ratio", "log odds ratio", BLUE),),
     ),
     Plot(
         "margin",
@@ -132,10 +121,17 @@ PLOTS = (
         (0.0, 1.0),
     ),
     Plot(
+        "odds",
+        "Log odds ratio",
+        "nats",
+        "grows above 0",
+        (Quantity("log_odds_ratio", "log odds ratio", BLUE),),
+    ),
+    Plot(
         "rate",
         "Learning rate",
         "",
-        "warms up, then falls as the schedule says",
+        "follows the schedule",
         (Quantity("learning_rate", "learning rate", GREEN),),
         present.scientific,
         can_be_log=True,
@@ -149,25 +145,27 @@ PLOTS = (
         can_be_log=True,
     ),
     Plot(
-        "pace",
-        "Pace",
+        "throughput",
+        "Throughput",
         "tokens per second",
-        "stays level",
+        "is flat",
         (Quantity(TOKENS_PER_SECOND, "tokens/s", GREEN),),
     ),
     Plot(
         "memory",
         "Peak memory",
         "GB",
-        "stays level after the first steps",
+        "is flat after the first steps",
         (Quantity("peak_memory_bytes", "peak memory", GREEN, factor=1e-9),),
     ),
 )
+MAIN = ("loss", "logps", "margin", "accuracy")
+"""The plots that are always shown; the others are in a collapsed section."""
 ENDED_BY = ("loss", "gradient")
 """Plots that mark the step whose loss or gradient was not finite; such a step is not logged."""
 HEADLINES = ("loss", "margin", "accuracy")
 SCHEDULED = {"learning_rate", "peak_memory_bytes"}
-"""Quantities without noise: smoothing would only make them lag behind."""
+"""Quantities without noise: smoothing would only delay them."""
 
 
 def curves_of(
@@ -177,31 +175,34 @@ def curves_of(
     curves = []
     for held_out in (False, True):
         side = [
-            _curve(quantity, metrics, (lambda_, held_out), view) for quantity in plot.quantities
+            _curve(quantity, metrics, _factor(quantity, lambda_), view, held_out=held_out)
+            for quantity in plot.quantities
         ]
+        if plot.kind == "stack" and all(curve.points for curve in side):
+            side = _stacked(*side)
         found = [curve for curve in side if curve.points or curve.broken]
-        if plot.kind == "stack":
-            found = _stacked(found, _points("loss", metrics, held_out, view))
-        elif plot.kind == "band" and len(found) > 1 and not held_out:
+        if plot.kind == "band" and len(found) > 1 and not held_out:
             found[0] = replace(found[0], shade_to=found[1].points)
         curves += found
     return curves
 
 
 def marked(curves: list[Curve], step: int) -> list[Curve]:
-    """Return curves of which the first also shows that a step ended the run."""
+    """Return the curves, the first one marking the step that ended the run."""
     return [
         replace(curve, broken=(*curve.broken, step)) if index == 0 else curve
         for index, curve in enumerate(curves)
     ]
 
 
+def _factor(quantity: Quantity, lambda_: float) -> float:
+    return quantity.factor * (lambda_ if quantity.has_lambda else 1.0)
+
+
 def _curve(
-    quantity: Quantity, metrics: Metrics, side: tuple[float, bool], view: ChartView
+    quantity: Quantity, metrics: Metrics, factor: float, view: ChartView, *, held_out: bool
 ) -> Curve:
-    lambda_, held_out = side
-    factor = quantity.factor * (lambda_ if quantity.has_lambda else 1.0)
-    # Held-out pairs are the same each time: there is no noise of the draw to smooth away.
+    # Held-out pairs are the same at each evaluation: there is no sampling noise to smooth.
     is_smooth = view.smoothing > 0 and not held_out and quantity.metric not in SCHEDULED
     smoothing = view.smoothing if is_smooth else 0.0
     course = metrics.course(quantity.metric, held_out=held_out, smoothing=smoothing)
@@ -217,11 +218,6 @@ def _curve(
     )
 
 
-def _points(name: str, metrics: Metrics, held_out: bool, view: ChartView) -> Points:
-    smoothing = 0.0 if held_out else view.smoothing
-    return _drawn(metrics.course(name, held_out=held_out, smoothing=smoothing), 1.0, view)
-
-
 def _drawn(course: Course, factor: float, view: ChartView) -> Points:
     shown = course.within(*view.steps) if view.steps else course
     return shown.thinned().scaled(factor).points()
@@ -232,12 +228,13 @@ def _inside(steps: list[int], view: ChartView) -> tuple[int, ...]:
     return tuple(step for step in steps if first <= step <= last)
 
 
-def _stacked(curves: list[Curve], loss: Points) -> list[Curve]:
-    """Return the parts of the loss one above the other; together they are the loss."""
-    if not curves:
-        return []
-    lowest, upper = curves[0], [replace(curve, outline=loss, raw=None) for curve in curves[1:]]
-    if lowest.is_held_out:
-        return [lowest, *upper]
-    shaded = [replace(curve, shade_to=lowest.points) for curve in upper]
-    return [replace(lowest, raw=None, shade_to=[]), *shaded]
+def _stacked(total: Curve, lower: Curve, upper: Curve) -> list[Curve]:
+    """Return a total and its components; the upper one is the area between lower and total."""
+    area = replace(upper, raw=None, outline=total.points, is_area=True)
+    if total.is_held_out:
+        return [total, lower, area]
+    return [
+        total,
+        replace(lower, raw=None, shade_to=[]),
+        replace(area, shade_to=lower.points),
+    ]

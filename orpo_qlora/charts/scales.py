@@ -1,4 +1,4 @@
-"""From values to places along an axis, linear or logarithmic, and the numbers to label. Floor 5."""
+"""Linear and logarithmic axes, and their round tick values."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ Places = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scale:
-    """A map from values to places along an axis; a logarithmic one needs ends above 0."""
+    """Map from values to positions along an axis, 0 to 1; a logarithmic one needs positive ends."""
 
     low: float
     high: float
     is_log: bool = False
 
     def place(self, value: float) -> float:
-        """Return where a value lies, 0 at the low end and 1 at the high end."""
+        """Return the position of a value: 0 at the low end, 1 at the high end."""
         if self.is_log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def places(self, values: Sequence[float]) -> Places:
-        """Return where many values lie."""
+        """Return the positions of many values."""
         many = np.asarray(values, np.float64)
         if self.is_log:
             return np.log(many / self.low) / math.log(self.high / self.low)
         return (many - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Return the round numbers to label, about `TICKS` of them."""
+        """Return about `TICKS` round numbers to label."""
         if self.is_log:
             return self._powers()
         return _multiples(self.low, self.high)
@@ -50,7 +50,7 @@ class Scale:
             inside = [tick for tick in found if self.low <= tick <= self.high]
             if 2 <= len(inside) <= TICKS + 2:
                 return inside
-        # Less than a power of ten is on the axis: round numbers of any kind.
+        # Less than a decade is on the axis: linear ticks.
         return _multiples(self.low, self.high)
 
 

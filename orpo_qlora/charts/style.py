@@ -1,4 +1,4 @@
-"""Style sheets of charts, shared by the page and reports. Floor 4; no torch."""
+"""Style sheets of charts, shared by the page and reports."""
 
 from pathlib import Path
 

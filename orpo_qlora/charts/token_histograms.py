@@ -1,12 +1,12 @@
-"""Token counts to histograms: bars as SVG that stretches, labels that do not. Floor 5."""
+"""Histograms of the token counts of a file."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orpo_qlora.charts.bars import BarChart, Bins, Series, draw_bars
 from orpo_qlora.charts.lines import SIZE, tick_label
 from orpo_qlora.charts.plots import BLUE, GREEN, ORANGE
 from orpo_qlora.charts.scales import Scale, round_step
@@ -16,16 +16,7 @@ from orpo_qlora.jobs.token_report import LengthReport, differences_of, quantile
 BARS = 32
 """About so many bars; their width is a round number of tokens."""
 TAIL = 2.0
-"""A value so many times beyond the 99th percentile is gathered in the last bar."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """One quantity of a histogram: a count for every pair."""
-
-    label: str
-    colour: str
-    values: Sequence[int]
+"""A value this many times the 99th percentile counts in the last bar."""
 
 
 @dataclass(frozen=True)
@@ -36,45 +27,13 @@ class Histogram:
     title: str
     series: tuple[Series, ...]
     facts: str
-    """What a person should read off, in words; also said to screen readers."""
+    """The result in words, also for screen readers."""
     limit: int | None = None
-    """Where the line of `max_length` stands, if it says something here."""
-
-
-@dataclass(frozen=True)
-class Bins:
-    """Equal stretches of the value axis; the last one takes whatever lies beyond it."""
-
-    low: int
-    width: int
-    count: int
-    is_open: bool
-    """Whether values beyond the axis are gathered in the last bar."""
-
-    @property
-    def high(self) -> int:
-        """Where the axis ends."""
-        return self.low + self.width * self.count
-
-    def tally(self, values: Sequence[int]) -> list[int]:
-        """Return how many values fall into each bin."""
-        found = [0] * self.count
-        for value in values:
-            found[min(self.count - 1, (value - self.low) // self.width)] += 1
-        return found
-
-    def name(self, index: int) -> str:
-        """Return which values a bin holds, in words."""
-        first = self.low + index * self.width
-        if self.is_open and index == self.count - 1:
-            return f"{first:,} tokens or more"
-        if self.width == 1:
-            return f"{first:,} tokens"
-        return f"{first:,} to {first + self.width - 1:,} tokens"
+    """`max_length`, drawn as a line; None where it does not apply."""
 
 
 def histograms_of(lengths: TokenLengths, report: LengthReport) -> tuple[Histogram, ...]:
-    """Return the pictures of a file's token counts."""
+    """Return the histograms of a file's token counts."""
     limit = report.max_length
     differences = differences_of(lengths)
     return (
@@ -82,14 +41,14 @@ def histograms_of(lengths: TokenLengths, report: LengthReport) -> tuple[Histogra
             "whole",
             "Prompt and longer answer",
             (Series("pairs", GREEN, lengths.longest()),),
-            _said(report.whole.sentence()),
+            _sentence(report.whole.sentence()),
             limit,
         ),
         Histogram(
             "prompt",
             "Prompt",
             (Series("prompt", GREEN, lengths.prompt),),
-            _said(report.prompt.sentence()),
+            _sentence(report.prompt.sentence()),
             limit,
         ),
         Histogram(
@@ -111,12 +70,12 @@ def histograms_of(lengths: TokenLengths, report: LengthReport) -> tuple[Histogra
     )
 
 
-def _said(words: str) -> str:
-    return f"{words[:1].upper()}{words[1:]}."
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def choose_bins(values: Sequence[int], limit: int | None) -> Bins:
-    """Return bins for whole numbers; a few far values do not squeeze all others into one bar."""
+    """Return bins for whole numbers; a few far values are counted in the last bar."""
     low, high = min(0, *values), max(values)
     usual = quantile(values, 0.99)
     is_open = high > TAIL * max(usual, 1)
@@ -125,63 +84,36 @@ def choose_bins(values: Sequence[int], limit: int | None) -> Bins:
     if limit is not None and high < limit <= TAIL * high:
         high = limit
     width = max(1, math.ceil(round_step(max(1, high - low + 1) / BARS)))
-    first = math.floor(low / width) * width
-    return Bins(first, width, max(1, math.ceil((high + 1 - first) / width)), is_open)
+    first = math.floor(low / width)
+    return Bins(first, width, max(1, math.ceil((high + 1) / width) - first), is_open=is_open)
+
+
+def bin_name(bins: Bins, index: int) -> str:
+    """Return which token counts a bin holds, in words."""
+    first = bins.start(index)
+    if bins.is_open and index == bins.count - 1:
+        return f"{first:,} tokens or more"
+    if bins.width == 1:
+        return f"{first:,} tokens"
+    return f"{first:,} to {first + bins.width - 1:,} tokens"
 
 
 def draw_histogram(histogram: Histogram) -> str:
     """Return a histogram as HTML."""
-    everything = [value for series in histogram.series for value in series.values]
+    everything = [int(value) for series in histogram.series for value in series.values]
     bins = choose_bins(everything, histogram.limit)
-    tallies = [bins.tally(series.values) for series in histogram.series]
-    spoken = html.escape(f"{histogram.title}, tokens: {histogram.facts}")
-    return (
-        f'<figure class="chart card histogram" data-histogram="{histogram.name}" role="group" '
-        f'aria-label="{spoken}">'
-        f'<figcaption class="chart-title">{html.escape(histogram.title)} <small>tokens</small>'
-        f"</figcaption>{_area(histogram, bins, tallies)}{_legend(histogram)}"
-        f'<p class="quiet">{html.escape(histogram.facts)}</p></figure>'
+    chart = BarChart(
+        histogram.name,
+        histogram.title,
+        "tokens",
+        "tokens, number of pairs",
+        histogram.series,
+        histogram.facts,
+        is_whole=True,
     )
-
-
-def _area(histogram: Histogram, bins: Bins, tallies: Sequence[Sequence[int]]) -> str:
-    x = Scale(bins.low, bins.high)
-    y = Scale(0, max(1, *(count for tally in tallies for count in tally)) * 1.06)
-    ticks = [tick for tick in y.ticks() if tick == int(tick)]
-    grid = "".join(f'<path class="grid" d="M0 {_down(y, tick)}H{SIZE}"/>' for tick in ticks)
-    labels = "".join(
-        (
-            *(tick_label("tick-y", "top", 1 - y.place(tick), f"{tick:,.0f}") for tick in ticks),
-            *(tick_label("tick-x", "left", x.place(t), f"{t:,.0f}") for t in _whole(x.ticks())),
-        )
-    )
-    bars = "".join(
-        _bars(series, tally, bins, y)
-        for series, tally in zip(histogram.series, tallies, strict=True)
-    )
-    return (
-        '<div class="chart-area">'
-        f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" aria-hidden="true">'
-        f"{grid}{bars}{_zero(x)}{_limit_line(histogram.limit, x)}</svg>"
-        f"{labels}{_limit_label(histogram.limit, x)}"
-        '<span class="axis-x">tokens, against pairs</span></div>'
-    )
-
-
-def _bars(series: Series, tally: Sequence[int], bins: Bins, y: Scale) -> str:
-    width = SIZE / bins.count
-    gap = width * 0.08
-    return "".join(
-        f'<rect x="{index * width + gap:.1f}" y="{_down(y, count)}" width="{width - 2 * gap:.1f}" '
-        f'height="{SIZE * y.place(count):.1f}" fill="{series.colour}">'
-        f"<title>{bins.name(index)}: {count:,} {series.label}</title></rect>"
-        for index, count in enumerate(tally)
-        if count
-    )
-
-
-def _zero(x: Scale) -> str:
-    return f'<path class="zero" d="M{SIZE * x.place(0):.1f} 0V{SIZE}"/>' if x.low < 0 else ""
+    names = [bin_name(bins, index) for index in range(bins.count)]
+    x, limit = Scale(bins.low, bins.high), histogram.limit
+    return draw_bars(chart, bins, names, _limit_line(limit, x), _limit_label(limit, x))
 
 
 def _limit_line(limit: int | None, x: Scale) -> str:
@@ -198,22 +130,3 @@ def _limit_label(limit: int | None, x: Scale) -> str:
     place = x.place(limit)
     side = "limit-left" if place > 0.5 else "limit-right"
     return tick_label(f"limit-label {side}", "left", place, f"max_length {limit:,}")
-
-
-def _legend(histogram: Histogram) -> str:
-    if len(histogram.series) < 2:
-        return ""
-    entries = "".join(
-        f'<li><span class="swatch" style="border-color:{series.colour}"></span>'
-        f"{html.escape(series.label)}</li>"
-        for series in histogram.series
-    )
-    return f'<ul class="legend">{entries}</ul>'
-
-
-def _whole(ticks: list[float]) -> list[float]:
-    return [tick for tick in ticks if tick == int(tick)]
-
-
-def _down(y: Scale, value: float) -> str:
-    return f"{SIZE - SIZE * y.place(value):.1f}"

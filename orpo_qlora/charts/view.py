@@ -1,4 +1,4 @@
-"""How a person wants to see a run; it outlives every refresh. Floor 5; no gradio."""
+"""The chosen view of a run: smoothing, axes, steps and sample answers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 SMOOTHING = 0.6
 MOST_SMOOTHING = 0.99
 AT_FIRST: tuple[object, ...] = (SMOOTHING, False, "", "")
-"""What the controls hold at first."""
+"""Default values of the controls."""
 IN_ADDRESS = ("smoothing", "log", "steps", "answers")
 """The controls by their names in the page's address, in the order of `Choices.of`."""
 MOST_CHARACTERS = 40
-"""Of what may be typed as a range of steps."""
+"""Longest text accepted as a range of steps."""
 FAR = 10**9
-"""No run has as many steps; also what an open end of a range means."""
+"""Above any step; stands for an open end of a range."""
 STEPS = re.compile(r"\s*(\d[\d,]*)?\s*(?:-|–|\.\.|to)\s*(\d[\d,]*)?\s*")
 
 
@@ -28,36 +28,36 @@ class ChartView:
     steps: tuple[int, int] | None = None
     """First and last step; None for the whole run."""
     complaint: str = ""
-    """What could not be understood, in words."""
+    """Why the range of steps is invalid; empty if it is valid."""
 
     @classmethod
     def of(cls, values: Sequence[object]) -> ChartView:
-        """Return what the three controls say; whatever they hold, something can be drawn."""
+        """Return the view of three control values; invalid ones fall back to the default."""
         smoothing, is_log, steps = values
         given = smoothing if isinstance(smoothing, int | float) else SMOOTHING
-        share = float(min(MOST_SMOOTHING, max(0.0, given)))  # a number that is none becomes 0
+        share = float(min(MOST_SMOOTHING, max(0.0, given)))  # NaN becomes 0
         found, complaint = parse_steps(str(steps or ""))
         return cls(round(share, 2), is_log is True, found, complaint)
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Everything a person chose about how a run is shown."""
+    """All choices about how a run is shown."""
 
     chart: ChartView = ChartView()
     answers_step: int | None = None
-    """Which sample answers stand beside the base model's; None for the latest."""
+    """Step of the sample answers beside the base model's; None for the latest."""
 
     @classmethod
     def of(cls, values: Sequence[object]) -> Choices:
-        """Return what the controls say; those that are not given are as they are at first."""
+        """Return the choices of the control values; missing ones have their default."""
         smoothing, is_log, steps, answers = (*values, *AT_FIRST[len(values) :])
         step = int(answers) if isinstance(answers, str) and answers.isdecimal() else None
         return cls(ChartView.of((smoothing, is_log, steps)), step)
 
 
 def values_in(parameters: Mapping[str, str]) -> list[object]:
-    """Return what the controls hold on a page with this address, in the order of `Choices.of`."""
+    """Return control values from the page's address, in the order of `Choices.of`."""
     smoothing, is_log, steps, answers = (str(parameters.get(name, "")) for name in IN_ADDRESS)
     try:
         share = ChartView.of((float(smoothing), False, "")).smoothing
@@ -67,7 +67,7 @@ def values_in(parameters: Mapping[str, str]) -> list[object]:
 
 
 def parse_steps(text: str) -> tuple[tuple[int, int] | None, str]:
-    """Return the first and last step a person typed, and what is wrong with it if anything."""
+    """Return first and last step of a typed range, and an error message or an empty text."""
     if not text.strip():
         return None, ""
     match = STEPS.fullmatch(text)
@@ -76,5 +76,5 @@ def parse_steps(text: str) -> tuple[tuple[int, int] | None, str]:
         for end, default in zip(match.groups() if match else (None, None), (0, FAR), strict=True)
     )
     if not match or not any(match.groups()) or first >= last:
-        return None, f"“{text.strip()[:40]}” is no range of steps; write for example 100-200."
+        return None, f"“{text.strip()[:40]}” is not a range of steps; write for example 100-200."
     return (first, last), ""

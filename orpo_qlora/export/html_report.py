@@ -1,4 +1,4 @@
-"""A run on one self-contained page of HTML: no scripts, nothing fetched. Floor 5; no torch."""
+"""A run as one self-contained HTML page: no scripts, nothing fetched."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ def html_report(run: Run) -> str:
         f"Run {run.id}, {run.state.status} after {run.state.step:,} of "
         f"{plural(run.state.total_steps, 'step')}; base model {origin.sentence}."
     )
-    shown = report_card_html.draw_report(run, card) if card else _line(f"{NOT_EVALUATED} {run.id}")
+    shown = (
+        report_card_html.draw_report(report_card_html.report_of(run, card))
+        if card
+        else _line(f"{NOT_EVALUATED} {run.id}")
+    )
     parts = [
         f"<h1>{html.escape(run.title)}</h1>{_line(about)}",
         f"<h2>Report card</h2>{shown}",
@@ -74,7 +78,7 @@ def _curves(run: Run) -> str:
         )
         for plot in plots.PLOTS
     )
-    return _POINTER_VALUES.sub("", drawn)  # for the page's script, which is not here
+    return _POINTER_VALUES.sub("", drawn)  # only the page's script reads them
 
 
 def _line(text: str) -> str:

@@ -1,9 +1,10 @@
-"""A report card as HTML, for the run's page and for the report to take away. Floor 5; no gradio."""
+"""A report card as HTML, for the run's page and for the exported report."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from orpo_qlora.charts import margins
 from orpo_qlora.data.wording import plural
@@ -14,16 +15,34 @@ from orpo_qlora.runs.store import Run
 FLIPS_SHOWN = 10
 
 
-def draw_report(run: Run, card: ReportCard) -> str:
-    """Return a report card as HTML: verdict, figures, picture, pairs that flipped."""
-    sentences = card.sentences()
-    told = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences[1:])
+@dataclass(frozen=True)
+class Report:
+    """A report card with the texts of the pairs that changed sides."""
+
+    card: ReportCard
+    gained: tuple[Flip, ...]
+    lost: tuple[Flip, ...]
+
+
+def report_of(run: Run, card: ReportCard) -> Report:
+    """Read the texts that belong to a card: those of the clearest flips on either side."""
+    gained, lost = (
+        tuple(report_card.flips(run, card, gained=side, most=FLIPS_SHOWN)) for side in (True, False)
+    )
+    return Report(card, gained, lost)
+
+
+def draw_report(report: Report) -> str:
+    """Return a report card as HTML: result, figures, margins, pairs that flipped."""
+    card = report.card
+    first, *sentences = card.sentences()
+    text = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in (*card.notes, *HOW))
     return (
         '<section class="card report">'
-        f'<p class="card-title">{html.escape(sentences[0])}</p>{_figures(card)}'
+        f'<p class="card-title">{html.escape(first)}</p>{_figures(card)}'
         f"{margins.draw_margins(card.scores.margins(tuned=False), card.scores.margins(tuned=True))}"
-        f"{told}{flip_tables(run, card, FLIPS_SHOWN)}"
+        f"{text}{flip_tables(report)}"
         f"<details><summary>How it was measured</summary>{notes}</details></section>"
     )
 
@@ -41,23 +60,25 @@ def _figures(card: ReportCard) -> str:
     return f'<table class="settings report-figures">{head}<tbody>{rows}</tbody></table>'
 
 
-def flip_tables(run: Run, card: ReportCard, most: int) -> str:
-    """Return the pairs that changed sides with their texts, as folded tables."""
-    parts = []
-    for gained, words, count in (
-        (True, "flipped to the chosen answer", card.difference.gained),
-        (False, "flipped away from it", card.difference.lost),
-    ):
-        if not count:
-            continue
-        found = report_card.flips(run, card, gained=gained, most=most)
-        first = f", the {len(found):,} clearest" if len(found) < count else ""
-        side = "gained" if gained else "lost"
-        parts.append(
-            f'<details class="flips" data-flips="{side}">'
-            f"<summary>{plural(count, 'pair')} {words}{first}</summary>{_flips(found)}</details>"
+def flip_tables(report: Report) -> str:
+    """Return the pairs that changed sides with their texts, as collapsed tables."""
+    change = report.card.difference
+    return "".join(
+        (
+            _flip_table("gained", "flipped to the chosen answer", change.gained, report.gained),
+            _flip_table("lost", "flipped away from it", change.lost, report.lost),
         )
-    return "".join(parts)
+    )
+
+
+def _flip_table(side: str, text: str, count: int, shown: Sequence[Flip]) -> str:
+    if not count:
+        return ""
+    first = f", the {len(shown):,} clearest" if len(shown) < count else ""
+    return (
+        f'<details class="flips" data-flips="{side}">'
+        f"<summary>{plural(count, 'pair')} {text}{first}</summary>{_flips(shown)}</details>"
+    )
 
 
 def _flips(found: Sequence[Flip]) -> str:

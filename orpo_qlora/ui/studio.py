@@ -6,18 +6,12 @@ The page never imports torch; runs and chat are processes of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.charts import view as chart_view
-from orpo_qlora.charts.view import Choices
-from orpo_qlora.runs import store
-from orpo_qlora.runs.process import launch
-from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.ui import next_step
 from orpo_qlora.ui.chat import tab as chat_tab
 from orpo_qlora.ui.chat.tab import ChatTab
@@ -25,21 +19,10 @@ from orpo_qlora.ui.chat.wiring import wire_chat_tab, wire_votes_to_data
 from orpo_qlora.ui.data import tab as data_tab
 from orpo_qlora.ui.data import token_panel
 from orpo_qlora.ui.data.tab import DataTab
-from orpo_qlora.ui.history.history_wiring import (
-    wire_again,
-    wire_history,
-    wire_restore,
-    wire_run_files,
-    wire_sweeps,
-)
 from orpo_qlora.ui.parts import theme
 from orpo_qlora.ui.parts.events import QUIET, READING, parameters_of
 from orpo_qlora.ui.parts.guard import Updates, guarded
-from orpo_qlora.ui.runs import live_view
 from orpo_qlora.ui.runs import tab as runs_tab
-from orpo_qlora.ui.runs.actions import wire_run_actions
-from orpo_qlora.ui.runs.export_panel import wire_take_home
-from orpo_qlora.ui.runs.report_card import wire_report_panel
 from orpo_qlora.ui.runs.tab import RunsTab
 from orpo_qlora.ui.train import tab as train_tab
 from orpo_qlora.ui.train.tab import RunOpening, TrainTab
@@ -146,9 +129,9 @@ def _connect_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - 
     page.load(train_tab.new_ticket, None, studio.train.ticket, **QUIET)
     data_parts = (studio.address, studio.data.outputs)
     _check_train_after(studio, page.load(handler, *data_parts, **READING))
-    # The Runs tab opens only once its content is known: opened earlier, it would request the list
-    # of runs, whose late response would replace a comparison.
-    restored = wire_restore(studio.runs, page, studio.address)
+    # The tab opens when it is known what it shows: opened before, it would ask for the list, and a
+    # late answer would put that in the place of a comparison.
+    restored = runs_tab.wire_restore(studio.runs, page, studio.address)
     handler = guarded(studio.runs.card, on_load_run, {studio.tabs: gr.update(selected="runs")})
     parts = [studio.tabs, studio.runs.card, studio.runs.picker, *studio.chat.selection]
     return restored.then(handler, studio.address, parts, **READING)
@@ -182,105 +165,11 @@ def _connect_train(studio: Studio) -> None:
 
 
 def _wire_runs(studio: Studio) -> None:
-    runs = studio.runs
-
-    def on_chat(run_id: str) -> Updates:
-        chosen = chat_tab.select_updates(studio.chat, run_id)
-        return {**chosen, studio.tabs: gr.Tabs(selected="chat")}
-
-    _wire_shown_run(studio)
-    live_view.wire_memory(runs.live)
-    wire_report_panel(runs.report, runs.picker)
-    wire_take_home(runs.take_home, runs.picker, runs.card)
-    parts = [runs.card, studio.tabs, *studio.chat.selection]
-    runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
-    wire_history(runs, _wire_watch(studio))
-    wire_run_files(runs)
-    _check_train_after(studio, wire_again(runs, studio.data, studio.train, studio.tabs))
-    for event in wire_sweeps(runs, studio.data, studio.train, studio.tabs):
-        event.success(lambda: gr.Timer(active=True), None, studio.timer, **QUIET)
-
-
-def _wire_shown_run(studio: Studio) -> None:
-    """Draw the run that is picked, as the person chose to see it, and after what is done to it."""
-    runs = studio.runs
-    choices = runs.live.choices
-
-    def on_show(run_id: str | None, *chosen: object) -> Updates:
-        updates = runs_tab.show_updates(runs, run_id, chosen=Choices.of(chosen))
-        is_active = is_busy() or runs_tab.awaits_more(run_id)
-        return {**(updates or {}), studio.timer: gr.Timer(active=is_active)}
-
-    def on_pick(run_id: str | None, address: str, *chosen: object) -> Updates:
-        # Back at the list, what went wrong with a run is still to be read.
-        answered: Updates = {runs.card: ""} if run_id else {}
-        parameters = parameters_of(address)
-        if run_id and parameters.get("run") == run_id:
-            view = live_view.restored_updates(runs.live, parameters, run_id)
-            return {**answered, **on_show(run_id, *chart_view.values_in(parameters)), **view}
-        kept = chosen[: live_view.KEPT_CHOICES]
-        return {**answered, **on_show(run_id, *kept), **live_view.anew_updates(runs.live)}
-
-    shown, picked = [*runs.outputs, studio.timer], [runs.picker, *choices]
-    handler = guarded(runs.card, on_pick, keeps_card=True)
-    inputs = [runs.picker, studio.address, *choices]
-    outputs = list(dict.fromkeys([*shown, *choices]))
-    runs.picker.change(handler, inputs, outputs, js=theme.READ_VIEW, **QUIET)
-    gr.on(
-        [component.change for component in choices],
-        guarded(runs.card, _on_look(runs)),
-        [runs.picker, runs.seen, *choices],
-        runs.outputs,
-        trigger_mode="always_last",
-        **QUIET,
+    page = runs_tab.Page(
+        studio.tabs, studio.timer, studio.turn, studio.data, studio.train, studio.chat
     )
-    # Not gr.Timer: while the page is built that puts another one on it.
-    awake = {studio.timer: gr.update(active=True)}
-    wire_run_actions(runs.actions, picked, runs.card, on_show, shown, awake)
-
-
-def _on_look(runs: RunsTab) -> Callable[..., Updates | None]:
-    """Return what draws the parts of a run that changed since they were drawn."""
-
-    def on_look(run_id: str | None, seen: str, *chosen: object) -> Updates | None:
-        return runs_tab.show_updates(runs, run_id, seen, Choices.of(chosen)) if run_id else None
-
-    return on_look
-
-
-def _wire_watch(studio: Studio) -> Any:  # noqa: ANN401 - gradio's dependency
-    """Follow the run that is shown; return the event in which the page's timer is answered."""
-    runs = studio.runs
-    chosen = [runs.picker, runs.seen, *runs.live.choices]
-    look_again = _on_look(runs)
-
-    def on_tick(*values: Any) -> Updates | None:  # noqa: ANN401 - whatever the inputs hold
-        seen, (picked, *rest) = values[: len(chosen)], values[len(chosen) :]
-        updates = look_again(*seen)
-        if is_busy() or runs_tab.awaits_more(seen[0]):
-            return updates
-        return {
-            **(updates or {}),
-            **chat_tab.select_updates(studio.chat, picked),
-            **train_tab.readiness_updates(studio.train, rest[0], rest[1:]),
-            studio.timer: gr.Timer(active=False),
-        }
-
-    studio.timer.tick(None, chosen, None, js=theme.POLL)
-    watched = [*chosen, studio.chat.picker, *studio.train_inputs]
-    parts = [*runs.outputs, studio.timer, *studio.chat.selection, *studio.train.outputs]
-    handler = guarded(runs.card, on_tick, keeps_card=True)
-    return studio.turn.click(handler, watched, parts, **QUIET)
-
-
-def is_busy() -> bool:
-    """Tell whether a run is at work or waits; one that waits in vain is started."""
-    if store.active_run() is not None:
-        return True
-    if not run_queue.queued_runs():
-        return False
-    launch.start_next()  # in case whoever should have done so is gone
-    return True
+    for event in runs_tab.wire_runs_tab(studio.runs, page):
+        _check_train_after(studio, event)
 
 
 def _wire_chat(studio: Studio, loaded: Any) -> None:  # noqa: ANN401 - gradio's dependency

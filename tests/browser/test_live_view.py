@@ -98,7 +98,7 @@ def test_chosen_steps_outlive_every_refresh(watched):
     expect_ends(page, 0, TOTAL)
     drag(page, 0.1, 0.3)
     # Every chart shows the same steps.
-    expect_ends(page, 10, 30, plots=("loss", "parts"))
+    expect_ends(page, 10, 30, plots=("loss", "logps"))
     for step in (41, 42):
         refreshed(page, run, step)
         expect_ends(page, 10, 30)
@@ -173,7 +173,7 @@ def test_the_pointer_shows_values(watched):
     expect(tip).to_contain_text("loss 2.7")
 
 
-def test_the_referee_speaks_as_soon_as_there_is_a_trend(watched):
+def test_an_insight_appears_as_soon_as_there_is_a_trend(watched):
     page, _ = watched
     expect(page.locator("#run-insight")).to_contain_text("healthy")
 
@@ -227,6 +227,6 @@ def test_a_run_that_grows_is_watched_to_its_end(watched):
     store.write_state(run.paths, done)
     run.lock.release()
     expect(page.locator("#run-status")).to_contain_text("finished", timeout=MINUTE)
-    page.get_by_role("button", name="Latest values as a table").click()
+    page.get_by_role("button", name="Latest values").click()
     row = page.locator("#run-values tr", has_text="NLL")
     expect(row).to_contain_text(str(TOTAL))

@@ -116,16 +116,21 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
         run = store.find_run("last")
         assert run.state.status == "finished"
         assert run.has_adapter
-        # Four steps and three measurements; of two parts.
-        for plot, drawn in (("loss", 4 + 3), ("parts", 2 * (4 + 3)), ("accuracy", 4 + 3)):
+        # Four steps and three measurements, of the loss and its two components.
+        for plot, drawn in (("loss", 3 * (4 + 3)), ("accuracy", 4 + 3)):
             assert wait_for_points(page, plot, drawn - 1) == drawn
+        page.locator("#run-samples-fold button").first.click()
         expect(page.locator("#run-samples")).to_contain_text("?")
 
-        # What the run has brought, measured on its held-out pairs, and taken home.
+        # The result on held-out pairs, and the export.
         page.locator("#report-evaluate").click()
+        result = page.locator("#report-message")
+        expect(result).to_contain_text("Tuned prefers the chosen answer", timeout=3 * MINUTE)
+        page.locator("#run-report-fold button").first.click()
         report = page.locator("#report-view")
-        expect(report).to_contain_text("Tuned prefers the chosen answer", timeout=3 * MINUTE)
+        expect(report).to_contain_text("Tuned prefers the chosen answer")
         expect(report.locator("figure")).to_have_attribute("aria-label", re.compile("^Margins"))
+        page.locator("#run-export-fold button").first.click()
         with page.expect_download(timeout=MINUTE) as taken:
             page.get_by_role("button", name="Download: Adapter (zip)").click()
         assert run.id in taken.value.suggested_filename

@@ -15,7 +15,7 @@ from orpo_qlora.ui.runs.value_table import value_table
 
 LIGHT, DARK = "#ffffff", "#181e24"
 PLOTS = {plot.name: plot for plot in plots.PLOTS}
-LOSS, PARTS, LOGPS = PLOTS["loss"], PLOTS["parts"], PLOTS["logps"]
+LOSS, LOGPS = PLOTS["loss"], PLOTS["logps"]
 
 
 def tail_of(tmp_path, records):
@@ -48,23 +48,28 @@ def test_every_plotted_metric_exists():
     assert drawn <= {*NAMES, TOKENS_PER_SECOND}
 
 
-def test_parts_of_the_loss_are_stacked_and_add_up(tmp_path):
+def test_components_of_the_loss_are_stacked_and_add_up(tmp_path):
     tail = tail_of(tmp_path, [{"step": 1, "loss": 2.2, "nll_loss": 2.0, "or_loss": 0.4}])
-    nll, odds = plots.curves_of(PARTS, tail, 0.5)
+    loss, nll, odds = plots.curves_of(LOSS, tail, 0.5)
+    assert loss.points == [(1, 2.2)]
     assert nll.points[0][1] + odds.points[0][1] == pytest.approx(odds.line[0][1])
     assert odds.line == [(1, 2.2)]
     assert odds.shade_to == nll.points
     assert nll.shade_to == []
+    # The upper component is an area: its line is the loss.
+    chart = line_charts.draw_chart(LOSS, [loss, nll, odds], 0)
+    assert chart.count('class="curve"') == 2
+    assert chart.count('class="shade"') == 2
 
 
-def test_smoothed_parts_still_add_up(tmp_path):
+def test_smoothed_components_still_add_up(tmp_path):
     records = [
         {"step": step, "nll_loss": 2.0 + step % 3, "or_loss": step % 2 / 2.0, "loss": 0.0}
         for step in range(1, 40)
     ]
     for record in records:
         record["loss"] = record["nll_loss"] + 0.5 * record["or_loss"]
-    nll, odds = plots.curves_of(PARTS, tail_of(tmp_path, records), 0.5, ChartView(0.9))
+    _, nll, odds = plots.curves_of(LOSS, tail_of(tmp_path, records), 0.5, ChartView(0.9))
     sums = [one + other for (_, one), (_, other) in zip(nll.points, odds.points, strict=True)]
     assert sums == pytest.approx([value for _, value in odds.line])
 
@@ -139,7 +144,8 @@ def test_held_out_curve_is_told_apart_without_its_colour(tmp_path):
     assert chart.count('class="curve"') == 1
     assert chart.count('class="curve curve-held-out"') == 1
     # Every measurement is a dot; of the training curve only its end.
-    assert [dots.count("h0") for dots in re.findall(r'class="dots[^>]*d="(.*?)"', chart)] == [1, 2]
+    found = re.findall(r'class="dots[^>]*d="(.*?)"', chart)
+    assert sorted(dots.count("h0") for dots in found) == [1, 2]
 
 
 def test_axis_spans_the_whole_run_from_the_start(tmp_path):
@@ -148,7 +154,10 @@ def test_axis_spans_the_whole_run_from_the_start(tmp_path):
 
 def test_screen_reader_hears_the_latest_values(tmp_path):
     chart = drawn(tmp_path, [{"step": 4, "loss": 1.5}, {"step": 4, "eval/loss": 1.25}])
-    assert 'aria-label="Loss: loss 1.5 at step 4; loss, held-out 1.25 at step 4"' in chart
+    assert (
+        'aria-label="Loss and its components: loss 1.5 at step 4; loss, held-out 1.25 at step 4"'
+        in chart
+    )
 
 
 def test_pointer_gets_every_point(tmp_path):
@@ -159,7 +168,7 @@ def test_pointer_gets_every_point(tmp_path):
 
 def test_chart_without_measurements_says_so():
     assert "Nothing measured yet." in line_charts.draw_chart(LOSS, [], 0)
-    assert "Loss: nothing measured yet" in line_charts.draw_chart(LOSS, [], 0)
+    assert "Loss and its components: nothing measured yet" in line_charts.draw_chart(LOSS, [], 0)
 
 
 def test_chosen_steps_without_measurements_say_that_it_is_the_steps(tmp_path):
@@ -167,7 +176,7 @@ def test_chosen_steps_without_measurements_say_that_it_is_the_steps(tmp_path):
     for steps in ((1, 5), (30, 35), (50, 60)):
         chart = drawn(tmp_path, records, last_step=40, view=ChartView(steps=steps))
         assert "Nothing was measured in these steps." in chart
-        assert 'aria-label="Loss: nothing was measured in these steps"' in chart
+        assert 'aria-label="Loss and its components: nothing was measured in these steps"' in chart
         assert "step 20" not in chart
     # Between two measurements the line runs through; one alone is a dot.
     for steps in ((12, 15), (20, 30), (1, 11)):
@@ -263,7 +272,7 @@ def test_steps_as_people_type_them(text, steps):
 def test_no_range_is_said_and_shows_all(text):
     steps, complaint = parse_steps(text)
     assert steps is None
-    assert "is no range of steps" in complaint
+    assert "is not a range of steps" in complaint
 
 
 @pytest.mark.parametrize("smoothing", [None, "x", float("nan"), -1, 10**400])

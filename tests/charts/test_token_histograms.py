@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from orpo_qlora.charts.token_histograms import (
     BARS,
     TAIL,
+    bin_name,
     choose_bins,
     draw_histogram,
     histograms_of,
@@ -46,12 +47,13 @@ def test_a_few_far_values_share_the_last_bar():
     bins = choose_bins([*range(100)] * 5 + [90_000], None)
     assert bins.is_open
     assert bins.high < 200
-    assert bins.name(bins.count - 1).endswith("or more")
+    assert bin_name(bins, bins.count - 1).endswith("or more")
 
 
 def test_bars_name_their_tokens_and_pairs():
-    assert "<title>10 tokens: 2 prompt</title>" in drawn()["prompt"]
-    assert "<title>-82 tokens" in re.sub(r"(-8\d) to .*?:", r"-82 tokens:", drawn()["difference"])
+    assert "<title>prompt, 10 tokens: 2</title>" in drawn()["prompt"]
+    chart = re.sub(r"(-8\d) to .*?:", r"-82 tokens:", drawn()["difference"])
+    assert "<title>difference, -82 tokens" in chart
 
 
 def test_facts_are_said_to_screen_readers_too():

@@ -1,4 +1,4 @@
-"""The list of runs, comparisons and “Try λ” as a person uses them; the worker is a quick one."""
+"""The list of runs, comparisons and the λ sweep in the browser; the worker is a quick one."""
 
 import re
 
@@ -75,13 +75,14 @@ def test_runs_are_found_compared_renamed_and_deleted(browser, start):
         status = page.locator("#run-status")
         expect(status).to_contain_text("study <b>one</b>", timeout=PATIENCE)
 
-        page.locator("#run-files-fold button").first.click()
+        page.locator("#run-label-fold button").first.click()
         name = page.locator("#run-name textarea, #run-name input").first
         expect(name).to_have_value("study <b>one</b>", timeout=PATIENCE)
         name.fill("the first")
         page.locator("#run-tags textarea, #run-tags input").first.fill("kept, night")
         page.locator("#run-label-save").click()
         expect(status).to_contain_text("the first", timeout=PATIENCE)
+        page.locator("#run-export-fold button").first.click()
         with page.expect_download() as saved:
             page.locator("#run-download-csv").click()
         assert saved.value.suggested_filename == "the-first-metrics.csv"
@@ -89,9 +90,9 @@ def test_runs_are_found_compared_renamed_and_deleted(browser, start):
         expect(status).to_contain_text("the first", timeout=PATIENCE)
 
         page.locator("#run-delete").click()
-        expect(page.locator("#run-delete-told")).to_contain_text("“the first”", timeout=PATIENCE)
+        expect(page.locator("#run-delete-text")).to_contain_text("“the first”", timeout=PATIENCE)
         page.locator("#run-delete-keep").click()
-        expect(page.locator("#run-delete-told")).to_be_hidden(timeout=PATIENCE)
+        expect(page.locator("#run-delete-text")).to_be_hidden(timeout=PATIENCE)
         assert made[0].folder.is_dir()
         page.locator("#run-delete").click()
         page.locator("#run-delete-confirm").click()
@@ -102,7 +103,7 @@ def test_runs_are_found_compared_renamed_and_deleted(browser, start):
         expect(rows(page)).to_have_count(4, timeout=PATIENCE)
         tick(page, busy, waiting)
         page.locator("#history-delete").click()
-        told = page.locator("#history-delete-told")
+        told = page.locator("#history-delete-text")
         expect(told).to_contain_text("waits in the queue", timeout=PATIENCE)
         expect(told).to_contain_text("“at work” is running: stop it first")
         expect(page.locator("#history-delete-confirm")).to_be_disabled()

@@ -44,7 +44,7 @@ def test_queue_stop_and_resume_from_the_page(start, wait_for):
         expect(waiting).to_have_text(["third", "second"], timeout=PATIENCE)
         page.locator("#run-earlier").click()
         expect(waiting).to_have_text(["second", "third"], timeout=PATIENCE)
-        page.get_by_role("button", name="Take out of the queue").click()
+        page.get_by_role("button", name="Remove from queue").click()
         expect(waiting).to_have_text(["third"], timeout=PATIENCE)
         assert status(second) == "stopped"
         expect(page.locator("#run-resume")).to_have_text("Start again")

@@ -1,4 +1,4 @@
-"""Several runs beside each other: the components, and what changes while some still train."""
+"""Comparison of several runs, updated while some of them still train."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from orpo_qlora.runs import present, store
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.history import compare_view, history_table, sweep_chart
 from orpo_qlora.ui.history.compare_view import MOST_RUNS
-from orpo_qlora.ui.parts import cards
-from orpo_qlora.ui.parts.guard import Updates
+from orpo_qlora.ui.history.shown import Shown, ids_of
+from orpo_qlora.ui.parts import cards, theme
+from orpo_qlora.ui.parts.events import QUIET
+from orpo_qlora.ui.parts.guard import Updates, guarded
 
 HELD_OUT, TRAINING = "Held-out pairs", "Training pairs"
 POLL_SECONDS = 1.0
 MOST_SECONDS = 1.0
-"""How long one look may read long files; the next one goes on."""
+"""Longest time to read long files per update; the rest is read by the next one."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Comparison:
 def build_comparison() -> Comparison:
     """Return the components, hidden."""
     ids = gr.Textbox(visible="hidden", elem_id="compare-ids", label="Compared runs")
-    seen = gr.Textbox(visible="hidden", elem_id="compare-seen", label="Drawn comparison")
+    seen = gr.Textbox(visible="hidden", elem_id="compare-seen", label="Comparison fingerprint")
     with gr.Column(visible=False, elem_id="compare") as view:
         with gr.Row(elem_classes="actions"):
             back = gr.Button("All runs", size="md", scale=0, min_width=130, elem_id="compare-back")
@@ -74,7 +76,7 @@ def build_comparison() -> Comparison:
 
 
 def check(ids: Sequence[str]) -> str:
-    """Return the ids of runs to compare as the page keeps them.
+    """Return the ids of runs to compare as one text.
 
     Raises:
         InputError: they are too few or too many.
@@ -82,35 +84,35 @@ def check(ids: Sequence[str]) -> str:
     if not 2 <= len(ids) <= MOST_RUNS:
         raise InputError(
             f"A comparison has 2 to {MOST_RUNS} runs; {plural(len(ids), 'run')} "
-            f"{'is' if len(ids) == 1 else 'are'} chosen.",
-            hint="Tick the runs in the list.",
+            f"{'is' if len(ids) == 1 else 'are'} selected.",
+            hint="Select the runs in the list.",
         )
     return ",".join(ids)
 
 
 def side_of(text: str) -> str:
-    """Return which pairs the curves are measured on, from what the page's address says."""
+    """Return which pairs the curves are measured on, from the page's address."""
     return TRAINING if text == TRAINING else HELD_OUT
 
 
 def hidden_updates(part: Comparison) -> Updates:
-    """Return the page without a comparison."""
-    away = gr.Column(visible=False)
-    return {part.view: away, part.seen: "", part.timer: gr.Timer(active=False)}
+    """Hide the comparison."""
+    hidden = gr.Column(visible=False)
+    return {part.view: hidden, part.seen: "", part.timer: gr.Timer(active=False)}
 
 
 def compare_updates(
     part: Comparison, ids: Sequence[str], side: str, seen: str = ""
 ) -> Updates | None:
-    """Return what changed of a comparison since the page drew it; None when nothing did.
+    """Return what changed since the page rendered the comparison; None if nothing did.
 
     Args:
         part: the components.
-        ids: the runs; those deleted meanwhile are left out.
+        ids: the runs; deleted ones are skipped.
         side: which pairs the curves were measured on.
-        seen: the mark of what the page shows; empty draws everything.
+        seen: fingerprint of what the page shows; empty renders everything.
     """
-    runs = _still_there(ids)
+    runs = _existing(ids)
     several = compare_view.line_up(runs, MOST_SECONDS)
     share = min((one.metrics.share_read for one in several), default=1.0)
     mark = _mark(runs, side, share)
@@ -126,7 +128,7 @@ def compare_updates(
             **dict.fromkeys(drawn, ""),
             part.timer: gr.Timer(active=False),
         }
-    reading = f"Reading what was measured so far: {present.percent(share)}." if share < 1 else ""
+    reading = f"Reading metrics: {present.percent(share)}." if share < 1 else ""
     return {
         part.view: gr.Column(visible=True),
         part.seen: mark,
@@ -140,7 +142,7 @@ def compare_updates(
     }
 
 
-def _still_there(ids: Sequence[str]) -> list[Run]:
+def _existing(ids: Sequence[str]) -> list[Run]:
     runs = []
     for run_id in ids[:MOST_RUNS]:
         try:
@@ -151,9 +153,28 @@ def _still_there(ids: Sequence[str]) -> list[Run]:
 
 
 def _mark(runs: Sequence[Run], side: str, share: float) -> str:
-    told = [side, str(share)]
+    lines = [side, str(share)]
     for run in runs:
         metrics = run.paths.metrics
         size = metrics.stat().st_size if metrics.is_file() else 0
-        told.append(f"{run.id} {run.title} {run.state.status} {size}")
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+        lines.append(f"{run.id} {run.title} {run.state.status} {size}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def wire_comparison(part: Comparison, shown: Shown) -> None:
+    """Connect the comparison; `part.ids` decides which runs it shows."""
+
+    def on_side(ids: str, side: str) -> Updates | None:
+        return compare_updates(part, ids_of(ids), side)
+
+    def on_tick(ids: str, side: str, seen: str) -> Updates | None:
+        return compare_updates(part, ids_of(ids), side, seen) if ids else None
+
+    part.back.click(None, None, [part.ids, shown.card], js="() => ['', '']")
+    part.head.select(None, None, shown.run, js=history_table.TAKE)
+    drawn = [shown.card, *part.outputs]
+    part.side.input(guarded(shown.card, on_side), [part.ids, part.side], drawn, **QUIET)
+    inputs = [part.ids, part.side, part.seen]
+    part.timer.tick(guarded(shown.card, on_tick, keeps_card=True), inputs, drawn, **QUIET)
+    part.ids.change(None, part.ids, None, js=theme.remember("compare"))
+    part.side.change(None, part.side, None, js=theme.remember_soon("side", HELD_OUT))

@@ -1,4 +1,4 @@
-"""Deleting runs from the page: what would go, why something cannot, and a second press. Floor 5."""
+"""Deletion of runs from the page, after a confirmation."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from orpo_qlora.ui.parts.guard import Updates, guarded
 
 @dataclass(frozen=True)
 class Deletion:
-    """The components: what asks for it, and the question that then appears."""
+    """The components: the button and the confirmation that it opens."""
 
     ask: gr.Button
     panel: gr.Column
-    told: gr.HTML
+    text: gr.HTML
     ids: gr.Textbox
-    """The runs that the question is about; only these are deleted, whatever is ticked by then."""
+    """The runs in question; only these are deleted, whatever is selected by then."""
     confirm: gr.Button
     keep: gr.Button
     release: gr.Button
 
     @property
     def outputs(self) -> list[Any]:
-        """What changes with the question."""
-        return [self.panel, self.told, self.ids, self.confirm, self.release]
+        """What changes with the confirmation."""
+        return [self.panel, self.text, self.ids, self.confirm, self.release]
 
 
 def build_ask(elem_id: str) -> gr.Button:
-    """Return the button that asks."""
+    """Return the button that opens the confirmation."""
     return gr.Button("Delete …", variant="stop", size="md", scale=0, min_width=110, elem_id=elem_id)
 
 
 def build_deletion(ask: gr.Button, elem_id: str) -> Deletion:
-    """Return the question's components, hidden; their ids begin with the button's."""
+    """Return the confirmation, hidden; its ids begin with the button's."""
     with gr.Column(visible=False, elem_id=f"{elem_id}-panel") as panel:
-        told = gr.HTML(elem_id=f"{elem_id}-told")
+        text = gr.HTML(elem_id=f"{elem_id}-text")
         ids = gr.Textbox(visible="hidden", elem_id=f"{elem_id}-ids", label="To delete")
         with gr.Row(elem_classes="actions"):
             confirm = gr.Button(
@@ -62,7 +62,7 @@ def build_deletion(ask: gr.Button, elem_id: str) -> Deletion:
             release = gr.Button(
                 "Unload the chat", size="md", scale=0, min_width=160, elem_id=f"{elem_id}-release"
             )
-    return Deletion(ask, panel, told, ids, confirm, keep, release)
+    return Deletion(ask, panel, text, ids, confirm, keep, release)
 
 
 def held_by_chat() -> tuple[str, ...]:
@@ -72,26 +72,26 @@ def held_by_chat() -> tuple[str, ...]:
 
 
 def question_updates(part: Deletion, ids: Sequence[str]) -> Updates:
-    """Return what would be deleted, and why the others of these runs cannot be."""
+    """Return what would be deleted, and why other runs cannot be."""
     held = held_by_chat()
-    runs = _still_there(ids)
+    runs = _existing(ids)
     reasons = {run.id: deletion_of_runs.why_not(run, held) for run in runs}
     going = [run for run in runs if not reasons[run.id]]
-    gone = f"{listed([run.title for run in going])} with checkpoints, adapter, metrics and log"
+    removed = f"{listed([run.title for run in going])} with checkpoints, adapter, metrics and log"
     size = max(0.1, sum(map(_bytes_of, going)) / 1e6)
-    sentences = [f"{gone}: {size:,.1f} MB. This cannot be undone."] if going else []
+    sentences = [f"{removed}: {size:,.1f} MB. This cannot be undone."] if going else []
     staying = [reason for reason in reasons.values() if reason]
     title = f"Delete {plural(len(going), 'run')}?" if going else "Nothing can be deleted now."
     return {
         part.panel: gr.Column(visible=True),
-        part.told: cards.account(title, [*sentences, *staying]),
+        part.text: cards.account(title, [*sentences, *staying]),
         part.ids: ",".join(run.id for run in going),
         part.confirm: gr.Button(f"Delete {plural(len(going), 'run')}", interactive=bool(going)),
         part.release: gr.Button(visible=any(run.id in held for run in runs)),
     }
 
 
-def _still_there(ids: Sequence[str]) -> list[Run]:
+def _existing(ids: Sequence[str]) -> list[Run]:
     runs = []
     for run_id in ids:
         try:
@@ -106,9 +106,9 @@ def _bytes_of(run: Run) -> int:
 
 
 def closed_updates(part: Deletion) -> Updates:
-    """Return the page without the question."""
+    """Hide the confirmation."""
     # Not gr.Column: this also runs while the page is built, where a component is put on the page.
-    return {part.panel: gr.update(visible=False), part.told: "", part.ids: ""}
+    return {part.panel: gr.update(visible=False), part.text: "", part.ids: ""}
 
 
 def delete(ids: Sequence[str]) -> None:
@@ -117,7 +117,7 @@ def delete(ids: Sequence[str]) -> None:
     Raises:
         InputError: one is in use by now; those before it are gone.
     """
-    for run in _still_there(ids):
+    for run in _existing(ids):
         deletion_of_runs.delete_run(run.paths, held_by_chat())
 
 
@@ -126,7 +126,7 @@ def wire_deletion(
     source: Any,  # noqa: ANN401 - any input
     card: gr.HTML,
 ) -> Any:  # noqa: ANN401 - gradio's dependency
-    """Join the question to the page; return the event of a deletion.
+    """Connect the confirmation; return the event of a deletion.
 
     Args:
         part: the components.
@@ -137,7 +137,7 @@ def wire_deletion(
     def on_ask(ids: str) -> Updates:
         asked = [run_id for run_id in (ids or "").split(",") if run_id]
         if not asked:
-            raise InputError("No run is chosen.", hint="Tick one in the list.")
+            raise InputError("No run is selected.", hint="Select one in the list.")
         return question_updates(part, asked)
 
     def on_release(ids: str) -> Updates:

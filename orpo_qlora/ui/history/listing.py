@@ -1,24 +1,27 @@
-"""The list of all runs: filters, the table, and what can be done with several at once. Floor 5.
+"""The list of all runs: filters, table, and actions on several runs at once.
 
-No state lives on the server: filters, page, ticked rows and what is compared are in the page's
-address and in hidden inputs, so a reload or another server shows the same.
+The server keeps no state: filters, page, selected rows and the comparison are in the page's address
+and in hidden inputs, so a reload or another server shows the same.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 import gradio as gr
 
-from orpo_qlora.runs import history, present
+from orpo_qlora.errors import InputError
+from orpo_qlora.runs import history, labels, present, store
 from orpo_qlora.runs.history import Filters, History, Order
-from orpo_qlora.ui.history import deletion, history_table
-from orpo_qlora.ui.history.deletion import Deletion
-from orpo_qlora.ui.parts import cards
-from orpo_qlora.ui.parts.guard import Updates
+from orpo_qlora.ui.history import compare, deletion, history_table
+from orpo_qlora.ui.history.deletion import Deletion, wire_deletion
+from orpo_qlora.ui.history.shown import Shown, ids_of
+from orpo_qlora.ui.parts import cards, theme
+from orpo_qlora.ui.parts.events import QUIET
+from orpo_qlora.ui.parts.guard import Updates, guarded
 
 ANY = ("any", "")
 ORDER_LABELS: dict[Order, str] = {
@@ -29,6 +32,8 @@ ORDER_LABELS: dict[Order, str] = {
     "name": "Name",
 }
 FILTER_NAMES = tuple(field.name for field in fields(Filters))
+IN_ADDRESS = {"text": "find", "status": "status", "model": "model", "tag": "tag", "order": "order"}
+"""Filters by their names in the page's address."""
 NO_RUNS = cards.empty_card(
     "No run yet",
     "Choose preference pairs on the Data tab, then press “Start training” on the Train tab. The "
@@ -49,10 +54,10 @@ class HistoryList:
     note: gr.HTML
     page: gr.Textbox
     chosen: gr.Textbox
-    """Ids of the ticked runs, separated by commas."""
+    """Ids of the selected runs, separated by commas."""
     seen: gr.Textbox
     bar: gr.Column
-    told: gr.HTML
+    count: gr.HTML
     compare: gr.Button
     tag: gr.Textbox
     add_tag: gr.Button
@@ -60,19 +65,19 @@ class HistoryList:
 
     @property
     def inputs(self) -> list[Any]:
-        """What decides what the table shows."""
+        """The values the table depends on."""
         return [*self.filters.values(), self.page, self.chosen]
 
     @property
     def outputs(self) -> list[Any]:
-        """What changes when the table is drawn."""
+        """What changes when the table is rendered."""
         lists = [self.filters["model"], self.filters["tag"]]
         return [self.view, *lists, self.table, self.note, self.seen]
 
     @property
     def bar_outputs(self) -> list[Any]:
-        """What changes with the ticked rows."""
-        return [self.bar, self.told, self.compare]
+        """What changes with the selection."""
+        return [self.bar, self.count, self.compare]
 
 
 def build_history() -> HistoryList:
@@ -124,10 +129,10 @@ def _dropdown(label: str, name: str, values: Sequence[str]) -> gr.Dropdown:
 
 
 def _build_bar() -> tuple[Any, ...]:
-    """Return the bar of what can be done with the ticked runs; it sticks to the page's end."""
+    """Return the bar of actions on selected runs; it sticks to the bottom of the window."""
     with gr.Column(visible=False, elem_id="history-bar", elem_classes="sticky-bar") as bar:
         with gr.Row(elem_classes="actions"):
-            told = gr.HTML(elem_id="history-told")
+            count = gr.HTML(elem_id="history-count")
             compare = gr.Button(
                 "Compare",
                 variant="primary",
@@ -137,8 +142,8 @@ def _build_bar() -> tuple[Any, ...]:
                 elem_id="history-compare",
             )
             tag = gr.Textbox(
-                placeholder="a tag for them",
-                label="Tag for the chosen runs",
+                placeholder="new tag",
+                label="Tag for selected runs",
                 interactive=True,
                 show_label=False,
                 container=False,
@@ -151,11 +156,11 @@ def _build_bar() -> tuple[Any, ...]:
             )
             ask = deletion.build_ask("history-delete")
         parts = deletion.build_deletion(ask, "history-delete")
-    return bar, told, compare, tag, add_tag, parts
+    return bar, count, compare, tag, add_tag, parts
 
 
 def filters_of(values: Sequence[object]) -> Filters:
-    """Return the filters that the inputs hold; what is no filter is none."""
+    """Parse filters; invalid values are ignored."""
     found = {
         name: str(value or "").strip() for name, value in zip(FILTER_NAMES, values, strict=True)
     }
@@ -167,27 +172,22 @@ def _order(text: str) -> Order:
     return next((order for order in get_args(Order) if order == text), "newest")
 
 
-def ids_of(text: object) -> list[str]:
-    """Return the ids in a hidden input or in the address, each once."""
-    return list(dict.fromkeys(part for part in str(text or "").split(",") if part))
-
-
 def cleared_values() -> list[str]:
-    """Return what the filters' inputs hold while nothing is looked for."""
+    """Return the filters' values when nothing is filtered."""
     return ["newest" if name == "order" else "" for name in FILTER_NAMES]
 
 
 def filter_updates(part: HistoryList, found: History, filters: Filters) -> Updates:
-    """Return the filters' inputs as an address says.
+    """Return the filters' inputs from the page's address.
 
-    What it does not say is left alone: somebody may be typing it this moment.
+    Filters missing there are left alone: the user may be typing into them.
     """
     shown = {name: getattr(filters, name) for name in FILTER_NAMES}
     asked = {name: value for name, value in shown.items() if value != getattr(Filters(), name)}
     updates: Updates = {part.filters[name]: value for name, value in asked.items()}
     models = [ANY, *map(_model_choice, found.models)]
     tags = [ANY, *((tag, tag) for tag in found.tags)]
-    # One that no run has any more would match nothing without being seen.
+    # A model or tag that no run has any more would match nothing, invisibly.
     for name, choices in (("model", models), ("tag", tags)):
         known = shown[name] in {value for _, value in choices}
         value = {"value": shown[name] if known else ""} if name in asked else {}
@@ -196,20 +196,20 @@ def filter_updates(part: HistoryList, found: History, filters: Filters) -> Updat
 
 
 def hidden_updates(part: HistoryList) -> Updates:
-    """Return the page without the list, because a run or a comparison is shown."""
+    """Hide the list, because a run or a comparison is shown."""
     return {part.view: gr.Column(visible=False), part.seen: ""}
 
 
 def list_updates(
     part: HistoryList, empty: gr.HTML, values: Sequence[object], seen: str = ""
 ) -> Updates | None:
-    """Return what changed of the list since the page drew it; None when nothing did.
+    """Return what changed since the page rendered the list; None if nothing did.
 
     Args:
         part: the list's components.
-        empty: what is shown instead while there is no run at all.
-        values: what `inputs` hold.
-        seen: the mark of what the page shows; empty draws everything.
+        empty: shown instead while there is no run at all.
+        values: the values of `inputs`.
+        seen: fingerprint of what the page shows; empty renders everything.
     """
     *filter_values, page, chosen = values
     found = history.read_history()
@@ -246,11 +246,107 @@ def _mark(*parts: object) -> str:
 
 
 def bar_updates(part: HistoryList, chosen: object) -> Updates:
-    """Return what can be done with the ticked runs."""
+    """Return the bar of actions for the selected runs."""
     count = len(ids_of(chosen))
     noun = "run is" if count == 1 else "runs are"
     return {
         part.bar: gr.Column(visible=count > 0),
-        part.told: cards.reason(f"{count} {noun} chosen."),
+        part.count: cards.reason(f"{count} {noun} selected."),
         part.compare: gr.Button(interactive=count > 1),
     }
+
+
+def add_tag(ids: Sequence[str], tag: str) -> None:
+    """Add a tag to some runs.
+
+    Raises:
+        InputError: it is empty or too long, or a run has too many.
+    """
+    if not tag.strip():
+        raise InputError("The tag is empty.", hint="Type one beside the button.")
+    for run_id in ids:
+        run = store.read_run(store.paths_of(run_id))
+        label = labels.label_of(run.label.name, [*run.label.tags, *tag.split(",")])
+        labels.write_label(run.paths.label, label)
+
+
+def wire_history(part: HistoryList, shown: Shown) -> None:
+    """Connect the list's filters, table and actions."""
+
+    def on_list(*values: object) -> Updates:
+        return list_updates(part, shown.empty, values) or {}
+
+    drawn = [shown.card, shown.empty, *part.outputs]
+    _wire_filters(part, shown, on_list, drawn)
+    _wire_table(part, shown, on_list, drawn)
+    _wire_bar(part, shown, on_list, drawn)
+    remembered = [(IN_ADDRESS[name], component) for name, component in part.filters.items()]
+    for key, component in (*remembered, ("page", part.page)):
+        component.change(None, component, None, js=theme.remember(key))
+
+
+def _wire_filters(
+    part: HistoryList, shown: Shown, on_list: Callable[..., Updates], drawn: list[Any]
+) -> None:
+    def on_filter(*values: object) -> Updates:
+        *filters, _, chosen = values
+        return {part.page: "", **on_list(*filters, "", chosen)}
+
+    def on_find(*values: object) -> Updates:
+        return {part.page: values[-2], **on_list(*values)}
+
+    def on_clear(*values: object) -> Updates:
+        cleared = cleared_values()
+        fresh = dict(zip(part.filters.values(), cleared, strict=True))
+        return {**on_filter(*cleared, *values[len(cleared) :]), **fresh}
+
+    filtered = [*drawn, part.page]
+    handler = guarded(shown.card, on_filter)
+    text, *lists = part.filters.values()
+    edits = [component.input for component in lists]
+    gr.on(edits, handler, part.inputs, filtered, trigger_mode="always_last", **QUIET)
+    # Not its input event, which does not fire for pasted text.
+    finding: dict[str, Any] = {"js": history_table.FOUND, "trigger_mode": "always_last", **QUIET}
+    text.change(guarded(shown.card, on_find), part.inputs, filtered, **finding)
+    cleared = list(dict.fromkeys([*filtered, *part.filters.values()]))
+    part.clear.click(guarded(shown.card, on_clear), part.inputs, cleared, **QUIET)
+    tag = part.filters["tag"]
+    part.table.click(None, None, tag, js=history_table.TAKE).then(
+        handler, part.inputs, filtered, **QUIET
+    )
+
+
+def _wire_table(
+    part: HistoryList, shown: Shown, on_list: Callable[..., Updates], drawn: list[Any]
+) -> None:
+    part.table.select(None, None, shown.run, js=history_table.TAKE)
+    part.table.submit(None, None, part.page, js=history_table.TAKE)
+    part.page.change(guarded(shown.card, on_list), part.inputs, drawn, **QUIET)
+    part.table.input(None, None, part.chosen, js=history_table.CHOSEN)
+    part.chosen.change(None, part.chosen, None, js=history_table.FORGET)
+
+
+def _wire_bar(
+    part: HistoryList, shown: Shown, on_list: Callable[..., Updates], drawn: list[Any]
+) -> None:
+    """Connect the actions on selected runs."""
+
+    def on_choose(chosen: str) -> Updates:
+        return bar_updates(part, chosen)
+
+    def on_compare(chosen: str) -> Updates:
+        return {shown.compared: compare.check(ids_of(chosen))}
+
+    def on_tag(tag: str, *values: object) -> Updates:
+        add_tag(ids_of(values[-1]), tag)
+        return {part.tag: "", **on_list(*values)}
+
+    bar = [shown.card, *part.bar_outputs]
+    part.chosen.change(guarded(shown.card, on_choose), part.chosen, bar, **QUIET)
+    compared = [shown.card, shown.compared]
+    part.compare.click(guarded(shown.card, on_compare), part.chosen, compared, **QUIET)
+    tagged = [part.tag, *part.inputs]
+    handler = guarded(shown.card, on_tag)
+    part.add_tag.click(handler, tagged, [*drawn, part.tag], trigger_mode="once", **QUIET)
+    deleted = wire_deletion(part.deletion, part.chosen, shown.card)
+    deleted.success(guarded(shown.card, on_list), part.inputs, drawn, **QUIET)

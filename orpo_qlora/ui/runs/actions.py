@@ -1,4 +1,4 @@
-"""What can be done to the run that is shown: stop, end, resume, change its place. Floor 5."""
+"""Actions on the run that is shown: stop, end, resume, move in the queue."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from orpo_qlora.ui.parts.guard import Updates, guarded
 from orpo_qlora.ui.runs.snapshot import Snapshot
 
 STOP = "Stop and keep the adapter"
-LEAVE = "Take out of the queue"
+LEAVE = "Remove from queue"
 
 
 @dataclass(frozen=True)
 class RunActions:
-    """The buttons; each is there only while it can do something."""
+    """The buttons; each is visible only while it applies."""
 
     stop: gr.Button
     force: gr.Button
@@ -40,17 +40,18 @@ def build_run_actions() -> RunActions:
     look: dict[str, Any] = {"visible": False, "scale": 0, "min_width": 260}
     return RunActions(
         gr.Button(STOP, variant="stop", elem_id="run-stop", **look),
-        gr.Button("End it now", variant="stop", elem_id="run-force", **look),
+        gr.Button("End now", variant="stop", elem_id="run-force", **look),
         gr.Button("Resume", elem_id="run-resume", **look),
-        gr.Button("Earlier in the queue", elem_id="run-earlier", **look),
-        gr.Button("Later in the queue", elem_id="run-later", **look),
+        gr.Button("Earlier in queue", elem_id="run-earlier", **look),
+        gr.Button("Later in queue", elem_id="run-later", **look),
     )
 
 
 def action_updates(actions: RunActions, now: Snapshot) -> Updates:
-    """Return which buttons a run has, and what they say."""
+    """Return which buttons apply to a run, and their labels."""
     run, status = now.run, now.run.state.status
-    place = now.waiting.index(run.id) if run.id in now.waiting else None
+    queue = [waiting.id for waiting in now.waiting]
+    place = queue.index(run.id) if run.id in queue else None
     begins = f"Resume after step {now.checkpoint_step:,}" if now.checkpoint_step else "Start again"
     return {
         actions.stop: gr.Button(
@@ -61,36 +62,37 @@ def action_updates(actions: RunActions, now: Snapshot) -> Updates:
         actions.force: gr.Button(visible=now.can_be_forced),
         actions.resume: gr.Button(begins, visible=run.is_resumable),
         actions.earlier: gr.Button(visible=bool(place)),
-        actions.later: gr.Button(visible=place is not None and place < len(now.waiting) - 1),
+        actions.later: gr.Button(visible=place is not None and place < len(queue) - 1),
     }
 
 
-def wire_run_actions(
-    actions: RunActions,
-    shown: list[Any],
-    card: gr.HTML,
-    show: Callable[..., Updates],
-    outputs: list[Any],
-    on_error: Updates,
-) -> None:
-    """Join the buttons to what they do.
+@dataclass(frozen=True)
+class Render:
+    """How the run that is shown is rendered again after a change."""
 
-    Args:
-        actions: the buttons.
-        shown: hold the run that is shown, and how.
-        card: where errors appear.
-        show: draws the run anew.
-        outputs: what `show` changes.
-        on_error: what changes when an action is refused, because the page was behind the truth.
-    """
+    inputs: list[Any]
+    """The run's id and the choices about how it is shown."""
+    outputs: list[Any]
+    update: Callable[..., Updates]
+    on_error: Updates
+    """Changes after a refused action, because the page was out of date."""
+    card: gr.HTML
+    """Where errors appear."""
 
-    def on_click(act: Callable[[RunPaths], object]) -> Callable[..., Updates]:
-        def handler(run_id: str, *chosen: object) -> Updates:
-            act(store.paths_of(run_id))
-            return show(run_id, *chosen)
 
-        return guarded(card, handler, on_error)
+def wire_action(render: Render, button: gr.Button, act: Callable[[RunPaths], object]) -> None:
+    """Run an action on the run that is shown when a button is pressed, then render the run."""
 
+    def on_click(run_id: str, *chosen: object) -> Updates:
+        act(store.paths_of(run_id))
+        return render.update(run_id, *chosen)
+
+    handler = guarded(render.card, on_click, render.on_error)
+    button.click(handler, render.inputs, render.outputs, trigger_mode="once", **QUIET)
+
+
+def wire_run_actions(actions: RunActions, render: Render) -> None:
+    """Connect the buttons."""
     for button, act in (
         (actions.stop, launch.stop_run),
         (actions.force, lambda paths: launch.end_run(paths, grace_seconds=0.0)),
@@ -98,9 +100,9 @@ def wire_run_actions(
         (actions.earlier, lambda paths: launch.shift_run(paths, by=-1)),
         (actions.later, lambda paths: launch.shift_run(paths, by=1)),
     ):
-        button.click(on_click(act), shown, outputs, trigger_mode="once", **QUIET)
+        wire_action(render, button, act)
 
 
 def _resume_or_begin(paths: RunPaths) -> None:
-    """Do what the button says: without a checkpoint to resume from, the run begins anew."""
+    """Resume from the newest checkpoint; without one the run starts again."""
     launch.resume_run(paths, from_start=store.read_run(paths).checkpoint_step == 0)

@@ -1,7 +1,7 @@
-"""What a run that has ended can be taken away as: a row of downloads. Floor 5; page process.
+"""Export of a run that has ended: adapter and reports as downloads, the command for a merged model.
 
-As with the Data tab, nothing is served from the home: the file is made in the page's own temporary
-folder, named by the run's id.
+Nothing is served from the home: a file is made in the page's temporary folder, named by the run's
+id.
 """
 
 from __future__ import annotations
@@ -20,14 +20,21 @@ from orpo_qlora import storage
 from orpo_qlora.export import bundle, html_report
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
-from orpo_qlora.ui.parts import cards, downloads
+from orpo_qlora.ui.parts import downloads
 from orpo_qlora.ui.parts.events import QUIET, UNCHECKED
 from orpo_qlora.ui.parts.guard import Updates, guarded
+from orpo_qlora.ui.runs.snapshot import Snapshot
+
+ABOUT = (
+    "The adapter zip holds safetensors, a model card with the numbers and the code to load it, "
+    "settings, and the SHA-256 of every file. A report is one page, with the texts of the pairs "
+    "that flipped."
+)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One thing to take away."""
+    """One export format."""
 
     id: str
     label: str
@@ -44,7 +51,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class ExportPanel:
-    """The components: a button for each kind, and where the made file passes through."""
+    """The components: a button for each format, and the hidden file that is downloaded."""
 
     view: gr.Column
     buttons: tuple[gr.Button, ...]
@@ -54,21 +61,14 @@ class ExportPanel:
 
     @property
     def outputs(self) -> list[Any]:
-        """What changes while a run is watched."""
+        """What changes while a run is shown."""
         return [self.view, self.merge]
 
 
-def build_take_home() -> ExportPanel:
+def build_export_panel() -> ExportPanel:
     """Return the components, hidden until a run has ended with an adapter."""
-    with gr.Column(visible=False, elem_id="take-home") as view:
-        gr.HTML(
-            cards.heading(
-                "Take it home",
-                "The adapter as a zip: safetensors, model card with the numbers and the code to "
-                "load it, settings, SHA-256 of every file. The run on one page, with the texts of "
-                "the pairs that flipped.",
-            )
-        )
+    with gr.Column(visible=False, elem_id="run-export") as view:
+        gr.HTML(f'<p class="quiet">{ABOUT}</p>')
         with gr.Row(elem_classes="actions"):
             buttons = tuple(
                 gr.Button(
@@ -76,34 +76,34 @@ def build_take_home() -> ExportPanel:
                     size="md",
                     scale=0,
                     min_width=210,
-                    elem_id=f"take-home-{kind.id}",
+                    elem_id=f"run-export-{kind.id}",
                 )
                 for kind in KINDS
             )
         file = gr.File(visible="hidden", label="Download", interactive=False)
         merge = gr.Textbox(
-            label="Base and adapter as one model",
-            info="Gigabytes, for programs that load no adapters: a folder of safetensors, compared "
-            "with base and adapter once it is written. Run this in a terminal.",
+            label="Merged model",
+            info="Base and adapter as one folder of safetensors, for programs that load no "
+            "adapters. Takes gigabytes and is verified after writing. Run this in a terminal.",
             interactive=False,
             buttons=["copy"],
-            elem_id="take-home-merge",
+            elem_id="run-export-merge",
             elem_classes="log",
         )
     return ExportPanel(view, buttons, file, merge)
 
 
-def take_home_updates(parts: ExportPanel, run: Run) -> Updates:
-    """Return whether there is something to take away."""
-    is_there = bundle.is_exportable(run)
+def export_updates(parts: ExportPanel, now: Snapshot) -> Updates:
+    """Show the panel for a run with a final adapter."""
+    is_there = now.outcome.is_exportable
     return {
         parts.view: gr.Column(visible=is_there),
-        parts.merge: merge_command(run) if is_there else "",
+        parts.merge: merge_command(now.run) if is_there else "",
     }
 
 
 def merge_command(run: Run) -> str:
-    """Return what to type in a terminal for the merged model; it finds the same home."""
+    """Return the shell command that writes the merged model, with the same home."""
     home = os.environ.get(storage.HOME_VARIABLE)
     where = f"{storage.HOME_VARIABLE}={shlex.quote(home)} " if home else ""
     folder = shlex.quote(f"{bundle.name_of(run)}-merged")
@@ -111,7 +111,7 @@ def merge_command(run: Run) -> str:
 
 
 def make_file(run_id: str, kind: Kind) -> Path:
-    """Write what was asked for about a run, and return where.
+    """Write an export of a run and return its path.
 
     Raises:
         OrpoQloraError: as `kind.write` does.
@@ -122,14 +122,14 @@ def make_file(run_id: str, kind: Kind) -> Path:
     return path
 
 
-def wire_take_home(parts: ExportPanel, picker: gr.Dropdown, card: gr.HTML) -> None:
-    """Join the buttons to what they make; errors appear in `card`."""
+def wire_export_panel(parts: ExportPanel, picker: gr.Textbox, card: gr.HTML) -> None:
+    """Connect the buttons; errors appear in `card`."""
 
     def on_download(kind: Kind, run_id: str) -> Updates:
         return {parts.file: str(make_file(run_id, kind))}
 
     for kind, button in zip(KINDS, parts.buttons, strict=True):
-        # Many megabytes take a while: queued, with Gradio's own spinner.
+        # Many megabytes take a while: queued, with Gradio's spinner.
         handler = guarded(card, partial(on_download, kind))
         made = [card, parts.file]
         event = button.click(handler, picker, made, trigger_mode="once", **UNCHECKED)

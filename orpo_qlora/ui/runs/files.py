@@ -1,7 +1,7 @@
-"""What belongs to one run and leaves the page: its name and tags, its files, its settings. Floor 5.
+"""Name, tags, files and settings of one run: edited, downloaded, used again, deleted.
 
-Nothing is served from the home: a file is copied into the page's own temporary folder, by the run's
-id and never by a path from the browser.
+Nothing is served from the home: a file is copied into the page's temporary folder, by the run's id
+and never by a path from the browser.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +22,18 @@ from orpo_qlora.data.export import write_clean
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import labels, metrics, store
 from orpo_qlora.runs.store import Run, RunPaths
+from orpo_qlora.ui.data import tab as data_tab
 from orpo_qlora.ui.data import uploads
+from orpo_qlora.ui.data.tab import DataTab
 from orpo_qlora.ui.history import deletion
-from orpo_qlora.ui.history.deletion import Deletion
+from orpo_qlora.ui.history.deletion import Deletion, wire_deletion
+from orpo_qlora.ui.history.shown import Shown
 from orpo_qlora.ui.parts import downloads
-from orpo_qlora.ui.parts.guard import Updates
+from orpo_qlora.ui.parts.events import QUIET, UNCHECKED
+from orpo_qlora.ui.parts.guard import Updates, guarded
+from orpo_qlora.ui.runs.actions import Render
+from orpo_qlora.ui.train import form
+from orpo_qlora.ui.train.form import Form
 
 Kind = Literal["settings", "jsonl", "csv", "log"]
 LABELS: dict[Kind, str] = {
@@ -38,78 +46,89 @@ LABELS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class RunHead:
-    """Beside a run's actions: again with changes, back to the list, away with it."""
+    """Buttons of every run: run again, back to the list, delete."""
 
     again: gr.Button
     back: gr.Button
-    deletion: Deletion
+    delete: gr.Button
+
+
+@dataclass(frozen=True)
+class RunLabelFields:
+    """The inputs for name and tags."""
+
+    name: gr.Textbox
+    tags: gr.Textbox
+    save: gr.Button
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The inputs that a run fills."""
+        return [self.name, self.tags]
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The components."""
+    """Buttons of every run, and its downloads."""
 
     head: RunHead
-    name: gr.Textbox
-    tags: gr.Textbox
-    save: gr.Button
+    deletion: Deletion
     buttons: dict[Kind, gr.Button]
     file: gr.File
 
-    @property
-    def label_outputs(self) -> list[Any]:
-        """What shows the name and the tags."""
-        return [self.name, self.tags]
 
-
-def build_head_buttons() -> tuple[gr.Button, gr.Button, gr.Button]:
-    """Return what any run has beside its actions: again, back to the list, delete."""
-    return (
-        gr.Button("Run again with changes", size="md", scale=0, min_width=210, elem_id="run-again"),
-        gr.Button("Back to the list", size="md", scale=0, min_width=150, elem_id="run-back"),
-        deletion.build_ask("run-delete"),
+def build_run_head() -> RunHead:
+    """Return the buttons."""
+    again = gr.Button(
+        "Run again with changes", size="md", scale=0, min_width=210, elem_id="run-again"
     )
+    back = gr.Button("Back to list", size="md", scale=0, min_width=150, elem_id="run-back")
+    return RunHead(again, back, deletion.build_ask("run-delete"))
 
 
-def build_run_files(head: RunHead) -> RunFiles:
-    """Return the components, empty."""
-    with gr.Accordion("Name, tags and files", open=False, elem_id="run-files-fold"):
-        with gr.Row(elem_classes="run-label-row"):
-            name = gr.Textbox(
-                label="Name",
-                max_length=labels.NAME_CHARACTERS,
-                elem_id="run-name",
-                interactive=True,
-                min_width=200,
+def build_run_files(head: RunHead, removal: Deletion) -> RunFiles:
+    """Return the downloads with the buttons and the confirmation built before."""
+    with gr.Row(elem_classes="actions"):
+        buttons = {
+            kind: gr.Button(
+                label, size="md", scale=0, min_width=160, elem_id=f"run-download-{kind}"
             )
-            tags = gr.Textbox(
-                label="Tags",
-                placeholder="separated by commas",
-                elem_id="run-tags",
-                interactive=True,
-                min_width=200,
-            )
-            save = gr.Button("Save", scale=0, min_width=110, elem_id="run-label-save")
-        with gr.Row(elem_classes="actions"):
-            buttons = {
-                kind: gr.Button(
-                    label, size="md", scale=0, min_width=160, elem_id=f"run-download-{kind}"
-                )
-                for kind, label in LABELS.items()
-            }
-        file = gr.File(visible="hidden", label="Download", interactive=False)
-    return RunFiles(head, name, tags, save, buttons, file)
+            for kind, label in LABELS.items()
+        }
+    file = gr.File(visible="hidden", label="Download", interactive=False)
+    return RunFiles(head, removal, buttons, file)
 
 
-def label_updates(part: RunFiles, run: Run) -> Updates:
-    """Return the name and the tags of the run that is shown."""
+def build_run_label() -> RunLabelFields:
+    """Return the inputs for name and tags, empty."""
+    with gr.Row(elem_classes="run-label-row"):
+        name = gr.Textbox(
+            label="Name",
+            max_length=labels.NAME_CHARACTERS,
+            elem_id="run-name",
+            interactive=True,
+            min_width=200,
+        )
+        tags = gr.Textbox(
+            label="Tags",
+            placeholder="separated by commas",
+            elem_id="run-tags",
+            interactive=True,
+            min_width=200,
+        )
+        save = gr.Button("Save", scale=0, min_width=110, elem_id="run-label-save")
+    return RunLabelFields(name, tags, save)
+
+
+def label_updates(part: RunLabelFields, run: Run) -> Updates:
+    """Fill in the name and tags of a run."""
     return {part.name: run.name, part.tags: ", ".join(run.label.tags)}
 
 
 def save_label(run_id: str, name: str, tags: str) -> Run:
-    """Give a run another name and other tags and return it.
+    """Change a run's name and tags and return it.
 
-    An empty name is the one it was ordered with.
+    An empty name stands for the one in its settings.
 
     Raises:
         UnknownRun: there is no such run.
@@ -117,28 +136,14 @@ def save_label(run_id: str, name: str, tags: str) -> Run:
         DiskFull: the old label is kept.
     """
     run = store.read_run(store.paths_of(run_id))
-    # The name of the settings is not repeated, so that it stays theirs.
+    # The name in the settings is not copied into the label.
     given = "" if name.strip() == run.config.name else name
     labels.write_label(run.paths.label, labels.label_of(given, tags))
     return store.read_run(run.paths)
 
 
-def add_tag(ids: list[str], tag: str) -> None:
-    """Add a tag to some runs.
-
-    Raises:
-        InputError: it is empty or too long, or a run has too many.
-    """
-    if not tag.strip():
-        raise InputError("There is no tag to add.", hint="Write one beside the button.")
-    for run_id in ids:
-        run = store.read_run(store.paths_of(run_id))
-        label = labels.label_of(run.label.name, [*run.label.tags, *tag.split(",")])
-        labels.write_label(run.paths.label, label)
-
-
 def make_file(run_id: str, kind: Kind) -> Path:
-    """Write what a person asked for about a run, and return where.
+    """Copy a file of a run for download and return its path.
 
     Raises:
         UnknownRun: there is no such run.
@@ -161,7 +166,7 @@ def make_file(run_id: str, kind: Kind) -> Path:
 
 
 def metrics_csv(path: Path) -> Iterator[str]:
-    """Yield a metrics file as lines of a CSV: a column for each metric on either side of the data.
+    """Yield a metrics file as CSV lines, a column for each metric on training and held-out pairs.
 
     Only numbers are written, so no cell can be a formula.
     """
@@ -184,9 +189,9 @@ def _csv_lines(records: list[dict[str, object]], names: list[str]) -> str:
 
 
 def dataset_of(paths: RunPaths) -> str:
-    """Return the id of a kept file with the pairs of a run, as the run read them.
+    """Return the id of a stored dataset with the pairs of a run, read with the same choices.
 
-    Runs ordered on the command line have no kept file: their pairs are kept now.
+    Runs started on the command line have no stored dataset: one is written now.
 
     Raises:
         DiskFull: there is no room for the pairs.
@@ -202,9 +207,64 @@ def dataset_of(paths: RunPaths) -> str:
 
 def _keep_pairs(run: Run) -> str:
     pairs = [*store.training_pairs(run.paths), *store.held_out_pairs(run.paths)]
-    # In the order of the file, from which the same seed makes the same split.
+    # In the order of the file, so that the same seed makes the same split.
     pairs.sort(key=lambda pair: pair.row)
     name = f"{Path(run.report.source).stem}.jsonl"
     file = downloads.fresh_folder() / "pairs.jsonl"
     write_clean(file, pairs)
     return uploads.store_upload(file, name)
+
+
+def wire_run_label(part: RunLabelFields, render: Render) -> None:
+    """Connect name and tags."""
+
+    def on_save(run_id: str, *values: Any) -> Updates:  # noqa: ANN401 - the inputs' values
+        *chosen, name, tags = values
+        run = save_label(run_id, name, tags)
+        return {**render.update(run_id, *chosen), **label_updates(part, run)}
+
+    gr.on(
+        [part.save.click, part.name.submit, part.tags.submit],
+        guarded(render.card, on_save),
+        [*render.inputs, part.name, part.tags],
+        [*render.outputs, *part.outputs],
+        trigger_mode="once",
+        **QUIET,
+    )
+
+
+def wire_run_files(part: RunFiles, shown: Shown) -> None:
+    """Connect downloads, deletion and the way back to the list."""
+
+    def on_download(kind: Kind, run_id: str) -> Updates:
+        return {part.file: str(make_file(run_id, kind))}
+
+    for kind, button in part.buttons.items():
+        # A million lines take a while: queued, with Gradio's spinner.
+        handler = guarded(shown.card, partial(on_download, kind))
+        parts = [shown.card, part.file]
+        event = button.click(handler, shown.run, parts, trigger_mode="once", **UNCHECKED)
+        event.success(None, part.file, None, js=downloads.SAVE, **QUIET)
+    part.head.back.click(None, None, [shown.run, shown.card], js="() => ['', '']")
+    wire_deletion(part.deletion, shown.run, shown.card)
+    # A confirmation belongs to the run it was opened for.
+    closed = deletion.closed_updates(part.deletion)
+    shown.run.change(lambda: closed, None, list(closed), **QUIET)
+
+
+def wire_again(
+    button: gr.Button, shown: Shown, data: DataTab, settings: Form, tabs: gr.Tabs
+) -> Any:  # noqa: ANN401 - gradio's dependency
+    """Fill data and settings from the run that is shown; return the event, which changes both."""
+
+    def on_again(run_id: str) -> Updates:
+        paths = store.paths_of(run_id)
+        run = store.read_run(paths)
+        config = run.config.model_copy(update={"name": run.name})
+        filled = dict(zip(settings.inputs, form.values_of(config), strict=True))
+        opened = data_tab.dataset_updates(data, dataset_of(paths))
+        return {**opened, **filled, tabs: gr.Tabs(selected="train")}
+
+    parts = [shown.card, tabs, *data.outputs, *settings.inputs]
+    handler = guarded(shown.card, on_again)
+    return button.click(handler, shown.run, parts, trigger_mode="once", **QUIET)

@@ -1,4 +1,4 @@
-"""What the referee says, as HTML. Floor 5; page process."""
+"""The insights of a run as HTML."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from orpo_qlora.runs.insight import Insight, Level
 WORDS: dict[Level, str] = {"bad": "act", "watch": "watch", "good": "good", "early": "wait"}
 
 
-def insight_card(verdicts: Sequence[Insight]) -> str:
-    """Return what the curves mean now: the first sentence, then other warnings."""
-    lines = "".join(_line(one) for one in verdicts)
-    # Not announced by itself: its numbers change with every step.
+def insight_card(insights: Sequence[Insight]) -> str:
+    """Return the interpretation of the curves: the main insight, then other warnings."""
+    lines = "".join(_line(one) for one in insights)
+    # Not a live region: its numbers change with every step.
     return (
-        f'<div class="card referee referee-{verdicts[0].level}" role="group" '
-        f'aria-label="Run referee"><p class="card-title">What the curves say now</p>{lines}</div>'
+        f'<div class="card insight insight-{insights[0].level}" role="group" '
+        f'aria-label="Insight">{lines}</div>'
     )
 
 
 def _line(one: Insight) -> str:
-    said = " ".join(filter(None, (one.sentence, one.advice)))
+    text = " ".join(filter(None, (one.sentence, one.advice)))
     return (
-        f'<p class="verdict-line"><span class="pill pill-{one.level}">{WORDS[one.level]}</span>'
-        f"<span>{html.escape(said)} <small>rule <code>{one.rule}</code></small></span></p>"
+        f'<p class="insight-line"><span class="pill pill-{one.level}">{WORDS[one.level]}</span>'
+        f"<span>{html.escape(text)} <small>rule <code>{one.rule}</code></small></span></p>"
     )

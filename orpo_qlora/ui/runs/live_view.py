@@ -1,4 +1,4 @@
-"""The live part of the Runs tab: what the curves mean, the curves, and sample answers. Floor 5."""
+"""The part of a run's page that changes with every step: insight, charts, sample answers."""
 
 from __future__ import annotations
 
@@ -20,71 +20,62 @@ from orpo_qlora.ui.parts import cards, theme
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.guard import Updates
 from orpo_qlora.ui.runs import samples_view, value_table
+from orpo_qlora.ui.runs.folds import build_fold
 from orpo_qlora.ui.runs.insight_view import insight_card
 from orpo_qlora.ui.runs.snapshot import Snapshot
 
-VERDICT, VALUES = "run-insight", "run-values"
+INSIGHT, VALUES = "run-insight", "run-values"
 KEPT_CHOICES = 2
-"""Of a person's choices, smoothing and axes; the others mean something for one run only."""
+"""Number of choices kept for another run: smoothing and axes."""
 
 
 @dataclass(frozen=True)
 class LiveView:
-    """The components, in the order of the page."""
+    """The components."""
 
-    verdict: gr.HTML
+    insight: gr.HTML
     smoothing: gr.Slider
     is_log: gr.Checkbox
     steps: gr.Textbox
     remark: gr.HTML
     plots: tuple[gr.HTML, ...]
+    """In the order of `plots.PLOTS`."""
     table: gr.HTML
     answers_step: gr.Dropdown
     samples: gr.HTML
+    folds: Mapping[str, gr.Accordion]
+    """The collapsed sections by name."""
 
     @property
     def choices(self) -> list[Any]:
-        """What a person chose, in the order `Choices.of` takes it."""
+        """The controls, in the order of `Choices.of`."""
         return [self.smoothing, self.is_log, self.steps, self.answers_step]
 
     @property
     def outputs(self) -> list[Any]:
-        """Every component that changes while a run is watched."""
-        drawn = [self.verdict, self.remark, *self.plots, self.table, self.samples]
+        """Every component that changes while a run is shown."""
+        drawn = [self.insight, self.remark, *self.plots, self.table, self.samples]
         return [*drawn, self.steps, self.answers_step]
 
 
-def build_live_view() -> LiveView:
-    """Return the components, empty."""
-    verdict = _held(VERDICT)
-    controls = _build_controls()
-    with gr.Row(elem_classes="plots"):
-        drawn = tuple(_held(f"plot-{plot.name}", min_width=420) for plot in plots.PLOTS)
-    with gr.Accordion("Latest values as a table", open=False, elem_id="run-values-fold"):
-        table = _held(VALUES)
-    gr.HTML(
-        cards.heading(
-            "Sample answers",
-            "The same prompts answered by the base model and again at every evaluation.",
-        )
-    )
-    answers_step = gr.Dropdown(
-        samples_view.step_choices([]),
-        value=samples_view.LATEST,
-        label="Answers beside the base model's",
-        interactive=True,
-        filterable=False,
-        elem_id="run-samples-step",
-    )
-    samples = gr.HTML(elem_id="run-samples")
-    return LiveView(verdict, *controls, drawn, table, answers_step, samples)
+@dataclass(frozen=True)
+class MainCharts:
+    """The controls of all charts, and the charts that are always visible."""
+
+    smoothing: gr.Slider
+    is_log: gr.Checkbox
+    steps: gr.Textbox
+    remark: gr.HTML
+    plots: tuple[gr.HTML, ...]
 
 
-def _held(name: str, min_width: int | None = None) -> gr.HTML:
-    return gr.HTML(elem_id=name, js_on_load=theme.hold(name), min_width=min_width)
+def build_insight() -> gr.HTML:
+    """Return the place of the sentence that interprets the curves."""
+    return _held(INSIGHT)
 
 
-def _build_controls() -> tuple[gr.Slider, gr.Checkbox, gr.Textbox, gr.HTML]:
+def build_main_charts() -> MainCharts:
+    """Return the controls and the main charts, empty."""
     with gr.Row(elem_id="chart-controls"):
         smoothing = gr.Slider(
             0,
@@ -92,32 +83,68 @@ def _build_controls() -> tuple[gr.Slider, gr.Checkbox, gr.Textbox, gr.HTML]:
             value=chart_view.SMOOTHING,
             step=0.01,
             label="Smoothing",
-            info="How much of a bold curve comes from the steps before; faint is as measured.",
+            info="EMA weight of the bold curve. Raw values are faint.",
             elem_id="chart-smoothing",
         )
         steps = gr.Textbox(
             label="Steps shown",
             placeholder="all",
-            info="Drag over a chart, or type 100-200. Double click: all.",
+            info="Drag over a chart or type 100-200. Double-click: all.",
             max_lines=1,
             max_length=chart_view.MOST_CHARACTERS,
             elem_id="chart-steps",
         )
         is_log = gr.Checkbox(
             label="Logarithmic axes",
-            info="For loss, learning rate and gradient norm.",
+            info="Loss, learning rate and gradient norm.",
             elem_id="chart-log",
         )
-    return smoothing, is_log, steps, gr.HTML(elem_id="chart-remark")
+    remark = gr.HTML(elem_id="chart-remark")
+    return MainCharts(smoothing, is_log, steps, remark, _build_plots(is_main=True))
 
 
-def anew_updates(live: LiveView) -> Updates:
-    """Return what a run that was shown before leaves behind: nothing."""
+def _build_plots(*, is_main: bool) -> tuple[gr.HTML, ...]:
+    with gr.Row(elem_classes="plots"):
+        return tuple(
+            _held(f"plot-{plot.name}", min_width=420)
+            for plot in plots.PLOTS
+            if (plot.name in plots.MAIN) == is_main
+        )
+
+
+def build_live_view(insight: gr.HTML, main: MainCharts) -> LiveView:
+    """Return the view with its collapsed sections: other charts, latest values, sample answers."""
+    with build_fold("charts", "More charts") as charts_fold:
+        others = _build_plots(is_main=False)
+    with build_fold("values", "Latest values") as values_fold:
+        table = _held(VALUES)
+    with build_fold("samples", "Sample answers") as samples_fold:
+        answers_step = gr.Dropdown(
+            samples_view.step_choices([]),
+            value=samples_view.LATEST,
+            label="Compare base model with",
+            interactive=True,
+            filterable=False,
+            elem_id="run-samples-step",
+        )
+        samples = gr.HTML(elem_id="run-samples")
+    drawn = (*main.plots, *others)
+    controls = (main.smoothing, main.is_log, main.steps, main.remark)
+    folds = {"charts": charts_fold, "values": values_fold, "samples": samples_fold}
+    return LiveView(insight, *controls, drawn, table, answers_step, samples, folds)
+
+
+def _held(name: str, min_width: int | None = None) -> gr.HTML:
+    return gr.HTML(elem_id=name, js_on_load=theme.hold(name), min_width=min_width)
+
+
+def reset_updates(live: LiveView) -> Updates:
+    """Reset the choices that belong to one run."""
     return {live.steps: "", live.answers_step: samples_view.LATEST}
 
 
 def restored_updates(live: LiveView, parameters: Mapping[str, str], run_id: str) -> Updates:
-    """Return what the page's address says about how a run is seen."""
+    """Return the controls from the page's address."""
     smoothing, is_log, steps, answers = chart_view.values_in(parameters)
     moments = samples_view.step_choices(store.samples_of(store.paths_of(run_id)))
     known = answers if answers in dict(moments).values() else samples_view.LATEST
@@ -128,7 +155,7 @@ def restored_updates(live: LiveView, parameters: Mapping[str, str], run_id: str)
 
 
 def wire_memory(live: LiveView) -> None:
-    """Keep how a run is seen in the page's address."""
+    """Keep the controls in the page's address."""
     at_first = (*chart_view.AT_FIRST[:-1], samples_view.LATEST)
     named = zip(chart_view.IN_ADDRESS, live.choices, at_first, strict=True)
     for name, component, value in named:
@@ -136,14 +163,14 @@ def wire_memory(live: LiveView) -> None:
 
 
 def live_updates(live: LiveView, now: Snapshot, changed: set[str], choices: Choices) -> Updates:
-    """Return what changed of the live part."""
+    """Return the changed parts."""
     updates: Updates = {}
     if "plots" in changed:
         updates |= _plot_updates(live, now, choices.chart)
     if "samples" in changed:
         updates[live.answers_step] = gr.Dropdown(samples_view.step_choices(now.samples))
         updates[live.samples] = samples_view.samples_table(
-            now.samples, samples_view.awaited_sentence(now.run), choices.answers_step
+            now.samples, now.awaited, choices.answers_step
         )
     return updates
 
@@ -151,7 +178,7 @@ def live_updates(live: LiveView, now: Snapshot, changed: set[str], choices: Choi
 def _plot_updates(live: LiveView, now: Snapshot, view: ChartView) -> Updates:
     drawn = draw(now, view)
     return {
-        live.verdict: drawn[VERDICT],
+        live.insight: drawn[INSIGHT],
         live.remark: _remark(view),
         live.table: drawn[VALUES],
         **{
@@ -162,9 +189,9 @@ def _plot_updates(live: LiveView, now: Snapshot, view: ChartView) -> Updates:
 
 
 def draw(now: Snapshot, view: ChartView) -> dict[str, str]:
-    """Return what a step changes of the live part as HTML, by its id in the page."""
+    """Return the HTML that changes with a step, by element id."""
     return {
-        VERDICT: insight_card(_verdicts(now)),
+        INSIGHT: insight_card(_insights(now)),
         VALUES: value_table.value_table(now.metrics, now.run.config.lambda_, view),
         **{f"plot-{plot.name}": _chart(plot, now, view) for plot in plots.PLOTS},
     }
@@ -178,11 +205,11 @@ def _chart(plot: Plot, now: Snapshot, view: ChartView) -> str:
     return line_charts.draw_chart(plot, curves, state.total_steps, view)
 
 
-def _verdicts(now: Snapshot) -> list[Insight]:
+def _insights(now: Snapshot) -> list[Insight]:
     if now.metrics.share_read < 1:
-        # Part of a run may mean the contrary of the whole.
+        # A part of the curve may suggest the opposite of the whole.
         read = present.percent(now.metrics.share_read)
-        return [Insight("reading", "early", f"Reading what was measured so far: {read}.")]
+        return [Insight("reading", "early", f"Reading metrics: {read}.")]
     return insight.judge(now.metrics, now.run.config.lambda_)
 
 
@@ -191,6 +218,6 @@ def _remark(view: ChartView) -> str:
         return cards.reason(view.complaint)
     if view.steps is not None:
         first, last = view.steps
-        end = f"to {last:,}" if last < chart_view.FAR else "on"
-        return cards.reason(f"Steps {first:,} {end} are shown; double click on a chart for all.")
+        end = f"to {last:,}" if last < chart_view.FAR else "and later"
+        return cards.reason(f"Steps {first:,} {end}. Double-click a chart to show all.")
     return ""

@@ -1,4 +1,7 @@
-"""One look at a run, from which everything on the Runs tab is drawn. Floor 5; page process."""
+"""One read of a run's folder, which holds everything the Runs tab shows of it.
+
+Views are pure functions of a `Snapshot`; none of them reads a file.
+"""
 
 from __future__ import annotations
 
@@ -6,45 +9,71 @@ import json
 from dataclasses import dataclass
 
 from orpo_qlora.charts.view import Choices
+from orpo_qlora.errors import InputError
+from orpo_qlora.evaluation import request as evaluation_request
+from orpo_qlora.evaluation.request import Evaluation
+from orpo_qlora.export import bundle, report_card_html
+from orpo_qlora.export.report_card_html import Report
 from orpo_qlora.runs import store
 from orpo_qlora.runs.metrics import Metrics
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.process import watch
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
+from orpo_qlora.ui.runs import samples_view
 
 AT_FIRST = Choices()
 FED = {"status", "plots", "log"}
-"""Parts that change with every step; the others change seldom, and by more than their text."""
+"""Parts that change with every step and consist of text alone."""
 EVERY_STEP = ("step", "seconds_per_step")
 MOST_SECONDS = 1.0
-"""How long one look may read a long metrics file; the next one goes on."""
+"""Longest time to read a metrics file per snapshot; the rest is read by the next one."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run that has ended leaves behind."""
+
+    has_adapter: bool = False
+    is_exportable: bool = False
+    refusal: str = ""
+    """Why it cannot be evaluated; empty if it can."""
+    evaluation: Evaluation | None = None
+    """None if it cannot be evaluated."""
+    report: Report | None = None
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run as it was at one moment."""
+    """A run at one moment."""
 
     run: Run
     metrics: Metrics
     samples: list[dict[str, object]]
+    awaited: str
+    """When the sample prompts are answered next."""
     log: str
-    waiting: tuple[str, ...]
-    """Ids of the runs in the queue, next one first."""
+    waiting: tuple[Run, ...]
+    """The runs in the queue, next one first."""
     checkpoint_step: int
     stalled: ErrorCard | None
     can_be_forced: bool
+    outcome: Outcome
 
     def fingerprints(self, choices: Choices) -> dict[str, str]:
-        """Return for each part of the tab what it depends on, to redraw only what changed."""
-        # When it got on last is written with every phase, and shown nowhere.
+        """Return what each part of the tab depends on, so that only changed parts are rendered."""
+        # `progressed_at` is written with every phase and not shown.
         state = self.run.state.model_dump_json(exclude={"progressed_at", *EVERY_STEP})
-        beside = f"{self.waiting} {self.checkpoint_step} {self.stalled} {self.can_be_forced}"
+        queue = [(run.id, run.title) for run in self.waiting]
+        beside = f"{queue} {self.checkpoint_step} {self.stalled} {self.can_be_forced}"
+        ended, known = self.outcome, self.outcome.evaluation
         read = f"{self.run.id} {self.metrics.count} {self.metrics.share_read}"
-        pace = " ".join(str(getattr(self.run.state, name)) for name in EVERY_STEP)
+        steps = " ".join(str(getattr(self.run.state, name)) for name in EVERY_STEP)
         return {
-            "status": f"{self.run.id} {state} {pace} {self.metrics.count}",
-            "around": f"{self.run.id} {state} {self.run.has_adapter} {beside}",
+            "status": f"{self.run.id} {state} {steps} {self.run.title} {self.metrics.count}",
+            "around": f"{self.run.id} {state} {ended.has_adapter} {ended.is_exportable} {beside}",
+            "report": f"{self.run.id} {ended.refusal} {known and known.state} "
+            f"{ended.report and ended.report.card.adapter_sha256}",
             "plots": f"{read} {self.run.state.total_steps} {self.run.state.error} {choices.chart}",
             "samples": f"{self.run.id} {len(self.samples)} {self.run.is_active} {choices}",
             "log": f"{self.run.id} {hash(self.log)}",
@@ -64,21 +93,36 @@ def take_snapshot(run_id: str) -> Snapshot:
         run,
         metrics,
         store.samples_of(paths),
+        samples_view.awaited_sentence(run),
         store.log_tail(paths),
-        waiting=tuple(waiting.id for waiting in run_queue.queued_runs()),
+        waiting=tuple(run_queue.queued_runs()),
         checkpoint_step=run.checkpoint_step,
         stalled=watch.stalled(run),
         can_be_forced=watch.can_be_forced(run),
+        outcome=_outcome(run),
     )
 
 
+def _outcome(run: Run) -> Outcome:
+    if run.is_active or not run.has_adapter:
+        return Outcome()
+    is_exportable = bundle.is_exportable(run)
+    try:
+        evaluation_request.check_evaluable(run)
+    except InputError as error:
+        return Outcome(True, is_exportable, str(error))
+    known = evaluation_request.read_evaluation(run)
+    report = report_card_html.report_of(run, known.card) if known.card else None
+    return Outcome(True, is_exportable, "", known, report)
+
+
 def changed_parts(snapshot: Snapshot, seen: str, choices: Choices = AT_FIRST) -> set[str]:
-    """Return the parts of the tab that differ from what a page has already drawn.
+    """Return the parts of the tab that differ from what a page shows.
 
     Args:
         snapshot: the run now.
         seen: what `seen_token` returned for what the page shows; empty for nothing.
-        choices: how the person wants to see it now.
+        choices: how the run is shown.
     """
     before = json.loads(seen) if seen else {}
     now = short_prints(snapshot, choices)
@@ -86,10 +130,10 @@ def changed_parts(snapshot: Snapshot, seen: str, choices: Choices = AT_FIRST) ->
 
 
 def seen_token(snapshot: Snapshot, choices: Choices = AT_FIRST) -> str:
-    """Return a short text by which a page remembers what it shows."""
+    """Return the fingerprints of what a page shows, as one text."""
     return json.dumps(short_prints(snapshot, choices))
 
 
 def short_prints(snapshot: Snapshot, choices: Choices) -> dict[str, str]:
-    """Return the fingerprints, each in a few letters."""
+    """Return the fingerprints, hashed."""
     return {name: f"{hash(text):x}" for name, text in snapshot.fingerprints(choices).items()}

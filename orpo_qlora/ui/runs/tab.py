@@ -1,33 +1,51 @@
-"""The Runs tab: choose a run and watch it. Everything shown comes from the run's folder."""
+"""The Runs tab: the list of runs, a comparison, or one run with its live curves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from orpo_qlora.charts import view as chart_view
 from orpo_qlora.charts.view import Choices
 from orpo_qlora.config import setting_fields
-from orpo_qlora.runs import present, store
+from orpo_qlora.errors import UnknownRun
+from orpo_qlora.evaluation import request as evaluation_request
+from orpo_qlora.runs import history, present, store
 from orpo_qlora.runs.metrics import shared_tail
-from orpo_qlora.runs.process import watch
+from orpo_qlora.runs.process import launch, watch
+from orpo_qlora.runs.process import queue as run_queue
+from orpo_qlora.ui.chat import tab as chat_tab
+from orpo_qlora.ui.chat.tab import ChatTab
+from orpo_qlora.ui.data.tab import DataTab
 from orpo_qlora.ui.history import compare, deletion, listing, sweep_panel
 from orpo_qlora.ui.history.compare import Comparison
 from orpo_qlora.ui.history.listing import HistoryList
+from orpo_qlora.ui.history.shown import Shown, ids_of
 from orpo_qlora.ui.history.sweep_panel import SweepPanel
 from orpo_qlora.ui.parts import cards, theme
-from orpo_qlora.ui.parts.guard import Updates
+from orpo_qlora.ui.parts.events import QUIET, READING, parameters_of
+from orpo_qlora.ui.parts.guard import Updates, card_of, guarded
+from orpo_qlora.ui.runs import export_panel, folds, live_view, report_card, snapshot
 from orpo_qlora.ui.runs import files as run_files
-from orpo_qlora.ui.runs import snapshot
-from orpo_qlora.ui.runs.actions import RunActions, action_updates, build_run_actions
-from orpo_qlora.ui.runs.export_panel import ExportPanel, build_take_home, take_home_updates
-from orpo_qlora.ui.runs.files import RunFiles, RunHead
-from orpo_qlora.ui.runs.live_view import LiveView, build_live_view, live_updates
-from orpo_qlora.ui.runs.report_card import ReportPanel, build_report_panel, report_updates
+from orpo_qlora.ui.runs.actions import (
+    Render,
+    RunActions,
+    action_updates,
+    build_run_actions,
+    wire_action,
+    wire_run_actions,
+)
+from orpo_qlora.ui.runs.export_panel import ExportPanel
+from orpo_qlora.ui.runs.files import RunFiles, RunLabelFields
+from orpo_qlora.ui.runs.live_view import LiveView, live_updates
+from orpo_qlora.ui.runs.report_card import ReportPanel
 from orpo_qlora.ui.runs.snapshot import Snapshot
 from orpo_qlora.ui.train import form
+from orpo_qlora.ui.train import tab as train_tab
+from orpo_qlora.ui.train.tab import TrainTab
 
 STATUS, LOG = "run-status", "run-log"
 
@@ -40,9 +58,12 @@ class RunsTab:
     picker: gr.Textbox
     """Id of the run that is shown; empty while the list or a comparison is."""
     seen: gr.Textbox
+    """Fingerprints of what is shown of the run."""
     empty: gr.HTML
-    view: gr.Column
     card: gr.HTML
+    history: HistoryList
+    comparison: Comparison
+    view: gr.Column
     status: gr.HTML
     failure: gr.HTML
     queue: gr.HTML
@@ -50,73 +71,109 @@ class RunsTab:
     chat: gr.Button
     live: LiveView
     report: ReportPanel
-    take_home: ExportPanel
+    export: ExportPanel
     facts: gr.HTML
     settings: gr.HTML
     log: gr.Textbox
-    history: HistoryList
-    comparison: Comparison
+    label: RunLabelFields
     files: RunFiles
     sweep: SweepPanel
+    stored_folds: gr.Textbox
+    folds: Mapping[str, gr.Accordion]
+
+    @property
+    def shown(self) -> Shown:
+        """What decides between run, comparison and list."""
+        return Shown(self.picker, self.comparison.ids, self.empty, self.card)
 
     @property
     def outputs(self) -> list[Any]:
-        """Every component that changes while a run is watched."""
+        """Every component that changes while a run is shown."""
         return [
             *(self.picker, self.seen, self.empty, self.view, self.card, self.status, self.failure),
             *(self.queue, *self.actions.outputs, self.chat, *self.live.outputs, self.facts),
-            *(*self.report.outputs, *self.take_home.outputs),
+            *(*self.report.outputs, *self.export.outputs),
             *(self.settings, self.log),
         ]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The parts of the page that the tab changes or reads outside itself."""
+
+    tabs: gr.Tabs
+    timer: gr.Timer
+    turn: gr.Button
+    """Pressed by the timer's script when the page has to ask Gradio."""
+    data: DataTab
+    train: TrainTab
+    chat: ChatTab
 
 
 def build_runs_tab() -> RunsTab:
     """Return the tab's components, empty."""
     with gr.Tab("Runs", id="runs", elem_id="tab-runs", render_children=True) as tab:
         picker = gr.Textbox(visible="hidden", elem_id="run-picker", label="Run")
-        seen = gr.Textbox(visible="hidden", elem_id="run-seen", label="Drawn so far")
+        seen = gr.Textbox(visible="hidden", elem_id="run-seen", label="Run fingerprint")
+        stored = gr.Textbox(visible="hidden", elem_id="run-folds", label="Open sections")
         card = gr.HTML(elem_id="runs-error")
         empty = gr.HTML(listing.NO_RUNS, elem_id="runs-empty")
         listed = listing.build_history()
         comparison = compare.build_comparison()
         with gr.Column(visible=False, elem_id="run-view") as view:
-            status = gr.HTML(elem_id=STATUS, js_on_load=theme.hold(STATUS))
-            failure = gr.HTML(elem_id="run-failure")
-            with gr.Row(elem_classes="actions"):
-                actions = build_run_actions()
-                chat = gr.Button(
-                    "Chat with this run",
-                    variant="primary",
-                    elem_id="run-chat",
-                    scale=0,
-                    min_width=200,
-                )
-                again, back, ask = run_files.build_head_buttons()
-            head = RunHead(again, back, deletion.build_deletion(ask, "run-delete"))
-            queue = gr.HTML(elem_id="run-queue")
-            report = build_report_panel()
-            live = build_live_view()
-            take_home = build_take_home()
-            with gr.Accordion("Data and decisions", open=False, elem_id="run-facts-fold"):
-                facts = gr.HTML(elem_id="run-facts")
-            with gr.Accordion("Settings used", open=False, elem_id="run-settings-fold"):
-                settings = gr.HTML(elem_id="run-settings")
-            with gr.Accordion("Log", open=False, elem_id="run-log-fold"):
-                log = gr.Textbox(
-                    label="Last lines of log.txt",
-                    lines=12,
-                    max_lines=20,
-                    interactive=False,
-                    autoscroll=True,
-                    elem_id=LOG,
-                    elem_classes="log",
-                )
-            sweep = sweep_panel.build_sweep_panel("run-sweep")
-            files = run_files.build_run_files(head)
+            run = _build_run()
+    shared = {"tab": tab, "picker": picker, "seen": seen, "empty": empty, "card": card}
     return RunsTab(
-        *(tab, picker, seen, empty, view, card, status, failure, queue, actions, chat),
-        *(live, report, take_home, facts, settings, log, listed, comparison, files, sweep),
+        **shared, history=listed, comparison=comparison, view=view, stored_folds=stored, **run
     )
+
+
+def _build_run() -> dict[str, Any]:
+    """Return the components of one run, by their names in `RunsTab`: summary first."""
+    status = gr.HTML(elem_id=STATUS, js_on_load=theme.hold(STATUS))
+    insight = live_view.build_insight()
+    failure = gr.HTML(elem_id="run-failure")
+    with gr.Row(elem_classes="actions"):
+        actions = build_run_actions()
+        chat = gr.Button(
+            "Chat with this run", variant="primary", elem_id="run-chat", scale=0, min_width=200
+        )
+        head = run_files.build_run_head()
+    removal = deletion.build_deletion(head.delete, "run-delete")
+    queue = gr.HTML(elem_id="run-queue")
+    line = report_card.build_report_row()
+    main = live_view.build_main_charts()
+    report = report_card.build_report_panel(line)
+    live = live_view.build_live_view(insight, main)
+    with folds.build_fold("facts", "Data and decisions") as facts_fold:
+        facts = gr.HTML(elem_id="run-facts")
+    with folds.build_fold("settings", "Settings") as settings_fold:
+        settings = gr.HTML(elem_id="run-settings")
+    with folds.build_fold("log", "Log") as log_fold:
+        log = gr.Textbox(
+            label="Last lines of log.txt",
+            lines=12,
+            max_lines=20,
+            interactive=False,
+            autoscroll=True,
+            elem_id=LOG,
+            elem_classes="log",
+        )
+    with folds.build_fold("export", "Export") as export_fold:
+        export = export_panel.build_export_panel()
+        files = run_files.build_run_files(head, removal)
+    sweep = sweep_panel.build_sweep_panel("run-sweep")
+    with folds.build_fold("label", "Name and tags") as label_fold:
+        label = run_files.build_run_label()
+    known = {
+        **{"report": report.fold, **live.folds, "facts": facts_fold, "settings": settings_fold},
+        **{"log": log_fold, "export": export_fold, "sweep": sweep.fold, "label": label_fold},
+    }
+    return {
+        **{"status": status, "failure": failure, "queue": queue, "actions": actions, "chat": chat},
+        **{"live": live, "report": report, "export": export, "facts": facts, "log": log},
+        **{"settings": settings, "label": label, "files": files, "sweep": sweep, "folds": known},
+    }
 
 
 def opened_run(parameters: Mapping[str, str]) -> str:
@@ -125,9 +182,9 @@ def opened_run(parameters: Mapping[str, str]) -> str:
     Raises:
         UnknownRun: there is no such run, perhaps because it was deleted.
     """
-    asked = parameters.get("run", "")
-    if asked:
-        return store.paths_of(asked).id
+    named = parameters.get("run", "")
+    if named:
+        return store.paths_of(named).id
     if "tab" in parameters or parameters.get("compare"):
         return ""
     active = store.active_run()
@@ -135,14 +192,14 @@ def opened_run(parameters: Mapping[str, str]) -> str:
 
 
 def select_updates(tab: RunsTab, run_id: str) -> Updates:
-    """Return what makes the page show a run; the change of the picker then draws it."""
+    """Select a run; the change of the picker then renders it."""
     return {tab.picker: run_id}
 
 
 def show_updates(
     tab: RunsTab, run_id: str | None, seen: str = "", chosen: Choices = snapshot.AT_FIRST
 ) -> Updates | None:
-    """Return what changed of a run since the page drew it; None when nothing did."""
+    """Return what changed since the page rendered a run; None if nothing did."""
     if not run_id:
         return {tab.view: gr.Column(visible=False), tab.seen: ""}
     now = snapshot.take_snapshot(run_id)
@@ -156,6 +213,8 @@ def show_updates(
         updates[tab.status] = status_card(now)
     if "around" in changed:
         updates |= _around_updates(tab, now)
+    if "report" in changed:
+        updates |= report_card.report_updates(tab.report, now)
     updates |= live_updates(tab.live, now, changed, chosen)
     if "log" in changed:
         updates[tab.log] = now.log
@@ -176,7 +235,7 @@ def _fixed_updates(tab: RunsTab, now: Snapshot) -> Updates:
 
 
 def status_card(now: Snapshot) -> str:
-    """Return what a run is doing, and its headline numbers."""
+    """Return status, progress and headline numbers as HTML."""
     return cards.run_card(now.run, cards.headline_tiles(now.metrics))
 
 
@@ -186,23 +245,235 @@ def _around_updates(tab: RunsTab, now: Snapshot) -> Updates:
     facts = [f"{run.report.source}: {run.report.sentences()[0]}", *run.report.sentences()[1:]]
     return {
         tab.failure: failure,
-        tab.queue: cards.waiting_list(map(title_of, now.waiting)),
+        tab.queue: cards.waiting_list(waiting.title for waiting in now.waiting),
         **action_updates(tab.actions, now),
-        **report_updates(tab.report, run),
-        **take_home_updates(tab.take_home, run),
-        tab.chat: gr.Button(visible=run.has_adapter and not run.is_active),
+        **export_panel.export_updates(tab.export, now),
+        tab.chat: gr.Button(visible=now.outcome.has_adapter),
         tab.facts: cards.notes_list([*facts, *run.state.notes, f"Run folder: {run.paths.folder}"]),
     }
 
 
 def awaits_more(run_id: str | None) -> bool:
-    """Tell whether more is yet to come of a run that is over: why it ended, or its curves."""
+    """Return whether a run that is over still changes: cause of its end, curves, evaluation."""
     if not run_id:
         return False
     run = store.read_run(store.paths_of(run_id))
-    return watch.awaits_cause(run) or shared_tail(run.paths.metrics).snapshot().share_read < 1
+    if watch.awaits_cause(run) or shared_tail(run.paths.metrics).snapshot().share_read < 1:
+        return True
+    return not run.is_active and evaluation_request.read_evaluation(run).state.is_busy
 
 
-def title_of(run_id: str) -> str:
-    """Return how a run is called."""
-    return store.read_run(store.paths_of(run_id)).title
+def is_busy() -> bool:
+    """Return whether a run is at work or in the queue; starts the next one if none is at work."""
+    if store.active_run() is not None:
+        return True
+    if not run_queue.queued_runs():
+        return False
+    launch.start_next()  # its supervisor may have died before starting it
+    return True
+
+
+def wire_runs_tab(runs: RunsTab, page: Page) -> list[Any]:
+    """Connect the tab; return the events that change data and settings."""
+    shown = runs.shown
+    render = _wire_run(runs, page)
+    wire_run_actions(runs.actions, render)
+    wire_action(render, runs.report.line.button, report_card.evaluate)
+    live_view.wire_memory(runs.live)
+    export_panel.wire_export_panel(runs.export, runs.picker, runs.card)
+    run_files.wire_run_files(runs.files, shown)
+    run_files.wire_run_label(runs.label, render)
+    listing.wire_history(runs.history, shown)
+    compare.wire_comparison(runs.comparison, shown)
+    _wire_view(runs)
+    _wire_own_fields(runs)
+    _wire_chat(runs, page)
+    _wire_sweeps(runs, page)
+    _wire_watch(runs, page)
+    head, settings = runs.files.head, page.train.form
+    return [run_files.wire_again(head.again, shown, page.data, settings, page.tabs)]
+
+
+def _wire_run(runs: RunsTab, page: Page) -> Render:
+    """Render the run that is picked; return how it is rendered again."""
+    choices = runs.live.choices
+
+    def on_show(run_id: str | None, *chosen: object) -> Updates:
+        updates = show_updates(runs, run_id, chosen=Choices.of(chosen))
+        is_active = is_busy() or awaits_more(run_id)
+        return {**(updates or {}), page.timer: gr.Timer(active=is_active)}
+
+    def on_pick(run_id: str | None, address: str, *chosen: object) -> Updates:
+        # Back at the list, an error about a run stays readable.
+        cleared: Updates = {runs.card: ""} if run_id else {}
+        parameters = parameters_of(address)
+        if run_id and parameters.get("run") == run_id:
+            view = live_view.restored_updates(runs.live, parameters, run_id)
+            return {**cleared, **on_show(run_id, *chart_view.values_in(parameters)), **view}
+        kept = chosen[: live_view.KEPT_CHOICES]
+        return {**cleared, **on_show(run_id, *kept), **live_view.reset_updates(runs.live)}
+
+    shown, picked = [*runs.outputs, page.timer], [runs.picker, *choices]
+    # The script passes the page's address in place of `seen`.
+    outputs = list(dict.fromkeys([*shown, *choices]))
+    handler = guarded(runs.card, on_pick, keeps_card=True)
+    inputs = [runs.picker, runs.seen, *choices]
+    runs.picker.change(handler, inputs, outputs, js=theme.READ_VIEW, **QUIET)
+    gr.on(
+        [component.change for component in choices],
+        guarded(runs.card, _on_look(runs)),
+        [runs.picker, runs.seen, *choices],
+        runs.outputs,
+        trigger_mode="always_last",
+        **QUIET,
+    )
+    # Not gr.Timer: while the page is built that puts another one on it.
+    awake = {page.timer: gr.update(active=True)}
+    return Render(picked, shown, on_show, awake, runs.card)
+
+
+def _on_look(runs: RunsTab) -> Callable[..., Updates | None]:
+    """Return the handler that renders the changed parts of a run."""
+
+    def on_look(run_id: str | None, seen: str, *chosen: object) -> Updates | None:
+        return show_updates(runs, run_id, seen, Choices.of(chosen)) if run_id else None
+
+    return on_look
+
+
+def _wire_watch(runs: RunsTab, page: Page) -> None:
+    """Update the run that is shown, or the list and the comparison, on every tick of the timer."""
+    chosen = [runs.picker, runs.seen, *runs.live.choices]
+    look_again = _on_look(runs)
+
+    def on_tick(*values: Any) -> Updates | None:  # noqa: ANN401 - the inputs' values
+        seen, (picked, *rest) = values[: len(chosen)], values[len(chosen) :]
+        updates = look_again(*seen)
+        if is_busy() or awaits_more(seen[0]):
+            return updates
+        return {
+            **(updates or {}),
+            **chat_tab.select_updates(page.chat, picked),
+            **train_tab.readiness_updates(page.train, rest[0], rest[1:]),
+            page.timer: gr.Timer(active=False),
+        }
+
+    def on_list_tick(list_seen: str, compare_seen: str, *values: Any) -> Updates | None:  # noqa: ANN401
+        run_id, ids, side, *filters = values
+        if run_id:
+            return None
+        if ids:
+            return compare.compare_updates(runs.comparison, ids_of(ids), side, compare_seen)
+        return listing.list_updates(runs.history, runs.empty, filters, list_seen)
+
+    page.timer.tick(None, chosen, None, js=theme.POLL)
+    settings = [page.data.dataset_id, *page.train.form.inputs]
+    watched = [*chosen, page.chat.picker, *settings]
+    parts = [*runs.outputs, page.timer, *page.chat.selection, *page.train.outputs]
+    handler = guarded(runs.card, on_tick, keeps_card=True)
+    ticked = page.turn.click(handler, watched, parts, **QUIET)
+    # After the tick: the list then shows whatever made the timer stop.
+    seen = [runs.history.seen, runs.comparison.seen]
+    handler = guarded(runs.card, on_list_tick, keeps_card=True)
+    ticked.then(handler, [*seen, *_view_inputs(runs)], _view_outputs(runs), **QUIET)
+
+
+def _view_inputs(runs: RunsTab) -> list[Any]:
+    part = runs.comparison
+    return [runs.picker, part.ids, part.side, *runs.history.inputs]
+
+
+def _view_outputs(runs: RunsTab) -> list[Any]:
+    return [runs.card, runs.empty, *runs.history.outputs, *runs.comparison.outputs]
+
+
+def _wire_view(runs: RunsTab) -> None:
+    """Switch between run, comparison and list."""
+    part, comparison = runs.history, runs.comparison
+
+    def on_view(run_id: str, ids: str, side: str, *values: object) -> Updates:
+        if run_id:
+            store.paths_of(run_id)  # if it was deleted elsewhere, the page goes back
+            return {**listing.hidden_updates(part), **compare.hidden_updates(comparison)}
+        if ids:
+            compared = compare.compare_updates(comparison, ids_of(ids), side)
+            empty = {runs.empty: gr.HTML(visible=False)}
+            return {**listing.hidden_updates(part), **empty, **(compared or {})}
+        listed = listing.list_updates(part, runs.empty, values)
+        return {**compare.hidden_updates(comparison), **(listed or {})}
+
+    # One after the other: a late answer with the list would hide a run selected since.
+    gr.on(
+        [runs.picker.change, comparison.ids.change, runs.tab.select],
+        guarded(runs.card, on_view, {runs.picker: ""}, keeps_card=True),
+        _view_inputs(runs),
+        [runs.picker, *_view_outputs(runs)],
+        trigger_mode="always_last",
+        **QUIET,
+    )
+
+
+def _wire_own_fields(runs: RunsTab) -> None:
+    """Fill the inputs that belong to a run once, when it is selected, so that edits stay."""
+
+    def on_pick(run_id: str) -> Updates | None:
+        if not run_id:
+            return None
+        run = store.read_run(store.paths_of(run_id))
+        offered = sweep_panel.offered_text(run.config.lambda_)
+        return {**run_files.label_updates(runs.label, run), runs.sweep.values: offered}
+
+    own = [runs.card, *runs.label.outputs, runs.sweep.values]
+    runs.picker.change(guarded(runs.card, on_pick), runs.picker, own, **QUIET)
+
+
+def _wire_chat(runs: RunsTab, page: Page) -> None:
+    def on_chat(run_id: str) -> Updates:
+        chosen = chat_tab.select_updates(page.chat, run_id)
+        return {**chosen, page.tabs: gr.Tabs(selected="chat")}
+
+    parts = [runs.card, page.tabs, *page.chat.selection]
+    runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
+
+
+def _wire_sweeps(runs: RunsTab, page: Page) -> None:
+    """Connect the λ sweep of the Train tab and the one of a run."""
+    train, shown, tabs = page.train, runs.shown, page.tabs
+    sweep_panel.wire_offer(train.sweep, train.form.components["lambda"])
+    inputs = [train.ticket, page.data.dataset_id, *train.form.inputs]
+    of_form, of_run = sweep_panel.start_from_form, sweep_panel.start_from_run
+    from_form = sweep_panel.wire_sweep(train.sweep, of_form, inputs, shown, tabs, train.card)
+    from_run = sweep_panel.wire_sweep(runs.sweep, of_run, [runs.picker], shown, tabs, runs.card)
+    from_form.success(train_tab.new_ticket, None, train.ticket, **QUIET)
+    for event in (from_form, from_run):
+        event.success(lambda: gr.Timer(active=True), None, page.timer, **QUIET)
+
+
+def wire_restore(runs: RunsTab, page: gr.Blocks, address: gr.Textbox) -> Any:  # noqa: ANN401
+    """Restore the list or a comparison from the page's address; return the event."""
+    part = runs.history
+
+    def on_load(text: str) -> Updates:
+        parameters = parameters_of(text)
+        wanted = {name: parameters.get(key, "") for name, key in listing.IN_ADDRESS.items()}
+        filters = listing.filters_of(list(wanted.values()))
+        number, ids = parameters.get("page", ""), parameters.get("compare", "")
+        run_id, updates = "", Updates()
+        try:
+            run_id = opened_run(parameters)
+        except UnknownRun as error:
+            updates[runs.card] = card_of(error)
+        if not run_id and not ids:
+            updates |= listing.list_updates(part, runs.empty, (*wanted.values(), number, "")) or {}
+        return {
+            **updates,
+            **listing.filter_updates(part, history.read_history(), filters),
+            part.page: number,
+            runs.comparison.ids: ids,
+            runs.comparison.side: compare.side_of(parameters.get("side", "")),
+        }
+
+    folds.wire_folds(runs.folds, page, runs.stored_folds)
+    parts = [runs.card, runs.empty, *part.outputs, *part.filters.values(), part.page]
+    outputs = list(dict.fromkeys([*parts, runs.comparison.ids, runs.comparison.side]))
+    return page.load(guarded(runs.card, on_load), address, outputs, **READING)

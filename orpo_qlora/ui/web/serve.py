@@ -126,8 +126,9 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
     """Serve the page in the background and return it."""
     # Not above: see this module's docstring.
     from orpo_qlora.ui.parts import theme
+    from orpo_qlora.ui.runs.tab import is_busy
     from orpo_qlora.ui.runs.watch import Watch
-    from orpo_qlora.ui.studio import build_studio, is_busy
+    from orpo_qlora.ui.studio import build_studio
 
     page = build_studio()
     page.queue(max_size=32, default_concurrency_limit=2, api_open=False)

@@ -146,7 +146,7 @@ def test_long_files_are_compared_while_they_are_read(sweep, monkeypatch):
     monkeypatch.setattr(compare, "MOST_SECONDS", 0.0)
     part, ids = named_parts(compare.Comparison), [paths.id for paths in sweep]
     updates = compare.compare_updates(part, ids, compare.TRAINING)
-    assert "Reading what was measured so far" in updates[part.curves]
+    assert "Reading metrics" in updates[part.curves]
     assert updates[part.timer].active
     looks = 1
     while updates[part.timer].active:

@@ -4,9 +4,10 @@ from made_runs import leave_adapter, make_run, named_parts, rename
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import store
 from orpo_qlora.runs.history import read_history
-from orpo_qlora.runs.process import launch
+from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.ui.history import compare, deletion, history_table, listing
-from orpo_qlora.ui.history.listing import filters_of, ids_of, list_updates
+from orpo_qlora.ui.history.listing import filters_of, list_updates
+from orpo_qlora.ui.history.shown import ids_of
 
 NOTHING = ["", "", "", "", "newest", "", ""]
 
@@ -118,9 +119,9 @@ def test_deletion_names_what_goes_and_what_stays(asked, monkeypatch):
     monkeypatch.setattr(deletion, "held_by_chat", lambda: (talking.id,))
     ids = [going.id, talking.id, queued.id, "20260101-000000-beef"]
     updates = deletion.question_updates(asked, ids)
-    told = updates[asked.told]
+    shown = updates[asked.text]
     for text in ("Delete 1 run?", "&lt;b&gt;one", "3.0 MB", "run “two”", "waits in the queue"):
-        assert text in told
+        assert text in shown
     assert updates[asked.ids] == going.id
     assert updates[asked.release].visible is True
     deletion.delete([going.id])
@@ -134,5 +135,5 @@ def test_nothing_can_be_confirmed_when_nothing_can_go(asked):
     updates = deletion.question_updates(asked, [paths.id])
     assert updates[asked.confirm].interactive is False
     assert updates[asked.ids] == ""
-    assert "Nothing can be deleted now" in updates[asked.told]
-    assert launch.orders.queued_runs()
+    assert "Nothing can be deleted now" in updates[asked.text]
+    assert run_queue.queued_runs()

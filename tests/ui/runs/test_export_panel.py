@@ -6,6 +6,7 @@ import shlex
 import tempfile
 import time
 import zipfile
+from html import unescape
 from html.parser import HTMLParser
 
 import gradio as gr
@@ -20,8 +21,10 @@ from orpo_qlora.evaluation import report_card as cards
 from orpo_qlora.export import html_report
 from orpo_qlora.runs import labels, store
 from orpo_qlora.ui.runs import export_panel, report_card
+from orpo_qlora.ui.runs import tab as runs_tab
 from orpo_qlora.ui.runs.export_panel import KINDS, ExportPanel
-from orpo_qlora.ui.runs.report_card import ReportPanel
+from orpo_qlora.ui.runs.report_card import ReportPanel, ReportRow
+from orpo_qlora.ui.runs.snapshot import take_snapshot
 
 WAIT_SECONDS = 240.0
 FETCHES = {"src", "href", "srcset", "data", "action", "poster", "background", "xlink:href"}
@@ -35,7 +38,8 @@ def own_temporary_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def panel():
     """A panel whose components only stand for themselves: a page would open event loops."""
-    return ReportPanel(**{field.name: gr.HTML() for field in dataclasses.fields(ReportPanel)})
+    line = ReportRow(*(gr.HTML() for _ in dataclasses.fields(ReportRow)))
+    return ReportPanel(line, gr.HTML(), gr.HTML())
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.id)
@@ -62,20 +66,20 @@ def test_the_command_for_the_merged_model_is_one_a_shell_takes(copied_run, monke
     assert export_panel.merge_command(copied_run).startswith("orpo-qlora export ")
 
 
-def test_only_runs_can_be_taken_home(copied_run):
+def test_only_runs_can_be_exported(copied_run):
     with pytest.raises(UnknownRun):
         export_panel.make_file("../../etc", KINDS[0])
 
 
-def test_there_is_nothing_to_take_home_before_the_end(copied_run):
+def test_there_is_nothing_to_export_before_the_end(copied_run):
     column, merge = gr.HTML(), gr.HTML()
     parts = ExportPanel(column, (), column, merge)
-    updates = export_panel.take_home_updates(parts, copied_run)
+    updates = export_panel.export_updates(parts, take_snapshot(copied_run.id))
     assert updates[column].visible
     assert f"orpo-qlora export {copied_run.id} --merged " in updates[merge]
     store.write_state(copied_run.paths, copied_run.state.model_copy(update={"status": "queued"}))
-    waiting = store.read_run(copied_run.paths)
-    assert not export_panel.take_home_updates(parts, waiting)[column].visible
+    waiting = take_snapshot(copied_run.id)
+    assert not export_panel.export_updates(parts, waiting)[column].visible
     with pytest.raises(InputError):
         export_panel.make_file(copied_run.id, KINDS[0])
 
@@ -113,7 +117,7 @@ def test_the_html_report_is_whole_in_itself_and_shows_texts_as_texts(copied_run)
     for words in (
         *(hostile, "ours <b>|` λ", card.verdict(), "prompt and chosen answer", "cd" * 32),
         *(
-            "Log-prob of the answers",
+            "Log-probs",
             "Margins of the held-out pairs",
             "learning_rate",
             "Arithmetic: ",
@@ -151,25 +155,27 @@ def test_a_report_needs_an_ending_it_knows(copied_run, tmp_path):
 
 
 def test_the_panel_shows_a_kept_card_and_measures_another_adapter_when_asked(panel, copied_run):
-    shown = report_card.report_updates(panel, copied_run)
+    shown = report_card.report_updates(panel, take_snapshot(copied_run.id))
     kept = cards.read_card(copied_run)
     assert kept.flip_sentence() in shown[panel.view]
-    assert shown[panel.button].value == report_card.AGAIN
+    assert shown[panel.line.button].value == report_card.AGAIN
     path = copied_run.paths.adapter / "adapter_model.safetensors"
     save_file({name: 2 * values for name, values in load_file(path).items()}, path)
-    bare = report_card.report_updates(panel, copied_run)
-    assert (bare[panel.view], bare[panel.button].value) == ("", report_card.EVALUATE)
-    begun = report_card.evaluate(panel, copied_run.id)
-    assert begun[panel.timer].active
+    bare = report_card.report_updates(panel, take_snapshot(copied_run.id))
+    assert (bare[panel.view], bare[panel.line.button].value) == ("", report_card.EVALUATE)
+    report_card.evaluate(copied_run.paths)
     deadline = time.monotonic() + WAIT_SECONDS
-    while (now := report_card.look(panel, copied_run.id))[panel.timer].active:
-        assert "Evaluating: " in now[panel.message]
-        assert panel.view not in now
+    while (now := take_snapshot(copied_run.id)).outcome.evaluation.state.is_busy:
+        shown = report_card.report_updates(panel, now)
+        assert "Evaluating: " in shown[panel.line.message]
+        assert panel.view not in shown
+        assert runs_tab.awaits_more(copied_run.id)
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.1)
-    assert now[panel.message] == ""
+    now = report_card.report_updates(panel, now)
     measured = cards.read_card(copied_run)
     assert measured.flip_sentence() in now[panel.view]
+    assert measured.sentences()[0] in unescape(now[panel.line.message])
     assert measured.adapter_sha256 == storage.sha256_of(path) != kept.adapter_sha256
     assert (measured.base, measured.pairs) == (kept.base, kept.pairs)
     assert measured.tuned != kept.tuned
@@ -177,6 +183,6 @@ def test_the_panel_shows_a_kept_card_and_measures_another_adapter_when_asked(pan
 
 def test_the_panel_says_why_a_run_cannot_be_evaluated(panel, copied_run):
     write_pairs(copied_run.paths.held_out, ())
-    shown = report_card.report_updates(panel, copied_run)
-    assert not shown[panel.button].visible
-    assert "Held-out share" in shown[panel.message]
+    shown = report_card.report_updates(panel, take_snapshot(copied_run.id))
+    assert not shown[panel.line.button].visible
+    assert "Held-out share" in shown[panel.line.message]

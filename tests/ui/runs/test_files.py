@@ -11,6 +11,7 @@ from orpo_qlora.data.pairs import load_preferences, split_pairs
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.runs import store
 from orpo_qlora.ui.data import uploads
+from orpo_qlora.ui.history import listing
 from orpo_qlora.ui.runs import files as run_files
 from orpo_qlora.ui.runs.files import make_file
 
@@ -59,7 +60,7 @@ def test_an_unchanged_name_stays_that_of_the_settings():
     assert store.read_run(paths).label.name == ""
     assert store.read_run(paths).label.tags == ("a", "b")
     assert run_files.save_label(paths.id, " other ", "").title == "other"
-    run_files.add_tag([paths.id], "c, d")
+    listing.add_tag([paths.id], "c, d")
     assert store.read_run(paths).label.tags == ("c", "d")
     assert store.read_run(paths).title == "other"
 

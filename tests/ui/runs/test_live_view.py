@@ -36,8 +36,8 @@ def stand_in(kind, **parts):
 
 @pytest.fixture(scope="module")
 def tab():
-    live = stand_in(LiveView, plots=tuple(gr.HTML() for _ in plots.PLOTS))
-    return stand_in(RunsTab, live=live)
+    live = stand_in(LiveView, plots=tuple(gr.HTML() for _ in plots.PLOTS), folds={})
+    return stand_in(RunsTab, live=live, folds={})
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def run():
 
 def test_a_fresh_page_gets_every_part(tab, run):
     updates = runs_tab.show_updates(tab, run.id)
-    assert {*tab.live.plots, tab.live.verdict, tab.live.table, tab.live.samples} <= set(updates)
-    assert "rule <code>healthy</code>" in updates[tab.live.verdict]
+    assert {*tab.live.plots, tab.live.insight, tab.live.table, tab.live.samples} <= set(updates)
+    assert "rule <code>healthy</code>" in updates[tab.live.insight]
     assert updates[tab.live.remark] == ""
 
 
@@ -71,25 +71,25 @@ def test_another_choice_redraws_the_curves_and_nothing_else(tab, run):
 
 
 def test_another_run_is_shown_whole(tab):
-    updates = live_view.anew_updates(tab.live)
+    updates = live_view.reset_updates(tab.live)
     assert updates[tab.live.steps] == ""
     assert Choices.of((0.2, True)) == Choices(ChartView(0.2, is_log=True))
 
 
 def test_what_could_not_be_understood_is_said(tab, run):
     updates = runs_tab.show_updates(tab, run.id, "", Choices.of((0.6, False, "<b>", "latest")))
-    assert "“&lt;b&gt;” is no range of steps" in updates[tab.live.remark]
+    assert "“&lt;b&gt;” is not a range of steps" in updates[tab.live.remark]
 
 
 def test_a_long_file_is_shown_while_it_is_read(tab, run, monkeypatch):
     monkeypatch.setattr(metrics, "PIECE_BYTES", 100)
     monkeypatch.setattr(snapshot, "MOST_SECONDS", 0.0)
     updates = runs_tab.show_updates(tab, run.id)
-    assert "Reading what was measured so far" in updates[tab.live.verdict]
+    assert "Reading metrics" in updates[tab.live.insight]
     assert runs_tab.awaits_more(run.id)
     for _ in range(100):
         updates = runs_tab.show_updates(tab, run.id, updates[tab.seen]) or updates
-    assert "healthy" in updates[tab.live.verdict]
+    assert "healthy" in updates[tab.live.insight]
     assert not runs_tab.awaits_more(run.id)
 
 
@@ -97,24 +97,24 @@ def test_the_step_that_ended_a_run_is_marked(tab, run):
     error = ErrorCard.of(NonFiniteLoss("The loss of step 41 is not a finite number."))
     store.write_state(run, RunState(status="failed", step=40, total_steps=90, error=error))
     updates = runs_tab.show_updates(tab, run.id)
-    loss, parts = updates[tab.live.plots[0]], updates[tab.live.plots[1]]
+    loss, logps = updates[tab.live.plots[0]], updates[tab.live.plots[1]]
     assert "loss is not a finite number at step 41" in loss
     assert loss.count('class="broken"') == 1
-    assert 'class="broken"' not in parts
+    assert 'class="broken"' not in logps
 
 
-def test_a_verdict_shows_its_rule_and_every_warning():
+def test_an_insight_shows_its_rule_and_every_warning():
     card = insight_card(
         [Insight("plateau", "watch", "It <stays>.", "Stop."), Insight("overfit", "bad", "Too far.")]
     )
     assert "It &lt;stays&gt;. Stop." in card
     assert card.count("<code>") == 2
-    assert "referee-watch" in card
+    assert "insight-watch" in card
 
 
 def test_every_plot_has_a_name_of_its_own():
     names = [plot.name for plot in plots.PLOTS]
-    assert len(set(names)) == len(names) == 10
+    assert len(set(names)) == len(names) == 9
 
 
 def test_the_address_says_how_a_run_is_seen_whatever_it_says():

@@ -25,7 +25,7 @@ def append(path, record):
 
 
 def test_fresh_page_draws_everything(run):
-    parts = {"status", "around", "plots", "samples", "log"}
+    parts = {"status", "around", "report", "plots", "samples", "log"}
     assert changed_parts(take_snapshot(run.id), "") == parts
 
 

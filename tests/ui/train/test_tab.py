@@ -24,5 +24,5 @@ def test_training_waits_for_correct_settings():
 
 def test_a_sweep_without_data_says_where_to_choose_them():
     with pytest.raises(InputError, match="no pairs to train on") as refused:
-        sweep_panel.start_from_form("", "0.1, 0.2", VALUES, "ticket")
+        sweep_panel.start_from_form("0.1, 0.2", "ticket", "", *VALUES)
     assert "Data tab" in refused.value.hint
