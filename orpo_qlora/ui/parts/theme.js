@@ -1,12 +1,12 @@
 // Read before the first tab opens itself and changes the address.
 window.orpoAddress = JSON.stringify(Object.fromEntries(new URLSearchParams(location.search)));
 
-// Said once: a run that is opened again later is seen as any other.
+// The address applies once: a run that is opened again later has the default view.
 let orpoUnseen = window.orpoAddress;
 window.orpoView = (run) => {
-  const said = orpoUnseen;
+  const address = orpoUnseen;
   if (run) { orpoUnseen = "{}"; }
-  return said;
+  return address;
 };
 
 // What the page shows is in its address, so a reload or a bookmark shows the same.
@@ -15,18 +15,19 @@ window.orpoRemember = (name, value) => {
   if (value) { url.searchParams.set(name, value); } else { url.searchParams.delete(name); }
   window.history.replaceState(null, "", url);
 };
-// The tab is read off the page: Gradio tells of two that open one after the other in any order. The
-// first one opens by itself; until somebody does something, only the one asked for counts.
-let orpoAsked = (() => {
-  const asked = new URLSearchParams(location.search);
-  return asked.get("tab") ?? (asked.get("run") || asked.get("compare") ? "runs" : null);
+// The open tab is read from the page, because Gradio's select events can arrive out of order. The
+// first tab opens by itself; until the user acts, only the tab in the address counts.
+let orpoRequestedTab = (() => {
+  const query = new URLSearchParams(location.search);
+  return query.get("tab") ?? (query.get("run") || query.get("compare") ? "runs" : null);
 })();
 for (const kind of ["pointerdown", "keydown", "click"]) {
-  document.addEventListener(kind, () => { orpoAsked = null; }, { capture: true, once: true });
+  document.addEventListener(kind, () => { orpoRequestedTab = null; }, { capture: true, once: true });
 }
 new MutationObserver(() => {
   const open = document.querySelector('[role="tab"][aria-selected="true"]')?.dataset.tabId;
-  if (!open || open === document.body.dataset.tab || (orpoAsked && open !== orpoAsked)) { return; }
+  const isOther = orpoRequestedTab && open !== orpoRequestedTab;
+  if (!open || open === document.body.dataset.tab || isOther) { return; }
   document.body.dataset.tab = open;
   document.title = `${open[0].toUpperCase()}${open.slice(1)} · orpo-qlora`;
   window.orpoRemember("tab", open);
@@ -37,7 +38,7 @@ window.orpoRememberSoon = (name, value) => {
   orpoSoon[name] = setTimeout(() => { window.orpoRemember(name, String(value ?? "")); }, 150);
 };
 
-// The style sheet says “changed” behind the labels of the settings that are.
+// The style sheet shows “changed” beside the labels of changed settings.
 window.orpoMark = (names) => {
   const changed = new Set((names || "").split(" ").map((name) => `setting-${name}`));
   for (const setting of document.querySelectorAll('[id^="setting-"]')) {
@@ -45,21 +46,21 @@ window.orpoMark = (names) => {
   }
 };
 
-// One token of a part can be reached by Tab; arrow keys move on, and the line below says which it is.
+// Token view: Tab focuses one token, arrow keys move, and the line below describes it.
 (() => {
-  const tell = (token) => {
+  const describe = (token) => {
     const line = token.closest(".token-view")?.querySelector(".token-readout");
     if (line) { line.textContent = `“${token.textContent}” · ${token.title}`; }
   };
 
   document.addEventListener("focusin", (event) => {
-    if (event.target.matches?.(".tokens > .token")) { tell(event.target); }
+    if (event.target.matches?.(".tokens > .token")) { describe(event.target); }
   });
-  // What a scrolling page moves under a pointer at rest is not pointed at.
+  // Scrolling under a resting pointer is not pointing.
   let pointedAt = "";
   document.addEventListener("pointerover", (event) => {
     const here = `${event.clientX} ${event.clientY}`;
-    if (here !== pointedAt && event.target.matches?.(".tokens > .token")) { tell(event.target); }
+    if (here !== pointedAt && event.target.matches?.(".tokens > .token")) { describe(event.target); }
     pointedAt = here;
   });
   document.addEventListener("pointermove", (event) => {

@@ -210,9 +210,9 @@ def ask_event(page, number, data, session, **more):
     assert joined.status_code == 200, joined.text
     with page.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as answer:
         for line in answer.iter_lines():
-            told = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
-            if told.get("msg") in {"process_completed", "unexpected_error"}:
-                return told
+            message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+            if message.get("msg") in {"process_completed", "unexpected_error"}:
+                return message
     raise AssertionError("no answer")
 
 
@@ -225,9 +225,9 @@ def test_no_event_takes_a_file_that_was_not_uploaded(page, served):
             data = [None] * count
             for place in places:
                 data[place] = {"path": path, "meta": {"_type": "gradio.FileData"}}
-            told = ask_event(page, number, data, f"s{number}{foreign.index(path)}")
-            assert told["success"] is False, path
-            assert "root:" not in json.dumps(told)
+            message = ask_event(page, number, data, f"s{number}{foreign.index(path)}")
+            assert message["success"] is False, path
+            assert "root:" not in json.dumps(message)
 
 
 @pytest.fixture(scope="module")
@@ -265,8 +265,8 @@ def test_only_the_id_of_a_kept_file_becomes_a_path(page, config, served, tmp_pat
         ("data-columns-use", [*columns, False], ""),
         ("data-download-csv", [sent], ""),
     ):
-        told = ask_part(page, config, name, "click", data, choice)
-        assert "is not stored here" in told, (name, choice)
+        message = ask_part(page, config, name, "click", data, choice)
+        assert "is not stored here" in message, (name, choice)
     assert files_below(served[1]) == before
     assert files_below(tmp_path) == {}
 
@@ -276,9 +276,9 @@ def test_the_page_takes_presets_by_name_and_reads_no_other_file(page, config, se
         path.write_text("xyzzy: 1\n")
     names = [str(tmp_path / "private.yaml"), "../private", "../private.yaml", "/etc/passwd", "."]
     for name in [*names, "~/.ssh/config", "pyproject.toml", "demo-cpu\n", "x" * 100_000]:
-        told = ask_part(page, config, "train-preset", "input", [name])
-        assert "There is no preset" in told, name
-        assert "xyzzy" not in told
+        message = ask_part(page, config, "train-preset", "input", [name])
+        assert "There is no preset" in message, name
+        assert "xyzzy" not in message
     assert "There is no preset" not in ask_part(page, config, "train-preset", "input", ["demo-cpu"])
 
 
@@ -360,10 +360,10 @@ def test_nothing_is_shared_or_measured(page):
 
 def test_an_address_of_another_machine_ends_the_program_with_a_reason(tmp_path):
     process = start_page(tmp_path / "home", "--host", "192.0.2.1")
-    said = process.communicate(timeout=END_SECONDS)[0]
+    text = process.communicate(timeout=END_SECONDS)[0]
     assert process.returncode == 2
-    assert "cannot listen on 192.0.2.1" in said
-    assert "Traceback" not in said
+    assert "cannot listen on 192.0.2.1" in text
+    assert "Traceback" not in text
 
 
 def test_taken_port_ends_the_program_with_a_reason(tmp_path):
@@ -372,19 +372,19 @@ def test_taken_port_ends_the_program_with_a_reason(tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         process = start_page(tmp_path / "home", "--port", str(port))
-        said = process.communicate(timeout=END_SECONDS)[0]
+        text = process.communicate(timeout=END_SECONDS)[0]
     assert process.returncode == 2
-    assert f"Port {port}" in said
-    assert "--port 0" in said
-    assert "Traceback" not in said
+    assert f"Port {port}" in text
+    assert "--port 0" in text
+    assert "Traceback" not in text
 
 
 def test_a_port_that_there_is_not_is_refused(tmp_path):
     process = start_page(tmp_path / "home", "--port", "65536")
-    said = process.communicate(timeout=END_SECONDS)[0]
+    text = process.communicate(timeout=END_SECONDS)[0]
     assert process.returncode == 2
-    assert "no port 65536" in said
-    assert "Traceback" not in said
+    assert "no port 65536" in text
+    assert "Traceback" not in text
 
 
 def test_hostile_environment_is_emptied(monkeypatch):
