@@ -40,8 +40,11 @@ PROGRAMS = (
 )
 LIBRARIES = ("transformers.models.llama.modeling_llama", "peft.tuners.lora.bnb")
 PACKAGE = "orpo_qlora"
-READ_LATE = {"ORPO_QLORA_HOME", "HF_TOKEN", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
-"""Variables that no library reads while it is imported; torch sets the last one to its default."""
+READ_LATE = ("ORPO_QLORA_", "HF_TOKEN", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
+"""Beginnings of variables that no library reads while it is imported.
+
+Torch sets the last one, to its default. Our own modules are imported in the new process.
+"""
 NO_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """A clone has one thread, so the server must have no other: pyarrow's allocator would start one."""
 COMMAND_BYTES = 4096
@@ -94,7 +97,7 @@ class Server:
 
 def fixed(environment: dict[str, str]) -> dict[str, str]:
     """Return the variables that a program and its server must have in common."""
-    return {name: value for name, value in environment.items() if name not in READ_LATE}
+    return {n: value for n, value in environment.items() if not n.startswith(READ_LATE)}
 
 
 def popen_of(server: Server) -> type[subprocess.Popen]:

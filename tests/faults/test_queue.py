@@ -125,7 +125,7 @@ def test_the_same_order_twice_is_one_run(start):
 
 
 LOOKER = """
-from orpo_qlora.runs import launch
+from orpo_qlora.runs.process import launch
 for _ in range(40):
     launch.start_next()
 """
