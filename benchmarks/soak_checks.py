@@ -201,7 +201,9 @@ def same_end(paths: RunPaths, whole: RunPaths) -> None:
 
 def _records(paths: RunPaths) -> list[dict[str, object]]:
     records, _ = storage.read_json_lines(paths.metrics)
-    return [{k: v for k, v in record.items() if k not in UNEQUAL} for record in records]
+    kept = [{k: v for k, v in record.items() if k not in UNEQUAL} for record in records]
+    # The base, step 0, is recorded with the first evaluation and stays where it was written.
+    return sorted(kept, key=lambda record: int(str(record["step"])))
 
 
 def lives(process: psutil.Process) -> bool:

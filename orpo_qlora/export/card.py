@@ -111,9 +111,9 @@ def final_numbers(run: Run) -> list[str]:
     for name in CURVES:
         train, held_out = metrics.series(name), metrics.series(name, held_out=True)
         if train or held_out:
-            begun = f"{held_out[0][1]:.4g}" if len(held_out) > 1 else ""
+            first = f"{held_out[0][1]:.4g}" if len(held_out) > 1 else ""
             ended = [f"{points[-1][1]:.4g}" if points else "" for points in (held_out, train)]
-            rows.append((name, units[name], begun, *ended))
+            rows.append((name, units[name], first, *ended))
     if not rows:
         return ["Nothing was measured."]
     steps = [metrics.series("loss", held_out=side) for side in (True, False)]
@@ -146,7 +146,7 @@ def _data(report: DataSummary) -> list[str]:
             (f.id, f.label, f.severity, f"{f.count:,}", f"{f.share:.1%}", "yes" if f.fixed else "")
             for f in report.findings
         ]
-        lines += ["", *table(("finding", "what", "severity", "rows", "share", "mended"), rows)]
+        lines += ["", *table(("finding", "what", "severity", "rows", "share", "fixed"), rows)]
     return [*lines, "", f"SHA-256 of the file {plain(report.source)}: `{report.sha256}`"]
 
 

@@ -64,12 +64,12 @@ class Origin:
         """What is known about the licence of the base."""
         if not self.licence:
             return (
-                f"The licence of the base model {self.name} is not known here. It also binds "
-                "whoever uses this adapter: see where the base model comes from."
+                f"The licence of the base model {self.name} is not known here. It also "
+                "applies to this adapter: see where the base model comes from."
             )
         return (
-            f"The base model {self.name} has the licence {self.licence}. It also binds whoever "
-            "uses this adapter or passes it on."
+            f"The base model {self.name} has the licence {self.licence}. It also applies "
+            "to using and distributing this adapter."
         )
 
 

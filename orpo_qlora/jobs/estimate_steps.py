@@ -68,7 +68,7 @@ class EstimateProgram(JobProgram):
         train = training_setup.tokenize(self.config, tokenizer, split.train).pairs
         held_out = training_setup.tokenize(self.config, tokenizer, split.held_out).pairs
         question = self._question(folder, free_bytes, [*train, *held_out])
-        begun = Estimate(
+        draft = Estimate(
             made_at=time.time(),
             device=hardware.choose_arithmetic(self.config.compute_dtype).device,
             pairs=len(train),
@@ -80,14 +80,14 @@ class EstimateProgram(JobProgram):
         )
         longest_pair = max(pair.longest for pair in (*train, *held_out))
         if question is not None and not _is_worth_trying(question):
-            return _refused(begun, question, longest_pair)
+            return _refused(draft, question, longest_pair)
         try:
             with hardware.memory_errors(_used_up):
-                answer = self._measure(begun, train, held_out, split)
+                answer = self._measure(draft, train, held_out, split)
         except OutOfMemory:
             if question is None:
                 raise
-            return _refused(begun, question, longest_pair)
+            return _refused(draft, question, longest_pair)
         changes = []
         if question is not None and not answer.fits_memory:
             changes += changes_for_memory(question, longest_pair=longest_pair)
@@ -121,7 +121,7 @@ class EstimateProgram(JobProgram):
 
     def _measure(
         self,
-        begun: Estimate,
+        draft: Estimate,
         train: Sequence[TokenizedPair],
         held_out: Sequence[TokenizedPair],
         split: Split,
@@ -144,7 +144,7 @@ class EstimateProgram(JobProgram):
             update={"start_up": start_up_seconds, "sampling": expected.samples * sampling_seconds}
         )
         disk_bytes, needed_disk_bytes = self._disk(policy, split)
-        return begun.model_copy(
+        return draft.model_copy(
             update={
                 "longest_tokens": engine.longest_row([*train, *held_out]),
                 "steps": expected.steps,
@@ -152,7 +152,7 @@ class EstimateProgram(JobProgram):
                 "samples": expected.samples,
                 "tokens_per_forward": result.tokens_per_forward,
                 "seconds": seconds,
-                "memory_bytes": _memory(result, begun),
+                "memory_bytes": _memory(result, draft),
                 "measured_memory_bytes": result.peak_bytes,
                 "disk_bytes": disk_bytes,
                 "needed_disk_bytes": needed_disk_bytes,
@@ -203,14 +203,14 @@ def _used_up() -> OutOfMemory:
     )
 
 
-def _refused(begun: Estimate, question: Question, longest_pair: int) -> Estimate:
+def _refused(draft: Estimate, question: Question, longest_pair: int) -> Estimate:
     # More than there is, whatever was predicted: the measured step ran out of memory.
     needed = max(question.needed_bytes(), question.room.free_bytes + 1)
     changes = changes_for_memory(question, longest_pair=longest_pair)
-    return begun.model_copy(update={"memory_bytes": needed, "changes": tuple(changes)})
+    return draft.model_copy(update={"memory_bytes": needed, "changes": tuple(changes)})
 
 
-def _memory(result: TrialResult, begun: Estimate) -> int:
+def _memory(result: TrialResult, draft: Estimate) -> int:
     """Return the expected peak: a forward of the run may hold more tokens than were measured."""
     return result.peak_bytes + result.bytes_a_token * result.missing_tokens
 

@@ -150,8 +150,10 @@ class Estimate(BaseModel):
         if not self.fits_disk:
             disk += f" and {in_bytes(self.needed_disk_bytes)} to start"
             disk += f" ({in_bytes(self.free_disk_bytes)} free)"
-        begin = "" if self.fits else "Does not fit: "
-        return f"{begin}{about(self.seconds.total, is_first=not begin)}, {memory} ({free}), {disk}."
+        prefix = "" if self.fits else "Does not fit: "
+        return (
+            f"{prefix}{about(self.seconds.total, is_first=not prefix)}, {memory} ({free}), {disk}."
+        )
 
     def sentences(self) -> list[str]:
         """Return the estimate and the source of its numbers, most important first."""

@@ -185,7 +185,7 @@ def refuse_foreign(found: Found, identity: Identity) -> None:
     changes = differences(found.newest.manifest.identity, identity) if found.newest else []
     if changes:
         raise CheckpointError(
-            f"This is not the training that was begun: {'; '.join(changes)}.",
+            f"The checkpoint belongs to another training: {'; '.join(changes)}.",
             hint="Undo the changes, or start a new run with them.",
         )
 

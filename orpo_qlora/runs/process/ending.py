@@ -19,7 +19,7 @@ FORCED = "Ended by force after the request to stop; it can be resumed from its l
 
 EARLY = "Stopped before it came to train."
 _ASKING = {-signal.SIGTERM, -signal.SIGINT}
-"""A worker that has begun answers these itself, with a checkpoint."""
+"""A worker at work handles these itself, with a checkpoint."""
 
 _CAUSES = {
     "SIGKILL": "Something ended it from outside, most often the system when memory ran out.",

@@ -129,7 +129,7 @@ def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
 
     Raises:
         InputError: the run is at work, waits already, or has finished.
-        CheckpointError: every checkpoint is damaged, or settings or pairs are not those begun with.
+        CheckpointError: every checkpoint is damaged, or settings or pairs have changed.
     """
     with launching():
         run = _settled(paths)

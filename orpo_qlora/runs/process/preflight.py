@@ -59,7 +59,7 @@ def _check_locks(probe: Path) -> None:
 
 
 def check_room(folder: Path, needed_bytes: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Refuse a run that the disk cannot hold.
 
     Raises:
         DiskFull: names the folder, what is free and what is needed.

@@ -26,7 +26,7 @@ def run_of_ticket(ticket: str) -> RunPaths | None:
 
 
 def _is(paths: RunPaths, **wanted: str) -> bool:
-    """Tell whether the stored state has these values; of a run deleted this moment, none has."""
+    """Whether the stored state has these values; False for a run just deleted."""
     try:
         state = store.stored_state(paths)
     except (FileNotFoundError, ValidationError):
