@@ -35,7 +35,6 @@ from benchmarks.soak_checks import programs, wait_until
 from benchmarks.soak_programs import end_everything
 from orpo_qlora import storage
 from orpo_qlora.chat import client
-from orpo_qlora.chat.pace import SHARE
 from orpo_qlora.config import build_config
 from orpo_qlora.data.pairs import PreferenceData, PreferencePair
 from orpo_qlora.data.summary import DataSummary
@@ -217,10 +216,6 @@ the two phases around it (mean of {arguments.rounds}, and two standard errors of
 processor time that the worker got: on a machine that others use too, a step is longer for reasons
 of theirs, but what the audience takes is missing there. The last columns are processor cores in
 use.
-
-Beside a run on the processor the chat takes {SHARE:.0%} of one core, and what it has saved up of
-that. Here it stands still while nobody is there and saves up, so it may take twice its share when
-somebody is.
 
 {chr(10).join(lines)}
 
