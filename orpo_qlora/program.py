@@ -64,18 +64,22 @@ def run_program(main: Callable[[], None], on_error: Callable[[OrpoQloraError], N
     return error.exit_code
 
 
-def give_way() -> None:
+def give_way(niceness: int = GIVING_WAY) -> None:
     """Let other programs have the processor first, for the rest of this one's life.
 
     Linux counts niceness thread by thread; where it weighs whole sessions first (autogroup), each
     of our programs is one.
+
+    Args:
+        niceness: 0 to 19; a process that is nicer already stays as it is.
     """
-    os.setpriority(os.PRIO_PROCESS, 0, GIVING_WAY)
+    niceness = max(niceness, os.getpriority(os.PRIO_PROCESS, 0))
+    os.setpriority(os.PRIO_PROCESS, 0, niceness)
     with suppress(OSError):
         for thread in Path("/proc/self/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), GIVING_WAY)
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
     with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(f"{GIVING_WAY}", encoding="ascii")
+        Path("/proc/self/autogroup").write_text(f"{niceness}", encoding="ascii")
 
 
 def _translate(exc: Exception) -> OrpoQloraError:

@@ -1,1 +1,1 @@
-"""Talking to base and tuned side by side: client (no torch) and server. Floor 4."""
+"""Side-by-side chat with base and tuned models: client (no torch), server, votes. Floor 5."""

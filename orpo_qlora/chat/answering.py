@@ -1,6 +1,6 @@
-"""A question on its way: asked in a thread, so no page need stay open. Floor 4; no torch.
+"""A question being answered in its own thread, so no page has to stay open. Floor 5; no torch.
 
-The page follows; a page that is reloaded follows again, and the answer is kept when it ends.
+A page follows the answer, also after a reload; the answer is saved when it ends.
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ from contextlib import closing
 
 from orpo_qlora.chat import client, conversations
 from orpo_qlora.chat.client import Answers, Column
-from orpo_qlora.chat.conversations import Answer, Conversation, Exchange
-from orpo_qlora.chat.pace import RESTING
+from orpo_qlora.chat.conversations import Conversation, Exchange
 from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import Busy, OrpoQloraError
 
 PAUSE_SECONDS = 0.08
-"""Shortest time between two looks at an answer: more would be drawn than anyone can read."""
-RESTING_PAUSE_SECONDS = 3.0
-"""The same while the answer leaves the processor to a run: drawing it takes from the run too."""
+"""Shortest time between two updates of a page, seconds; faster is unreadable."""
 
 ALONE_SECONDS = 10.0
-"""How long an answer goes on that no page follows: a page that is reloaded is back by then."""
+"""How long an answer continues that no page follows; a reload takes less."""
 
-_at_work: dict[str, Answering] = {}
-"""The question under way of each conversation."""
+_under_way: dict[str, Answering] = {}
+"""The question being answered, by conversation id."""
 _registry = threading.Lock()
 
 
@@ -39,8 +36,8 @@ class Answering:
         self.latest = Answers(("",) * len(columns))
         self.error: OrpoQloraError | None = None
         self._columns = columns
-        self._news = threading.Condition()
-        self._heard = 0
+        self._changed = threading.Condition()
+        self._version = 0
         self._followers = 0
         self._alone_since = time.monotonic()
         self._end = ""
@@ -53,41 +50,40 @@ class Answering:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the answers; what was said so far is kept."""
+        """End the answers; the text so far is kept."""
         self._end = "Stopped."
         client.stop(self.exchange.id)
 
     def join(self, seconds: float) -> None:
-        """Wait until the answer is kept, at most so long."""
+        """Wait until the answer is saved, at most so long."""
         self._thread.join(seconds)
 
     def follow(self) -> Generator[Answers, None, None]:
-        """Yield what has been said, now and whenever there is more, until the question is over.
+        """Yield the answers so far, now and after each change, until the question has ended.
 
-        Then `exchange` is as it was kept, and `error` says what went wrong.
+        Then `exchange` is what was saved, and `error` the reason of a failure.
         """
-        with self._news:
+        with self._changed:
             self._followers += 1
         try:
-            yield from self._heard_by_one()
+            yield from self._updates()
         finally:
-            with self._news:
+            with self._changed:
                 self._followers -= 1
                 self._alone_since = time.monotonic()
 
-    def _heard_by_one(self) -> Iterator[Answers]:
-        heard = -1
+    def _updates(self) -> Iterator[Answers]:
+        seen = -1
         while True:
-            with self._news:
-                while self._heard == heard and not self._is_done:
-                    self._news.wait()
-                heard, latest, is_done = self._heard, self.latest, self._is_done
+            with self._changed:
+                while self._version == seen and not self._is_done:
+                    self._changed.wait()
+                seen, latest, is_done = self._version, self.latest, self._is_done
             yield latest
             if is_done:
                 return
-            pause = RESTING_PAUSE_SECONDS if latest.note == RESTING else PAUSE_SECONDS
-            with self._news:
-                self._news.wait_for(lambda: self._is_done, pause)
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_done, PAUSE_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -106,22 +102,22 @@ class Answering:
             self._finish()
 
     def _is_alone(self) -> bool:
-        with self._news:
+        with self._changed:
             waited = time.monotonic() - self._alone_since
             return not self._followers and waited > ALONE_SECONDS
 
     def _note(self, answers: Answers) -> None:
-        with self._news:
-            self._heard += 1
+        with self._changed:
+            self._version += 1
             self.latest = answers
             self.exchange = grown(self.exchange, answers)
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def _finish(self) -> None:
         is_whole = all(answer.is_whole for answer in self.exchange.answers)
         if not is_whole:
-            said = (self.latest.note if self.latest.is_done else "") or "ended early"
-            note = self._end or f"{said[:1].upper()}{said[1:]}."
+            reason = (self.latest.note if self.latest.is_done else "") or "ended early"
+            note = self._end or f"{reason[:1].upper()}{reason[1:]}."
             note = self.error.message if self.error else note
             self.exchange = self.exchange.model_copy(update={"note": note})
         try:
@@ -130,14 +126,14 @@ class Answering:
             self.error = self.error or exc
         finally:
             with _registry:
-                _at_work.pop(self.conversation_id, None)
-            with self._news:
+                _under_way.pop(self.conversation_id, None)
+            with self._changed:
                 self._is_done = True
-                self._news.notify_all()
+                self._changed.notify_all()
 
 
 def grown(exchange: Exchange, answers: Answers) -> Exchange:
-    """Return a question with what its columns have said so far."""
+    """Return a question with its columns' text so far."""
     adapters = answers.adapters or ("",) * len(exchange.answers)
     return exchange.model_copy(
         update={
@@ -157,30 +153,30 @@ def grown(exchange: Exchange, answers: Answers) -> Exchange:
 
 
 def begin(conversation: Conversation, exchange: Exchange) -> Answering:
-    """Ask the next question of a conversation, which is kept with it from now on.
+    """Ask the next question of a conversation and save it with the conversation.
 
     Raises:
         Busy: the conversation has a question under way.
         DiskFull: nothing was asked.
     """
     with _registry:
-        if conversation.id in _at_work:
+        if conversation.id in _under_way:
             raise Busy(
                 "This conversation is being answered already.",
                 hint="Wait for the answers, or stop them.",
             )
         with conversations.alone():
-            # What was kept meanwhile stays: an answer that just ended, a vote in another tab.
+            # Keep what was saved meanwhile: an answer that just ended, a vote in another tab.
             conversation = conversation.as_kept(conversations.load(conversation.id))
             conversations.save(conversation.with_exchange(exchange))
         answering = Answering(conversation.id, exchange, columns_of(conversation, exchange))
         answering.start()
-        _at_work[conversation.id] = answering
+        _under_way[conversation.id] = answering
     return answering
 
 
 def columns_of(conversation: Conversation, exchange: Exchange) -> tuple[Column, ...]:
-    """Return what each column is asked; the sides of a blind question know the same."""
+    """Return each column's messages; both sides of a blind question have the same history."""
     asked = Message("user", exchange.message)
     shared = conversation.shared_turns()
     return tuple(
@@ -193,11 +189,6 @@ def columns_of(conversation: Conversation, exchange: Exchange) -> tuple[Column, 
 
 
 def under_way(conversation_id: str) -> Answering | None:
-    """Return the question that a conversation is waiting for."""
+    """Return the question of a conversation that is being answered, if any."""
     with _registry:
-        return _at_work.get(conversation_id)
-
-
-def unanswered(answers: Sequence[Answer]) -> tuple[Answer, ...]:
-    """Return the columns of a question without what they said."""
-    return tuple(Answer(run=answer.run, title=answer.title) for answer in answers)
+        return _under_way.get(conversation_id)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orpo_qlora.errors import InputError
+from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
 
 ADAPTERS_HELD = 4
@@ -32,6 +33,11 @@ class BaseKey:
         """The base in words, with all that tells it from another."""
         parts = (self.model, self.revision, f"weights {self.quantization}", self.compute_dtype)
         return ", ".join(part for part in parts if part)
+
+
+def chat_runs() -> list[Run]:
+    """Return the runs that can answer, newest first: ended, with an adapter."""
+    return [run for run in store.list_runs() if run.has_adapter and not run.is_active]
 
 
 def common_base(runs: Sequence[Run]) -> BaseKey:

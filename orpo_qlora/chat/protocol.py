@@ -1,4 +1,4 @@
-"""What the chat's client and server say to each other, and where they meet. Floor 4; no torch.
+"""Messages between the chat's client and server, and the files they meet at. Floor 5; no torch.
 
 One JSON line asks, JSON lines answer; the server listens on loopback only, and its port and the
 secret that opens it are in a file only the owner can read.
@@ -35,7 +35,7 @@ class Address(BaseModel):
 
 
 class Column(BaseModel):
-    """Who is to answer, and what was said before; the last turn is the message to answer."""
+    """A model and its conversation; the last turn is the message to answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,21 +45,21 @@ class Column(BaseModel):
 
 
 class Request(BaseModel):
-    """What a client asks."""
+    """A client's request."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     token: str
     kind: Literal["chat", "stop", "release", "status"]
     question: str = ""
-    """Name of what is asked; a stop with a name ends that answer, one without ends all."""
+    """Id of the question; a stop with an id ends that answer, one without ends all."""
     columns: tuple[Column, ...] = ()
     """At least one of them a run's, which says what base is meant."""
     sampling: Sampling = Sampling()
 
 
 class ChatStatus(BaseModel):
-    """What the chat process holds and does."""
+    """What the chat process has in memory and does."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -79,11 +79,11 @@ class Reply(BaseModel):
 
     note: str = ""
     adapters: tuple[str, ...] = ()
-    """SHA-256 of the adapter of each column as it was loaded, empty where it is off; said once."""
+    """SHA-256 of the adapter of each column as it was loaded, empty where it is off; sent once."""
     texts: tuple[str, ...] = ()
-    """What each column goes on with."""
+    """New text of each column."""
     ended: tuple[int, ...] = ()
-    """Columns that say no more after this line."""
+    """Columns that end with this line."""
     cut: tuple[int, ...] = ()
     """Those of them that ended at the longest answer."""
     tokens_per_second: float = 0.0

@@ -1,11 +1,10 @@
-"""The steps of a generation as replies on the wire. Floor 4; chat process."""
+"""Sends the steps of a generation as replies on the wire. Floor 5; chat process."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 
-from orpo_qlora.chat.models import Say
 from orpo_qlora.chat.protocol import Reply
 from orpo_qlora.models.generation import Delta
 
@@ -14,22 +13,21 @@ def relay(
     steps: Iterator[tuple[Delta, ...]],
     reply: Callable[[Reply], None],
     columns: int,
-    rest: Callable[[Say], str],
+    note: Callable[[], str],
 ) -> None:
-    """Send each step as one line, and the last word when every column has ended.
+    """Send each step as one line, and a last one with `is_done` when every column has ended.
 
-    Between steps it rests as long as it must; what there is to say of it goes with the next step.
+    Args:
+        steps: new text of the rows still being answered.
+        reply: sends one line to the client.
+        columns: rows of the batch.
+        note: what the user should know at this step, empty for nothing.
     """
     started, speed = 0.0, 0.0
-
-    def say(note: str) -> None:
-        reply(Reply(note=note, tokens_per_second=speed))
-
     working = columns
-    note = rest(say)
     for count, deltas in enumerate(steps):
         now = time.monotonic()
-        # The first step reads the prompt; what people see as speed begins after it.
+        # The first step reads the prompt: throughput counts from its end.
         started = started or now
         speed = count / (now - started) if now > started else 0.0
         texts = {delta.row: delta.text for delta in deltas}
@@ -41,9 +39,7 @@ def relay(
                 ended=ended,
                 cut=tuple(delta.row for delta in deltas if delta.is_cut),
                 tokens_per_second=speed,
-                note=note,
+                note=note(),
             )
         )
-        if working:
-            note = rest(say)
     reply(Reply(is_done=True, note="stopped" if working else "", tokens_per_second=speed))

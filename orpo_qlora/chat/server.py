@@ -20,8 +20,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
 import torch
@@ -30,10 +29,10 @@ from pydantic import ValidationError
 from orpo_qlora import storage
 from orpo_qlora.chat import protocol
 from orpo_qlora.chat.models import GIB, LoadedAdapter, LoadedPolicies, Say
-from orpo_qlora.chat.pace import LOOK_SECONDS, WORD_SECONDS, Pace
 from orpo_qlora.chat.protocol import Address, ChatStatus, Reply, Request
 from orpo_qlora.chat.relay import relay
 from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
+from orpo_qlora.jobs import interactive
 from orpo_qlora.models import hardware
 from orpo_qlora.models.generation import stream
 from orpo_qlora.models.sampling import BASE, Conversation
@@ -48,12 +47,18 @@ IDLE_VARIABLE = "ORPO_QLORA_CHAT_IDLE_SECONDS"
 IDLE_SECONDS = 600.0
 WATCH_SECONDS = 1.0
 LOCK_SECONDS = 2.0
-WORTH_A_WORD_SECONDS = 0.3
+WORTH_A_NOTE_SECONDS = 0.3
 LEAVE_SECONDS = 5.0
 RUN_NEEDS_BYTES = 2 * GIB
 """Host memory that must stay free beside a run while the chat has nothing to do."""
 STOPS_REMEMBERED = 64
-BESIDE = "reading, slowly: a run trains, and has the processor first…"
+SHARED = "a training run shares the processor: answers are slow"
+NICENESS = 5
+"""Of the chat beside a run: it gets a quarter of one core there. 19 would leave it 1 to 5 %, so an
+answer would take minutes; 10 about 12 % (processor time of two pinned busy loops, measured)."""
+TURN_POLL_SECONDS = 0.2
+HEARTBEAT_SECONDS = 5.0
+"""A waiting question repeats its note after this time, so that a client that left is noticed."""
 
 
 class Chat:
@@ -71,8 +76,9 @@ class Chat:
         self._stopped: deque[str] = deque(maxlen=STOPS_REMEMBERED)
         """Questions that are to end, by name; a stop may come before its question has a turn."""
         self._beside = ""
-        """The run that was at work when the chat last answered, and did not mind."""
-        self._pace = Pace()
+        """Run that was active when the chat last answered, with room for both on its GPU."""
+        self._shares_processor = False
+        """Whether a run trains on the processor that answers are computed on."""
         self._why = ""
         """Why the process leaves by itself."""
 
@@ -132,7 +138,9 @@ class Chat:
                 return
             adapters = self._prepare(request, say)
             shas = tuple(adapter.sha256 if adapter else "" for adapter in adapters)
-            reply(Reply(note=BESIDE if self._pace.is_kept else "reading…", adapters=shas))
+            note = self._note()
+            reading = "; ".join(text for text in ("reading…", note) if text)
+            reply(Reply(note=reading, adapters=shas))
             conversations = [
                 Conversation(column.turns, adapter.name if adapter else BASE)
                 for column, adapter in zip(request.columns, adapters, strict=True)
@@ -145,11 +153,23 @@ class Chat:
                 should_stop,
                 self.loaded.prefixes,
             )
-            try:
-                with hardware.memory_errors(self._memory_is_used_up):
-                    relay(steps, reply, len(conversations), partial(self._rest, should_stop))
-            finally:
-                self._pace.spend()  # the last step, and one that was stopped
+            with hardware.memory_errors(self._memory_is_used_up), self._pausing_jobs():
+                relay(steps, reply, len(conversations), self._note)
+
+    def _pausing_jobs(self) -> AbstractContextManager[None]:
+        """Make evaluations and estimates pause while an answer is computed on the processor."""
+        return interactive.answering() if self.loaded.device == "cpu" else nullcontext()
+
+    def _note(self) -> str:
+        """Return what slows the answer, in words; adapt to a run that began or ended meanwhile."""
+        if self.loaded.device != "cpu":
+            return ""
+        if self._shares_processor == (torch.get_num_threads() > 1):
+            self._use_cores()
+        if self._shares_processor:
+            return SHARED
+        job = interactive.job_at_work()
+        return f"{job} pauses until this answer ends" if job else ""
 
     def _memory_is_used_up(self) -> OutOfMemory:
         self.loaded.unload()
@@ -165,43 +185,35 @@ class Chat:
         active = active_run()
         self._beside = active.id if active else ""
         adapters = self.loaded.prepare(runs, active, say)
-        self._keep_pace_with(active)
-        self._pace.begin()
+        self._share_processor_with(active)
         threads = self._use_cores()
         log.info("answering with run %s on %d threads", ", ".join(asked), threads)
         return [adapters.get(column.run) for column in request.columns]
 
-    def _keep_pace_with(self, active: Run | None) -> None:
-        """Leave the processor to a run that trains on it, until there is none."""
-        self._pace.keep(active is not None and self.loaded.device == "cpu")
-        if self._pace.is_kept:
-            give_way()
+    def _share_processor_with(self, active: Run | None) -> None:
+        """Run at low priority from the first run that trains on the same processor."""
+        self._shares_processor = active is not None and self.loaded.device == "cpu"
+        if self._shares_processor:
+            give_way(NICENESS)
 
     def _use_cores(self) -> int:
         """Compute on every core, on one beside a run; return how many."""
-        if not self._pace.is_kept:
+        if not self._shares_processor:
             return hardware.use_all_cores()
         torch.set_num_threads(1)
         return 1
-
-    def _rest(self, should_stop: Callable[[], bool], say: Say) -> str:
-        """Let a run have the processor first, one that began or ended meanwhile too."""
-        note = self._pace.rest(say, should_stop)
-        if self._pace.is_kept == (torch.get_num_threads() > 1):
-            self._use_cores()
-        return note
 
     @contextmanager
     def _own_turn(self, say: Say, should_stop: Callable[[], bool]) -> Iterator[None]:
         """Hold the model alone; a second page waits its turn, unless it goes away."""
         # The watch holds the turn for a moment now and then; that is not worth a word.
-        has_turn = self._turn.acquire(timeout=WORTH_A_WORD_SECONDS)
-        told = -math.inf
+        has_turn = self._turn.acquire(timeout=WORTH_A_NOTE_SECONDS)
+        noted_at = -math.inf
         while not has_turn and not should_stop():
-            if time.monotonic() - told >= WORD_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - noted_at >= HEARTBEAT_SECONDS:
+                noted_at = time.monotonic()
                 say("waiting for another answer to end…")
-            has_turn = self._turn.acquire(timeout=LOOK_SECONDS)
+            has_turn = self._turn.acquire(timeout=TURN_POLL_SECONDS)
         try:
             self._is_answering = has_turn or self._is_answering
             yield
@@ -234,7 +246,7 @@ class Chat:
         if not self.loaded.key:
             return ""
         active = active_run()
-        self._keep_pace_with(active)  # also in an answer that was begun before the run
+        self._share_processor_with(active)  # also for an answer that began before the run
         if active is None:
             return ""
         if self.loaded.device != "cpu":

@@ -1,4 +1,4 @@
-"""One turn of a conversation. Floor 1; no torch."""
+"""The message of a conversation. Floor 1; no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one side said."""
+    """One message of a conversation, in a pair or in the chat."""
 
     role: Role
     content: str

@@ -22,6 +22,7 @@ from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.report_card import ReportCard, Scores
 from orpo_qlora.evaluation.request import EvaluationRequest
+from orpo_qlora.jobs import estimation, interactive
 from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.orpo.budget import Budget, settle_memory
@@ -78,6 +79,8 @@ class EvaluationProgram(JobProgram):
         self.report("loading the base model")
         base = training_setup.load_base(run.config)
         self.notes.append(f"Arithmetic: {base.arithmetic.reason}.")
+        if base.arithmetic.device == "cpu":
+            interactive.work_behind_answers("an evaluation")
         self.report("loading the adapter")
         policy = _with_adapter(base, run)
         self.report("tokenizing the held-out pairs")
@@ -115,6 +118,7 @@ class EvaluationProgram(JobProgram):
             found: Logps = {}
             self.report(phase, done=before)
             for group in engine.micro_steps(pairs, tokens_per_forward):
+                interactive.wait_for_answer()
                 with torch.no_grad():
                     measured, _ = engine.measure(group)
                 means = (measured.sums / measured.counts).tolist()

@@ -20,7 +20,7 @@ from peft import PeftModel
 from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair, Split, split_pairs
 from orpo_qlora.errors import OutOfMemory
-from orpo_qlora.jobs import estimation, token_counts
+from orpo_qlora.jobs import estimation, interactive, token_counts
 from orpo_qlora.jobs.advice import Question, changes_for_disk, changes_for_memory
 from orpo_qlora.jobs.estimation import Estimate, EstimatePaths, EstimateRequest
 from orpo_qlora.jobs.job import JobProgram, run_job
@@ -129,6 +129,8 @@ class EstimateProgram(JobProgram):
         """Return the estimate of a training from a step of it."""
         self.report("loading the base model")
         base = training_setup.load_base(self.config)
+        if base.arithmetic.device == "cpu":
+            interactive.work_behind_answers("an estimate")
         policy = loading.attach_new_adapter(base, self.config)
         self.report("checking the layout")
         engine = training_setup.engine_for(self.config, policy, train)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.estimation import Seconds
 from orpo_qlora.models.hardware import peak_memory_bytes
 from orpo_qlora.models.memory import footprint, shape_of
@@ -54,7 +55,9 @@ class Trial:
         self.notes.append(note)
 
     def should_stop(self) -> bool:
-        """Whether enough time was measured."""
+        """Whether enough was measured."""
+        waited = interactive.wait_for_answer()  # not part of a step's time
+        self.moments = [moment + waited for moment in self.moments]
         return time.perf_counter() - self.moments[0] > ENOUGH_SECONDS
 
     def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:

@@ -15,7 +15,7 @@ import gradio as gr
 from orpo_qlora.ui import next_step
 from orpo_qlora.ui.chat import tab as chat_tab
 from orpo_qlora.ui.chat.tab import ChatTab
-from orpo_qlora.ui.chat.wiring import wire_chat_tab, wire_votes_to_data
+from orpo_qlora.ui.chat.votes_panel import wire_votes_to_data
 from orpo_qlora.ui.data import tab as data_tab
 from orpo_qlora.ui.data import token_panel
 from orpo_qlora.ui.data.tab import DataTab
@@ -173,7 +173,8 @@ def _wire_runs(studio: Studio) -> None:
 
 
 def _wire_chat(studio: Studio, loaded: Any) -> None:  # noqa: ANN401 - gradio's dependency
-    wire_chat_tab(studio.chat, studio.address, loaded)
-    event = wire_votes_to_data(studio.chat, studio.data, studio.tabs)
+    chat_tab.wire_chat_tab(studio.chat, studio.address, loaded)
+    view = studio.chat.view
+    event = wire_votes_to_data(view.panel, view.card, studio.data, studio.tabs)
     _check_train_after(studio, event)
     data_tab.refresh_tokens_after(studio.data, _token_settings(studio), event)

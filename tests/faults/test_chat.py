@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import psutil
@@ -16,9 +15,8 @@ from visitor import Visitor
 
 from orpo_qlora import storage
 from orpo_qlora.chat import client, protocol
-from orpo_qlora.chat.pace import RESTING
+from orpo_qlora.chat.server import NICENESS, SHARED
 from orpo_qlora.errors import Busy, ModelNotFound
-from orpo_qlora.program import GIVING_WAY
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 
@@ -56,10 +54,6 @@ def niceness(pid):
     return {os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads}
 
 
-def comes_to_rest(answer):
-    return any(update.note == RESTING for update in answer)
-
-
 def is_chat_there():
     return storage.is_locked(protocol.lock_file())
 
@@ -72,8 +66,8 @@ def test_a_run_that_needs_the_memory_does_not_wait_for_the_end_of_an_answer(
     wait_for(lambda: store.read_run(paths).state.step > 2)
     for _ in range(20):
         assert not next(answer).is_done, "while there is memory for both, both go on"
-    # The run has the processor first, also in an answer begun before it.
-    wait_until(lambda: niceness(client.status().pid) == {GIVING_WAY}, seconds=30)
+    # The answer runs at low priority, also when it began before the run.
+    wait_until(lambda: niceness(client.status().pid) == {NICENESS}, seconds=30)
     set_free(GIB)
     *_, last = answer
     assert last.is_done
@@ -89,17 +83,18 @@ def test_a_run_that_needs_the_memory_does_not_wait_for_the_end_of_an_answer(
     assert ask(run)[-1].is_done
 
 
-def test_beside_a_run_an_answer_takes_its_share_of_the_processor_and_no_more(
+def test_beside_a_run_the_chat_says_that_both_share_the_processor(
     run, fake_worker, start, wait_for
 ):
     paths = start(max_steps=100_000)
     wait_for(lambda: store.read_run(paths).state.step > 2)
-    answer = next(answer for answer in iter(lambda: begin(run), None) if comes_to_rest(answer))
-    chat = psutil.Process(client.status().pid)
-    time.sleep(1)  # what it was computing comes to its end
-    before = sum(chat.cpu_times()[:2])
-    time.sleep(5)
-    assert sum(chat.cpu_times()[:2]) - before < 1
+    answer = begin(run)
+    assert next(answer).note == SHARED
+    assert niceness(client.status().pid) == {NICENESS}
+    step = store.read_run(paths).state.step
+    for _ in range(20):
+        assert not next(answer).is_done
+    wait_for(lambda: store.read_run(paths).state.step > step)
     launch.end_run(paths, 20.0)
     while next(answer).note:
         pass

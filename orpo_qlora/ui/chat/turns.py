@@ -11,13 +11,18 @@ import gradio as gr
 
 from orpo_qlora.chat import answering, client, conversations, votes
 from orpo_qlora.chat.answering import Answering
-from orpo_qlora.chat.bases import BaseKey, common_base
+from orpo_qlora.chat.bases import BaseKey, chat_runs, common_base
 from orpo_qlora.chat.client import Answers
 from orpo_qlora.chat.conversations import Answer, Conversation, Exchange, Vote
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import present, store
 from orpo_qlora.ui.chat import messages as messages_view
-from orpo_qlora.ui.chat.tab import BASE_CHOICE, COLUMNS_MOST, ChatTab, chat_runs, settings_from
+from orpo_qlora.ui.chat.conversation_view import (
+    BASE_CHOICE,
+    COLUMNS_MOST,
+    ConversationView,
+    settings_from,
+)
 from orpo_qlora.ui.chat.votes_panel import panel_updates, vote_sentence
 from orpo_qlora.ui.parts import cards
 from orpo_qlora.ui.parts.guard import Updates
@@ -44,16 +49,18 @@ class Asker:
         return cls(conversation_id or "", picked or (), bool(is_blind), tuple(settings))
 
 
-def asker_inputs(tab: ChatTab) -> list[Any]:
+def asker_inputs(view: ConversationView) -> list[Any]:
     """Return the inputs of `Asker.of`."""
-    return [tab.conversation_id, tab.picker, tab.blind, *tab.settings]
+    return [view.conversation_id, view.picker.runs, view.picker.blind, *view.settings.inputs]
 
 
-def send_updates(tab: ChatTab, asker: Asker, message: str, editing: str = "") -> Iterator[Updates]:
+def send_updates(
+    view: ConversationView, asker: Asker, message: str, editing: str = ""
+) -> Iterator[Updates]:
     """Ask every chosen column the message, and show the answers while they grow.
 
     Args:
-        tab: the tab's components.
+        view: the components.
         asker: what else the page holds.
         message: what to ask; nothing happens if it is blank.
         editing: the message that this one takes the place of, with all that followed.
@@ -73,10 +80,10 @@ def send_updates(tab: ChatTab, asker: Asker, message: str, editing: str = "") ->
             hint="Vote first: the conversation goes on from the answer you prefer.",
         )
     exchange = _question(asker, text, settings_from(asker.settings))
-    yield from _asked_updates(tab, conversation.before(editing), exchange)
+    yield from _asked_updates(view, conversation.before(editing), exchange)
 
 
-def again_updates(tab: ChatTab, asker: Asker) -> Iterator[Updates]:
+def again_updates(view: ConversationView, asker: Asker) -> Iterator[Updates]:
     """Ask the newest message again with the next seed; its answers give way."""
     conversation = conversations.load(asker.conversation_id)
     last = conversation.last
@@ -85,7 +92,7 @@ def again_updates(tab: ChatTab, asker: Asker) -> Iterator[Updates]:
         return
     settings = replace(settings_from(asker.settings), seed=last.settings.seed + 1)
     exchange = _question(asker, last.message, settings)
-    yield from _asked_updates(tab, conversation.before(last.id), exchange)
+    yield from _asked_updates(view, conversation.before(last.id), exchange)
 
 
 def _question(asker: Asker, message: str, settings: client.ChatSettings) -> Exchange:
@@ -120,17 +127,19 @@ def _columns(picked: Sequence[str]) -> tuple[BaseKey, list[Answer]]:
     ]
 
 
-def _asked_updates(tab: ChatTab, before: Conversation, exchange: Exchange) -> Iterator[Updates]:
+def _asked_updates(
+    view: ConversationView, before: Conversation, exchange: Exchange
+) -> Iterator[Updates]:
     under_way = answering.begin(before, exchange)
     yield {
-        **conversation_updates(tab, before.with_exchange(exchange), under_way),
-        **edit_updates(tab, None),
-        tab.message: "",
+        **conversation_updates(view, before.with_exchange(exchange), under_way),
+        **edit_updates(view, None),
+        view.question.message: "",
     }
-    yield from follow_updates(tab, under_way)
+    yield from follow_updates(view, under_way)
 
 
-def follow_updates(tab: ChatTab, under_way: Answering) -> Iterator[Updates]:
+def follow_updates(view: ConversationView, under_way: Answering) -> Iterator[Updates]:
     """Show the answers while they grow, and what can be done once they are there.
 
     Raises:
@@ -140,10 +149,13 @@ def follow_updates(tab: ChatTab, under_way: Answering) -> Iterator[Updates]:
     for answers in under_way.follow():
         number = len(before.exchanges) + 1
         newest = messages_view.exchange_html(under_way.exchange, number, is_live=True)
-        yield {tab.newest: newest, tab.pace: cards.pace(_pace(answers))}
+        yield {view.newest: newest, view.status: cards.pace(_pace(answers))}
     pace = _last_pace(under_way)
     conversation = before.with_exchange(under_way.exchange)
-    yield {**conversation_updates(tab, conversation), tab.pace: cards.pace(pace) if pace else ""}
+    yield {
+        **conversation_updates(view, conversation),
+        view.status: cards.pace(pace) if pace else "",
+    }
     if under_way.error is not None:
         raise under_way.error
 
@@ -162,33 +174,33 @@ def _last_pace(under_way: Answering) -> str:
 
 
 def conversation_updates(
-    tab: ChatTab, conversation: Conversation, under_way: Answering | None = None
+    view: ConversationView, conversation: Conversation, under_way: Answering | None = None
 ) -> Updates:
     """Return everything the page shows of a conversation, and the buttons that fit it."""
     last = conversation.last
     if last is None:
-        return empty_updates(tab)
+        return empty_updates(view)
     past, newest = messages_view.conversation_html(conversation, is_live=under_way is not None)
     is_open = last.is_votable and under_way is None
     return {
-        tab.conversation_id: conversation.id,
-        tab.past: past,
-        tab.newest: newest,
-        **_button_updates(tab, is_live=under_way is not None, is_open=is_open),
-        tab.vote_row: gr.update(visible=last.hides_names),
+        view.conversation_id: conversation.id,
+        view.past: past,
+        view.newest: newest,
+        **_button_updates(view, is_live=under_way is not None, is_open=is_open),
+        view.votes.row: gr.update(visible=last.hides_names),
     }
 
 
-def empty_updates(tab: ChatTab) -> Updates:
+def empty_updates(view: ConversationView) -> Updates:
     """Return the page without a conversation."""
     return {
-        tab.conversation_id: "",
-        tab.past: "",
-        tab.newest: messages_view.opening_html(_prompts()),
-        tab.pace: "",
-        **_button_updates(tab, is_live=False, is_open=False, is_empty=True),
-        **edit_updates(tab, None),
-        tab.vote_row: gr.update(visible=False),
+        view.conversation_id: "",
+        view.past: "",
+        view.newest: messages_view.opening_html(_prompts()),
+        view.status: "",
+        **_button_updates(view, is_live=False, is_open=False, is_empty=True),
+        **edit_updates(view, None),
+        view.votes.row: gr.update(visible=False),
     }
 
 
@@ -202,33 +214,33 @@ def _prompts() -> list[str]:
 
 
 def _button_updates(
-    tab: ChatTab, *, is_live: bool, is_open: bool, is_empty: bool = False
+    view: ConversationView, *, is_live: bool, is_open: bool, is_empty: bool = False
 ) -> Updates:
     # Not gr.Button: this also runs while the page is built, where a component is put on the page.
     return {
-        tab.send: gr.update(interactive=not is_live and not is_open),
-        tab.stop: gr.update(interactive=is_live),
-        tab.again: gr.update(interactive=not is_live and not is_empty),
-        **{button: gr.update(interactive=is_open) for button in tab.votes.values()},
+        view.question.send: gr.update(interactive=not is_live and not is_open),
+        view.question.stop: gr.update(interactive=is_live),
+        view.question.again: gr.update(interactive=not is_live and not is_empty),
+        **{button: gr.update(interactive=is_open) for button in view.votes.buttons.values()},
     }
 
 
-def stop_updates(tab: ChatTab, conversation_id: str) -> Updates:
+def stop_updates(view: ConversationView, conversation_id: str) -> Updates:
     """End the answers of this conversation; the words so far stay."""
     under_way = answering.under_way(conversation_id)
     if under_way is None:
-        return {tab.stop: gr.update(interactive=False)}
+        return {view.question.stop: gr.update(interactive=False)}
     under_way.stop()
-    return {tab.stop: gr.update(interactive=False), tab.pace: cards.pace("stopping…")}
+    return {view.question.stop: gr.update(interactive=False), view.status: cards.pace("stopping…")}
 
 
-def clear_updates(tab: ChatTab, conversation_id: str) -> Updates:
+def clear_updates(view: ConversationView, conversation_id: str) -> Updates:
     """Begin a new conversation; the old one stays on disk, its answers under way end."""
-    stop_updates(tab, conversation_id)
-    return empty_updates(tab)
+    stop_updates(view, conversation_id)
+    return empty_updates(view)
 
 
-def vote_updates(tab: ChatTab, vote: Vote, conversation_id: str) -> Updates:
+def vote_updates(view: ConversationView, vote: Vote, conversation_id: str) -> Updates:
     """Keep a vote, tell the names and count it.
 
     Raises:
@@ -237,52 +249,54 @@ def vote_updates(tab: ChatTab, vote: Vote, conversation_id: str) -> Updates:
     """
     conversation = votes.cast(conversation_id, vote)
     return {
-        **conversation_updates(tab, conversation),
-        **panel_updates(tab.panel, is_open=True),
-        tab.pace: cards.pace(vote_sentence(conversation)),
+        **conversation_updates(view, conversation),
+        **panel_updates(view.panel, is_open=True),
+        view.status: cards.pace(vote_sentence(conversation)),
     }
 
 
-def edit_updates(tab: ChatTab, exchange: Exchange | None) -> Updates:
+def edit_updates(view: ConversationView, exchange: Exchange | None) -> Updates:
     """Return what lets a message be changed, or what ends that."""
     if exchange is None:
-        return {tab.editing: "", tab.edit_row: gr.update(visible=False)}
+        return {view.editing.exchange_id: "", view.editing.row: gr.update(visible=False)}
     return {
-        tab.editing: exchange.id,
-        tab.edit_row: gr.update(visible=True),
-        tab.message: exchange.message,
+        view.editing.exchange_id: exchange.id,
+        view.editing.row: gr.update(visible=True),
+        view.question.message: exchange.message,
         # Also when a vote is due: what is edited away needs none.
-        tab.send: gr.update(interactive=True),
+        view.question.send: gr.update(interactive=True),
     }
 
 
-def choice_updates(tab: ChatTab, conversation_id: str, choice: str) -> Updates | None:
+def choice_updates(view: ConversationView, conversation_id: str, choice: str) -> Updates | None:
     """Do what a button inside the conversation says: “edit:<message’s id>” or “try:<text>”."""
     kind, _, exchange_id = choice.partition(":")
     if kind == "try":
-        return {tab.message: exchange_id}
+        return {view.question.message: exchange_id}
     if kind != "edit" or answering.under_way(conversation_id):
         return None
     for exchange in conversations.load(conversation_id).exchanges:
         if exchange.id == exchange_id:
-            return edit_updates(tab, exchange)
+            return edit_updates(view, exchange)
     return None
 
 
-def restore_updates(tab: ChatTab, conversation_id: str) -> Iterator[Updates]:
+def restore_updates(view: ConversationView, conversation_id: str) -> Iterator[Updates]:
     """Show a conversation again after a reload, and follow it if it is being answered."""
     under_way = answering.under_way(conversation_id)
     conversation = conversations.load(conversation_id or conversations.new_id())
     last = conversation.last
     if last is None:
-        yield empty_updates(tab)
+        yield empty_updates(view)
         return
     picked = [answer.run or BASE_CHOICE for answer in last.answers]
     yield {
-        **conversation_updates(tab, conversation, under_way),
+        **conversation_updates(view, conversation, under_way),
         # In a fixed order: the sides of a blind question are a secret.
-        tab.picker: gr.update(value=sorted(picked, key=lambda pick: (pick != BASE_CHOICE, pick))),
-        tab.blind: last.is_blind,
+        view.picker.runs: gr.update(
+            value=sorted(picked, key=lambda pick: (pick != BASE_CHOICE, pick))
+        ),
+        view.picker.blind: last.is_blind,
     }
     if under_way is not None:
-        yield from follow_updates(tab, under_way)
+        yield from follow_updates(view, under_way)

@@ -1,4 +1,4 @@
-"""What blind votes say so far, and their way back into training. Floor 5."""
+"""The Votes panel: win rates, downloads, and votes as training data. Floor 6."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import html
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from orpo_qlora.chat.votes import Export, Score
 from orpo_qlora.data.wording import plural
 from orpo_qlora.runs import present
 from orpo_qlora.ui.chat import messages as messages_view
+from orpo_qlora.ui.data import tab as data_tab
 from orpo_qlora.ui.data import uploads
-from orpo_qlora.ui.parts import cards
-from orpo_qlora.ui.parts.guard import Updates
+from orpo_qlora.ui.data.tab import DataTab
+from orpo_qlora.ui.parts import cards, downloads
+from orpo_qlora.ui.parts.events import QUIET, UNCHECKED
+from orpo_qlora.ui.parts.guard import Updates, guarded
 
 KINDS = {"csv": "Votes as CSV", "jsonl": "Votes as JSON Lines"}
 SOURCE = "votes.jsonl"
@@ -48,12 +52,12 @@ class VotesPanel:
 
 
 def build_votes_panel(file: gr.File) -> VotesPanel:
-    """Return the components, without votes; `file` is where a download passes through."""
+    """Return the panel without votes; `file` holds a download on its way to the browser."""
     with gr.Accordion("Votes", open=False, elem_id="chat-scores-fold") as fold:
         scores = gr.HTML(cards.reason(NO_VOTES), elem_id="chat-scores")
         with gr.Row(elem_classes="actions"):
             use = gr.Button(
-                "Use these votes as data",
+                "Use votes as data",
                 variant="primary",
                 interactive=False,
                 elem_id="chat-use-votes",
@@ -67,6 +71,29 @@ def build_votes_panel(file: gr.File) -> VotesPanel:
                 for kind, label in KINDS.items()
             }
     return VotesPanel(fold, scores, use, downloads, file)
+
+
+def wire_votes_panel(panel: VotesPanel, card: gr.HTML) -> None:
+    """Connect the downloads; errors appear in `card`."""
+
+    def on_download(kind: str) -> Updates:
+        return {panel.file: str(export_file(kind))}
+
+    for kind, button in panel.downloads.items():
+        handler = guarded(card, partial(on_download, kind))
+        event = button.click(handler, None, [card, panel.file], trigger_mode="once", **UNCHECKED)
+        event.success(None, panel.file, None, js=downloads.SAVE, **QUIET)
+
+
+def wire_votes_to_data(panel: VotesPanel, card: gr.HTML, data: DataTab, tabs: gr.Tabs) -> Any:  # noqa: ANN401
+    """Connect “Use votes as data”; return the event after which the Data tab shows them."""
+
+    def on_use() -> Updates:
+        shown = data_tab.dataset_updates(data, keep_as_data())
+        return {**shown, data.upload: None, tabs: gr.Tabs(selected="data")}
+
+    parts = [card, *data.outputs, data.upload, tabs]
+    return panel.use.click(guarded(card, on_use), None, parts, trigger_mode="once", **UNCHECKED)
 
 
 def panel_updates(panel: VotesPanel, *, is_open: bool | None = None) -> Updates:

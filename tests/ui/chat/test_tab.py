@@ -1,5 +1,3 @@
-from dataclasses import fields
-
 import pytest
 from made_runs import leave_adapter, make_run, named_parts
 
@@ -7,16 +5,29 @@ from orpo_qlora.chat import conversations
 from orpo_qlora.chat.client import ChatSettings
 from orpo_qlora.chat.conversations import Answer, Conversation, Exchange
 from orpo_qlora.errors import ConfigError, InputError
+from orpo_qlora.ui.chat import conversation_view as cv
 from orpo_qlora.ui.chat import messages as messages_view
 from orpo_qlora.ui.chat import tab as chat_tab
 from orpo_qlora.ui.chat import turns as chat_turns
-from orpo_qlora.ui.chat import wiring
 from orpo_qlora.ui.chat.tab import ChatTab
 from orpo_qlora.ui.chat.turns import Asker
 from orpo_qlora.ui.chat.votes_panel import VotesPanel
 
 MARKUP = '<img src=x onerror="alert(1)"> &amp; 1 < 2 **bold** ![x](http://evil.example/x.png)'
 SETTINGS = ("", 0.7, 0.95, 64, 3)
+
+
+def named_view():
+    """A conversation's components, each its own name."""
+    return named_parts(
+        cv.ConversationView,
+        picker=named_parts(cv.ColumnPicker),
+        votes=named_parts(cv.VoteButtons, buttons={}),
+        editing=named_parts(cv.Editing),
+        question=named_parts(cv.Question),
+        settings=named_parts(cv.AnswerSettings),
+        panel=named_parts(VotesPanel, downloads={}),
+    )
 
 
 def exchange(**values):
@@ -64,7 +75,7 @@ def test_an_answer_that_was_lost_says_so():
 
 
 def test_cleared_inputs_fall_back_to_the_defaults():
-    assert chat_tab.settings_from([None, None, None, None, None]) == chat_tab.DEFAULTS
+    assert cv.settings_from([None, None, None, None, None]) == cv.DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -101,22 +112,21 @@ def test_what_asks_nothing_changes_nothing():
 
 
 def test_a_page_without_a_conversation_says_what_to_do():
-    names = {field.name: field.name for field in fields(ChatTab)}
-    tab = ChatTab(**(names | {"votes": {}}))
+    view = named_view()
     for name in ("", conversations.new_id()):
-        (updates,) = chat_turns.restore_updates(tab, name)
-        assert "Ask all of them the same thing" in updates[tab.newest]
-        assert updates[tab.conversation_id] == ""
+        (updates,) = chat_turns.restore_updates(view, name)
+        assert "Ask all of them the same thing" in updates[view.newest]
+        assert updates[view.conversation_id] == ""
 
 
 def test_a_choice_that_stands_is_not_sent_back():
     """It would take the place of one made before the answer came."""
     paths = make_run()
     leave_adapter(paths)
-    tab = named_parts(ChatTab, panel=named_parts(VotesPanel, downloads={}))
+    tab = named_parts(ChatTab, view=named_view())
 
     def sent(asked):
-        return chat_tab.select_updates(tab, asked)["picker"].get("value")
+        return chat_tab.select_updates(tab, asked)["runs"].get("value")
 
     assert sent(["base", paths.id]) is None
     assert sent(paths.id) == sent([]) == sent(["gone"]) == ["base", paths.id]
@@ -134,4 +144,4 @@ def test_a_choice_that_stands_is_not_sent_back():
     ],
 )
 def test_only_a_conversation_is_taken_from_the_address(parameters, found):
-    assert wiring.conversation_of(parameters) == found
+    assert chat_tab.conversation_of(parameters) == found
