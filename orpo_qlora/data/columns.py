@@ -74,6 +74,7 @@ def guess_mapping(
         found[part] = hits[0]
         if name != names[0] or part == "context":
             guessed.append(part)
+    _take_response(found, guessed, columns, plain)
     _take_context(found, guessed, columns, plain)
     missing = [part for part in ("chosen", "rejected") if part not in found]
     if missing:
@@ -151,6 +152,16 @@ def refuse_missing(
     raise NeedsColumns(
         message, where=f"{source}, header", hint=hint, columns=tuple(columns), found=dict(found)
     )
+
+
+def _take_response(
+    found: dict[str, str], guessed: list[str], columns: Sequence[str], plain: list[str]
+) -> None:
+    # ms-swift's layout: “response” is chosen where only the rejected one says what it is.
+    hits = [name for name in ("response", "answer", "completion", "output") if name in plain]
+    if "rejected" in found and "chosen" not in found and len(hits) == 1:
+        found["chosen"] = columns[plain.index(hits[0])]
+        guessed.append("chosen")
 
 
 def _take_context(

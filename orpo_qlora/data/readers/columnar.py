@@ -43,10 +43,12 @@ def _read_object(window: Window) -> dict[str, object] | None:
 
 
 def _is_column(value: object) -> bool:
-    """Return whether a value may be a column: no conversation, no list of records."""
+    """Return whether a value may be a column: neither one message nor a list of records."""
     if isinstance(value, dict):
         return not _MESSAGE_KEYS & value.keys()
-    return isinstance(value, list) and not any(isinstance(one, dict) for one in value)
+    return isinstance(value, list) and all(
+        _MESSAGE_KEYS & one.keys() for one in value if isinstance(one, dict)
+    )
 
 
 def _records(value: dict[str, object]) -> list[dict[str, object]] | None:
@@ -58,6 +60,8 @@ def _records(value: dict[str, object]) -> list[dict[str, object]] | None:
     if len(lists) == len(value):
         if len({len(column) for column in lists}) > 1 or not lists[0]:
             return None
+        if all(isinstance(one, dict) for column in lists for one in column):
+            return None  # one row of conversations
         return [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
     tables = [column for column in value.values() if isinstance(column, dict)]
     if len(tables) < len(value) or any(set(table) != set(tables[0]) for table in tables):

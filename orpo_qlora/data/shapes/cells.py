@@ -22,9 +22,9 @@ ROLE_KEYS = ("role", "from", "speaker", "author")
 CONTENT_KEYS = ("content", "value", "text", "message")
 ANSWER_KEYS = (
     "text", "content", "answer", "response", "completion", "output", "generated_text", "value",
-    "generation", "message",
+    "generation", "message", "full_text", "post", "question", "prompt", "instruction",
 )  # fmt: skip
-"""Keys of a response written as an object, such as `{"text": …, "score": …}`."""
+"""Keys of a response or prompt written as an object, such as `{"text": …, "score": …}`."""
 _MEDIA = re.compile(r"image|audio|video")
 _SERIALISED = re.compile(
     r"""\s*(?:(?:np\.|numpy\.)?array\()?\s*(?:\[\s*)?\{\s*['"](?:role|from|content|value)['"]\s*:"""
@@ -71,12 +71,22 @@ def _with_comma(found: re.Match[str]) -> str:
 def unpacked(cell: object) -> object:
     """Return the list or object that a text serialises; any other cell unchanged."""
     if not isinstance(cell, str) or not cell.lstrip().startswith(("[", "{", "array(", "np.array(")):
-        return cell
+        return records_of(cell)
     try:
         value = parse(cell)
     except RowFaultError:
         return cell
-    return value if isinstance(value, list | dict) else cell
+    return records_of(value) if isinstance(value, list | dict) else cell
+
+
+def records_of(cell: object) -> object:
+    """Return a struct of parallel lists, as `datasets` writes a list of structs, as objects."""
+    if not isinstance(cell, dict) or len(cell) < 2:
+        return cell
+    lists = [value for value in cell.values() if isinstance(value, list)]
+    if len(lists) < len(cell) or not lists[0] or len({len(one) for one in lists}) > 1:
+        return cell
+    return [dict(zip(cell, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
 def text_of(cell: object) -> str:
@@ -116,7 +126,7 @@ def messages_of(cell: object) -> list[Message]:
     Raises:
         RowFaultError: it holds something else, tool calls, media or an unknown role.
     """
-    value = parse(cell) if isinstance(cell, str) else cell
+    value = records_of(parse(cell) if isinstance(cell, str) else cell)
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         value = value["messages"]
     values = [value] if isinstance(value, dict) else value
@@ -187,7 +197,7 @@ def turns_of(cell: object, role: Role) -> list[Message]:
     Raises:
         RowFaultError: the cell is neither text nor messages.
     """
-    value = unpacked(cell) if looks_like_messages(cell) else cell
+    value = unpacked(cell) if looks_like_messages(cell) else records_of(cell)
     if is_part_list(value):
         return [Message(role, content_of(value))]
     if isinstance(value, dict) and not is_message(value) and "messages" not in value:

@@ -54,8 +54,6 @@ class ChosenInMessages(Shape):
         before = []
         if self._columns.history is not None:
             before = history_turns(row.cells[self._columns.history])
-        if len(rejected) == 1:
-            rejected = [*chosen[:-1], *rejected]
         preference = join([*before, *chosen], [*before, *rejected])
         return [with_system(preference, self._columns.system_text(row))]
 

@@ -21,8 +21,11 @@ _LISTS = (
 _ORDERED = ("output", "outputs")
 _SCORES = ("scores", "ratings", "rewards", "overall_scores", "score", "rating", "reward")
 _RANKS = ("ranks", "rank", "rankings", "ranking")
-_SCORE_KEYS = ("score", "overall_score", "rating", "overall_rating", "reward", "Rating", "quality")
+_SCORE_KEYS = ("score", "overall_score", "rating", "overall_rating", "reward", "Rating",
+               "quality", "pm_score")  # fmt: skip
 _RANK_KEYS = ("rank", "ranking")
+MOST_NUMBERED = 20
+"""Numbered columns that are looked for: response_0 to response_19."""
 _Scored = list[tuple[float, object]]
 
 
@@ -107,6 +110,44 @@ def recognise(head: Head) -> Shape | None:
         None,
     )
     return None if source is None else RankedList(head, source)
+
+
+def recognise_numbered(head: Head) -> Shape | None:
+    """Return the shape of a file with three or more numbered responses and scores, else None."""
+    for stem in ("response", "answer", "completion", "output", "generation", "candidate"):
+        found = [
+            (answer, score)
+            for number in range(MOST_NUMBERED)
+            if (answer := head.find(f"{stem}_{number}", f"{stem}{number}")) is not None
+            if (score := _score_beside(head, stem, number)) is not None
+        ]
+        if len(found) > 2:
+            indices = tuple(index for both in found for index in both)
+            meaning = f"“{stem}” columns with a score each, the highest is the best"
+            source = _Source(_numbered(found), indices, meaning)
+            return RankedList(head, source)
+    return None
+
+
+def _score_beside(head: Head, stem: str, number: int) -> int | None:
+    names = (
+        name
+        for kind in ("score", "rating", "reward")
+        for name in (f"{kind}_{number}", f"{kind}{number}", f"{stem}_{number}_{kind}")
+    )
+    return head.find(*names)
+
+
+def _numbered(found: Sequence[tuple[int, int]]) -> Callable[[Row], _Scored]:
+    def read(row: Row) -> _Scored:
+        return [
+            (number, row.cells[answer])
+            for answer, score in found
+            if row.cells[answer] is not None
+            if (number := number_of(row.cells[score])) is not None
+        ]
+
+    return read
 
 
 def recognise_rejected_list(head: Head) -> Shape | None:

@@ -16,6 +16,7 @@ from orpo_qlora.data.shapes.verdict import number_of
 
 FAMILIES: tuple[Callable[[Head], Shape | None], ...] = (
     conversation.recognise,
+    ranking.recognise_numbered,
     verdict.recognise,
     ranking.recognise,
     labelled.recognise,

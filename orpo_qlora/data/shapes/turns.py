@@ -48,6 +48,8 @@ def join(
         RowFaultError: they do not belong together.
     """
     chosen, rejected = (without_empty_end(turns, "user") for turns in (chosen, rejected))
+    if len(rejected) == 1 < len(chosen):
+        rejected = [*chosen[:-1], *rejected]
     for turns in (chosen, rejected):
         if not turns or turns[-1].role != "assistant":
             raise RowFaultError("bad-turns")

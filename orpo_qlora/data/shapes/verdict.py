@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
@@ -24,7 +25,7 @@ _VERDICTS = (
     "preference_strength", "overall_preference", "preference", "preferred", "winner",
     "better_response_id", "better_response", "preferred_response", "preferred_answer", "better",
     "verdict", "human_preference", "preferred_output", "vote", "choice", "labels", "label",
-    "chosen", "judgement", "judgment",
+    "chosen", "judgement", "judgment", "preference_responses", "preference_label", "result",
 )  # fmt: skip
 _SCORES = ("score", "rating", "reward", "scores", "ratings")
 _TIES = {
@@ -205,7 +206,35 @@ def _from_verdict(head: Head, two: _Two) -> _Verdict | None:
             return _worded(head, index, words)
         if all(map(_is_number, values)):
             return _numbered(head, two, name, index)
+        return _by_model(head, two, index) or _refuse(head, two, index)
     return None
+
+
+def _by_model(head: Head, two: _Two, index: int) -> _Verdict | None:
+    """Return a verdict that names the model of the better response."""
+    first, second = (head.find(f"model_{end}", f"model{end}") for end in two.suffixes)
+    if first is None or second is None:
+        return None
+
+    def read(row: Row) -> str:
+        winner, names = row.cells[index], (row.cells[first], row.cells[second])
+        if winner in names and names[0] != names[1]:
+            return FIRST if winner == names[0] else SECOND
+        return TIE if _plain(winner) in _TIES else UNCLEAR
+
+    if all(read(row) == UNCLEAR for row in head.rows if not row.fault):
+        return None
+    return _Verdict((index,), read, f"“{head.columns[index]}” names the model of the chosen one")
+
+
+def _refuse(head: Head, two: _Two, index: int) -> NoReturn:
+    names = f"“{head.columns[two.first]}” or “{head.columns[two.second]}”"
+    column, example = head.columns[index], str(head.cells(index)[0])[:40]
+    raise DataError(
+        f"“{column}” does not show whether {names} is better: it holds “{example}”.",
+        where=f"column “{column}”",
+        hint="Write the name of the better column into it, or “tie”.",
+    )
 
 
 def _plain(cell: object) -> str:

@@ -41,6 +41,10 @@ def share(role, text):
             ("why?", [["hi", "hello"]], "because", "no idea"), 2,
         ),
         (
+            ("query", "response", "rejected_response", "history"),
+            ("why?", "because", "no idea", [["hi", "hello"]]), 2,
+        ),
+        (
             ("messages", "rejected_response"),
             ([user("why?"), GOOD, user("")], "no idea"), 0,
         ),

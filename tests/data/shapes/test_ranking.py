@@ -87,6 +87,18 @@ def test_rejected_may_be_a_list(tmp_path, setting):
     assert texts_of(data) == (every[:1] if setting == "best_worst" else every)
 
 
+def test_numbered_columns_with_scores(tmp_path):
+    header = ["prompt", *(f"response_{n}" for n in (1, 2, 3)), *(f"score_{n}" for n in (1, 2, 3))]
+    data = loaded(tmp_path, json_lines([("q?", *ANSWERS, 2, 9, 1)], header))
+    assert texts_of(data) == PAIRS["best_worst"]
+
+
+def test_struct_of_lists_is_a_list_of_structs(tmp_path):
+    row = ("q?", {"text": ANSWERS, "score": [2, 9, 1]})
+    data = loaded(tmp_path, parquet([row], ("prompt", "responses")))
+    assert texts_of(data) == PAIRS["best_worst"]
+
+
 def test_answers_as_objects_with_a_score(tmp_path):
     rows = [("q?", {"text": "best", "score": 9}, {"text": "worst", "score": 1})]
     data = loaded(tmp_path, json_lines(rows, ("prompt", "chosen", "rejected")))

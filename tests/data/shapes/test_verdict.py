@@ -93,6 +93,17 @@ def test_scores_of_two_responses(tmp_path):
     assert [drop.reason for drop in data.report.drops] == ["tie"]
 
 
+def test_winner_may_be_the_name_of_a_model(tmp_path):
+    rows = [("q1?", "good", "bad", "m1", "m2", "m1"), ("q2?", "bad", "good", "m1", "m2", "m2")]
+    header = ["prompt", "response_a", "response_b", "model_a", "model_b", "winner"]
+    assert texts_of(loaded(tmp_path, json_lines(rows, header))) == PAIRS
+
+
+def test_a_verdict_nobody_can_read_never_becomes_the_chosen_column(tmp_path):
+    with pytest.raises(DataError, match="“winner” does not show whether “response_a” or"):
+        read(tmp_path, ["prompt", "response_a", "response_b", "winner"], [["x"], ["y"]])
+
+
 def test_numbers_that_can_mean_two_things_are_refused(tmp_path):
     with pytest.raises(DataError, match="“winner” holds 0, 1, 2, which does not show"):
         read(tmp_path, ["prompt", "response_a", "response_b", "winner"], [[0], [1], [2]])
