@@ -39,7 +39,7 @@ from orpo_qlora.errors import DataError, NeedsColumns
 
 PROMPTS_TO_SPLIT = 5
 """With fewer distinct prompts nothing is held out."""
-HEAD_SAMPLE = 1000
+HEAD_SAMPLE = 200
 """First rows from which the shape of a file is recognised."""
 EXPLAINED = {"no-text", "no-messages", "unknown-role", "tool-calls", "media", "bad-history",
              "unclear-verdict", "no-ranking"}  # fmt: skip

@@ -33,7 +33,6 @@ _TIES = {
     "tie (bothbad)", "tie (both bad)", "neither", "a=b", "no preference", "none",
 }  # fmt: skip
 _NAMED = ("model", "response", "answer", "assistant", "completion", "output", "option")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _ORDER = re.compile(r"(\w+)\s*(>+|<+)\s*(\w+)")
 FIRST, SECOND, TIE, UNCLEAR = "first", "second", "tie", "unclear"
 _Reader = Callable[[Row], str]
@@ -125,7 +124,7 @@ def _find_two(head: Head) -> _Two | None:
 
 
 def _is_answer(cell: object) -> bool:
-    return isinstance(cell, dict | list) or (isinstance(cell, str) and not _NUMBER.fullmatch(cell))
+    return isinstance(cell, dict | list | str)
 
 
 def _is_conversation(cell: object) -> bool:
