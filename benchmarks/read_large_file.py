@@ -1,8 +1,8 @@
 """A preference file of a million rows and a gigabyte, read here, by datasets and by pandas.
 
 `python -m benchmarks.read_large_file` writes benchmarks/results/read_large_file.md. Each reader
-runs in its own process; measured are the time from opening the file to the last pair and the peak memory
-of the whole process.
+runs in its own process; measured are the time from opening the file to the last pair and the peak
+memory of the process.
 """
 
 from __future__ import annotations

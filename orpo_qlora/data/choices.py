@@ -5,9 +5,13 @@ Floor 1; no torch.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora.data.columns import ColumnMapping
+
+PairsFromRanking = Literal["best_worst", "best_rest", "all"]
 
 
 class ReadChoices(BaseModel):
@@ -23,3 +27,5 @@ class ReadChoices(BaseModel):
     """Off: the first line of separated values is a row, and columns are “Column 1”, …"""
     fixes: tuple[str, ...] = ()
     """Ids of findings whose fix is on, such as `duplicate`."""
+    pairs_from_ranking: PairsFromRanking = "best_worst"
+    """Pairs of a ranked row: best with worst, best with every worse one, or all with all worse."""

@@ -50,7 +50,9 @@ class ColumnMapping:
                 yield part, column
 
 
-def guess_mapping(columns: Sequence[str], source: str = "The file") -> ColumnMapping:
+def guess_mapping(
+    columns: Sequence[str], source: str = "The file", *, has_header: bool = True
+) -> ColumnMapping:
     """Find the columns by name, then by synonym, whatever their order, case and outer spaces.
 
     Parts found by a synonym only are listed in `guessed`. A prompt that is not found stays
@@ -72,10 +74,17 @@ def guess_mapping(columns: Sequence[str], source: str = "The file") -> ColumnMap
         found[part] = hits[0]
         if name != names[0] or part == "context":
             guessed.append(part)
+    _take_response(found, guessed, columns, plain)
     _take_context(found, guessed, columns, plain)
     missing = [part for part in ("chosen", "rejected") if part not in found]
     if missing:
-        refuse_missing([part for part in NEEDED if part not in found], columns, source, found)
+        refuse_missing(
+            [part for part in NEEDED if part not in found],
+            columns,
+            source,
+            found,
+            has_header=has_header,
+        )
     return ColumnMapping(**{"prompt": "", **found}, guessed=tuple(guessed))
 
 
@@ -105,25 +114,36 @@ def check_mapping(mapping: ColumnMapping, columns: Sequence[str], source: str) -
     )
 
 
-def ignored_columns(columns: Sequence[str], mapping: ColumnMapping) -> tuple[str, ...]:
-    """Return the named columns that the mapping does not use, in file order."""
-    used = {GUARD_COLUMN, *(column for _, column in mapping.parts())}
-    return tuple(column for column in columns if column.strip() and column not in used)
+def ignored_columns(columns: Sequence[str], used: Sequence[str]) -> tuple[str, ...]:
+    """Return the named columns that are not used, in file order."""
+    read = {GUARD_COLUMN, *used}
+    return tuple(column for column in columns if column.strip() and column not in read)
 
 
 def refuse_missing(
-    missing: Sequence[str], columns: Sequence[str], source: str, found: dict[str, str]
+    missing: Sequence[str],
+    columns: Sequence[str],
+    source: str,
+    found: dict[str, str],
+    *,
+    has_header: bool = True,
 ) -> None:
     """Raise the error that lists the missing columns and those of the file.
 
     Raises:
         NeedsColumns: always.
     """
-    word = "column" if len(missing) == 1 else "columns"
+    noun = "column" if has_header else "key"
+    word = noun if len(missing) == 1 else f"{noun}s"
     names = listed(list(columns))
-    message = f"{source} has no {word} {listed(list(missing))}; its columns are {names}."
+    message = f"{source} has no {word} {listed(list(missing))}; its {noun}s are {names}."
     hint = "Name the three columns prompt, chosen and rejected in the first line."
-    if len(missing) == len(NEEDED):
+    if not has_header:
+        hint = (
+            "Choose them with --prompt-column, --chosen-column and --rejected-column, or rename "
+            "them to prompt, chosen and rejected."
+        )
+    elif len(missing) == len(NEEDED):
         hint += " If that line is a preference already, put the names above it."
         message = (
             f"The first line of {source} does not name the columns {listed(list(NEEDED))}; "
@@ -132,6 +152,16 @@ def refuse_missing(
     raise NeedsColumns(
         message, where=f"{source}, header", hint=hint, columns=tuple(columns), found=dict(found)
     )
+
+
+def _take_response(
+    found: dict[str, str], guessed: list[str], columns: Sequence[str], plain: list[str]
+) -> None:
+    # ms-swift's layout: “response” is chosen where only the rejected one says what it is.
+    hits = [name for name in ("response", "answer", "completion", "output") if name in plain]
+    if "rejected" in found and "chosen" not in found and len(hits) == 1:
+        found["chosen"] = columns[plain.index(hits[0])]
+        guessed.append("chosen")
 
 
 def _take_context(

@@ -29,14 +29,21 @@ from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.readers.source import Progress
 from orpo_qlora.data.readers.table import Table, open_table
 from orpo_qlora.data.remembered import recall_mapping, remember_mapping
-from orpo_qlora.data.shapes import HEAD_ROWS, Shape, choose_shape
+from orpo_qlora.data.shapes.base import Candidate, Head, Shape
+from orpo_qlora.data.shapes.media import refuse_media
+from orpo_qlora.data.shapes.registry import answer_columns, recognise
 from orpo_qlora.data.spool import Chosen, Spool
 from orpo_qlora.data.summary import DataSummary
-from orpo_qlora.data.wording import plural
+from orpo_qlora.data.wording import listed, plural
 from orpo_qlora.errors import DataError, NeedsColumns
 
 PROMPTS_TO_SPLIT = 5
 """With fewer distinct prompts nothing is held out."""
+HEAD_SAMPLE = 200
+"""First rows from which the shape of a file is recognised."""
+EXPLAINED = {"no-text", "no-messages", "unknown-role", "tool-calls", "media", "bad-history",
+             "unclear-verdict", "no-ranking"}  # fmt: skip
+"""Drops whose first example is part of the error of a file without pairs."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +138,12 @@ def preview(
     """
     choices = choices or ReadChoices()
     table = open_table(path, source, choices, is_whole=False)
-    _, shape, _ = _shape_of(table, choices)
+    shape, _ = _shape_of(table, choices)
     doctor = Doctor(choices.fixes)
-    kept = [(row.number, doctor.examine(row, shape.read(row))) for row in table.head(count)]
+    kept = [
+        (row.number, doctor.examine(row, found, detail))
+        for row, found, detail in shape.candidates(iter(table.head(count)))
+    ]
     return table, [
         PreferencePair(found.prompt, found.chosen, found.rejected, number, found.earlier)
         for number, found in kept
@@ -151,7 +161,9 @@ def complete_mapping(path: Path, choices: ReadChoices, columns: Mapping[str, str
     table = open_table(path, "", choices, is_whole=False)
     chosen = {part: column for part, column in columns.items() if column}
     try:
-        named = dict(guess_mapping(table.columns, table.source).parts())
+        named = dict(
+            guess_mapping(table.columns, table.source, has_header=table.has_header).parts()
+        )
     except NeedsColumns as exc:
         named = exc.found
     free = {part: column for part, column in named.items() if column not in chosen.values()}
@@ -171,17 +183,27 @@ class _Examination:
         self._choices = choices
         self._doctor = Doctor(choices.fixes)
         self._table = open_table(path, source, choices, progress)
-        self._mapping, self._shape, self._is_remembered = _shape_of(self._table, choices)
+        self._shape, self._is_remembered = _shape_of(self._table, choices)
+        self._rows_read = 0
         self._doctor.has_python_lists = self._shape.has_python_lists
 
     def pairs(self) -> Iterator[PreferencePair]:
         """Yield the usable pairs in file order."""
-        read, examine = self._shape.read, self._doctor.examine
-        for row in self._table.rows():
-            kept = examine(row, read(row))
+        examine = self._doctor.examine
+        for row, found, detail in self._candidates():
+            kept = examine(row, found, detail)
             if kept is not None:
                 earlier, prompt, chosen, rejected = kept
                 yield PreferencePair(prompt, chosen, rejected, row.number, earlier)
+
+    def _candidates(self) -> Iterator[Candidate]:
+        candidates = self._shape.candidates(self._counted())
+        return refuse_media(candidates, self._table.columns, self._shape.used)
+
+    def _counted(self) -> Iterator[Row]:
+        for row in self._table.rows():
+            self._rows_read += 1
+            yield row
 
     def report(self) -> DataSummary:
         """Return the data summary; call it after all pairs were taken."""
@@ -189,18 +211,21 @@ class _Examination:
         report = DataSummary(
             source=table.source,
             sha256=table.sha256,
-            rows_read=self._doctor.rows_read,
+            rows_read=self._rows_read,
+            candidates=self._doctor.rows_read,
             pairs=self._doctor.kept,
             drops=self._doctor.drops(),
-            ignored_columns=ignored_columns(table.columns, self._mapping),
+            ignored_columns=ignored_columns(table.columns, self._shape.used),
             findings=self._doctor.findings(),
             format=table.format,
             encoding=table.encoding,
             shape=self._shape.name,
             columns=table.columns,
-            mapping=self._mapping,
+            mapping=self._shape.mapping,
             is_remembered=self._is_remembered,
             choices=self._choices,
+            notes=self._shape.notes,
+            ranking_pairs=self._shape.ranking_pairs(),
         )
         _refuse_useless(report)
         if self._choices.mapping:
@@ -208,30 +233,35 @@ class _Examination:
         return report
 
 
-def _shape_of(table: Table, choices: ReadChoices) -> tuple[ColumnMapping, Shape, bool]:
-    """Return the columns, the shape, and whether the columns are remembered from an earlier file.
+def _shape_of(table: Table, choices: ReadChoices) -> tuple[Shape, bool]:
+    """Return the shape, and whether its columns are remembered from an earlier file.
 
-    Remembered columns are used only where names do not decide.
+    Remembered columns are used only where neither structure nor names decide.
     """
-    columns, head = table.columns, table.head(HEAD_ROWS)
+    columns = table.columns
+    head = Head(columns, table.head(HEAD_SAMPLE), choices.pairs_from_ranking)
     if choices.mapping:
         check_mapping(choices.mapping, columns, table.source)
-        return choices.mapping, _known_shape(choices.mapping, table, head), False
+        return _with_prompt(choices.mapping, table, head), False
+    shape = recognise(head)
+    if shape is not None:
+        return shape, False
     known = recall_mapping(columns)
     try:
-        mapping = guess_mapping(columns, table.source)
+        mapping = guess_mapping(columns, table.source, has_header=table.has_header)
         if known is None or not mapping.guessed:
-            return mapping, _known_shape(mapping, table, head), False
+            return _with_prompt(mapping, table, head), False
     except NeedsColumns:
         if known is None:
             raise
-    return known, _known_shape(known, table, head), True
+    return _with_prompt(known, table, head), True
 
 
-def _known_shape(mapping: ColumnMapping, table: Table, head: Sequence[Row]) -> Shape:
-    shape = choose_shape(mapping, table.columns, head)
+def _with_prompt(mapping: ColumnMapping, table: Table, head: Head) -> Shape:
+    shape = answer_columns(mapping, head)
     if not shape.name:
-        refuse_missing(["prompt"], table.columns, table.source, dict(mapping.parts()))
+        found = dict(mapping.parts())
+        refuse_missing(["prompt"], table.columns, table.source, found, has_header=table.has_header)
     return shape
 
 
@@ -239,10 +269,20 @@ def _refuse_useless(report: DataSummary) -> None:
     if report.pairs:
         return
     reasons = ", ".join(f"{drop.label} in {drop.count:,}" for drop in report.drops)
+    most = max(report.drops, key=lambda drop: drop.count, default=None)
+    found = report.finding(most.reason) if most else None
+    shown = found.examples[:1] if found and found.id in EXPLAINED else ()
+    examples = [f"row {one.row:,}: {one.text}" for one in shown]
+    hint = found.advice if found and found.advice else ""
+    hint = hint or "Every pair needs a prompt and two different responses."
+    if most and most.reason == "empty-prompt" and report.ignored_columns:
+        unused = listed(report.ignored_columns)
+        hint = f"Unused columns: {unused}. Choose the prompt with --prompt-column."
     raise DataError(
-        f"{report.source} has {plural(report.rows_read, 'row')} and no usable pair: {reasons}.",
+        f"{report.source} has {plural(report.rows_read, 'row')} and no usable pair: {reasons}"
+        f"{' (' + examples[0] + ')' if examples else ''}.",
         where=report.source,
-        hint="Every pair needs a prompt and two different answers.",
+        hint=hint,
     )
 
 

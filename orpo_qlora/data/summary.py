@@ -82,7 +82,7 @@ class Finding(BaseModel):
 
 
 class DataSummary(BaseModel):
-    """The data summary of one file; `rows_read == pairs + rows_dropped`."""
+    """The data summary of one file; `candidates == pairs + rows_dropped`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -91,6 +91,9 @@ class DataSummary(BaseModel):
     sha256: str
     rows_read: int
     pairs: int
+    candidates: int = 0
+    """Preferences found in the rows, dropped ones included: as many as rows, unless rows are ranked
+    lists or are paired by label. Set to `rows_read` if 0."""
     drops: tuple[Drop, ...] = ()
     ignored_columns: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -98,7 +101,7 @@ class DataSummary(BaseModel):
     """What the file is, in words: “CSV, semicolon”."""
     encoding: str = ""
     shape: str = ""
-    """Name of the shape: `text`, `dialogue` or `messages`."""
+    """Name of the shape, such as `text`, `messages` or `ranked list`."""
     columns: tuple[str, ...] = ()
     """All columns of the file, for correcting the mapping."""
     mapping: ColumnMapping | None = None
@@ -106,6 +109,14 @@ class DataSummary(BaseModel):
     is_remembered: bool = False
     """Whether the columns are those the user chose for an earlier file with the same columns."""
     choices: ReadChoices = ReadChoices()
+    notes: tuple[str, ...] = ()
+    """How the shape was understood, in sentences."""
+    ranking_pairs: dict[str, int] = {}
+    """Pairs that each value of `pairs_from_ranking` gives; empty if nothing is ranked."""
+
+    def model_post_init(self, context: object, /) -> None:
+        """Set `candidates` where it was not given."""
+        object.__setattr__(self, "candidates", self.candidates or self.rows_read)
 
     @property
     def rows_dropped(self) -> int:
@@ -122,6 +133,12 @@ class DataSummary(BaseModel):
         for drop in self.drops:
             lines.append(
                 f"{drop.count:,} dropped: {drop.label} ({row_list(drop.rows, drop.count)})."
+            )
+        lines += self.notes
+        if self.ranking_pairs:
+            counts = ", ".join(f"{name} {count:,}" for name, count in self.ranking_pairs.items())
+            lines.append(
+                f"Pairs from rankings: {counts}; “{self.choices.pairs_from_ranking}” is used."
             )
         if self.mapping and self.mapping.guessed:
             parts = [part for part in self.mapping.parts() if part[0] in self.mapping.guessed]

@@ -37,7 +37,7 @@ def test_promised_tests_exist(page, folder):
 
 
 EXAMPLES = re.findall(
-    r"^\| (.+?) \| `(\{.*\})` \|$",
+    r"^\| (.+?) \| `(\{.*\})` \| .+ \|$",
     (ROOT / "docs" / "data.md").read_text(encoding="utf-8"),
     re.MULTILINE,
 )
@@ -49,11 +49,12 @@ def test_every_shape_in_the_docs_is_read(tmp_path, shape, row):
     path.write_text(row, encoding="utf-8")
     pair = load_preferences(path).pairs[0]
     assert (pair.prompt, pair.chosen, pair.rejected) == ("Why?", "Because.", "No idea.")
-    assert bool(pair.earlier) == (shape in {"a system column", "several turns"})
+    has_earlier = {"a system column", "several turns", "earlier turns in `history`"}
+    assert bool(pair.earlier) == (shape in has_earlier)
 
 
 def test_shapes_in_the_docs_are_as_many_as_are_promised():
-    assert len(EXAMPLES) == 11
+    assert len(EXAMPLES) == 27
 
 
 def test_changelog_tops_with_this_version():

@@ -78,6 +78,7 @@ for _language, _words in _LANGUAGES.items():
 _ENGLISH = frozenset(_LANGUAGES["English"])
 _LANGUAGE_WORDS = 2
 """Words of a language that a text needs before it counts as written in it."""
+_PLACEHOLDER = re.compile(r"<(?:image|audio|video)(?:_\d+)?>")
 
 
 def may_be_templated(text: str) -> bool:
@@ -96,6 +97,12 @@ def _has_any(text: str, signs: tuple[str, ...]) -> bool:
 def is_templated(text: str) -> bool:
     """Return whether a text is in a chat template already, or is a transcript."""
     return may_be_templated(text) and TEMPLATE.search(text) is not None
+
+
+def media_placeholder(text: str) -> str:
+    """Return the first placeholder such as “<image>” in a text, or an empty text."""
+    found = _PLACEHOLDER.search(text) if "<" in text else None
+    return found[0] if found else ""
 
 
 def special_token(text: str) -> str:

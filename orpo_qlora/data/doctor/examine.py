@@ -13,7 +13,7 @@ from orpo_qlora.data.doctor import checks
 from orpo_qlora.data.doctor.findings import BY_ID, DROPS, EDITS, FIXES, KINDS, Kind
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
-from orpo_qlora.data.shapes import Preference
+from orpo_qlora.data.shapes.base import Preference
 from orpo_qlora.data.summary import ROWS_KEPT, Drop, Example, Finding
 from orpo_qlora.errors import BrokenRows, InputError
 
@@ -70,11 +70,11 @@ class Doctor:
         self._chosen_longer = 0
         self._chosen_shorter = 0
 
-    def examine(self, row: Row, taken: Preference | str) -> Preference | None:
+    def examine(self, row: Row, taken: Preference | str, detail: str = "") -> Preference | None:
         """Return the preference with the chosen fixes applied, or None if it is dropped."""
         self.rows_read += 1
         if isinstance(taken, str):
-            self._drop(taken, row.number, row.fault)
+            self._drop(taken, row.number, row.fault or detail)
             return None
         joined = _joined(taken)
         if not _is_text(joined):
@@ -125,6 +125,9 @@ class Doctor:
         elif checks.is_near(chosen, rejected):
             yield "near-identical", chosen
         yield from self._repetitions(pair.prompt, keys)
+        placeholder = checks.media_placeholder(joined)
+        if placeholder:
+            yield "media-placeholder", f"{placeholder} in {text_with(placeholder, pair)}"
         if checks.may_be_templated(joined) and any(map(checks.is_templated, pair[1:])):
             yield "templated", prompt
         if checks.is_truncated(chosen):
@@ -316,6 +319,11 @@ _Edit = Callable[[Preference], Preference]
 def _joined(pair: Preference) -> str:
     """Return all texts of a pair as one, for cheap tests that most pairs pass."""
     return "\n\n".join(_texts(pair))
+
+
+def text_with(sign: str, pair: Preference) -> str:
+    """Return the first text of a pair that contains a sign."""
+    return next((text for text in _texts(pair) if sign in text), "")
 
 
 def _texts(pair: Preference) -> tuple[str, ...]:

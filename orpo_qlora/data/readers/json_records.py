@@ -175,6 +175,26 @@ class Window:
             if self.peek() not in {" ", "\t", "\n", "\r"} or self.peek() == "":
                 return
 
+    def object_keys(self) -> Iterator[str]:
+        """Yield the keys of the next object; the caller takes the value of each key."""
+        self.skip_space()
+        self.take("{")
+        self.skip_space()
+        while self.peek() != "}":
+            key = self.value()
+            if not isinstance(key, str):
+                raise ValueError("a key that is not a text")
+            self.skip_space()
+            self.take(":")
+            self.skip_space()
+            yield key
+            self.skip_space()
+            if self.peek() != "}":
+                self.take(",")
+                self.skip_space()
+        self.take("}")
+        self.skip_space()
+
     def value(self) -> object:
         """Take the next JSON value, reading on until it is whole."""
         size = CHUNK_CHARACTERS

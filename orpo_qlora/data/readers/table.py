@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.readers import json_records, separated, wrapped
+from orpo_qlora.data.readers import columnar, json_records, separated, wrapped
 from orpo_qlora.data.readers.parquet import Parquet
 from orpo_qlora.data.readers.rows import Problems, Row
 from orpo_qlora.data.readers.source import Progress, Source, open_source
@@ -34,6 +34,8 @@ class Table:
     format: str
     """What the file is, in words."""
     encoding: str
+    has_header: bool
+    """Whether the first line of the file names the columns; never in JSON and Parquet."""
     _read: Callable[[], Iterator[Row]]
     _keeps_broken: bool
 
@@ -111,6 +113,10 @@ def open_table(
     if not kind:
         return _open_separated(opened, choices)
     is_object = kind == "JSON lines"
+    records = columnar.read_columns(opened) if is_object else None
+    if records is not None:
+        read = partial(columnar.rows_of, records)
+        return _open_json(opened, "JSON object of columns", read, choices)
     key = wrapped.find_list(opened, is_whole=is_whole) if is_object else None
     if key is None:
         return _open_json(opened, kind, partial(json_records.read_objects, opened, kind), choices)
@@ -134,7 +140,10 @@ def _table(
             hint="Rename the columns and save the file as UTF-8.",
         ) from exc
     keeps_broken = BrokenRows.fix in choices.fixes
-    return Table(columns, opened.name, opened.sha256, kind, opened.encoding, read, keeps_broken)
+    has_header = kind in separated.FORMATS.values()
+    return Table(
+        columns, opened.name, opened.sha256, kind, opened.encoding, has_header, read, keeps_broken
+    )
 
 
 def _head_of(opened: Source) -> str:

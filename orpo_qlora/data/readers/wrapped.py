@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from orpo_qlora.data.columns import guess_mapping
+from orpo_qlora.data.columns import SYNONYMS, guess_mapping
 from orpo_qlora.data.readers.json_records import Window, read_elements
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.readers.source import Source
@@ -35,13 +35,13 @@ def find_list(source: Source, *, is_whole: bool = True) -> str | None:
     try:
         with source.text() as file:
             window = Window(file.read)
-            for key in _keys(window):
+            for key in window.object_keys():
                 kinds[key] = OTHER  # until it is known better
                 kinds[key] = _kind_of_next(window, is_whole=is_whole)
             if window.peek():
                 return None  # more follows: JSON lines
     except _FoundError:
-        return list(kinds)[-1]
+        return None if _has_prompt(kinds) else list(kinds)[-1]
     except (ValueError, RecursionError):
         return None  # the error comes from reading it as JSON lines
     return _only_list(kinds, source.name)
@@ -49,7 +49,7 @@ def find_list(source: Source, *, is_whole: bool = True) -> str | None:
 
 def _only_list(kinds: Mapping[str, str], name: str) -> str | None:
     lists = [key for key, kind in kinds.items() if kind == OBJECTS]
-    if _is_preference(list(kinds)):
+    if _is_preference(list(kinds)) or _has_prompt(kinds):
         return None
     if len(lists) == 1:
         return lists[0]
@@ -67,6 +67,11 @@ def _only_list(kinds: Mapping[str, str], name: str) -> str | None:
     )
 
 
+def _has_prompt(kinds: Mapping[str, str]) -> bool:
+    """Return whether a prompt is beside the list: the object is one row, a ranked list."""
+    return any(key.casefold() in SYNONYMS["prompt"] for key in kinds)
+
+
 def _is_preference(keys: list[str]) -> bool:
     try:
         guess_mapping(keys)
@@ -77,27 +82,6 @@ def _is_preference(keys: list[str]) -> bool:
 
 class _FoundError(Exception):
     """The next list fits; broken elements are reported when it is read."""
-
-
-def _keys(window: Window) -> Iterator[str]:
-    """Yield the keys of the next object; the caller takes the value of each key."""
-    window.skip_space()
-    window.take("{")
-    window.skip_space()
-    while window.peek() != "}":
-        key = window.value()
-        if not isinstance(key, str):
-            raise ValueError("a key that is no text")
-        window.skip_space()
-        window.take(":")
-        window.skip_space()
-        yield key
-        window.skip_space()
-        if window.peek() != "}":
-            window.take(",")
-            window.skip_space()
-    window.take("}")
-    window.skip_space()
 
 
 def _kind_of_next(window: Window, *, is_whole: bool) -> str:
@@ -125,7 +109,7 @@ def read_list(source: Source, key: str) -> Iterator[Row]:
     """Yield one row per element of the list under a key."""
     with source.text() as file:
         window = Window(file.read)
-        for found in _keys(window):
+        for found in window.object_keys():
             if found == key:
                 window.take("[")
                 yield from read_elements(window)

@@ -9,7 +9,7 @@ from orpo_qlora.data.doctor import findings
 from orpo_qlora.data.doctor.examine import PROMPT_PAIRS, Doctor, excerpt, fault_of, too_many_passes
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
-from orpo_qlora.data.shapes import Preference
+from orpo_qlora.data.shapes.base import Preference
 from orpo_qlora.data.summary import ROWS_KEPT
 from orpo_qlora.errors import InputError
 

@@ -55,7 +55,7 @@ def test_preview_does_not_read_to_the_end(tmp_path):
         ),
         pytest.param({"data": []}, DataError, "no list of objects under “data”", id="empty list"),
         pytest.param({}, DataError, "is one JSON object with nothing in it.", id="nothing"),
-        pytest.param({"data": [{"a": 1}]}, NeedsColumns, "it reads “a”", id="other columns"),
+        pytest.param({"data": [{"a": 1}]}, NeedsColumns, "its keys are “a”", id="other columns"),
     ],
 )  # fmt: skip
 def test_anything_else_is_refused_by_name(tmp_path, value, kind, fact):

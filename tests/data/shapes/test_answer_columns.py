@@ -10,7 +10,7 @@ from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair, load_preferences, split_pairs
 from orpo_qlora.errors import DataError, NeedsColumns
 
-HARMLESS = Path(__file__).parents[2].parent / "shared/data/hh_rlhf_harmless.jsonl"
+HARMLESS = Path(__file__).parents[3].parent / "shared/data/hh_rlhf_harmless.jsonl"
 BEFORE = (Message("system", "be brief"), Message("user", "hi"), Message("assistant", "hello"))
 PAIR = PreferencePair("why?", "because", "no idea", 1)
 LONG = PreferencePair("why?", "because", "no idea", 1, BEFORE)
@@ -134,14 +134,15 @@ def test_code_in_a_cell_is_never_run(tmp_path):
         (([*TALK, user("again")], GOOD, BAD), "bad-turns"),
         (([user("hi"), system("late")], GOOD, BAD), "bad-turns"),
         (([], GOOD, BAD), "bad-turns"),
-        ((TALK, [{"role": "tool", "content": "x"}], BAD), "bad-turns"),
+        ((TALK, [{"role": "tool", "content": "x"}], BAD), "tool-calls"),
+        ((TALK, [{"role": "sphinx", "content": "x"}], BAD), "unknown-role"),
         ((TALK, [{"role": "assistant"}], BAD), "no-messages"),
         ((TALK, ["because"], BAD), "no-messages"),
         ((TALK, 7, BAD), "no-messages"),
         ((TALK, None, BAD), "no-messages"),
         (
             (TALK, [{"role": "assistant", "content": [{"type": "image", "url": "x"}]}], BAD),
-            "no-messages",
+            "media",
         ),
         ((TALK, [user("why?"), *GOOD], [user("how?"), *BAD]), "different-prompts"),
         ((TALK, [user("how?"), *GOOD], [user("how?"), *BAD]), "different-prompts"),
@@ -170,7 +171,7 @@ def test_dialogue_without_a_preference_is_left_out(tmp_path, chosen, rejected, r
 
 
 def test_plain_answers_without_a_prompt_are_refused(tmp_path):
-    with pytest.raises(NeedsColumns, match="no column “prompt”"):
+    with pytest.raises(NeedsColumns, match="no key “prompt”"):
         dataset_of(tmp_path, [("because", "no idea")], HEADER[1:])
 
 

@@ -1,0 +1,177 @@
+"""One column of chosen and one of rejected responses: texts, transcripts, or messages. Floor 1."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from orpo_qlora.data.columns import GUARD_COLUMN, ColumnMapping
+from orpo_qlora.data.messages import Message
+from orpo_qlora.data.readers.rows import Row
+from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
+from orpo_qlora.data.shapes.cells import (
+    answer_object_key,
+    is_message_list,
+    is_part_list,
+    messages_of,
+    text_of,
+    turns_of,
+)
+from orpo_qlora.data.shapes.prompts import history_turns, is_history
+from orpo_qlora.data.shapes.turns import (
+    is_open_transcript,
+    is_transcript,
+    join,
+    preference_of,
+    transcript_turns,
+    with_system,
+)
+
+TEXT, DIALOGUE, MESSAGES = "text", "dialogue", "messages"
+_GUARDED = re.compile(r"\A'(?='*[=+\-@\t\r])")
+_CONVERSATIONS = ("conversations", "conversation", "messages")
+
+
+class AnswerColumns(Shape):
+    """Rows with a chosen and a rejected response in columns of their own."""
+
+    def __init__(self, mapping: ColumnMapping, head: Head) -> None:
+        columns = list(head.columns)
+        self.mapping = mapping
+        self._positions = {part: columns.index(column) for part, column in mapping.parts()}
+        self._conversation = self._find_conversation(head)
+        self._history = (
+            head.find("history") if head.most(head.find("history"), is_history) else None
+        )
+        if self._history in self._positions.values():
+            self._history = None
+        self._lists = frozenset(
+            part
+            for part in ("prompt", "chosen", "rejected")
+            if part in self._positions and head.most(self._positions[part], is_message_list)
+        )
+        self._objects = frozenset(
+            part
+            for part in ("prompt", "chosen", "rejected")
+            if part in self._positions and head.most(self._positions[part], _is_object)
+        )
+        self.name = self._kind(head)
+        self._guard = columns.index(GUARD_COLUMN) if GUARD_COLUMN in columns else None
+        cells = [cell for part in sorted(self._lists) for cell in head.cells(self._positions[part])]
+        self.has_python_lists = any(map(_is_python_list, cells))
+        if self._conversation is not None:
+            self.notes = (
+                f"The turns before the responses are in “{columns[self._conversation]}”.",
+            )
+        extra = [index for index in (self._history, self._conversation) if index is not None]
+        self.used = (*(column for _, column in mapping.parts()), *(columns[i] for i in extra))
+
+    def _find_conversation(self, head: Head) -> int | None:
+        """Return the column of turns before the responses, where no column is the prompt."""
+        if "prompt" in self._positions:
+            return None
+        found = [head.find(name) for name in _CONVERSATIONS]
+        return next((index for index in found if head.most(index, is_message_list)), None)
+
+    def _kind(self, head: Head) -> str:
+        """Return the name of the shape, empty where no column holds the prompt."""
+        if self._lists or self._conversation is not None:
+            return MESSAGES
+        has_prompt = "prompt" in self._positions
+        part, test = ("prompt", is_open_transcript) if has_prompt else ("chosen", is_transcript)
+        if head.most(self._positions[part], test):
+            return DIALOGUE
+        return TEXT if has_prompt else ""
+
+    def preferences(self, row: Row) -> Sequence[Preference]:
+        """Return the one preference of a row."""
+        cells = {part: row.cells[index] for part, index in self._positions.items()}
+        if self._guard is not None and row.cells[self._guard] == "yes":
+            cells = {part: _unguarded(cell) for part, cell in cells.items()}
+        preference = self._read(cells, row)
+        if self._history is not None:
+            earlier = history_turns(row.cells[self._history])
+            preference = preference_of(
+                [*earlier, *preference.earlier, Message("user", preference.prompt)],
+                preference.chosen,
+                preference.rejected,
+            )
+        return [with_system(preference, self._text("system", cells))]
+
+    def _read(self, cells: dict[str, object], row: Row) -> Preference:
+        if self.name == TEXT:
+            context = self._text("context", cells)
+            prompt = self._text("prompt", cells)
+            prompt = f"{prompt}\n\n{context}" if context.strip() else prompt
+            return Preference(
+                (), prompt, self._text("chosen", cells), self._text("rejected", cells)
+            )
+        if self.name == DIALOGUE:
+            return self._read_dialogue(cells)
+        return self._read_messages(cells, row)
+
+    def _read_dialogue(self, cells: dict[str, object]) -> Preference:
+        chosen, rejected = (self._text(part, cells) for part in ("chosen", "rejected"))
+        if "prompt" not in cells:
+            return join(transcript_turns(chosen), transcript_turns(rejected))
+        turns = transcript_turns(self._text("prompt", cells))
+        if turns[-1] == Message("assistant", ""):
+            turns.pop()
+        return preference_of(turns, chosen, rejected)
+
+    def _read_messages(self, cells: dict[str, object], row: Row) -> Preference:
+        chosen, rejected = (
+            self._messages(part, cells)
+            if part in self._lists
+            else [Message("assistant", self._text(part, cells))]
+            for part in ("chosen", "rejected")
+        )
+        if self._conversation is not None:
+            return join(chosen, rejected, messages_of(row.cells[self._conversation]))
+        if "prompt" in self._lists:
+            return join(chosen, rejected, self._messages("prompt", cells))
+        prompt = self._text("prompt", cells)
+        last = [turn for turn in chosen if turn.role == "user" and turn.content.strip()]
+        if not last:
+            return join(chosen, rejected, [Message("user", prompt)])
+        if prompt.strip() and prompt.strip() != last[-1].content.strip():
+            raise RowFaultError("different-prompts")
+        return join(chosen, rejected)
+
+    def _messages(self, part: str, cells: dict[str, object]) -> list[Message]:
+        try:
+            return messages_of(cells[part])
+        except RowFaultError as exc:
+            raise self._with_column(exc, part) from exc
+
+    def _text(self, part: str, cells: dict[str, object]) -> str:
+        cell = cells.get(part)
+        try:
+            if part in self._objects and not isinstance(cell, str):
+                return turns_of(cell, "user")[-1].content
+            return text_of(cell)
+        except RowFaultError as exc:
+            raise self._with_column(exc, part) from exc
+
+    def _with_column(self, fault: RowFaultError, part: str) -> RowFaultError:
+        column = dict(self.mapping.parts())[part] if self.mapping else part
+        return RowFaultError(fault.reason, f"column “{column}”: {fault.detail}")
+
+
+def _is_object(cell: object) -> bool:
+    return is_part_list(cell) or bool(answer_object_key(cell))
+
+
+def _unguarded(cell: object) -> object:
+    return _GUARDED.sub("", cell) if isinstance(cell, str) else cell
+
+
+def _is_python_list(cell: object) -> bool:
+    if not isinstance(cell, str) or not is_message_list(cell):
+        return False
+    try:
+        json.loads(cell)
+    except (ValueError, RecursionError):
+        return True
+    return False

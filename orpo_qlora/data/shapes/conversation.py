@@ -1,0 +1,93 @@
+"""A conversation whose last response is chosen, and the rejected one beside it. Floor 1.
+
+ms-swift: `messages` with `rejected_response` or `rejected_messages`. OpenAI: `input.messages` with
+`preferred_output` and `non_preferred_output`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orpo_qlora.data.readers.rows import Row
+from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
+from orpo_qlora.data.shapes.cells import is_message_list, messages_of, turns_of
+from orpo_qlora.data.shapes.prompts import PromptColumns, history_turns, is_history
+from orpo_qlora.data.shapes.turns import join, with_system, without_empty_end
+
+_CONVERSATIONS = ("messages", "conversations", "conversation", "chosen_messages", "dialogue")
+_REJECTED = (
+    "rejected_response",
+    "rejected_messages",
+    "rejected_answer",
+    "rejected",
+    "rejected_output",
+)
+
+
+class ChosenInMessages(Shape):
+    """Messages that end with the chosen response, and a rejected response."""
+
+    name = "messages with a rejected response"
+
+    def __init__(self, head: Head, messages: int, rejected: int) -> None:
+        self._messages, self._rejected = messages, rejected
+        history = head.find("history")
+        self._columns = PromptColumns(
+            None,
+            head.find("system", "system_prompt"),
+            None,
+            history if head.most(history, is_history) else None,
+        )
+        indices = sorted({messages, rejected, *self._columns.indices()})
+        self.used = tuple(head.columns[index] for index in indices)
+        self.notes = (
+            f"The last turn of “{head.columns[messages]}” is chosen, "
+            f"“{head.columns[rejected]}” is rejected.",
+        )
+
+    def preferences(self, row: Row) -> Sequence[Preference]:
+        """Return the preference of a row."""
+        chosen = without_empty_end(messages_of(row.cells[self._messages]), "user")
+        rejected = turns_of(row.cells[self._rejected], "assistant")
+        if not chosen or not rejected:
+            raise RowFaultError("bad-turns")
+        before = []
+        if self._columns.history is not None:
+            before = history_turns(row.cells[self._columns.history])
+        preference = join([*before, *chosen], [*before, *rejected])
+        return [with_system(preference, self._columns.system_text(row))]
+
+
+class OpenAIPreference(Shape):
+    """OpenAI's preference files: an input with messages and two outputs."""
+
+    name = "OpenAI preference"
+
+    def __init__(self, head: Head, indices: tuple[int, int, int]) -> None:
+        self._input, self._chosen, self._rejected = indices
+        self.used = tuple(head.columns[index] for index in indices)
+
+    def preferences(self, row: Row) -> Sequence[Preference]:
+        """Return the preference of a row."""
+        value = row.cells[self._input]
+        if isinstance(value, dict) and value.get("tools"):
+            raise RowFaultError("tool-calls", "the input has tools")
+        chosen, rejected = (
+            turns_of(row.cells[index], "assistant") for index in (self._chosen, self._rejected)
+        )
+        return [join(chosen, rejected, turns_of(value, "user"))]
+
+
+def recognise(head: Head) -> Shape | None:
+    """Return the shape of a file of conversations with a rejected response, else None."""
+    first = head.find("input", "prompt", "messages")
+    outputs = head.find("preferred_output"), head.find("non_preferred_output")
+    if first is not None and outputs[0] is not None and outputs[1] is not None:
+        return OpenAIPreference(head, (first, outputs[0], outputs[1]))
+    messages, rejected = head.find(*_CONVERSATIONS), head.find(*_REJECTED)
+    has_chosen = head.find("chosen", "chosen_response", "chosen_answer") is not None
+    if messages is None or rejected is None or has_chosen:
+        return None
+    if not head.most(messages, is_message_list):
+        return None
+    return ChosenInMessages(head, messages, rejected)

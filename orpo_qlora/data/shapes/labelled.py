@@ -1,0 +1,118 @@
+"""Single responses with a good or bad label, paired per prompt. Floor 1; no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from orpo_qlora.data.messages import Message
+from orpo_qlora.data.readers.rows import Row
+from orpo_qlora.data.shapes.base import Candidate, Head, Preference, RowFaultError, Shape
+from orpo_qlora.data.shapes.cells import is_message_list, turns_of
+from orpo_qlora.data.shapes.prompts import PromptColumns, find_prompt
+from orpo_qlora.data.shapes.turns import join, with_system
+from orpo_qlora.data.spool import Spool
+
+_ANSWERS = ("completion", "response", "answer", "output", "messages", "conversations", "text")
+_LABELS = (
+    "label", "labels", "kto_tag", "desirable", "is_desirable", "is_good", "good", "is_chosen",
+    "thumbs_up", "thumbs", "feedback", "accepted", "is_preferred",
+)  # fmt: skip
+_GOOD = {"true", "1", "1.0", "good", "positive", "desirable", "chosen", "up", "yes", "thumbs_up", "like"}  # fmt: skip  # noqa: E501
+_BAD = {"false", "0", "0.0", "-1", "-1.0", "bad", "negative", "undesirable", "rejected", "down", "no", "thumbs_down", "dislike"}  # fmt: skip  # noqa: E501
+KTO = "Single responses with a label suit KTO, which this program does not train yet."
+
+
+class LabelledAnswers(Shape):
+    """Rows with one response and a label; a prompt needs both labels to give a pair."""
+
+    name = "labelled single answers"
+
+    def __init__(self, head: Head, answer: int, label: int) -> None:
+        self._answer, self._label = answer, label
+        is_whole = head.most(answer, is_message_list)
+        found = find_prompt(head, (answer, label))
+        self._prompt = (
+            PromptColumns(None, found.system) if is_whole and found.prompt is None else found
+        )
+        indices = sorted({answer, label, *self._prompt.indices()})
+        self.used = tuple(head.columns[index] for index in indices)
+        self.notes = (
+            f"“{head.columns[answer]}” is labelled good or bad by “{head.columns[label]}”: rows of "
+            f"one prompt with both labels become pairs. {KTO}",
+        )
+
+    def candidates(self, rows: Iterator[Row]) -> Iterator[Candidate]:
+        """Yield a pair as soon as its second row is read; unpaired rows follow at the end."""
+        waiting: dict[tuple[int, bool], list[int]] = {}
+        texts: Spool[_Labelled] = Spool(_packed, _unpacked)
+        for row in rows:
+            if row.fault:
+                yield Candidate(row, "broken-rows")
+                continue
+            try:
+                turns, is_good = self._read(row)
+            except RowFaultError as exc:
+                yield Candidate(row, exc.reason, exc.detail)
+                continue
+            key = hash(tuple((turn.role, turn.content.strip()) for turn in turns[:-1]))
+            others = waiting.get((key, not is_good))
+            if not others:
+                waiting.setdefault((key, is_good), []).append(len(texts))
+                texts.append((row.number, row.line, turns))
+                continue
+            number, line, other = texts[others.pop(0)]
+            yield _paired(Row((), number, line), (turns, other) if is_good else (other, turns))
+        for place in sorted(place for places in waiting.values() for place in places):
+            number, line, turns = texts[place]
+            yield Candidate(Row((), number, line), "unpaired-label", turns[-2].content)
+
+    def _read(self, row: Row) -> tuple[list[Message], bool]:
+        """Return the turns of a row, the response last, and its label."""
+        value = _plain(row.cells[self._label])
+        if value not in _GOOD | _BAD:
+            raise RowFaultError("unclear-verdict", value)
+        answer = turns_of(row.cells[self._answer], "assistant")
+        preference = join(answer, answer, self._prompt.turns(row))
+        preference = with_system(preference, self._prompt.system_text(row))
+        turns = [*preference.earlier, Message("user", preference.prompt), answer[-1]]
+        return turns, value in _GOOD
+
+    def preferences(self, row: Row) -> Sequence[Preference]:
+        """A row alone has none."""
+        raise RowFaultError("unpaired-label")
+
+
+_Labelled = tuple[int, int, list[Message]]
+
+
+def _packed(item: _Labelled) -> bytes:
+    number, line, turns = item
+    return json.dumps([number, line, [asdict(turn) for turn in turns]]).encode()
+
+
+def _unpacked(data: bytes) -> _Labelled:
+    number, line, turns = json.loads(data)
+    return number, line, [Message(**turn) for turn in turns]
+
+
+def _paired(row: Row, sides: tuple[list[Message], list[Message]]) -> Candidate:
+    try:
+        return Candidate(row, join(*sides))
+    except RowFaultError as exc:
+        return Candidate(row, exc.reason, exc.detail)
+
+
+def recognise(head: Head) -> Shape | None:
+    """Return the shape of a file of labelled single responses, else None."""
+    answer, label = head.find(*_ANSWERS), head.find(*_LABELS)
+    if answer is None or label is None:
+        return None
+    if not all(_plain(cell) in _GOOD | _BAD for cell in head.cells(label)) or not head.cells(label):
+        return None
+    return LabelledAnswers(head, answer, label)
+
+
+def _plain(cell: object) -> str:
+    return str(cell).strip().casefold().replace(" ", "_")

@@ -1,0 +1,33 @@
+"""Rows with images or recordings are refused: only text is trained. Floor 1; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from orpo_qlora.data.shapes.base import Candidate, plain_name
+
+_COLUMNS = {
+    "image", "images", "img", "image_path", "image_url", "image_paths", "image_urls", "audio",
+    "audios", "audio_path", "video", "videos", "video_path", "pixel_values",
+}  # fmt: skip
+
+
+def refuse_media(
+    candidates: Iterator[Candidate], columns: Sequence[str], used: Sequence[str]
+) -> Iterator[Candidate]:
+    """Replace preferences of rows that have an image, audio or video column filled in."""
+    media = [
+        (index, column)
+        for index, column in enumerate(columns)
+        if plain_name(column) in _COLUMNS and column not in used
+    ]
+    if not media:
+        yield from candidates
+        return
+    for candidate in candidates:
+        cells = candidate.row.cells
+        filled = [column for index, column in media if index < len(cells) and cells[index]]
+        if filled and not isinstance(candidate.found, str):
+            yield Candidate(candidate.row, "media", f"column “{filled[0]}”")
+        else:
+            yield candidate
