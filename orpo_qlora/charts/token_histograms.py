@@ -1,4 +1,4 @@
-"""Token counts to histograms: bars as SVG that stretches, labels that do not. Floor 5."""
+"""Histograms of token counts: bars as a stretching SVG, labels as HTML of fixed size."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from orpo_qlora.jobs.token_counts import TokenLengths
 from orpo_qlora.jobs.token_report import LengthReport, differences_of, quantile
 
 BARS = 32
-"""About so many bars; their width is a round number of tokens."""
+"""Approximate number of bars; their width is a round number of tokens."""
 TAIL = 2.0
-"""A value so many times beyond the 99th percentile is gathered in the last bar."""
+"""Values beyond this multiple of the 99th percentile are collected in the last bar."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One quantity of a histogram: a count for every pair."""
+    """One quantity of a histogram: a token count per pair."""
 
     label: str
     colour: str
@@ -36,35 +36,35 @@ class Histogram:
     title: str
     series: tuple[Series, ...]
     facts: str
-    """What a person should read off, in words; also said to screen readers."""
+    """The main numbers in a sentence, also read by screen readers."""
     limit: int | None = None
-    """Where the line of `max_length` stands, if it says something here."""
+    """`max_length` in tokens, drawn as a line; None where it does not apply."""
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Equal stretches of the value axis; the last one takes whatever lies beyond it."""
+    """Bins of equal width; the last one also counts all values beyond it."""
 
     low: int
     width: int
     count: int
     is_open: bool
-    """Whether values beyond the axis are gathered in the last bar."""
+    """Whether values beyond the axis are counted in the last bar."""
 
     @property
     def high(self) -> int:
-        """Where the axis ends."""
+        """End of the axis, in tokens."""
         return self.low + self.width * self.count
 
     def tally(self, values: Sequence[int]) -> list[int]:
-        """Return how many values fall into each bin."""
+        """Return the number of values per bin."""
         found = [0] * self.count
         for value in values:
             found[min(self.count - 1, (value - self.low) // self.width)] += 1
         return found
 
     def name(self, index: int) -> str:
-        """Return which values a bin holds, in words."""
+        """Return a bin's range as text."""
         first = self.low + index * self.width
         if self.is_open and index == self.count - 1:
             return f"{first:,} tokens or more"
@@ -74,27 +74,27 @@ class Bins:
 
 
 def histograms_of(lengths: TokenLengths, report: LengthReport) -> tuple[Histogram, ...]:
-    """Return the pictures of a file's token counts."""
+    """Return the histograms of a file's token counts."""
     limit = report.max_length
     differences = differences_of(lengths)
     return (
         Histogram(
             "whole",
-            "Prompt and longer answer",
+            "Prompt and longer response",
             (Series("pairs", GREEN, lengths.longest()),),
-            _said(report.whole.sentence()),
+            _sentence(report.whole.sentence()),
             limit,
         ),
         Histogram(
             "prompt",
             "Prompt",
             (Series("prompt", GREEN, lengths.prompt),),
-            _said(report.prompt.sentence()),
+            _sentence(report.prompt.sentence()),
             limit,
         ),
         Histogram(
             "answers",
-            "Answers",
+            "Responses",
             (
                 Series("chosen", BLUE, lengths.chosen),
                 Series("rejected", ORANGE, lengths.rejected),
@@ -111,17 +111,17 @@ def histograms_of(lengths: TokenLengths, report: LengthReport) -> tuple[Histogra
     )
 
 
-def _said(words: str) -> str:
-    return f"{words[:1].upper()}{words[1:]}."
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def choose_bins(values: Sequence[int], limit: int | None) -> Bins:
-    """Return bins for whole numbers; a few far values do not squeeze all others into one bar."""
+    """Return bins for token counts; a few outliers do not compress all others into one bar."""
     low, high = min(0, *values), max(values)
-    usual = quantile(values, 0.99)
-    is_open = high > TAIL * max(usual, 1)
+    typical = quantile(values, 0.99)
+    is_open = high > TAIL * max(typical, 1)
     if is_open:
-        high = usual
+        high = typical
     if limit is not None and high < limit <= TAIL * high:
         high = limit
     width = max(1, math.ceil(round_step(max(1, high - low + 1) / BARS)))
@@ -134,10 +134,10 @@ def draw_histogram(histogram: Histogram) -> str:
     everything = [value for series in histogram.series for value in series.values]
     bins = choose_bins(everything, histogram.limit)
     tallies = [bins.tally(series.values) for series in histogram.series]
-    spoken = html.escape(f"{histogram.title}, tokens: {histogram.facts}")
+    label = html.escape(f"{histogram.title}, tokens: {histogram.facts}")
     return (
         f'<figure class="chart card histogram" data-histogram="{histogram.name}" role="group" '
-        f'aria-label="{spoken}">'
+        f'aria-label="{label}">'
         f'<figcaption class="chart-title">{html.escape(histogram.title)} <small>tokens</small>'
         f"</figcaption>{_area(histogram, bins, tallies)}{_legend(histogram)}"
         f'<p class="quiet">{html.escape(histogram.facts)}</p></figure>'
