@@ -1,4 +1,4 @@
-"""Every setting of a run, once: name, bounds, unit, label and help. Ground floor; every process.
+"""All settings of a run: name, bounds, unit, label and help, each defined once.
 
 Presets, `--set key=value`, the page's form and the settings table in the docs all derive from
 `TrainConfig`; a setting that is not a field here does not exist.
@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 PRESETS = Path(__file__).parent.parent / "presets"
 PACKAGED_PRESETS = Path(__file__).parent / "presets"
 
-Group = Literal["Model", "Objective", "Optimisation", "Data", "Memory", "Watching"]
+Group = Literal["Model", "Objective", "Optimisation", "Data", "Memory", "Logging"]
 
 
 def _setting(
@@ -47,7 +47,7 @@ def _zero_if_auto(value: object) -> object:
 
 
 class TrainConfig(BaseModel):
-    """One run's settings. Unknown names are refused, so a misspelt setting cannot be ignored."""
+    """One run's settings; unknown names are an error, so a misspelt setting is never ignored."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True
@@ -57,7 +57,7 @@ class TrainConfig(BaseModel):
         "",
         group="Model",
         label="Run name",
-        help="A label for the runs list; the run's id is made for you.",
+        help="Label in the runs list; the id is generated.",
         max_length=80,
         basic=True,
     )
@@ -65,7 +65,7 @@ class TrainConfig(BaseModel):
         "smollm2-135m-instruct",
         group="Model",
         label="Base model",
-        help="A name from the list, a Hugging Face id (owner/name) or a local folder.",
+        help="Name from the list, Hugging Face id (owner/name) or local folder.",
         min_length=1,
         max_length=300,
         basic=True,
@@ -74,15 +74,15 @@ class TrainConfig(BaseModel):
         "",
         group="Model",
         label="Revision",
-        help="Branch, tag or commit of a hub model; empty is the newest.",
+        help="Branch, tag or commit of a Hub model; empty is the latest.",
         max_length=80,
     )
     lambda_: float = _setting(
         0.1,
         group="Objective",
         label="λ",
-        help="Weight of the odds-ratio term: 0 is plain fine-tuning on the chosen answers, more "
-        "pushes chosen and rejected further apart (paper: 0.1 to 1).",
+        help="Weight of the odds-ratio loss: 0 is plain SFT on the chosen responses; higher values "
+        "push chosen and rejected further apart (paper: 0.1 to 1).",
         alias="lambda",
         ge=0,
         le=2,
@@ -93,26 +93,26 @@ class TrainConfig(BaseModel):
         "sequence",
         group="Objective",
         label="NLL on",
-        help="sequence: prompt and chosen answer, as TRL and the authors' code train; answer: the "
-        "chosen answer only, the paper's formula.",
+        help="sequence: prompt and chosen response, as in TRL and the authors' code; answer: the "
+        "chosen response only, the paper's formula.",
     )
     nll_reduction: Literal["token", "pair"] = _setting(
         "token",
         group="Objective",
         label="NLL mean over",
-        help="token: every token of the step counts the same; pair: every pair counts the same.",
+        help="token: all tokens of the step weigh the same; pair: all pairs weigh the same.",
     )
     track_rejected: bool = _setting(
         True,
         group="Objective",
         label="Track rejected at λ = 0",
-        help="Also measure rejected answers when λ is 0, where the loss does not need them.",
+        help="Also measure rejected responses at λ = 0, where the loss does not need them.",
     )
     learning_rate: float = _setting(
         2e-4,
         group="Optimisation",
         label="Learning rate",
-        help="Peak step size of the optimizer; LoRA wants about ten times full fine-tuning's.",
+        help="Peak learning rate; LoRA needs about ten times that of full fine-tuning.",
         gt=0,
         le=1,
         allow_inf_nan=False,
@@ -122,7 +122,7 @@ class TrainConfig(BaseModel):
         1.0,
         group="Optimisation",
         label="Epochs",
-        help="Passes over the training pairs; fractions are fine.",
+        help="Passes over the training pairs; may be a fraction.",
         gt=0,
         le=1000,
         allow_inf_nan=False,
@@ -132,14 +132,14 @@ class TrainConfig(BaseModel):
         0,
         group="Optimisation",
         label="Stop after steps",
-        help="Optimizer steps; 0 lets the epochs decide.",
+        help="Maximum number of optimizer steps; 0 is no limit but the epochs.",
         ge=0,
     )
     pairs_per_step: int = _setting(
         8,
         group="Optimisation",
         label="Pairs per step",
-        help="Pairs the optimizer sees at once; memory does not depend on it.",
+        help="Pairs per optimizer step; memory does not depend on it.",
         ge=1,
         le=4096,
         basic=True,
@@ -148,7 +148,7 @@ class TrainConfig(BaseModel):
         "adamw",
         group="Optimisation",
         label="Optimizer",
-        help="adamw is exact; the 8-bit kinds save a little GPU memory.",
+        help="adamw is exact; the 8-bit variants save a little GPU memory.",
     )
     scheduler: Literal["linear", "cosine", "constant", "inverse_sqrt"] = _setting(
         "cosine",
@@ -159,7 +159,7 @@ class TrainConfig(BaseModel):
     warmup_ratio: float = _setting(
         0.05,
         group="Optimisation",
-        label="Warm-up share",
+        label="Warm-up ratio",
         help="Share of all steps over which the learning rate rises from zero.",
         ge=0,
         le=1,
@@ -169,7 +169,7 @@ class TrainConfig(BaseModel):
         1.0,
         group="Optimisation",
         label="Gradient clip",
-        help="Longest gradient (L2 norm) a step may take; 0 switches clipping off.",
+        help="Maximum L2 norm of the gradient; 0 disables clipping.",
         ge=0,
         allow_inf_nan=False,
     )
@@ -177,7 +177,7 @@ class TrainConfig(BaseModel):
         16,
         group="Model",
         label="LoRA rank",
-        help="Columns of each adapter matrix: higher learns more and takes more memory.",
+        help="Rank of the adapter matrices: higher learns more and takes more memory.",
         ge=1,
         le=512,
     )
@@ -185,7 +185,7 @@ class TrainConfig(BaseModel):
         32.0,
         group="Model",
         label="LoRA alpha",
-        help="Adapter scale; the adapter's output is multiplied by alpha / rank.",
+        help="The adapter's output is multiplied by alpha / rank.",
         gt=0,
         allow_inf_nan=False,
     )
@@ -193,7 +193,7 @@ class TrainConfig(BaseModel):
         0.0,
         group="Model",
         label="LoRA dropout",
-        help="Share of adapter inputs dropped while training; 0 keeps a step exactly repeatable.",
+        help="Fraction of adapter inputs dropped in training; 0 keeps steps reproducible.",
         ge=0,
         lt=1,
         allow_inf_nan=False,
@@ -214,15 +214,15 @@ class TrainConfig(BaseModel):
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
         "auto",
         group="Memory",
-        label="Compute type",
-        help="Number type of the arithmetic; auto picks what this hardware is fast and safe at. "
-        "bfloat16 takes about a fifth off a step on a CPU with AVX-512-BF16, and is less exact.",
+        label="Compute dtype",
+        help="Data type of the computation; auto picks one that is fast and safe on this hardware. "
+        "bfloat16 saves about a fifth per step on a CPU with AVX-512-BF16, and is less exact.",
     )
     max_tokens_per_forward: Annotated[int, BeforeValidator(_zero_if_auto)] = _setting(
         0,
         group="Memory",
         label="Tokens per forward",
-        help="Tokens the memory holds at once; 0 is as many as fit. The result is the same.",
+        help="Token limit per forward pass; 0 is as many as fit. The result is the same.",
         ge=0,
     )
     activation_checkpointing: Annotated[
@@ -231,22 +231,22 @@ class TrainConfig(BaseModel):
         "auto",
         group="Memory",
         label="Recompute activations",
-        help="Trades about a third more time for much less memory; auto does so only when needed.",
+        help="Saves much memory for about a third more time; auto does so only if needed.",
     )
     dequant_cache: Annotated[Literal["auto", "off", "all"], BeforeValidator(_switch_name)] = (
         _setting(
             "auto",
             group="Memory",
-            label="Keep weights unpacked",
-            help="all holds the 4-bit weights unpacked too: the same numbers, more memory, less "
-            "time on a GPU; auto does so where memory is plentiful.",
+            label="Cache dequantised weights",
+            help="all keeps a dequantised copy of the 4-bit weights: same numbers, more memory, "
+            "less time on a GPU; auto does so if memory is plentiful.",
         )
     )
     max_length: int = _setting(
         1024,
         group="Data",
         label="Longest sequence",
-        help="Tokens of prompt plus one answer.",
+        help="Maximum tokens of prompt plus one response.",
         ge=16,
         le=1_000_000,
     )
@@ -254,14 +254,14 @@ class TrainConfig(BaseModel):
         "drop",
         group="Data",
         label="Over-long pairs",
-        help="drop the pair, cut the prompt from the left, or cut the answers from the right; "
-        "counted in the log either way.",
+        help="drop the pair, cut the prompt from the left, or cut the responses from the right; "
+        "the log counts them.",
     )
     held_out: float = _setting(
         0.1,
         group="Data",
         label="Held-out share",
-        help="Share of the pairs kept away from training to measure on.",
+        help="Fraction of the pairs not trained on, used for evaluation.",
         ge=0,
         le=0.5,
         allow_inf_nan=False,
@@ -270,50 +270,50 @@ class TrainConfig(BaseModel):
         42,
         group="Data",
         label="Seed",
-        help="Decides the split, the order of pairs and the adapter's start.",
+        help="Seed of the split, the order of pairs and the adapter's initial weights.",
         ge=0,
         le=2**31 - 1,
     )
     eval_every: int = _setting(
         0,
-        group="Watching",
+        group="Logging",
         label="Evaluate every",
-        help="Optimizer steps between measurements on held-out pairs; 0 is four times a run.",
+        help="Optimizer steps between evaluations on held-out pairs; 0 is four per run.",
         ge=0,
     )
     checkpoint_every: int = _setting(
         0,
-        group="Watching",
+        group="Logging",
         label="Checkpoint every",
-        help="Optimizer steps between checkpoints to resume from; 0 is four times a run and at "
-        "least every ten minutes. A stop always writes one.",
+        help="Optimizer steps between checkpoints; 0 is four per run and at least one every ten "
+        "minutes. Stopping a run always writes one.",
         ge=0,
     )
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = _setting(
         "none",
-        group="Watching",
+        group="Logging",
         label="Also report to",
-        help="A tracker that gets the metrics too, where it is installed; they stay on this disk "
-        "unless the tracker's own environment variables say otherwise.",
+        help="Installed tracker that also receives the metrics; they stay on this disk unless the "
+        "tracker's own environment variables say otherwise.",
     )
     sample_prompts: tuple[str, ...] = _setting(
         (),
-        group="Watching",
+        group="Logging",
         label="Sample prompts",
-        help="Prompts answered before, during and after training, one per line; empty takes three "
+        help="Prompts answered before, during and after training, one per line; empty is three "
         "held-out prompts.",
         max_length=8,
     )
 
     def to_yaml(self) -> str:
-        """Return the settings as YAML with the names people type (`lambda`, not `lambda_`)."""
+        """Return the settings as YAML with their public names (`lambda`, not `lambda_`)."""
         return yaml.safe_dump(
             self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
         )
 
 
 def setting_fields() -> dict[str, FieldInfo]:
-    """Return every setting by the name people type, in the order of the form."""
+    """Return every setting by its public name, in the order of the form."""
     return {info.alias or name: info for name, info in TrainConfig.model_fields.items()}
 
 
@@ -326,7 +326,7 @@ def build_config(settings: Mapping[str, object], *, source: str = "the settings"
     """Validate settings given by name.
 
     Raises:
-        ConfigError: lists every wrong or unknown setting at once.
+        ConfigError: lists all wrong or unknown settings.
     """
     try:
         return TrainConfig.model_validate(dict(settings))

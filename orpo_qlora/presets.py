@@ -1,6 +1,6 @@
-"""Presets: the shipped ones, and one's own in the home's `presets/` folder. Ground floor.
+"""Presets: the built-in ones, and the user's in the home's `presets/` folder.
 
-Both are plain YAML with the names people type, so one's own can be handed on and taken in.
+Both are plain YAML with public setting names, so they can be shared as files.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from orpo_qlora.errors import ConfigError
 
 NAME = re.compile(r"\w[\w .+-]{0,59}", re.ASCII)
 FILE_BYTES = 100_000
-"""Largest preset taken in; the longest prompts a person would write are far shorter."""
+"""Largest file read; presets with long sample prompts are far shorter."""
 
-DEEPEST = 10
-"""No setting is a list of lists."""
+MAX_DEPTH = 10
+"""Maximum nesting of lists; no setting is a list of lists."""
 
 
 def own_names() -> list[str]:
-    """Return the names of one's own presets, in alphabetical order."""
+    """Return the names of the user's presets, in alphabetical order."""
     return sorted(path.stem for path in _folder().glob("*.yaml") if _is_name(path.stem))
 
 
 def all_names() -> list[str]:
-    """Return the shipped presets, smallest hardware first, then one's own."""
+    """Return the built-in presets, smallest hardware first, then the user's."""
     return [*config.preset_names(), *own_names()]
 
 
 def check_known(name: str) -> None:
-    """Make sure that a preset is named, not a file; a browser may name any file of the machine.
+    """Check that a name from the browser is a preset and not the path of a file.
 
     Raises:
         ConfigError: there is no preset of that name.
@@ -46,7 +46,7 @@ def check_known(name: str) -> None:
 
 
 def read_preset(name_or_file: str) -> dict[str, object]:
-    """Return the settings of a shipped preset, one's own, or a YAML file.
+    """Return the settings of a built-in preset, a user's preset, or a YAML file.
 
     Raises:
         ConfigError: no such preset, or it holds no settings.
@@ -57,10 +57,10 @@ def read_preset(name_or_file: str) -> dict[str, object]:
 
 
 def read_file(path: Path, source: str = "") -> dict[str, object]:
-    """Return the settings of a YAML file that came from anywhere.
+    """Return the settings of an untrusted YAML file.
 
     Raises:
-        ConfigError: it is no YAML of settings, too large, or refers to parts of itself.
+        ConfigError: it is not a YAML mapping, is too large, or uses aliases.
     """
     source = source or path.name
     try:
@@ -72,7 +72,7 @@ def read_file(path: Path, source: str = "") -> dict[str, object]:
 
 
 def read_text(text: str, source: str) -> dict[str, object]:
-    """Return the settings in a text that came from anywhere.
+    """Return the settings of an untrusted YAML text.
 
     Raises:
         ConfigError: as for `read_file`.
@@ -90,16 +90,16 @@ def read_text(text: str, source: str) -> dict[str, object]:
 
 
 def _refuse_costly(text: str, source: str) -> None:
-    """Refuse what is short to write and long to read."""
+    """Refuse short texts that would take very long or very much memory to parse."""
     depth = 0
     for event in yaml.parse(text):
-        # A few aliases of aliases are more text, once printed, than a machine can hold.
+        # Nested aliases expand exponentially once printed.
         if isinstance(event, yaml.AliasEvent):
             raise ConfigError(f"{source} refers to parts of itself.", hint="Write each value out.")
-        # Brackets in brackets would keep the reader busy for minutes.
+        # Deeply nested brackets keep the YAML parser busy for minutes.
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
+        if depth > MAX_DEPTH:
             raise ConfigError(f"{source} holds lists in lists in lists.", hint=_EXPECTED)
 
 
@@ -119,11 +119,11 @@ def _not_yaml(source: str, exc: Exception) -> ConfigError:
 def _reason(exc: Exception) -> str:
     if isinstance(exc, yaml.MarkedYAMLError) and exc.problem_mark is not None:
         return f"{exc.problem} on line {exc.problem_mark.line + 1}"
-    return "it is no text" if isinstance(exc, UnicodeDecodeError) else type(exc).__name__
+    return "it is not text" if isinstance(exc, UnicodeDecodeError) else type(exc).__name__
 
 
 def save_preset(name: str, settings: TrainConfig) -> str:
-    """Keep settings under a name and return it; an older preset of that name is replaced.
+    """Save settings under a name and return it; an older preset of that name is replaced.
 
     Raises:
         ConfigError: the name cannot be used.
@@ -132,31 +132,31 @@ def save_preset(name: str, settings: TrainConfig) -> str:
     name = name.strip()
     if not _is_name(name):
         raise ConfigError(
-            f"“{name}” cannot name a preset." if name else "The preset has no name yet.",
+            f"“{name}” is not a valid preset name." if name else "The preset has no name.",
             hint="Use up to 60 letters, digits, spaces, dots and dashes.",
         )
     if name in config.preset_names():
-        raise ConfigError(f"“{name}” is a preset of the program.", hint="Choose another name.")
+        raise ConfigError(f"“{name}” is a built-in preset.", hint="Choose another name.")
     _folder().mkdir(mode=0o700, exist_ok=True)
     storage.write_whole(_path(name), preset_text(settings))
     return name
 
 
 def preset_text(settings: TrainConfig) -> str:
-    """Return settings as a preset's YAML; the run's name is no part of it."""
+    """Return settings as YAML, without the run name."""
     values = settings.model_dump(mode="json", by_alias=True, exclude={"name"})
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def delete_preset(name: str) -> None:
-    """Forget one of one's own presets.
+    """Delete a preset of the user.
 
     Raises:
-        ConfigError: it is not one's own.
+        ConfigError: it is not a preset of the user.
     """
     if name not in own_names():
         raise ConfigError(
-            f"“{name}” is not one of your own presets.", hint="Only those can be deleted."
+            f"“{name}” is not one of your own presets.", hint="Only your own can be deleted."
         )
     _path(name).unlink(missing_ok=True)
 

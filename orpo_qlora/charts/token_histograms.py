@@ -14,7 +14,7 @@ from orpo_qlora.jobs.token_counts import TokenLengths
 from orpo_qlora.jobs.token_report import LengthReport, differences_of, quantile
 
 BARS = 32
-"""About so many bars; their width is a round number of tokens."""
+"""Approximate number of bars; their width is a round number of tokens."""
 TAIL = 2.0
 """A value this many times the 99th percentile counts in the last bar."""
 
@@ -39,7 +39,7 @@ def histograms_of(lengths: TokenLengths, report: LengthReport) -> tuple[Histogra
     return (
         Histogram(
             "whole",
-            "Prompt and longer answer",
+            "Prompt and longer response",
             (Series("pairs", GREEN, lengths.longest()),),
             _sentence(report.whole.sentence()),
             limit,
@@ -53,7 +53,7 @@ def histograms_of(lengths: TokenLengths, report: LengthReport) -> tuple[Histogra
         ),
         Histogram(
             "answers",
-            "Answers",
+            "Responses",
             (
                 Series("chosen", BLUE, lengths.chosen),
                 Series("rejected", ORANGE, lengths.rejected),
@@ -77,10 +77,10 @@ def _sentence(text: str) -> str:
 def choose_bins(values: Sequence[int], limit: int | None) -> Bins:
     """Return bins for whole numbers; a few far values are counted in the last bar."""
     low, high = min(0, *values), max(values)
-    usual = quantile(values, 0.99)
-    is_open = high > TAIL * max(usual, 1)
+    typical = quantile(values, 0.99)
+    is_open = high > TAIL * max(typical, 1)
     if is_open:
-        high = usual
+        high = typical
     if limit is not None and high < limit <= TAIL * high:
         high = limit
     width = max(1, math.ceil(round_step(max(1, high - low + 1) / BARS)))

@@ -88,7 +88,7 @@ def test_a_first_visitor_is_led_and_settings_can_be_kept(page, tmp_path):
     page.locator("#preset-fold button").first.click()
     page.get_by_label("Preset name").fill("demo-cpu")
     page.locator("#preset-save").click()
-    expect(page.locator("#preset-error [role=alert]")).to_contain_text("of the program")
+    expect(page.locator("#preset-error [role=alert]")).to_contain_text("built-in preset")
     page.get_by_label("Preset name").fill("mine")
     page.locator("#preset-save").click()
     expect(page.locator("#preset-note")).to_contain_text("Saved as “mine”")

@@ -94,7 +94,7 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
         # Little of everything: what is waited for here is a laptop's processor.
         page.locator("#setting-max_steps input").fill("4")
         page.locator("#setting-pairs_per_step input").fill("2")
-        page.locator("#group-watching button").first.click()
+        page.locator("#group-logging button").first.click()
         page.locator("#setting-sample_prompts textarea").fill("What is rain?")
         page.locator("#setting-eval_every input").fill("2")
         page.locator("#setting-eval_every input").blur()

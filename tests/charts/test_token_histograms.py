@@ -58,7 +58,7 @@ def test_bars_name_their_tokens_and_pairs():
 
 def test_facts_are_said_to_screen_readers_too():
     spoken = re.search(r'aria-label="(.*?)"', drawn()["whole"])[1]
-    assert spoken == "Prompt and longer answer, tokens: Median 18, 95 % up to 100, longest 100."
+    assert spoken == "Prompt and longer response, tokens: Median 18, 95 % up to 100, longest 100."
 
 
 @pytest.mark.parametrize(("max_length", "is_inside"), [(20, True), (5000, False)])

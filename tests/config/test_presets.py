@@ -68,7 +68,7 @@ def test_full_disk_keeps_the_older_preset(monkeypatch):
     ("content", "fact"),
     [
         (b"lambda: [", "is not YAML"),
-        (b"\xff\xfe\x00", "it is no text"),
+        (b"\xff\xfe\x00", "it is not text"),
         (b"just words", "holds no settings"),
         (b"- 1\n- 2\n", "holds no settings"),
         (b"", "holds no settings"),

@@ -33,7 +33,7 @@ def advice(asked, longest_pair=800):
     [
         ({"max_tokens_per_forward": 60_000}, 12, "“Tokens per forward”"),
         ({"activation_checkpointing": "off"}, 8, "“Recompute activations”"),
-        ({"dequant_cache": "all"}, 12, "“Keep weights unpacked”"),
+        ({"dequant_cache": "all"}, 12, "“Cache dequantised weights”"),
         ({"quantization": "none"}, 12, "“Base weights”"),
     ],
 )
