@@ -78,7 +78,7 @@ def check_exportable(run: Run) -> None:
 
 def name_of(run: Run) -> str:
     """Return how a run's files are called outside: its name, as far as file systems take it."""
-    words = re.sub(r"[^\w-]+", "-", run.name).strip("-")[:NAME_CHARACTERS]
+    words = re.sub(r"[^\w-]+", "-", run.title).strip("-")[:NAME_CHARACTERS]
     return f"{words}-{run.id}" if words else run.id
 
 
