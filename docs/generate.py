@@ -115,7 +115,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "settings.md": ("settings", settings_table),
     "cli.md": ("cli", cli_help),
     "data.md": ("findings", findings_table),
-    "referee.md": ("rules", rules_table),
+    "insight.md": ("rules", rules_table),
 }
 
 

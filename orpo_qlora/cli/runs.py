@@ -69,7 +69,7 @@ def _row(run: Run) -> tuple[str, ...]:
     state, config = run.state, run.config
     held_out = history.results(run).held_out
     return (
-        *(run.id, plain(run.name), state.status, f"{state.step}/{state.total_steps}"),
+        *(run.id, plain(run.title), state.status, f"{state.step}/{state.total_steps}"),
         f"{config.lambda_:g}",
         _number(held_out, "rewards/accuracies", ".0%"),
         _number(held_out, "loss", ".3g"),

@@ -77,7 +77,7 @@ def check_exportable(run: Run) -> None:
 
 def name_of(run: Run) -> str:
     """Return the base name of a run's exported files: its label, reduced to safe characters."""
-    label = re.sub(r"[^\w-]+", "-", run.name).strip("-")[:NAME_CHARACTERS]
+    label = re.sub(r"[^\w-]+", "-", run.title).strip("-")[:NAME_CHARACTERS]
     return f"{label}-{run.id}" if label else run.id
 
 

@@ -1,4 +1,4 @@
-"""All runs as a list to search: which there are, which match, in which order. Floor 3; no torch."""
+"""The list of all runs: filtered and ordered."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class History:
 
 @dataclass(frozen=True)
 class Filters:
-    """What a person looks for; empty means everything."""
+    """Filters of the list; empty ones match every run."""
 
     text: str = ""
     status: str = ""
@@ -63,14 +63,14 @@ class Filters:
 
 
 def read_history() -> History:
-    """Return every run as its folder tells it now; unchanged folders are not read again."""
+    """Return every run; unchanged folders are not read again."""
     runs: list[Run] = []
     unreadable: list[Unreadable] = []
     for paths in store.all_paths():
         try:
             runs.append(store.read_run(paths))
         except (InputError, ValidationError) as error:
-            if paths.folder.exists():  # else it was deleted this moment
+            if paths.folder.exists():  # else it was just deleted
                 unreadable.append(Unreadable(paths.id, _reason(error)))
     return History(tuple(runs), tuple(unreadable))
 
@@ -80,7 +80,7 @@ def _reason(error: InputError | ValidationError) -> str:
 
 
 def results(run: Run) -> Results:
-    """Return what a run has come to."""
+    """Return the latest measurements of a run."""
     return results_of(run.paths.metrics)
 
 

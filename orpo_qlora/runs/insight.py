@@ -1,7 +1,7 @@
-"""What the curves of a run mean now, in one plain sentence. Floor 3; no torch.
+"""Insight: one sentence that interprets the curves of a run.
 
-Every rule is a function from the metrics so far to a sentence, or to None when it has nothing to
-say. The first that speaks is the verdict; docs/referee.md lists them all.
+A rule maps the metrics so far to a sentence, or to None if it does not apply. The first rule that
+applies gives the main insight; docs/insight.md lists all rules.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from orpo_qlora.runs.series import Course, Values
 Level = Literal["bad", "watch", "good", "early"]
 
 LEAST_STEPS = 20
-"""Training steps before a trend is looked for: two stretches of five each."""
+"""Training steps before a trend is tested: two intervals of five steps."""
 FEW_STEPS = 5
 CERTAINTY = 2.5
-"""Standard errors by which two stretches must differ to be called different."""
+"""Standard errors by which the means of two intervals must differ."""
 NEGLIGIBLE_SHARE, DOMINANT_SHARE = 0.01, 0.5
 LEARNT_OR = 0.3
-"""An OR loss below this is small because the preference is learnt: odds of about 3 to 1."""
+"""Below this OR loss the preference is learnt: odds of about 3 to 1."""
 CERTAIN_CHOSEN, IMPOSSIBLE_REJECTED = -0.3, -5.0
 TURNED_SHARE = 0.01
 FALLEN_NATS = 0.05
 LEVEL_SHARE = 0.01
 FINAL_RATE_SHARE = 0.1
-"""Below this share of its peak the learning rate is at its end: a plateau is to be expected."""
+"""Below this share of its peak the learning rate is at its end, where a plateau is expected."""
 
 
 @dataclass(frozen=True)
 class Insight:
-    """What one rule says."""
+    """The result of one rule."""
 
     rule: str
     level: Level
@@ -46,7 +46,7 @@ class Insight:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the rules look at."""
+    """The input of the rules."""
 
     metrics: Metrics
     lambda_: float
@@ -68,7 +68,7 @@ class Evidence:
 
     @property
     def odds_share(self) -> float:
-        """How much of the loss λ·OR has been lately."""
+        """Share of λ·OR in the recent loss."""
         loss = self.recent("loss")
         return self.lambda_ * self.recent("or_loss") / loss if loss else math.nan
 
@@ -81,7 +81,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Change:
-    """How the second half of a curve went on: its quarters, and how sure their difference is."""
+    """Means of a curve's third and fourth quarter, and the standard error of their difference."""
 
     before: float
     now: float
@@ -89,29 +89,29 @@ class Change:
 
     @classmethod
     def of(cls, values: Values) -> Change | None:
-        """Return the change of the latter half of a curve; None while it is too short."""
+        """Return the change in the second half of a curve; None while it is too short."""
         if len(values) < LEAST_STEPS:
             return None
         late = values[len(values) // 2 :]
         before, now = late[: len(late) // 2], late[len(late) // 2 :]
-        # From neighbours: a trend is no noise.
+        # From differences of neighbours, so that a trend does not count as noise.
         noise = float(np.diff(late).std()) / math.sqrt(2)
         error = noise * math.sqrt(1 / len(before) + 1 / len(now))
         return cls(float(before.mean()), float(now.mean()), error)
 
     @property
     def rises(self) -> bool:
-        """Whether it rose by more than chance explains."""
+        """Whether it rose significantly."""
         return self.now - self.before > max(CERTAINTY * self.error, 1e-6)
 
     @property
     def falls(self) -> bool:
-        """Whether it fell by more than chance explains."""
+        """Whether it fell significantly."""
         return self.before - self.now > max(CERTAINTY * self.error, 1e-6)
 
     @property
     def is_level(self) -> bool:
-        """Whether a change of a hundredth of its value can be ruled out."""
+        """Whether a change of 1 % can be ruled out."""
         possible = abs(self.now - self.before) + CERTAINTY * self.error
         return possible < LEVEL_SHARE * abs(self.before)
 
@@ -130,8 +130,8 @@ def _overfit(seen: Evidence) -> str | None:
     if not (is_long and chosen > CERTAIN_CHOSEN and rejected < IMPOSSIBLE_REJECTED):
         return None
     return (
-        f"The chosen answers of the training pairs are almost certain (log-prob {chosen:.2f}) and "
-        f"the rejected ones nearly impossible ({rejected:.1f}): the run overfits."
+        f"The run overfits: on training pairs the chosen log-prob is {chosen:.2f} (almost certain) "
+        f"and the rejected one {rejected:.1f} (almost impossible)."
     )
 
 
@@ -149,7 +149,7 @@ def _held_out_loss_turned(seen: Evidence) -> str | None:
 def _held_out_accuracy_turned(seen: Evidence) -> str | None:
     course, pairs = seen.held_out("rewards/accuracies"), seen.held_out("pairs")
     count = float(pairs.values[-1]) if len(pairs) else 0.0
-    # Two pairs may flip back, and so may as many as chance flips one time in six.
+    # Tolerance: two pairs, or one standard error of the share.
     best = _turned(
         course.values,
         lambda top: max(2 / max(count, 1), math.sqrt(max(top * (1 - top), 0.01) / max(count, 1))),
@@ -163,7 +163,7 @@ def _held_out_accuracy_turned(seen: Evidence) -> str | None:
 
 
 def _turned(values: Values, tolerance: Callable[[float], float]) -> int | None:
-    """Return where a curve was best, if its last two points are worse by more than a tolerance."""
+    """Return the index of the maximum, if the last two points are below it by over a tolerance."""
     if len(values) < 3:
         return None
     best = int(values.argmax())
@@ -179,9 +179,8 @@ def _chosen_falling(seen: Evidence) -> str | None:
     if chosen.before - chosen.now < FALLEN_NATS:
         return None
     return (
-        f"The log-prob of the chosen answers falls ({chosen}) while their lead over the rejected "
-        f"ones grows ({gap}): the lead comes from pushing answers down, not from learning the "
-        "chosen ones."
+        f"The chosen log-prob falls ({chosen}) while the log-prob gap grows ({gap}): the gap comes "
+        "from lowering the rejected responses, not from learning the chosen ones."
     )
 
 
@@ -189,9 +188,7 @@ def _odds_dominant(seen: Evidence) -> str | None:
     share = seen.odds_share
     if len(seen.train("or_loss")) < FEW_STEPS or not share > DOMINANT_SHARE:
         return None
-    return (
-        f"λ·OR is {share:.0%} of the loss: telling answers apart outweighs learning to write them."
-    )
+    return f"λ·OR is {share:.0%} of the loss: the preference term outweighs the chosen responses."
 
 
 def _odds_negligible(seen: Evidence) -> str | None:
@@ -201,8 +198,8 @@ def _odds_negligible(seen: Evidence) -> str | None:
     if seen.recent("or_loss") < LEARNT_OR:
         return None
     return (
-        f"λ·OR is only {share:.1%} of the loss and the preference is not learnt yet: nearly "
-        "all of what is learnt is how to write the chosen answers."
+        f"λ·OR is only {share:.1%} of the loss and the preference is not learnt yet: training is "
+        "almost only SFT on the chosen responses."
     )
 
 
@@ -214,38 +211,38 @@ def _plateau(seen: Evidence) -> str | None:
     if len(rate) and rate[-1] < FINAL_RATE_SHARE * rate.max():
         return None
     since = course.steps[len(course) // 2]
-    return f"The loss has stayed where it is since step {since:,} ({change})."
+    return f"The loss has been flat since step {since:,} ({change})."
 
 
 def _too_early(seen: Evidence) -> str | None:
     steps = len(seen.train("loss"))
     if steps >= LEAST_STEPS:
         return None
-    return f"Too early to tell: {steps} of the {LEAST_STEPS} steps it takes to see a trend."
+    return f"Too early: {steps} of the {LEAST_STEPS} steps needed for a trend."
 
 
 def _healthy(seen: Evidence) -> str | None:
     loss, gap = Change.of(seen.train("loss").values), Change.of(seen.gap())
     falls, grows = loss is not None and loss.falls, gap is not None and gap.rises
     if falls and grows:
-        return f"The loss falls ({loss}) and the lead of the chosen answers grows ({gap})."
+        return f"The loss falls ({loss}) and the log-prob gap grows ({gap})."
     if falls:
         return f"The loss falls ({loss})."
-    return f"The lead of the chosen answers grows ({gap})." if grows else None
+    return f"The log-prob gap grows ({gap})." if grows else None
 
 
 def _no_trend(seen: Evidence) -> str | None:
-    return "No trend can be told from the noise of single steps."
+    return "No trend stands out from the noise between steps."
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing the referee can say."""
+    """A rule and its advice."""
 
     id: str
     level: Level
     when: str
-    """In words, for the docs."""
+    """The condition in words, for the docs."""
     advice: str
     says: Callable[[Evidence], str | None]
 
@@ -255,23 +252,23 @@ RULES = (
         "not-finite",
         "bad",
         "a loss on training or held-out pairs was NaN or infinite",
-        "Lower the learning rate, and look at the pairs of that step.",
+        "Lower the learning rate and check the pairs of that step.",
         _not_finite,
     ),
     Rule(
         "overfit",
         "bad",
         f"over the last quarter of the steps (at least {FEW_STEPS}) the mean log-prob of the "
-        f"chosen answers is above {CERTAIN_CHOSEN:g} and that of the rejected ones below "
+        f"chosen responses is above {CERTAIN_CHOSEN:g} and that of the rejected ones below "
         f"{IMPOSSIBLE_REJECTED:g}: the sign of overfitting that ORPO's authors name",
-        "Stop here; next time fewer epochs, a lower learning rate or a smaller λ.",
+        "Stop; use fewer epochs, a lower learning rate or a smaller λ.",
         _overfit,
     ),
     Rule(
         "held-out-loss-turned",
         "bad",
         f"the last two evaluations are more than {TURNED_SHARE:.0%} above the lowest held-out loss",
-        "Stop here; next time end near that step.",
+        "Stop; next time end near that step.",
         _held_out_loss_turned,
     ),
     Rule(
@@ -279,22 +276,22 @@ RULES = (
         "bad",
         "the last two evaluations have over two pairs fewer right than the best one, and over one "
         "standard error of its share fewer",
-        "Stop here; next time end near that step.",
+        "Stop; next time end near that step.",
         _held_out_accuracy_turned,
     ),
     Rule(
         "chosen-falling",
         "watch",
         f"in the second half of the steps the chosen log-prob falls by {FALLEN_NATS:g} nats or "
-        "more while chosen minus rejected grows, both by more than chance explains",
-        "A smaller λ or a lower learning rate keeps the chosen answers likely.",
+        "more while chosen minus rejected grows, both significantly",
+        "Use a smaller λ or a lower learning rate.",
         _chosen_falling,
     ),
     Rule(
         "odds-dominant",
         "watch",
         f"over the last quarter of the steps λ·OR is more than {DOMINANT_SHARE:.0%} of the loss",
-        "A smaller λ keeps the language of the chosen answers.",
+        "Use a smaller λ.",
         _odds_dominant,
     ),
     Rule(
@@ -302,23 +299,23 @@ RULES = (
         "watch",
         f"over the last quarter of the steps λ·OR is less than {NEGLIGIBLE_SHARE:.0%} of the loss "
         f"though the OR loss is still above {LEARNT_OR:g}",
-        "A larger λ lets the preference count.",
+        "Use a larger λ.",
         _odds_negligible,
     ),
     Rule(
         "plateau",
         "watch",
         f"the loss of the third and the fourth quarter differ by less than {LEVEL_SHARE:.0%} even "
-        "at the edge of chance, the lead of the chosen answers does not grow either, and the "
+        "at the edge of the confidence interval, the log-prob gap does not grow, and the "
         "learning rate is not at its end",
-        "More steps as they are will bring little: stop, or raise the learning rate.",
+        "Stop, or raise the learning rate.",
         _plateau,
     ),
     Rule("too-early", "early", f"fewer than {LEAST_STEPS} training steps", "", _too_early),
     Rule(
         "healthy",
         "good",
-        "the loss falls, or chosen minus rejected grows, by more than chance explains",
+        "the loss falls, or chosen minus rejected grows, significantly",
         "",
         _healthy,
     ),
@@ -327,9 +324,9 @@ RULES = (
 
 
 def judge(metrics: Metrics, lambda_: float) -> list[Insight]:
-    """Return what the curves mean, the most important first; never empty.
+    """Return the insights, the most important first; never empty.
 
-    After the first sentence only warnings follow: what is healthy besides needs no word.
+    After the first one only warnings follow.
     """
     seen = Evidence(metrics, lambda_)
     found = [

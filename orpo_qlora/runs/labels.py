@@ -1,7 +1,7 @@
-"""What a person calls a run afterwards: a name and tags, in a small file of their own. Floor 3.
+"""Names and tags of runs: the default name, and a label the user may edit at any time.
 
-`config.yaml` is written once, so a new name cannot go there. A damaged or missing label is an empty
-one: nothing of a run depends on it.
+`config.yaml` is written once, so an edited name is stored in `label.json`. A damaged or missing
+label counts as empty: nothing else depends on it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.errors import InputError
+from orpo_qlora.models.catalogue import find_model
 from orpo_qlora.runs.file_cache import FileMemory
 
 NAME_CHARACTERS = 80
@@ -22,7 +23,7 @@ MOST_TAGS = 12
 
 
 class RunLabel(BaseModel):
-    """A name and tags; an empty name leaves the one of the settings."""
+    """A name and tags; an empty name stands for the one in the settings."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -33,14 +34,27 @@ class RunLabel(BaseModel):
 NO_LABEL = RunLabel()
 
 
+def default_name(source: str, model: str, lambda_: float) -> str:
+    """Return how a run without a name is called: “short_answers · SmolLM2 135M · λ 0.1”.
+
+    Args:
+        source: name of the data file.
+        model: the base model, as in the settings.
+        lambda_: weight of the odds-ratio loss.
+    """
+    entry = find_model(model)
+    title = entry.title.removesuffix(" Instruct") if entry else Path(model).name
+    return " · ".join((Path(source).stem, title, f"λ {lambda_:g}"))
+
+
 def label_of(name: str, tags: str | Iterable[str]) -> RunLabel:
-    """Return a label as a person typed it; tags are separated by commas.
+    """Parse a typed label; tags are separated by commas.
 
     Raises:
         InputError: it is too long, or has too many tags.
     """
     typed = re.split(r"[,\n]", tags) if isinstance(tags, str) else tags
-    # The same word in other letters is the same tag; the first spelling stays.
+    # Tags that differ only in case are one tag, in the first spelling.
     found = {tag.casefold(): tag for tag in reversed([*map(_on_one_line, typed)]) if tag}
     kept = tuple(reversed(found.values()))
     plain = _on_one_line(name)
@@ -53,7 +67,7 @@ def label_of(name: str, tags: str | Iterable[str]) -> RunLabel:
     if long or len(kept) > MOST_TAGS:
         raise InputError(
             f"A run has at most {MOST_TAGS} tags of at most {TAG_CHARACTERS} characters each.",
-            hint="Separate tags by commas, and leave some out.",
+            hint="Separate tags by commas and remove some.",
         )
     return RunLabel(name=plain, tags=kept)
 

@@ -1,4 +1,4 @@
-"""Values to text; every number format of the page lives here. Floor 5; no gradio, no markup."""
+"""Number formats and status texts of the page, without markup."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from orpo_qlora.runs.state import RunState, Status
 from orpo_qlora.runs.store import Run
 
 STATUS_MEANINGS: dict[Status, str] = {
-    "queued": "Waiting for its turn; it starts by itself when no other run trains.",
+    "queued": "In the queue; starts when no other run trains.",
     "starting": "Getting ready.",
     "running": "Training.",
     "stopping": "Stopping after the current step, with a checkpoint; the adapter is kept.",
     "finished": "Finished. Its adapter is ready to chat with.",
-    "stopped": "Stopped by you. What it had learnt by then is kept, and it can be resumed.",
+    "stopped": "Stopped by you. Its adapter is kept, and it can be resumed.",
     "failed": "Failed. The reason is below.",
-    "interrupted": "Its worker ended without a last word, perhaps the machine was restarted or "
-    "memory ran out. The log below may say more.",
+    "interrupted": "Its worker ended without an error message: the machine may have restarted, or "
+    "memory ran out. See the log below.",
 }
 UNFINISHED_PERCENT = 99
-"""Where the bar waits while the last step is done but the adapter is not yet on disk."""
+"""Shown while the last step is done but the adapter is not on disk yet."""
 
 
 def duration(seconds: float) -> str:
@@ -37,14 +37,14 @@ def duration(seconds: float) -> str:
 
 
 def step_seconds(seconds: float) -> str:
-    """Return the pace of training."""
+    """Return the duration of a step."""
     if seconds < 0.1:
         return f"{seconds * 1000:.0f} ms per step"
     return f"{seconds:.2g} s per step" if seconds < 10 else f"{seconds:.0f} s per step"
 
 
 def number(value: float) -> str:
-    """Return a measured number with three meaningful digits."""
+    """Return a number with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
@@ -75,7 +75,7 @@ def progress_percent(state: RunState) -> int | None:
 
 
 def progress_sentence(state: RunState) -> str:
-    """Return phase, step, pace and time left, as far as they are known."""
+    """Return phase, step, seconds per step and time left, as far as they are known."""
     parts = [state.phase[:1].upper() + state.phase[1:]] if state.phase else []
     if state.total_steps:
         parts.append(f"step {state.step:,} of {state.total_steps:,}")
@@ -88,7 +88,7 @@ def progress_sentence(state: RunState) -> str:
 
 
 def ended_sentence(state: RunState) -> str:
-    """Return how far a run that is over came, and how long it took."""
+    """Return steps, duration and end of a run that is over."""
     parts = [f"{state.step:,} of {plural(state.total_steps, 'step')}"] if state.total_steps else []
     if state.ended_at and state.started_at:
         parts.append(f"took {duration(state.ended_at - state.started_at)}")
@@ -105,13 +105,13 @@ def run_label(run: Run) -> str:
 
 
 def model_title(model: str) -> str:
-    """Return the catalogue's title of a model, or what the person typed."""
+    """Return the catalogue's title of a model, or the model as given."""
     entry = find_model(model)
     return entry.title if entry else model
 
 
 def setting_value(value: object) -> str:
-    """Return a setting's value as a person would write it."""
+    """Return a setting's value as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -122,5 +122,5 @@ def setting_value(value: object) -> str:
 
 
 def tokens_per_second(rate: float) -> str:
-    """Return the pace of an answer."""
+    """Return generation throughput."""
     return f"{rate:.1f} tokens/s per answer"

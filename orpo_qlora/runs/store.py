@@ -30,7 +30,7 @@ from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import ConfigError, InputError, UnknownRun
 from orpo_qlora.runs.checkpoints import find_checkpoint
 from orpo_qlora.runs.file_cache import FileMemory
-from orpo_qlora.runs.labels import NO_LABEL, RunLabel, read_label, write_label
+from orpo_qlora.runs.labels import NO_LABEL, RunLabel, default_name, read_label, write_label
 from orpo_qlora.runs.metrics import Metrics, shared_tail
 from orpo_qlora.runs.paths import RunPaths as RunPaths
 from orpo_qlora.runs.state import RunState, Status
@@ -57,12 +57,13 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Name given by the user, or the id."""
-        return self.name or self.id
+        """Its name, or the default one made of data, model and λ."""
+        config = self.config
+        return self.name or default_name(self.report.source, config.model, config.lambda_)
 
     @property
     def name(self) -> str:
-        """The name given afterwards, or with the settings; empty without one."""
+        """The name in the label or in the settings; empty without one."""
         return self.label.name or self.config.name
 
     @property

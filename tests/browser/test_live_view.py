@@ -39,7 +39,8 @@ class GrowingRun:
         done = store.stored_state(self.paths).step
         for step in range(done + 1, last + 1):
             loss = 3 - step / TOTAL + step % 3 / 10
-            self.lines.append({"step": step, "loss": loss, "nll_loss": loss - 0.2, "or_loss": 2.0})
+            losses = {"loss": loss, "nll_loss": loss - 0.2, "or_loss": 2.0}
+            self.lines.append({"step": step, **losses, "rewards/margins": step / TOTAL})
             if step % 20 == 0:
                 self.lines.append({"step": step, "eval/loss": 3 - step / TOTAL})
         state = RunState(status="running", phase="training", step=last, total_steps=TOTAL)
@@ -98,7 +99,7 @@ def test_chosen_steps_outlive_every_refresh(watched):
     expect_ends(page, 0, TOTAL)
     drag(page, 0.1, 0.3)
     # Every chart shows the same steps.
-    expect_ends(page, 10, 30, plots=("loss", "logps"))
+    expect_ends(page, 10, 30, plots=("loss", "margin"))
     for step in (41, 42):
         refreshed(page, run, step)
         expect_ends(page, 10, 30)

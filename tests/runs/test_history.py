@@ -184,3 +184,13 @@ def test_a_damaged_label_is_an_empty_one():
     paths.label.write_text("{")
     assert store.read_run(paths).title == "mine"
     assert labels.read_label(paths.label) == labels.NO_LABEL
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [("HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM2 135M"), ("o/my-model", "my-model")],
+)
+def test_a_run_without_a_name_is_called_by_data_model_and_lambda(model, shown):
+    run = store.read_run(make_run(model=model, **{"lambda": 0.25}))
+    assert run.name == ""
+    assert run.title == f"pairs · {shown} · λ 0.25"

@@ -106,7 +106,7 @@ def test_a_name_is_a_label_whatever_it_is(name):
     assert all(store.RUN_ID.match(paths.folder.name) for paths in made)
     runs = store.list_runs()
     assert {run.id for run in runs} == {paths.id for paths in made}
-    assert {run.title for run in runs} == ({name} if name else {run.id for run in runs})
+    assert {run.title for run in runs} == {name or "pairs · SmolLM2 135M · λ 0.1"}
 
 
 def test_a_name_that_is_too_long_makes_no_run():

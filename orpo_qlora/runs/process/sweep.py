@@ -91,7 +91,7 @@ def sweep_from(run: Run, values: Sequence[float]) -> list[str]:
     if tag not in run.label.tags:
         tagged = labels.label_of(run.label.name, [*run.label.tags, tag])
         labels.write_label(run.paths.label, tagged)
-    base = run.config.model_copy(update={"name": run.title})
+    base = run.config.model_copy(update={"name": run.name})
     configs = [_with_lambda(base, value) for value in others]
     found = launch.start_sweep(configs, split, run.report, tag)
     # The page compares as many as it has colours for: those asked for come first.
@@ -105,7 +105,8 @@ def _new_tag() -> str:
 
 def _with_lambda(config: TrainConfig, value: float) -> TrainConfig:
     stem = re.sub(r"\s*λ = \S+$", "", config.name)
-    name = f"{stem} λ = {value:g}".strip()
+    # The default name of a run without one ends with its λ.
+    name = f"{stem} λ = {value:g}" if stem else ""
     return build_config(
         config.model_dump(by_alias=True) | {"lambda": value, "name": name[-80:].strip()}
     )

@@ -1,4 +1,4 @@
-"""Several runs beside each other as HTML: curves, differing settings, held-out results. Floor 5."""
+"""A comparison of runs as HTML: curves, differing settings, held-out results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from orpo_qlora.ui.parts import cards
 from orpo_qlora.ui.train import form
 
 MOST_RUNS = 6
-"""As many as colours and dashes that stay apart, also for colour-blind eyes."""
+"""As many as there are distinct colours and dashes, also for colour-blind readers."""
 PLOTS = (
     ("nll_loss", "NLL of the chosen answer", "nats", "falls", None),
     ("rewards/accuracies", "Preference accuracy", "share of pairs", "rises", (0.0, 1.0)),
@@ -41,15 +41,15 @@ COLUMNS = (
     *("Chosen log-prob", "Log-prob gap", "Margin", "Loss"),
 )
 INTERVAL_NOTE = (
-    "Accuracy: share of held-out pairs whose chosen answer is the likelier one, with its Wilson "
-    "score interval. Gap: chosen minus rejected log-prob, without the λ that the margin has."
+    "Accuracy: share of held-out pairs whose chosen response is more likely, with its Wilson score "
+    "interval. Gap: chosen minus rejected log-prob, which unlike the margin has no factor λ."
 )
 _hash_of = FileMemory(storage.sha256_of)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A run with what tells it from the others on the page."""
+    """A run with its label and colour."""
 
     run: Run
     label: str
@@ -68,11 +68,11 @@ class Compared:
 
 
 def line_up(runs: Sequence[Run], most_seconds: float = math.inf) -> list[Compared]:
-    """Return runs with a label each; runs of one name are told apart by their ids.
+    """Return runs with labels; runs of the same name have their id in the label.
 
     Args:
         runs: to be compared.
-        most_seconds: how long files of metrics may be read before the rest is left for next time.
+        most_seconds: longest time to read metrics; the rest is read by the next call.
     """
     titles = Counter(run.title for run in runs)
     deadline = time.monotonic() + most_seconds
@@ -85,7 +85,7 @@ def line_up(runs: Sequence[Run], most_seconds: float = math.inf) -> list[Compare
 
 
 def draw_legend(several: Sequence[Compared]) -> str:
-    """Return the one legend of all charts: each run with its status, as a link to it."""
+    """Return the legend of all charts: each run with its status and a link."""
     return f'<ul class="legend compare-legend">{"".join(map(_legend_entry, several))}</ul>'
 
 
@@ -115,14 +115,14 @@ def _curves(one: Compared, plot: Plot, metric: str, held_out: bool) -> list[Curv
     mark: Literal["round", "square"] = "square" if one.place % 2 else "round"
     alone = replace(plot, quantities=(Quantity(metric, one.label, one.colour, mark=mark),))
     found = plots.curves_of(alone, one.metrics, one.run.config.lambda_, ChartView())
-    # Smoothed as in the view of one run; what is faint there would be a thicket here.
+    # Smoothed as on a run's page, without the raw values.
     drawn = [replace(curve, label=one.label, raw=None) for curve in found]
     return [curve for curve in drawn if curve.is_held_out == held_out]
 
 
 def draw_differences(several: Sequence[Compared]) -> str:
-    """Return the settings, data and versions in which the runs differ; nothing else."""
-    rows = [row for row in _told(several) if len(set(row[2])) > 1]
+    """Return the settings, data and versions that differ."""
+    rows = [row for row in _decisions(several) if len(set(row[2])) > 1]
     if not rows:
         return cards.account("Settings", ["All settings, data and versions are the same."])
     head = "".join(f"<th>{html.escape(one.label)}</th>" for one in several)
@@ -137,8 +137,8 @@ def draw_differences(several: Sequence[Compared]) -> str:
     )
 
 
-def _told(several: Sequence[Compared]) -> list[tuple[str, str, list[str]]]:
-    """Return everything that was decided for the runs: label, name, value of each."""
+def _decisions(several: Sequence[Compared]) -> list[tuple[str, str, list[str]]]:
+    """Return label, name and values of every setting, data choice and version."""
     settings = [form.named_values(one.run.config) for one in several]
     rows = [
         (str(info.title), name, [present.setting_value(values[name]) for values in settings])
@@ -162,7 +162,7 @@ def _versions(run: Run) -> dict[str, str]:
 
 
 def draw_held_out(several: Sequence[Compared]) -> str:
-    """Return what the runs reached on held-out pairs, and how sure that is."""
+    """Return the held-out results with their intervals."""
     head = "".join(f"<th>{title}</th>" for title in COLUMNS)
     ordered = sorted(several, key=lambda one: one.run.config.lambda_)
     body = "".join(_held_out_row(one) for one in ordered)
@@ -208,7 +208,7 @@ def _held_out_row(one: Compared) -> str:
 
 
 def accuracy_text(found: Measured) -> str:
-    """Return the share of pairs that came out right, with its interval."""
+    """Return the accuracy with its interval."""
     accuracy = found.value("rewards/accuracies")
     if accuracy is None:
         return "–"

@@ -1,6 +1,6 @@
-"""Runs to the rows of a table, and the script that tells what was pressed in it. Floor 5.
+"""The table of runs as HTML, and the script that reports clicks in it.
 
-Everything a person or a file wrote is escaped here.
+Text from users and files is escaped here.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from orpo_qlora.ui.parts import cards
 PAGE_ROWS = 25
 NO_VALUE = "–"
 
-# A press with a key held opens a link in another tab, as everywhere. What was pressed is left where
-# the event's own script finds it.
+# A click with a modifier key opens the link in another tab. What was clicked is stored for the
+# script of the event.
 PRESSED = """
-const tell = (name, value) => { window.orpoPressed = value; trigger(name); };
+const report = (name, value) => { window.orpoPressed = value; trigger(name); };
 element.addEventListener('click', (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) { return; }
   if (event.target.closest('label, input')) { return; }
   const part = event.target.closest('[data-page], [data-tag], [data-run]');
   if (!part) { return; }
   event.preventDefault();
-  if (part.dataset.page) { tell('submit', part.dataset.page); }
-  else if (part.dataset.tag) { tell('click', part.dataset.tag); }
-  else { tell('select', part.dataset.run); }
+  if (part.dataset.page) { report('submit', part.dataset.page); }
+  else if (part.dataset.tag) { report('click', part.dataset.tag); }
+  else { report('select', part.dataset.run); }
 });
 const boxes = () => [...element.querySelectorAll('input[data-run]')];
 const chosen = () => new Set((window.orpoChosen || '').split(',').filter(Boolean));
@@ -44,41 +44,41 @@ element.addEventListener('change', (event) => {
   window.orpoChosen = [...ids].join(',');
   trigger('input');
 });
-// A drawing that was under way when a box was ticked does not know of it.
+// A table rendered while a box was being ticked does not have it.
 watch('value', () => {
   const ids = chosen();
   for (const box of boxes()) { box.checked = ids.has(box.dataset.run); }
 });
 """
 TAKE = "() => window.orpoPressed"
-"""Script of an event that takes what was pressed."""
+"""Script of an event that takes what was clicked."""
 FOUND = """(...values) => {
   const before = window.orpoFound ?? JSON.parse(window.orpoAddress).find ?? '';
   window.orpoFound = values[0];
   if (values[0] !== before) { values[values.length - 2] = ''; }
   return values;
 }"""
-"""Script that turns to the first page when another text is looked for, but not after a reload."""
+"""Script that returns to the first page for another search text, but not after a reload."""
 CHOSEN = "() => window.orpoChosen"
-"""Script of an event that takes what is ticked, on this page of the list and on others."""
+"""Script of an event that takes the selection, on all pages of the list."""
 FORGET = "(ids) => { if (!ids) { window.orpoChosen = ''; } }"
-"""Script that unticks everything once nothing is chosen any more."""
+"""Script that clears the selection."""
 
 HEAD = (
     '<th class="history-tick"><label><input type="checkbox" data-every '
-    'aria-label="Choose every run of this page"></label></th>'
+    'aria-label="Select all runs of this page"></label></th>'
     "<th>Run</th><th>Status</th><th>Base model</th><th>Data</th><th>λ</th>"
-    '<th>Accuracy</th><th>Margin</th><th>Loss</th><th title="When it was ordered">Date</th>'
+    '<th>Accuracy</th><th>Margin</th><th>Loss</th><th title="When it was created">Date</th>'
 )
 
 
 def draw_table(runs: Sequence[Run], page: int, chosen: Collection[str]) -> str:
-    """Return one page of a list of runs, with what leads to the others.
+    """Return one page of a list of runs, with links to the others.
 
     Args:
         runs: all that match, in order.
         page: which page, from 0; one past the end shows the last.
-        chosen: ids of the runs that are ticked.
+        chosen: ids of the selected runs.
     """
     pages = page_count(runs)
     page = max(0, min(page, pages - 1))
@@ -92,19 +92,19 @@ def draw_table(runs: Sequence[Run], page: int, chosen: Collection[str]) -> str:
 
 
 def page_count(runs: Sequence[Run]) -> int:
-    """Return on how many pages these runs are shown, at least one."""
+    """Return the number of pages, at least one."""
     return max(1, -(-len(runs) // PAGE_ROWS))
 
 
 def _pager(page: int, pages: int, count: int) -> str:
     first, last = page * PAGE_ROWS + 1, min(count, (page + 1) * PAGE_ROWS)
-    told = f"{first}–{last} of {plural(count, 'run')}" if pages > 1 else plural(count, "run")
+    text = f"{first}–{last} of {plural(count, 'run')}" if pages > 1 else plural(count, "run")
     buttons = (
         ""
         if pages == 1
         else _turn("Previous page", page - 1, pages) + _turn("Next page", page + 1, pages)
     )
-    return f'<div class="pager"><span role="status">{told}</span>{buttons}</div>'
+    return f'<div class="pager"><span role="status">{text}</span>{buttons}</div>'
 
 
 def _turn(label: str, page: int, pages: int) -> str:
@@ -116,7 +116,7 @@ def _row(run: Run, *, is_chosen: bool) -> str:
     title = html.escape(run.title)
     tick = (
         f'<label><input type="checkbox" data-run="{run.id}"{" checked" if is_chosen else ""} '
-        f'aria-label="Choose {title}"></label>'
+        f'aria-label="Select {title}"></label>'
     )
     link = urlencode({"tab": "runs", "run": run.id})
     name = (
@@ -142,7 +142,7 @@ def _measured_parts(run: Run) -> tuple[tuple[str, str, str], ...]:
     results = history.results(run)
     loss = _number(results.held_out, "loss")
     if loss == NO_VALUE and results.training:
-        # Runs without held-out pairs have this one only.
+        # Runs without held-out pairs have a training loss only.
         loss = f"{_number(results.training, 'loss')}<small>training</small>"
     accuracy = results.held_out.value("rewards/accuracies") if results.held_out else None
     return (
@@ -160,8 +160,8 @@ def _number(measured: Measured | None, name: str) -> str:
 def _status(run: Run) -> str:
     state = run.state
     step = f"<small>step {state.step:,} of {state.total_steps:,}</small>"
-    told = step if state.total_steps and state.status != "finished" else ""
-    return f"{cards.pill(state.status)}{told}"
+    progress = step if state.total_steps and state.status != "finished" else ""
+    return f"{cards.pill(state.status)}{progress}"
 
 
 def _cell(title: str, content: str, kind: str) -> str:
@@ -170,7 +170,7 @@ def _cell(title: str, content: str, kind: str) -> str:
 
 
 def tag_chips(tags: Sequence[str]) -> str:
-    """Return tags as buttons that show the other runs with the same one."""
+    """Return tags as buttons that filter the list by tag."""
     chips = "".join(
         f'<button class="tag" data-tag="{html.escape(tag)}" '
         f'title="Show runs with this tag">{html.escape(tag)}</button>'

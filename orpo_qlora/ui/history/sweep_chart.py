@@ -1,4 +1,4 @@
-"""λ against what came of it: three small charts and a sentence. Floor 5."""
+"""Results of a λ sweep: three small charts against λ and a sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orpo_qlora.ui.history.compare_view import Compared, accuracy_text
 
 @dataclass(frozen=True)
 class Outcome:
-    """A quantity that is drawn against λ."""
+    """A quantity plotted against λ."""
 
     name: str
     title: str
@@ -58,39 +58,40 @@ OUTCOMES = (
 
 
 def draw_sweep(several: Sequence[Compared]) -> str:
-    """Return λ against each outcome; nothing while fewer than two values of λ are measured."""
+    """Return each outcome against λ; empty while fewer than two values of λ are measured."""
     measured = [(one, found) for one in several if (found := one.held_out) is not None]
     if len({one.run.config.lambda_ for one, _ in measured}) < 2:
         return ""
     drawn = "".join(_chart(outcome, measured) for outcome in OUTCOMES)
+    text = html.escape(_result(measured))
     return (
-        f'<div class="sweep"><p class="sweep-told" role="status">{html.escape(_told(measured))}</p>'
+        f'<div class="sweep"><p class="sweep-result" role="status">{text}</p>'
         f'<div class="plots">{drawn}</div></div>'
     )
 
 
-def _told(measured: Sequence[tuple[Compared, Measured]]) -> str:
-    """Return which λ did best on held-out pairs, and whether that is more than chance."""
+def _result(measured: Sequence[tuple[Compared, Measured]]) -> str:
+    """Return the λ with the highest held-out accuracy, and which intervals overlap with it."""
     known = [pair for pair in measured if pair[1].value("rewards/accuracies") is not None]
     if not known:
         return ""
     best, found = max(known, key=lambda pair: pair[1].value("rewards/accuracies") or 0.0)
     lambda_ = best.run.config.lambda_
-    sure = _interval(found)
-    unclear = sorted(
+    interval = _interval(found)
+    overlapping = sorted(
         {
             one.run.config.lambda_
             for one, other in known
-            if one.run.config.lambda_ != lambda_ and _interval(other).high >= sure.low
+            if one.run.config.lambda_ != lambda_ and _interval(other).high >= interval.low
         }
     )
-    best_told = f"Highest held-out accuracy so far: λ = {lambda_:g}, {accuracy_text(found)}."
-    if not unclear:
-        return best_told
-    others = ", ".join(f"{value:g}" for value in unclear)
+    best_text = f"Highest held-out accuracy so far: λ = {lambda_:g}, {accuracy_text(found)}."
+    if not overlapping:
+        return best_text
+    others = ", ".join(f"{value:g}" for value in overlapping)
     return (
-        f"{best_told} The intervals of λ = {others} overlap with it, so these pairs do not settle "
-        "which is better; look at the log-probs too."
+        f"{best_text} The intervals of λ = {others} overlap with it, so these pairs do not decide "
+        "which is better; compare the log-probs too."
     )
 
 
@@ -123,7 +124,7 @@ def _chart(outcome: Outcome, measured: Sequence[tuple[Compared, Measured]]) -> s
 
 def _area(outcome: Outcome, dots: Sequence[Dot]) -> str:
     lambdas = sorted({dot.lambda_ for dot in dots})
-    # Side by side in equal steps: λ = 0 has no place on a logarithmic axis.
+    # Evenly spaced: λ = 0 has no position on a logarithmic axis.
     places = {value: (index + 0.5) / len(lambdas) for index, value in enumerate(lambdas)}
     y = _scale(outcome, dots)
     labels = [tick_label("tick-y", "top", 1 - y.place(t), outcome.format(t)) for t in y.ticks()]
@@ -147,16 +148,16 @@ def _scale(outcome: Outcome, dots: Sequence[Dot]) -> Scale:
 
 
 def _dot(dot: Dot, x: float, y: Scale) -> str:
-    told = html.escape(f"{dot.label}: {dot.value:.3g}")
+    title = html.escape(f"{dot.label}: {dot.value:.3g}")
     whisker = ""
     if dot.interval:
         ends = f"M{x:.1f} {_down(y, dot.interval.low)}V{_down(y, dot.interval.high)}"
         whisker = f'<path class="curve" style="stroke:{dot.colour}" d="{ends}"/>'
-    # A line without length and with round ends is a dot that stays round when stretched.
+    # A line of zero length with round ends is a dot that stays round when stretched.
     place = f"M{x:.1f} {_down(y, dot.value)}h0"
     return (
         f'{whisker}<path class="dots" style="stroke:{dot.colour}" d="{place}">'
-        f"<title>{told}</title></path>"
+        f"<title>{title}</title></path>"
     )
 
 

@@ -120,7 +120,7 @@ def run_card(run: Run, tiles: Iterable[Tile]) -> str:
 
 def _about(run: Run) -> str:
     parts = [present.model_title(run.config.model), run.report.source]
-    parts.append(f"λ = {present.setting_value(run.config.lambda_)}")
+    parts += [f"λ = {present.setting_value(run.config.lambda_)}", run.id]
     return " · ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Answers to the fixed sample prompts, base beside now, as HTML. Floor 5; page process."""
+"""Answers to the sample prompts as HTML, base model beside a later step."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ LATEST = "latest"
 
 
 def answered_steps(samples: Sequence[Sample]) -> list[int]:
-    """Return the steps after which the prompts were answered again, without the base's answers."""
+    """Return the steps with answers, without the base model's."""
     steps = [step for one in samples if isinstance(step := one.get("step"), int) and step > 0]
     return sorted(set(steps))
 
 
 def step_choices(samples: Sequence[Sample]) -> list[tuple[str, str]]:
-    """Return the moments whose answers can be shown, the latest first."""
+    """Return the choices of steps, the latest first."""
     steps = answered_steps(samples)
     return [("the latest", LATEST), *((f"after step {step:,}", str(step)) for step in steps[::-1])]
 
 
 def awaited_sentence(run: Run) -> str:
-    """Return when the prompts will be answered again."""
+    """Return when the prompts are answered next."""
     total = run.state.total_steps
     if not run.is_active:
         return "The run ended before the prompts were answered again."
@@ -47,8 +47,8 @@ def samples_table(samples: Sequence[Sample], awaited: str, step: int | None = No
 
     Args:
         samples: all answers so far, oldest first.
-        awaited: what stands in the place of later answers that are not there yet.
-        step: whose answers; None for the latest.
+        awaited: shown instead of later answers that do not exist yet.
+        step: the step to show; None for the latest.
     """
     steps = answered_steps(samples)
     shown = step if step in steps else (steps[-1] if steps else None)

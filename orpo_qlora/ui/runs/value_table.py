@@ -1,4 +1,4 @@
-"""The latest value of every curve as a table: for screen readers, and to copy. Floor 5."""
+"""The latest value of every curve as a table, for screen readers and for copying."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEAD = ("Quantity", "Unit", "Training", "Smoothed", "At step", "Held-out", "At s
 
 
 def value_table(metrics: Metrics, lambda_: float, view: ChartView) -> str:
-    """Return the latest values, training beside held-out pairs."""
+    """Return the latest values on training and held-out pairs."""
     rows = "".join(
         _row(plot, quantity, metrics, lambda_, view)
         for plot in PLOTS
