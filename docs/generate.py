@@ -18,7 +18,7 @@ PACKAGE = DOCS.parent / "orpo_qlora"
 COMMANDS = (
     *("check", "plan", "train", "runs", "queue", "stop", "resume"),
     *("label", "log", "sweep", "delete"),
-    *("chat", "votes", "evaluate", "export", "ui", "prepare-demo-model"),
+    *("chat", "votes", "evaluate", "export", "verify", "ui", "prepare-demo-model"),
 )
 
 

@@ -31,6 +31,7 @@ from orpo_qlora.cli.console import (
 )
 from orpo_qlora.cli.export import add_verbs
 from orpo_qlora.cli.runs import add_run_verbs
+from orpo_qlora.cli.verify import add_verify
 from orpo_qlora.config import TrainConfig, build_config, parse_assignments, preset_names
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.doctor.examine import too_many_passes
@@ -337,6 +338,7 @@ def prepare_demo_model() -> None:
 add_verbs(app)
 add_run_verbs(app)
 add_chat_verbs(app)
+add_verify(app)
 
 if __name__ == "__main__":
     main()

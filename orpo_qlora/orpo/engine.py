@@ -131,7 +131,7 @@ def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]
     policy.eval()
     try:
         with torch.no_grad():
-            _restore_modules(policy)
+            restore_modules(policy)
             expected = _plain_sums(policy, pair)
             linears = _fuse_modules(policy)
             everything = Needs(prompt=True, rejected=True)
@@ -148,7 +148,7 @@ def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]
     )
 
 
-def _restore_modules(policy: PeftModel) -> None:
+def restore_modules(policy: PeftModel) -> None:
     """Let every module of a policy compute as its library wrote it."""
     restore_lora_linears(policy)
     restore_gated_mlps(policy)

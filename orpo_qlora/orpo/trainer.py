@@ -218,18 +218,11 @@ class OrpoTrainer(Trainer):
             OutOfMemory: see `budget.Budget.spend`.
         """
         model.train()
-
-        def accumulate(tokens_per_forward: int) -> Record:
-            stats = _StepStats(self.weights)
-            totals = step_totals(inputs, self.weights)
-            for group in self.engine.micro_steps(inputs, tokens_per_forward):
-                sums, tokens = self.engine.measure(group)
-                terms = orpo_terms(sums, totals, self.weights)
-                self.accelerator.backward(terms.loss)
-                stats.add(terms, tokens)
-            return stats.record()
-
-        self.last_record = self.budget.spend(accumulate)
+        self.last_record = self.budget.spend(
+            lambda tokens: accumulate_step(
+                self.engine, inputs, self.weights, tokens, self.accelerator.backward
+            )
+        )
         loss = self.last_record["loss"]
         if not math.isfinite(loss):
             raise _non_finite("loss", inputs, self.state.global_step + 1)
@@ -293,6 +286,35 @@ def step_totals(pairs: Sequence[TokenizedPair], weights: Weights) -> StepTotals:
         # The first token of a sequence is given, not predicted.
         tokens += sum(len(pair.prompt) - 1 for pair in pairs)
     return StepTotals(len(pairs), tokens)
+
+
+def accumulate_step(
+    engine: Engine,
+    pairs: Sequence[TokenizedPair],
+    weights: Weights,
+    tokens_per_forward: int,
+    backward: Callable[[Tensor], None],
+) -> Record:
+    """Add the gradient of one optimizer step to the policy's, micro-step by micro-step.
+
+    Args:
+        engine: computes the log-probs.
+        pairs: all pairs of the step.
+        weights: of the objective.
+        tokens_per_forward: cuts the step into micro-steps; changes no result.
+        backward: called with each micro-step's share of the loss, a scalar.
+
+    Returns:
+        The step's metrics; `loss` is the sum of the shares.
+    """
+    stats = _StepStats(weights)
+    totals = step_totals(pairs, weights)
+    for group in engine.micro_steps(pairs, tokens_per_forward):
+        sums, tokens = engine.measure(group)
+        terms = orpo_terms(sums, totals, weights)
+        backward(terms.loss)
+        stats.add(terms, tokens)
+    return stats.record()
 
 
 @torch.no_grad()
