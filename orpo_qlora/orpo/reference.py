@@ -193,12 +193,17 @@ def compare_steps(trl: Step, engine: Step, tolerance: Tolerance) -> list[Differe
     by_name = {
         name: relative_l2(engine.gradients[name], wanted) for name, wanted in trl.gradients.items()
     }
-    # A NaN would lose every comparison; `max` of it must not be skipped.
+    # Comparisons with NaN are false; as the first part of the key it is still found.
     worst = max(by_name, key=lambda name: (by_name[name] != by_name[name], by_name[name]))
-    norms = (float(step.gradients[worst].norm()) for step in (trl, engine))
     return [
         *differences,
-        Difference(f"{GRADIENT} {_short(worst)}", *norms, by_name[worst], tolerance.gradient),
+        Difference(
+            f"{GRADIENT} {_short(worst)}",
+            float(trl.gradients[worst].norm()),
+            float(engine.gradients[worst].norm()),
+            by_name[worst],
+            tolerance.gradient,
+        ),
     ]
 
 
