@@ -1,4 +1,4 @@
-"""What one comparison runs on: pairs as token ids and as words, an adapter, and their FLOPs."""
+"""Input of one comparison: pairs as token ids and as text, an adapter, and their FLOPs."""
 
 from __future__ import annotations
 

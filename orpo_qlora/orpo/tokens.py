@@ -45,14 +45,14 @@ class TokenizedPair:
 
 @dataclass(frozen=True)
 class Tokenized:
-    """The pairs that fit, and the rows of those that did not or were cut."""
+    """The pairs that fit, and the rows of those that were dropped or cut."""
 
     pairs: tuple[TokenizedPair, ...]
     dropped_rows: tuple[int, ...] = ()
     cut_rows: tuple[int, ...] = ()
 
     def sentence(self, max_length: int) -> str:
-        """Return what the length policy did, or nothing when it did nothing."""
+        """Return a sentence on what the length policy changed; empty if nothing."""
         if self.dropped_rows:
             return f"{len(self.dropped_rows)} pairs longer than {max_length} tokens were left out."
         if self.cut_rows:
@@ -62,7 +62,7 @@ class Tokenized:
 
 @dataclass(frozen=True)
 class _Turn:
-    """What the template puts after an answer."""
+    """What the template appends to an answer."""
 
     tail: str
     end_ids: tuple[int, ...]
@@ -75,7 +75,7 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Messa
     """Return the templated conversation up to where the answer begins.
 
     Raises:
-        DataError: the template refuses it, a system message say.
+        DataError: the template rejects it, for example its system message.
     """
     return _render(tokenizer, conversation, is_open=True)
 
@@ -149,7 +149,7 @@ def tokenize_pairs(
 def to_tokens(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]
 ) -> list[TokenizedPair]:
-    """Return pairs as token ids, whatever their length."""
+    """Return pairs as token ids, without a length limit."""
     if not pairs:
         return []
     turn = _closing_turn(tokenizer)

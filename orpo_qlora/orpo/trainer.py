@@ -1,7 +1,7 @@
 """OrpoTrainer: the objective and the engine inside transformers.Trainer's loop. Floor 2.
 
-An optimizer step is one batch of `pairs_per_step` pairs; how it is cut into micro-steps is decided
-here by the token budget and cannot change its loss or gradient.
+An optimizer step is one batch of `pairs_per_step` pairs. The token budget decides how it is cut
+into micro-steps, which changes neither its loss nor its gradient.
 """
 
 from __future__ import annotations
@@ -52,26 +52,26 @@ Record = dict[str, float]
 
 
 class RunCallback(Protocol):
-    """Whoever follows a training; all the trainer knows of the world outside."""
+    """What the trainer calls during a training; it reports to nothing else."""
 
     def on_step(self, record: Record) -> None:
         """Called after each optimizer step with its metrics."""
 
     def on_evaluation(self, record: Record) -> None:
-        """Called after each measurement on held-out pairs, names prefixed `eval/`."""
+        """Called after each evaluation on held-out pairs; metric names start with `eval/`."""
 
     def on_note(self, note: str) -> None:
-        """Called with a sentence for the person when the training goes on differently."""
+        """Called with a sentence for the user when the training changes how it runs."""
 
     def should_stop(self) -> bool:
-        """Asked after each step; True ends the training there."""
+        """Called after each step; True ends the training."""
 
     def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Called when a checkpoint is due; `write` puts the state after `step` into a folder."""
 
 
 class _StepStats:
-    """Adds up what the micro-steps of one step, or of one evaluation, report."""
+    """Accumulates the terms of the micro-steps of one step or of one evaluation."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
@@ -83,7 +83,7 @@ class _StepStats:
         self._started = time.perf_counter()
 
     def add(self, terms: OrpoTerms, tokens: int) -> None:
-        """Take one micro-step's terms."""
+        """Add one micro-step."""
         self._shares.append(torch.stack([terms.loss.detach(), terms.nll_loss, terms.or_loss]))
         self._chosen.append(terms.chosen_logps)
         self._rejected.append(terms.rejected_logps)
@@ -91,7 +91,7 @@ class _StepStats:
         self.tokens += tokens
 
     def record(self) -> Record:
-        """Return the metrics; one transfer from the device."""
+        """Return the metrics, with a single transfer from the device."""
         chosen, rejected = torch.cat(self._chosen), torch.cat(self._rejected)
         means = torch.stack(
             [
@@ -110,7 +110,7 @@ class _StepStats:
             "logps/chosen": chosen_logp,
             "rewards/chosen": lambda_ * chosen_logp,
         }
-        if not math.isnan(rejected_logp):  # measured
+        if not math.isnan(rejected_logp):  # NaN: rejected responses were not computed (λ = 0)
             record |= {
                 "or_loss": or_loss,
                 "log_odds_ratio": ratio,
@@ -128,7 +128,7 @@ class _StepStats:
 
 
 class OrpoTrainer(Trainer):
-    """Trains a policy's adapter with ORPO; reports every step to a Watcher.
+    """Trains a policy's adapter with ORPO; reports every step to a `RunCallback`.
 
     Evaluates before the first step, every `eval_every` steps and after the last. Offers a
     checkpoint every `checkpoint_every` steps and after the last, also when stopped; `resume_from`
@@ -145,11 +145,11 @@ class OrpoTrainer(Trainer):
         config: TrainConfig,
         train: Sequence[TokenizedPair],
         held_out: Sequence[TokenizedPair],
-        watcher: RunCallback,
+        callback: RunCallback,
     ) -> None:
         self.engine = engine
         self.settings = config
-        self.watcher = watcher
+        self.callback = callback
         self.pairs, self.held_out = train, held_out
         self.weights = Weights(config.lambda_, config.nll_on, config.nll_reduction)
         self.steps = total_steps(config, len(train))
@@ -157,15 +157,15 @@ class OrpoTrainer(Trainer):
         self._savepoints = resume.Savepoints(config.checkpoint_every, self.steps)
         self.last_record: Record = {}
         self.memory = settle_memory(engine, config, [*train, *held_out])
-        self.budget = Budget(engine.policy, self.memory, watcher.on_note)
+        self.budget = Budget(engine.policy, self.memory, callback.on_note)
         super().__init__(
             model=engine.policy,
             args=_arguments(config, self.steps),
             train_dataset=list(train),
             data_collator=list,
-            callbacks=[_Pace(self)],
+            callbacks=[_Schedule(self)],
         )
-        self.remove_callback(PrinterCallback)  # the watcher reports
+        self.remove_callback(PrinterCallback)  # `callback` reports
 
     @property
     def eval_every(self) -> int:
@@ -174,25 +174,25 @@ class OrpoTrainer(Trainer):
 
     @property
     def epochs_done(self) -> float:
-        """Passes over the pairs so far; the loop's own count starts anew with a resumed run."""
+        """Passes over the pairs so far; transformers counts from 0 again after a resume."""
         per_epoch = steps_an_epoch(len(self.pairs), self.settings.pairs_per_step)
         return self.state.global_step / per_epoch
 
     def start(self) -> None:
-        """Measure the untrained policy, or go on from `resume_from`."""
+        """Evaluate the untrained policy, or restore the state in `resume_from`."""
         if self.resume_from is None:
             self.evaluate()
             return
         progress = resume.restore(self.resume_from, self.model, self.optimizer, self.lr_scheduler)
-        # Another cut into forwards would round differently.
+        # A different cut into forwards would round differently.
         self.state.global_step, self.budget.tokens = progress.step, progress.tokens_per_forward
         self._savepoints.saved(progress.step)
 
     def offer_checkpoint(self, *, is_last: bool = False) -> None:
-        """Let the watcher save the state after the latest step, if that is due."""
+        """Let the callback save the state after the latest step, if that is due."""
         step = self.state.global_step
         if self._savepoints.is_due(step, is_last=is_last):
-            self.watcher.on_checkpoint(step, self._capture)
+            self.callback.on_checkpoint(step, self._capture)
             self._savepoints.saved(step)
 
     def _capture(self, folder: Path) -> None:
@@ -202,7 +202,7 @@ class OrpoTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[list[TokenizedPair]]:
         """Return batches of whole optimizer steps, from the next one on."""
         pairs, per_step = list(self.pairs), self.settings.pairs_per_step
-        # Asked when an epoch begins: the loop replaces `self.state` after this call.
+        # Read when an epoch begins: the loop replaces `self.state` after this call.
         return training_batches(pairs, per_step, self.settings.seed, lambda: self.state.global_step)
 
     def training_step(
@@ -248,7 +248,7 @@ class OrpoTrainer(Trainer):
                 **self.last_record,
                 **{name: logs[name] for name in ("grad_norm", "learning_rate") if name in logs},
             }
-            self.watcher.on_step(record)
+            self.callback.on_step(record)
             logs = {**logs, **record}
         super().log(logs, start_time)
 
@@ -258,17 +258,17 @@ class OrpoTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Measure the held-out pairs and report; returns the metrics, `eval/` before each name."""
+        """Evaluate the held-out pairs, report and return the metrics, names prefixed `eval/`."""
         if not self.held_out:
             return {}
         values = self.budget.spend(
             lambda tokens: measure_pairs(self.engine, self.held_out, self.weights, tokens)
         )
         record = {f"eval/{name}": value for name, value in values.items()}
-        self.watcher.on_evaluation(
+        self.callback.on_evaluation(
             {"step": self.state.global_step, "epoch": self.epochs_done, **record}
         )
-        # Switches the request off; the loop looks again at the end of an epoch.
+        # Clears `should_evaluate`, which the loop reads again at the end of an epoch.
         self.control: TrainerControl = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, record
         )
@@ -280,7 +280,7 @@ class OrpoTrainer(Trainer):
 
 
 def step_totals(pairs: Sequence[TokenizedPair], weights: Weights) -> StepTotals:
-    """Return what a step's micro-steps divide by."""
+    """Return the pairs and NLL tokens of a whole step, by which its micro-steps divide."""
     tokens = sum(len(pair.chosen) for pair in pairs)
     if weights.nll_on == "sequence":
         # The first token of a sequence is given, not predicted.
@@ -321,7 +321,7 @@ def accumulate_step(
 def measure_pairs(
     engine: Engine, pairs: Sequence[TokenizedPair], weights: Weights, budget: int
 ) -> Record:
-    """Return the objective's metrics over pairs without training on them."""
+    """Return the metrics of pairs without gradients, `budget` tokens a forward."""
     policy: PeftModel = engine.policy
     was_training = policy.training
     policy.eval()
@@ -347,7 +347,7 @@ def _non_finite(what: str, pairs: Sequence[TokenizedPair], step: int) -> NonFini
 
 def _arguments(config: TrainConfig, steps: int) -> TrainingArguments:
     return TrainingArguments(
-        # Required, never written to: saving is the worker's.
+        # Required, never written to: the worker saves.
         output_dir=str(Path.cwd()),
         max_steps=steps,
         per_device_train_batch_size=config.pairs_per_step,
@@ -375,8 +375,8 @@ def _arguments(config: TrainConfig, steps: int) -> TrainingArguments:
     )
 
 
-class _Pace(TrainerCallback):
-    """Decides when to evaluate, when a checkpoint may be due and when to stop."""
+class _Schedule(TrainerCallback):
+    """Decides after each step whether to evaluate, offer a checkpoint or stop."""
 
     def __init__(self, trainer: OrpoTrainer) -> None:
         self._trainer = trainer
@@ -389,7 +389,7 @@ class _Pace(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        # Only now is the step before logged and evaluated.
+        # transformers logs and evaluates a step after `on_step_end`, so it is complete only here.
         self._trainer.offer_checkpoint()
 
     def on_train_end(
@@ -405,7 +405,7 @@ class _Pace(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        if self._trainer.watcher.should_stop():
+        if self._trainer.callback.should_stop():
             control.should_training_stop = True
             return
         step = state.global_step
