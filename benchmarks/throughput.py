@@ -91,7 +91,7 @@ def _compare(cell: Cell, folder: Path, options: argparse.Namespace) -> list[Resu
 
 
 def _best_trl(spec: Spec, folder: Path, batch: int) -> Trainer:
-    """Return TRL at its fastest batch size, loaded anew."""
+    """Return TRL at its fastest batch size, freshly loaded."""
     sizes = [batch] if batch else [size for size in BATCHES if spec.pairs_per_step % size == 0]
     if len(sizes) > 1:
         seconds = {}

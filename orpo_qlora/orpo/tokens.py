@@ -121,14 +121,14 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def _answer_text(
     tokenizer: PreTrainedTokenizerBase,
     opened: str,
-    told: tuple[Sequence[Message], str],
+    conversation: Sequence[Message],
+    answer: str,
     turn: _Turn,
 ) -> str:
-    conversation, answer = told
     messages = [*conversation, Message("assistant", answer)]
     whole = _render(tokenizer, messages, is_open=False)
-    # Some templates open an answer otherwise than they re-tell one (a reasoning block, say); then
-    # the words that generation would see decide.
+    # Some templates render a past answer differently from an open one (a reasoning block, for
+    # example); then the text that generation would see is used.
     return whole[len(opened) :] if whole.startswith(opened) else answer + turn.tail
 
 
@@ -158,7 +158,7 @@ def to_tokens(
     sides = []
     for answers in ([p.chosen for p in pairs], [p.rejected for p in pairs]):
         texts = [
-            _answer_text(tokenizer, head, (pair.conversation, answer), turn)
+            _answer_text(tokenizer, head, pair.conversation, answer, turn)
             for head, pair, answer in zip(opened, pairs, answers, strict=True)
         ]
         sides.append([_closed(ids, turn) for ids in _encode(tokenizer, texts)])
