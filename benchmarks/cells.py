@@ -1,4 +1,4 @@
-"""What one comparison runs on: pairs as token ids and as words, an adapter, and their FLOPs."""
+"""Input of one comparison: pairs as token ids and as text, an adapter, and their FLOPs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.models.loading import attach_new_adapter, load_base
 from orpo_qlora.models.memory import Shape, read_shape
+from orpo_qlora.orpo.reference import fill_adapter
 from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
 
 LONGEST = 1024
@@ -40,10 +41,7 @@ def make_cell(data: str, pairs_per_step: int, steps: int, model: str, folder: Pa
     base = load_base(model)
     torch.manual_seed(0)
     policy = attach_new_adapter(base, TrainConfig(lora_r=RANK, lora_alpha=2 * RANK))
-    with torch.no_grad():
-        for name, parameter in policy.named_parameters():
-            if "lora_B" in name:  # as after some training: at 0, half of the adapter is idle
-                parameter.normal_(std=0.01)
+    fill_adapter(policy)
     policy.save_pretrained(folder / "adapter")
     wanted = pairs_per_step * steps
     if data.startswith("synthetic:"):

@@ -109,8 +109,8 @@ def write_page(results: Path, page: Path) -> None:
     tables = "\n".join(to_markdown(entry) for entry in content["cells"])
     head, _, rest = page.read_text(encoding="utf-8").partition(START)
     tail = rest.partition(END)[2]
-    told = f"{content['hardware']}; {versions}.\n\n{tables}"
-    page.write_text(f"{head}{START}\n\n{told}\n{END}{tail}", encoding="utf-8")
+    text = f"{content['hardware']}; {versions}.\n\n{tables}"
+    page.write_text(f"{head}{START}\n\n{text}\n{END}{tail}", encoding="utf-8")
 
 
 def to_entry(cell: Cell, results: Sequence[Result]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Run: python -m benchmarks.throughput --data prefs.csv --pairs 8 --peers trl
      python -m benchmarks.throughput --data prefs.csv --pairs 8 --ablate
      python -m benchmarks.throughput --data prefs.csv --pairs 8 --larger 64 --steps 4
 
-Every trainer is a program of its own that steps when told to; they step in turn, so that a slow
+Every trainer is a separate program that steps on request; they step in turn, so that a slow
 minute of the machine is slow for all. TRL is first tried at each batch size that divides `--pairs`;
 the fastest one is then measured. `synthetic:PxA` is pairs of random tokens, prompts of P and
 answers of A. With --out the result is added to a JSON file under benchmarks/results/.
@@ -91,7 +91,7 @@ def _compare(cell: Cell, folder: Path, options: argparse.Namespace) -> list[Resu
 
 
 def _best_trl(spec: Spec, folder: Path, batch: int) -> Trainer:
-    """Return TRL at its fastest batch size, loaded anew."""
+    """Return TRL at its fastest batch size, freshly loaded."""
     sizes = [batch] if batch else [size for size in BATCHES if spec.pairs_per_step % size == 0]
     if len(sizes) > 1:
         seconds = {}

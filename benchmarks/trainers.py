@@ -1,4 +1,4 @@
-"""A trainer's program from the driver's side: started, told to step, ended."""
+"""A trainer's program from the driver's side: start, step, end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Reply:
-    """What a trainer says of one optimizer step; a value it does not know is NaN."""
+    """What a trainer reports of one optimizer step; unknown values are NaN."""
 
     seconds: float
     bytes_above_weights: float
@@ -30,12 +30,12 @@ class Reply:
 
 
 def _die_first() -> None:
-    # Where memory runs out, the system is to end the trainer that took it and nothing else.
+    # When memory runs out, the kernel should kill this trainer and nothing else.
     Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 class TrainerDied(Exception):
-    """The program ended by itself, out of memory as a rule."""
+    """The program exited by itself, usually out of memory."""
 
 
 class Trainer:
@@ -61,27 +61,27 @@ class Trainer:
             text=True,
             preexec_fn=_die_first,
         )
-        self._hear()
+        self._receive()
 
     def step(self) -> Reply:
         """Let the trainer do one optimizer step."""
-        self._tell("step")
-        values = self._hear()
+        self._send("step")
+        values = self._receive()
         return Reply(**{key.replace("logps/", "logps_"): value for key, value in values.items()})
 
     def end(self) -> None:
         """End the program."""
         with suppress(BrokenPipeError):  # it has come to the end of its pairs
-            self._tell("end")
+            self._send("end")
         self._process.wait(timeout=60)
         self._log.close()
 
-    def _tell(self, word: str) -> None:
+    def _send(self, command: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(word + "\n")
+        self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
 
-    def _hear(self) -> dict[str, float]:
+    def _receive(self) -> dict[str, float]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:

@@ -1,8 +1,8 @@
-"""A watcher for tests of the trainer, and what they compare."""
+"""A recording callback for tests of the trainer, and what they compare."""
 
 
 class Notebook:
-    """A watcher that writes everything down."""
+    """A `RunCallback` that records every call."""
 
     def __init__(self, stop_after=None):
         self.steps, self.evaluations, self.notes, self.checkpoints = [], [], [], []

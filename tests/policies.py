@@ -93,19 +93,3 @@ def random_pairs(count: int, seed: int = 0, longest: int = 12) -> list[Tokenized
         return tuple(source.randrange(3, VOCABULARY) for _ in range(length))
 
     return [TokenizedPair(tokens(), tokens(), tokens(), row) for row in range(1, count + 1)]
-
-
-def gradients(policy: PeftModel) -> dict[str, torch.Tensor]:
-    """Return the adapter's gradients by name and clear them."""
-    found = {
-        name: parameter.grad.clone()
-        for name, parameter in policy.named_parameters()
-        if parameter.grad is not None
-    }
-    policy.zero_grad()
-    return found
-
-
-def relative_difference(left: torch.Tensor, right: torch.Tensor) -> float:
-    """Return the L2 distance relative to the right one's length."""
-    return float((left - right).norm() / right.norm().clamp(min=1e-300))

@@ -21,7 +21,7 @@ REPEATS = 5
 
 
 def main() -> None:
-    """Multiply when told to."""
+    """Multiply on request."""
     spec, turns = Spec.of_arguments(), Turns()
     hardware.use_all_cores()
     shape = read_shape(Path(spec.model))

@@ -34,7 +34,7 @@ class _Pace(TrainerCallback):
 
 
 def main() -> None:
-    """Load, say so, and step when told to."""
+    """Load, report ready, and step on request."""
     spec, turns = Spec.of_arguments(), Turns()
     torch.set_num_threads(torch.get_num_threads())
     folder = Path(tempfile.mkdtemp())

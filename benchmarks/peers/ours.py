@@ -28,8 +28,8 @@ EVERYTHING = Needs(prompt=True, rejected=True)
 SHORT_BUDGET = 256
 
 
-class _Silent:
-    """A watcher that wants nothing."""
+class _NoCallback:
+    """A callback that ignores everything."""
 
     def on_step(self, record: Record) -> None:
         """Ignore."""
@@ -52,7 +52,7 @@ class _Silent:
 
 
 class _InFileOrder(OrpoTrainer):
-    """Takes the pairs as they come, as the other trainers are told to."""
+    """Takes the pairs in file order, as the other trainers do."""
 
     def get_train_dataloader(self) -> DataLoader[list[TokenizedPair]]:
         """Return the steps in file order."""
@@ -119,21 +119,26 @@ def ablated(engine: Engine, policy: PeftModel, technique: str) -> Engine:
     raise ValueError(f"no technique “{technique}”")
 
 
+def read_pairs(spec: Spec) -> list[TokenizedPair]:
+    """Return the pairs of a comparison as token ids, numbered from 1."""
+    rows = json.loads(Path(spec.pairs).read_text(encoding="utf-8"))
+    return [
+        TokenizedPair(tuple(row["prompt"]), tuple(row["chosen"]), tuple(row["rejected"]), number)
+        for number, row in enumerate(rows, 1)
+    ]
+
+
 def main() -> None:
-    """Load, say so, and step when told to."""
+    """Load, report ready, and step on request."""
     spec, turns = Spec.of_arguments(), Turns()
     config = settings_of(spec)
     hardware.use_all_cores()
     base = load_base(config.model)
     policy = PeftModel.from_pretrained(base.model, spec.adapter, is_trainable=True)
     turns.ready()
-    rows = json.loads(Path(spec.pairs).read_text(encoding="utf-8"))
-    pairs = [
-        TokenizedPair(tuple(row["prompt"]), tuple(row["chosen"]), tuple(row["rejected"]), number)
-        for number, row in enumerate(rows, 1)
-    ]
+    pairs = read_pairs(spec)
     engine = build_engine(policy, EVERYTHING, pairs[:64])
-    trainer = _InFileOrder(ablated(engine, policy, spec.without), config, pairs, [], _Silent())
+    trainer = _InFileOrder(ablated(engine, policy, spec.without), config, pairs, [], _NoCallback())
     trainer.add_callback(_Pace(turns, trainer))
     trainer.train()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +10,13 @@ from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
-from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from trl.experimental.orpo import ORPOTrainer
 
+from benchmarks.peers.ours import read_pairs
 from benchmarks.peers.turns import Spec, Turns
 from orpo_qlora.models import hardware
 from orpo_qlora.models.loading import load_base
-
-IGNORED = -100
+from orpo_qlora.orpo.reference import trl_arguments, trl_features, trl_trainer
 
 
 class _Paced(ORPOTrainer):
@@ -55,47 +53,26 @@ class _Pace(TrainerCallback):
         self._turns.done(loss=sum(self._trainer.losses), **means)
 
 
-def _features(row: dict[str, list[int]]) -> dict[str, list[int]]:
-    features = {}
-    for side in ("chosen", "rejected"):
-        ids = row["prompt"] + row[side]
-        features[f"{side}_input_ids"] = ids
-        features[f"{side}_attention_mask"] = [1] * len(ids)
-        features[f"{side}_labels"] = [IGNORED] * len(row["prompt"]) + row[side]
-    features["prompt_input_ids"] = row["prompt"]
-    features["prompt_attention_mask"] = [1] * len(row["prompt"])
-    return features
-
-
 def main() -> None:
-    """Load, say so, and step when told to."""
+    """Load, report ready, and step on request."""
     spec, turns = Spec.of_arguments(), Turns()
     hardware.use_all_cores()
     base = load_base(spec.model)
     policy = PeftModel.from_pretrained(base.model, spec.adapter, is_trainable=True)
     turns.ready()
-    settings = ORPOConfig(
+    arguments = trl_arguments(
+        spec.lambda_,
         output_dir=tempfile.mkdtemp(),
-        beta=spec.lambda_,
         learning_rate=spec.learning_rate,
         lr_scheduler_type="constant",
         per_device_train_batch_size=spec.batch,
         gradient_accumulation_steps=spec.pairs_per_step // spec.batch,
         max_steps=10_000,
-        max_length=100_000,
         bf16=base.arithmetic.dtype == torch.bfloat16,
-        activation_checkpointing=False,
         use_cpu=base.arithmetic.device == "cpu",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
     )
-    rows = json.loads(Path(spec.pairs).read_text(encoding="utf-8"))
-    unused = Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
-    trainer = _Paced(
-        model=policy, args=settings, train_dataset=unused, processing_class=base.tokenizer
-    )
-    trainer.train_dataset = Dataset.from_list([_features(row) for row in rows])
+    trainer = trl_trainer(policy, base.tokenizer, arguments, _Paced)
+    trainer.train_dataset = Dataset.from_list([trl_features(pair) for pair in read_pairs(spec)])
     trainer.add_callback(_Pace(turns, trainer))
     trainer.train()
 

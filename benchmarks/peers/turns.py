@@ -1,4 +1,4 @@
-"""What driver and trainer say to each other, one JSON object a line: a trainer steps when told to.
+"""Protocol between driver and trainer, one JSON object per line: a trainer steps on request.
 
 The driver keeps all trainers of a comparison loaded and lets them step in turn, so a machine that
 slows down for a while slows all of them. Standard library only: LLaMA-Factory runs in an
@@ -17,7 +17,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Spec:
-    """What a trainer is asked to do, the same for every trainer of a comparison."""
+    """Task of a trainer, the same for every trainer of a comparison."""
 
     model: str
     adapter: str
@@ -29,7 +29,7 @@ class Spec:
     lambda_: float = 0.1
     learning_rate: float = 1e-4
     batch: int = 1
-    """Pairs a forward; only for trainers that a person has to tell."""
+    """Pairs per forward, for trainers where the user sets it."""
     without: str = ""
     """The technique left out, in an ablation."""
 
@@ -56,7 +56,7 @@ def peak_bytes() -> int:
 
 
 def forget_peak() -> None:
-    """Start measuring the peak anew."""
+    """Reset the peak."""
     cuda = _cuda()
     if cuda:
         cuda.reset_peak_memory_stats()
@@ -75,7 +75,7 @@ def _status(field: str) -> int:
 
 
 class Turns:
-    """A trainer's side of the conversation. Whatever else it prints goes to stderr."""
+    """A trainer's side of the protocol. Everything else it prints goes to stderr."""
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -84,12 +84,12 @@ class Turns:
         self._started = 0.0
 
     def ready(self) -> None:
-        """Say that weights and adapter are loaded; memory is counted from here."""
+        """Report that weights and adapter are loaded; memory is counted from here."""
         self._weights = resident_bytes()
-        self._say(ready=True)
+        self._send(ready=True)
 
     def wait(self) -> None:
-        """Block until the driver wants a step; end the program when it wants no more."""
+        """Block until the driver requests a step; exit when it requests no more."""
         forget_peak()
         if sys.stdin.readline().strip() != "step":
             self._answers.close()
@@ -99,8 +99,8 @@ class Turns:
     def done(self, **values: float) -> None:
         """Report the step."""
         seconds = time.perf_counter() - self._started
-        self._say(seconds=seconds, bytes_above_weights=peak_bytes() - self._weights, **values)
+        self._send(seconds=seconds, bytes_above_weights=peak_bytes() - self._weights, **values)
 
-    def _say(self, **values: float) -> None:
+    def _send(self, **values: float) -> None:
         self._answers.write(json.dumps(values) + "\n")
         self._answers.flush()

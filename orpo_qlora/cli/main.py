@@ -20,6 +20,7 @@ from orpo_qlora.cli.evaluate import evaluate
 from orpo_qlora.cli.export import export
 from orpo_qlora.cli.runs import add_run_verbs
 from orpo_qlora.cli.train import add_train_verbs
+from orpo_qlora.cli.verify import add_verify
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
 from orpo_qlora.program import without_secrets
@@ -91,6 +92,7 @@ app.command()(evaluate)
 app.command()(export)
 add_run_verbs(app)
 add_chat_verbs(app)
+add_verify(app)
 
 if __name__ == "__main__":
     main()

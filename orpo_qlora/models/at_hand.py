@@ -1,4 +1,4 @@
-"""What of a base model is on this disk already. Floor 1; no torch, no network."""
+"""Whether a base model's files are on this disk. Floor 1; no torch, no network."""
 
 from __future__ import annotations
 

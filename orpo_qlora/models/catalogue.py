@@ -10,7 +10,7 @@ class CatalogueModel:
     """An instruct model known to work here: safetensors, a chat template, no remote code."""
 
     name: str
-    """What people type and what a config stores."""
+    """As typed by the user and stored in a config."""
     hub_id: str
     title: str
     parameters_billion: float

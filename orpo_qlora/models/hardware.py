@@ -1,4 +1,4 @@
-"""What the hardware is good at: device, number type, threads, each with its reason. Floor 1."""
+"""Device, number type, threads and memory of this machine, as torch uses them. Floor 1."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Where and in which number type the model computes; the reason travels with the choice."""
+    """Device and number type in which the model computes, with the reason for the choice."""
 
     device: str
     dtype: torch.dtype
@@ -77,7 +77,7 @@ def use_all_cores() -> int:
 
 
 def free_memory_bytes() -> int:
-    """Return the memory still to be had: of the GPU, else of the host or its container."""
+    """Return the free memory of the GPU, else of the host or its container."""
     if torch.cuda.is_available():
         unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return torch.cuda.mem_get_info()[0] + unused
@@ -85,12 +85,12 @@ def free_memory_bytes() -> int:
 
 
 def free_host_bytes() -> int:
-    """Return the memory still to be had of the host, or of the container this is in."""
+    """Return the free memory of the host, or of the container this process is in."""
     return min(psutil.virtual_memory().available, _free_in_container())
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
-    """Return whether an error says that memory ran out, on a GPU or on the host."""
+    """Whether an exception means that memory ran out, on a GPU or on the host."""
     if isinstance(exc, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(exc, RuntimeError) and "can't allocate memory" in str(exc)
@@ -98,7 +98,7 @@ def is_out_of_memory(exc: BaseException) -> bool:
 
 @contextmanager
 def memory_errors(named: Callable[[], OutOfMemory]) -> Iterator[None]:
-    """Raise what `named` returns when memory runs out inside, whichever way that is said."""
+    """Raise what `named` returns when memory runs out in the block, however torch reports it."""
     try:
         yield
     except (MemoryError, RuntimeError) as exc:
@@ -108,7 +108,7 @@ def memory_errors(named: Callable[[], OutOfMemory]) -> Iterator[None]:
 
 
 def _free_in_container() -> int:
-    """Return what the control group of this process has left; very much where there is none."""
+    """Return the free memory of this process's control group; `sys.maxsize` without a limit."""
     group = CONTROL_GROUP
     try:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
@@ -116,21 +116,21 @@ def _free_in_container() -> int:
         details = (group / "memory.stat").read_text(encoding="ascii")
     except (OSError, ValueError):
         return sys.maxsize
-    # Files that were read and not asked for again are dropped when memory is wanted.
+    # The kernel drops inactive file pages when memory is needed.
     cached = re.search(r"^inactive_file (\d+)$", details, re.MULTILINE)
     used -= int(cached[1]) if cached else 0
     return max(0, int(limit) - used) if limit.isdigit() else sys.maxsize
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory this process has held: allocated on the GPU, else resident."""
+    """Return this process's peak memory: allocated on the GPU, else resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
         status = ""
-    # `ru_maxrss` would begin with what the process that started this one held.
+    # `ru_maxrss` would start at the peak of the parent process.
     kilobytes = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
     if kilobytes:
         return int(kilobytes[1]) * 1024

@@ -40,7 +40,7 @@ ADAPTER = "default"
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt"]
 MODEL_FILES = ["*.safetensors", *TOKENIZER_FILES]
 OTHER_FILES = ["consolidated*"]
-"""The same weights once more, for other programs (Mistral)."""
+"""A second copy of the weights, for other programs (Mistral)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Base:
 
 
 def find_weights(model: str, revision: str = "") -> Path:
-    """Return the local folder of a base model, downloaded from the hub when need be.
+    """Return the local folder of a base model, downloaded from the hub if necessary.
 
     `model` is a catalogue name, a hub id or a folder.
 
@@ -169,7 +169,7 @@ def load_base(
         model: catalogue name, hub id or folder.
         revision: branch, tag or commit on the hub.
         quantization: `nf4` is 4-bit NormalFloat with double quantisation.
-        compute_dtype: a number type's name, or `auto` for what the hardware is good at.
+        compute_dtype: a number type's name, or `auto` for the best one of this hardware.
         dequantized: hold the 4-bit weights unpacked: same numbers, more memory, faster tokens on
             a CPU.
 
@@ -226,7 +226,7 @@ def attach_new_adapter(base: Base, config: TrainConfig) -> PeftModel:
     """Return the policy: the base with a fresh LoRA adapter, only the adapter trainable.
 
     Raises:
-        UnsupportedModel: the model has none of the asked-for target modules.
+        UnsupportedModel: the model has none of the configured target modules.
     """
     targets: str | list[str] = config.lora_targets
     if targets != "all-linear":
@@ -272,7 +272,7 @@ def attach_saved_adapter(model: PreTrainedModel | PeftModel, folder: Path, name:
 
     Raises:
         ModelNotFound: the folder holds no safetensors adapter.
-        UnsupportedModel: it is no plain LoRA adapter.
+        UnsupportedModel: it is not a plain LoRA adapter.
     """
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelNotFound(

@@ -1,6 +1,6 @@
-"""What this machine has, asked without torch, and which preset fits it. Floor 1; page process.
+"""Cores, memory and GPU of this machine, read without torch, and the preset that fits. Floor 1.
 
-`hardware.py` decides what a program computes with; this only proposes where to begin.
+`hardware.py` decides what a program computes with; this only proposes a preset.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import psutil
 from orpo_qlora.config import preset_names
 
 ASK_SECONDS = 5.0
-"""How long the driver may take to answer: a sleeping card needs a second or two."""
+"""Timeout of nvidia-smi: a sleeping card needs a second or two."""
 QUESTION = ("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
 GPU_PRESET = re.compile(r"gpu-(\d+)gb")
 USABLE_SHARE = 0.92
-"""A card sold with 24 GB tells of 22.5 to 24."""
+"""A card sold with 24 GB reports 22.5 to 24."""
 GIGABYTE = 1024**3
 
 
@@ -74,12 +74,12 @@ class Machine:
 
 @functools.cache
 def this_machine() -> Machine:
-    """Return what this machine has; asked once."""
+    """Return this machine; read once per process."""
     cards = visible_cards(_ask_driver(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     return Machine(
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=psutil.virtual_memory().total,
-        # Of several the smallest: what fits there fits whichever torch takes first.
+        # The smallest of several: what fits there fits whichever card torch takes first.
         gpu=min(cards, key=lambda card: card.memory_bytes, default=None),
         computes_on_gpu=not _torch_version().endswith("+cpu"),
     )
@@ -99,7 +99,7 @@ def _ask_driver() -> str:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return ""  # without an answer the smallest preset is proposed, and all can be chosen
+        return ""  # then the smallest preset is proposed; all can still be chosen
     return asked.stdout
 
 

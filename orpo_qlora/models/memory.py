@@ -27,7 +27,7 @@ RECOMPUTED_BLOCKS = 1
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a decoder that decide about memory."""
+    """The sizes of a decoder that determine its memory."""
 
     hidden: int
     layers: int
@@ -115,9 +115,9 @@ class Footprint:
     per_token: int
     """Kept for the backward pass, a token of a forward."""
     fixed: int
-    """Needed once, whatever the tokens: the head's tile, a block being recomputed."""
+    """Independent of the tokens: the head's tile, a block being recomputed."""
     unpacked: int
-    """All 4-bit weights unpacked; only where they are kept so."""
+    """All 4-bit weights unpacked; counted only where they are kept."""
 
     def peak(self, tokens: int, *, keeps_unpacked: bool = False) -> int:
         """Return the predicted peak with so many tokens a forward."""
@@ -190,7 +190,7 @@ class Room:
 
 @dataclass(frozen=True)
 class MemoryChoice:
-    """How a training uses the memory. None of it changes a number of the result."""
+    """How a training uses the memory; changes no result."""
 
     tokens: int
     """Tokens a forward."""
@@ -202,7 +202,7 @@ class MemoryChoice:
     """Above the loaded base."""
 
     def sentence(self) -> str:
-        """Return the choice in a person's words."""
+        """Return the choice as a sentence for the user."""
         extras = [
             text
             for text, is_on in (
@@ -237,7 +237,7 @@ def choose_memory(
         shape: the base's sizes.
         config: its memory settings and the adapter's rank.
         number_bytes: size of a number of the compute type.
-        room: what is free.
+        room: free memory.
         longest: tokens of the longest pair's row, which cannot be cut.
     """
     usable = USABLE_SHARE * room.free_bytes

@@ -1,7 +1,7 @@
-"""What a model or adapter folder may not ask for: code, pickles, foreign files. Floor 1; no torch.
+"""Refuses model and adapter folders that bring code, pickles or foreign files. Floor 1; no torch.
 
-Weights are numbers; what runs code is what stands around them. The libraries that load them have
-their own guards, which were too weak before: these here are looked at first.
+Weights are numbers; the settings beside them can run code. The loading libraries have guards of
+their own, which have failed before, so these checks run first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OWN_PACKAGES = {"transformers", "peft"}
 
 
 def refuse_unsafe_base(folder: Path) -> None:
-    """Refuse a base model that would bring code of its own, or lead to other files.
+    """Refuse a base model that needs its own code or names files outside its folder.
 
     Raises:
         UnsupportedModel: names what was found.
@@ -39,7 +39,7 @@ def refuse_unsafe_base(folder: Path) -> None:
                     hint=f"Take {key} out of its {name}, or choose another model.",
                 )
     if (folder / ADAPTER_SETTINGS).exists():
-        # The loading library would quietly take the base that is named there instead.
+        # The loading library would silently load the base named there instead.
         raise UnsupportedModel(
             f"{folder.name} holds an adapter, not a base model alone.",
             hint=f"Give the folder of the base model, or move {ADAPTER_SETTINGS} away.",
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _entries(settings: dict[str, Any]) -> Iterator[tuple[str, object]]:
-    """Yield every key with its value, those of settings within settings too."""
+    """Yield every key with its value, nested settings included."""
     for key, value in settings.items():
         yield key, value
         if isinstance(value, dict):

@@ -39,7 +39,7 @@ def segment_attention(
     row in order. Returns (1, T, heads, D).
 
     Raises:
-        ValueError: the layer asks for something this function does not compute.
+        ValueError: the layer has attention sinks or a position bias.
     """
     segments: tuple[Segment, ...] | None = kwargs.pop("segments", None)
     window, softcap = kwargs.get("sliding_window"), kwargs.get("softcap")

@@ -27,7 +27,7 @@ def total_steps(config: TrainConfig, pairs: int) -> int:
 class _StepSampler(Sampler[list[int]]):
     """The pairs of each step: a shuffle that depends on seed and epoch alone.
 
-    Starts after the steps already taken, so a resumed epoch goes on where it was left.
+    Starts after the steps already taken, so a resumed epoch continues after its last step.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ def training_batches(
         pairs: the training pairs.
         per_step: pairs of a step.
         seed: decides the order.
-        steps_taken: asked when a pass begins; the pass starts at the step after.
+        steps_taken: called when a pass begins; the pass starts at the step after.
     """
     return DataLoader(
-        list(pairs),  # type: ignore[arg-type]  # a sequence will do, says torch's documentation
+        list(pairs),  # type: ignore[arg-type]  # torch documents that a sequence is enough
         batch_sampler=_StepSampler(len(pairs), per_step, seed, steps_taken),
         collate_fn=list,
-        # A generator of its own: a pass draws from it when it begins, and from the one that
-        # decides dropout a resumed pass would draw once more than an uninterrupted one.
+        # A separate generator, because each pass draws once at its start. From the global one,
+        # which decides dropout, a resumed pass would draw once more than an uninterrupted one.
         generator=torch.Generator(),
     )

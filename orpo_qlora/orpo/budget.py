@@ -1,7 +1,7 @@
-"""The token budget of a forward, and what happens when the memory does not hold it. Floor 2.
+"""The token budget of a forward, halved when memory runs out. Floor 2.
 
-Running out is no end: the step is undone, the budget halved and the step done again. Its pairs and
-their weights in the loss stay, so the result stays; only the cut into forwards differs.
+When memory runs out, the step is undone, the budget halved and the step repeated. Its pairs and
+their weights in the loss are the same, so its result is; only the cut into forwards differs.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Budget:
         self._note = note
 
     def spend(self, work: Callable[[int], Result]) -> Result:
-        """Return `work(tokens)`, tried again with less whenever memory runs out.
+        """Return `work(tokens)`, repeated with fewer tokens whenever memory runs out.
 
-        Each try begins with the random state of the first and without gradients, so what comes
-        back is what an undisturbed call with the final budget gives.
+        Each attempt starts with the random state of the first and without gradients, so the result
+        equals that of a single call with the final budget.
 
         Raises:
             OutOfMemory: not even single pairs with recomputed activations fit.
@@ -95,7 +95,7 @@ def settle_memory(
     longest = engine.longest_row(pairs)
     try:
         shape = shape_of(base.config.to_dict())
-    except KeyError:  # an architecture that names its sizes otherwise: begin small
+    except KeyError:  # an architecture with other names for its sizes: start small
         tokens = config.max_tokens_per_forward or max(longest, FEWEST_TOKENS[room.device])
         choice = MemoryChoice(tokens, config.activation_checkpointing == "on", False, 0)
     else:

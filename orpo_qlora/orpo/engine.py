@@ -1,4 +1,4 @@
-"""From token ids to the sums the objective needs, by the best layout a model can take. Floor 2."""
+"""From token ids to summed log-probs, in the fastest layout that a model supports. Floor 2."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from orpo_qlora.orpo.kernels.rms_norm import fuse_rms_norms, restore_rms_norms
 from orpo_qlora.orpo.logps import Head, frozen_head, token_logps, token_logps_of_trained_head
 from orpo_qlora.orpo.objectives.orpo import PairSums
 from orpo_qlora.orpo.packing import (
-    RUNGS,
+    LAYOUTS,
     Layout,
     Needs,
     PackedBatch,
@@ -48,7 +48,7 @@ NAMES: dict[Layout, str] = {
 
 @dataclass(frozen=True)
 class Engine:
-    """Measures pairs under a policy. Knows layouts and log-probs, not the loss."""
+    """Computes log-probs of pairs under a policy. Knows layouts, not the loss."""
 
     policy: PeftModel
     needs: Needs
@@ -58,16 +58,16 @@ class Engine:
 
     @property
     def describe(self) -> str:
-        """One sentence on how pairs are laid out, and what of the model goes a longer way."""
+        """One sentence on the layout and on the layers that are not fused."""
         longer = ""
         if self.head is None:
             longer += "; the output layer is trained, so its logits are kept"
         if self.linears.left_to_peft:
-            longer += f"; {self.linears.left_to_peft} adapter layers compute PEFT's way"
+            longer += f"; {self.linears.left_to_peft} adapter layers run PEFT's own code"
         return f"Layout: {NAMES[self.layout]}{longer}."
 
     def longest_row(self, pairs: Sequence[TokenizedPair]) -> int:
-        """Return the most tokens that one pair takes; a forward cannot hold fewer."""
+        """Return the tokens of the longest pair; a forward holds at least these."""
         return max(cost_in_tokens(pair, self.layout, self.needs) for pair in pairs)
 
     def micro_steps(self, pairs: Sequence[TokenizedPair], budget: int) -> list[list[TokenizedPair]]:
@@ -75,7 +75,7 @@ class Engine:
         return cut_into_micro_steps(pairs, self.layout, self.needs, budget)
 
     def measure(self, pairs: Sequence[TokenizedPair]) -> tuple[PairSums, int]:
-        """Return summed token log-probs of pairs, differentiable, and the tokens it took."""
+        """Return differentiable log-prob sums of B pairs and the tokens sent through the model."""
         device = self.policy.device
         batch = lay_out(pairs, self.layout, self.needs, device)
         with _autocast(self.policy):
@@ -112,13 +112,13 @@ def _autocast(policy: PeftModel) -> AbstractContextManager[object]:
 
 
 def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]) -> Engine:
-    """Return an engine on the best layout that gives the plain forward pass's numbers.
+    """Return an engine in the fastest layout that reproduces the plain forward pass.
 
     Args:
         policy: base with adapter.
-        needs: which log-probs are asked for.
-        probe: pairs to check with; the longest is used, since windows and long-range position
-            schemes show only there.
+        needs: which log-probs to compute.
+        probe: pairs to check with; the longest is used, because sliding windows and long-range
+            position schemes have an effect only there.
 
     Raises:
         UnsupportedModel: not even the padded layout agrees.
@@ -131,12 +131,12 @@ def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]
     policy.eval()
     try:
         with torch.no_grad():
-            _restore_modules(policy)
+            restore_modules(policy)
             expected = _plain_sums(policy, pair)
             linears = _fuse_modules(policy)
             everything = Needs(prompt=True, rejected=True)
             engine = Engine(policy, everything, "shared", frozen_head(model), linears)
-            for layout in RUNGS:
+            for layout in LAYOUTS:
                 model.set_attn_implementation(original if layout == "padded" else attention.NAME)
                 if _agrees(replace(engine, layout=layout), pair, expected):
                     return replace(engine, layout=layout, needs=needs)
@@ -148,8 +148,8 @@ def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]
     )
 
 
-def _restore_modules(policy: PeftModel) -> None:
-    """Let every module of a policy compute as its library wrote it."""
+def restore_modules(policy: PeftModel) -> None:
+    """Undo all fusions: every module runs its library's own forward again."""
     restore_lora_linears(policy)
     restore_gated_mlps(policy)
     restore_rms_norms(policy)

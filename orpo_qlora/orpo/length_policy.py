@@ -1,6 +1,6 @@
-"""What becomes of a pair that is too long, from its token counts alone. Floor 2; no torch.
+"""How over-long pairs are cut or dropped, from token counts alone. Floor 2; no torch.
 
-`orpo.tokens` cuts a run's pairs by it; the page asks before a run.
+`orpo.tokens` applies it to a run's pairs; the page predicts its effect before a run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class PairLengths:
     chosen: int
     rejected: int
     same_start: int
-    """Tokens that both answers begin with alike."""
+    """Length of the common prefix of both answers."""
 
     @property
     def longest(self) -> int:
@@ -37,7 +37,7 @@ class Kept:
 
 
 def fit(pair: PairLengths, max_length: int, over_length: OverLength) -> Kept | None:
-    """Return what is left of a pair, None if it is left out."""
+    """Return the tokens that are kept of a pair, or None if it is dropped."""
     if pair.longest <= max_length:
         return Kept(pair.prompt, pair.chosen, pair.rejected)
     if over_length == "cut_prompt":
@@ -48,7 +48,7 @@ def fit(pair: PairLengths, max_length: int, over_length: OverLength) -> Kept | N
         if room < 1:
             return None
         chosen, rejected = min(room, pair.chosen), min(room, pair.rejected)
-        # Two answers that become one by cutting teach nothing.
+        # Answers that become identical by cutting carry no preference.
         is_same = chosen == rejected and pair.same_start >= chosen
         return None if is_same else Kept(pair.prompt, chosen, rejected)
     return None

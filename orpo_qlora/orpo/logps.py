@@ -1,8 +1,8 @@
 """Token log-probs through a frozen head, in tiles, without keeping logits. Floor 2.
 
 The gradient of log p(target) with respect to a hidden state is W[target] − softmax(logits)·W times
-a number that is known only in backward. The head is frozen, so the vector can be formed while the
-logits of a tile are at hand and scaled later: no logits stored, none recomputed.
+a number that is known only in backward. The head is frozen, so the vector is formed from the
+logits of a tile in forward and scaled in backward: no logits are stored or recomputed.
 """
 
 from __future__ import annotations
@@ -117,6 +117,6 @@ def token_logps(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
 
 
 def token_logps_of_trained_head(hidden: Tensor, targets: Tensor, head: nn.Module) -> Tensor:
-    """Return the same through any output layer, logits kept for its gradient."""
+    """Return the same through any output layer `head`; its logits are kept for the gradient."""
     logits = head(hidden)
     return torch.log_softmax(logits.to(_wide(logits.dtype)), -1).gather(1, targets[:, None])[:, 0]

@@ -1,9 +1,9 @@
 """Pairs of an optimizer step to rows of tokens under a token budget. Floor 2.
 
-Three layouts, best first, with the same numbers out:
+Three layouts, fastest first, that give the same numbers:
 
 - shared: every pair is `prompt chosen rejected` in one long row without padding; both answers
-  attend to the prompt, not to each other; positions of the rejected answer go on from the prompt.
+  attend to the prompt, not to each other; the rejected answer's positions continue from the prompt.
 - packed: `prompt chosen` and `prompt rejected` of all pairs one after another, without padding.
 - padded: one row a sequence, padded on the right to the longest of the micro-step.
 
@@ -24,12 +24,13 @@ from orpo_qlora.orpo.objectives.orpo import CHOSEN, PROMPT, REJECTED
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 Layout = Literal["shared", "packed", "padded"]
-RUNGS: tuple[Layout, ...] = ("shared", "packed", "padded")
+LAYOUTS: tuple[Layout, ...] = ("shared", "packed", "padded")
+"""Fastest first."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Which log-probs the objective and the metrics ask for beside the chosen answers'."""
+    """Which log-probs are computed besides those of the chosen responses."""
 
     prompt: bool
     rejected: bool
@@ -144,7 +145,7 @@ class _Writer:
 def lay_out(
     pairs: Sequence[TokenizedPair], layout: Layout, needs: Needs, device: torch.device | str = "cpu"
 ) -> PackedBatch:
-    """Return one micro-step's tensors in the layout of a layout."""
+    """Return one micro-step's tensors in a layout, on a device."""
     writer = _Writer()
     counts = torch.zeros(len(pairs), 3)
     for index, pair in enumerate(pairs):

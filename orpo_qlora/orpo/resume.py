@@ -1,6 +1,7 @@
-"""The state of a training to files and back, exactly; safetensors and JSON only. Floor 2.
+"""Writes and restores the exact state of a training; safetensors and JSON only. Floor 2.
 
-What the next step depends on: the trained weights, the optimizer's moments, the learning-rate
+Written by hand because transformers' own checkpoints unpickle the optimizer and random states.
+The next step depends on: the trained weights, the optimizer's moments, the learning-rate
 schedule, the random number generators, the number of steps taken and the cut into forwards. The
 order of the pairs follows from seed and step (see `orpo.batches`). Base weights are not part of it:
 they do not change.
@@ -32,9 +33,9 @@ WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 RANDOM = "random.safetensors"
 PROGRESS = "progress.json"
-CHECKPOINTS_A_RUN = 4
+CHECKPOINTS_PER_RUN = 4
 CHECKPOINT_SECONDS = 600.0
-"""Longest time without a checkpoint while the setting leaves it to the program."""
+"""Longest time between checkpoints while `checkpoint_every` is 0."""
 _NUMPY_WORDS = "numpy"
 _CPU = "torch-cpu"
 _CUDA = "torch-cuda-"
@@ -47,23 +48,23 @@ class Savepoints:
     """
 
     def __init__(self, every: int, steps: int) -> None:
-        self._every = every or math.ceil(steps / CHECKPOINTS_A_RUN)
+        self._every = every or math.ceil(steps / CHECKPOINTS_PER_RUN)
         self._longest_seconds = math.inf if every else CHECKPOINT_SECONDS
         self.saved(0)
 
     def saved(self, step: int) -> None:
-        """Take note of a checkpoint."""
+        """Record that the state after `step` was saved."""
         self._step, self._at = step, time.monotonic()
 
     def is_due(self, step: int, *, is_last: bool) -> bool:
-        """Tell whether the state after `step` should be saved now."""
+        """Whether the state after `step` should be saved now."""
         is_late = time.monotonic() - self._at > self._longest_seconds
         return step > self._step and (is_last or is_late or step % self._every == 0)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training has come, and how it cuts a step into forwards."""
+    """Steps taken, and the token budget that cuts a step into forwards."""
 
     step: int
     tokens_per_forward: int
@@ -101,7 +102,7 @@ def capture(
 def restore(
     folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler
 ) -> Progress:
-    """Put the state in a folder back and return how far the training had come.
+    """Restore the state in a folder and return its progress.
 
     Raises:
         CheckpointError: the folder does not hold the state of this training.
@@ -120,7 +121,7 @@ def restore(
 
 
 def restore_weights(folder: Path, model: nn.Module) -> None:
-    """Put back the trained weights alone.
+    """Restore the trained weights alone.
 
     Raises:
         CheckpointError: the folder holds other weights than this model trains.
@@ -147,7 +148,7 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _leaves(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield what a nested state holds; 8-bit optimizers nest a level deeper."""
+    """Yield the values of a nested state by path; 8-bit optimizers nest a level deeper."""
     for key, value in state.items():
         name = f"{prefix}/{key}" if prefix else str(key)
         if isinstance(value, Mapping):
@@ -175,7 +176,7 @@ def _restore_optimizer(
 
 
 def _like(fresh: object, saved: object) -> object:
-    """JSON knows no tuples; the optimizer's own value says where one was."""
+    """Return a list as a tuple where the optimizer has one; JSON has no tuples."""
     return tuple(saved) if isinstance(fresh, tuple) and isinstance(saved, list) else saved
 
 

@@ -44,14 +44,14 @@ class TokenizedPair:
 
 @dataclass(frozen=True)
 class Tokenized:
-    """The pairs that fit, and the rows of those that did not or were cut."""
+    """The pairs that fit, and the rows of those that were dropped or cut."""
 
     pairs: tuple[TokenizedPair, ...]
     dropped_rows: tuple[int, ...] = ()
     cut_rows: tuple[int, ...] = ()
 
     def sentence(self, max_length: int) -> str:
-        """Return what the length policy did, or nothing when it did nothing."""
+        """Return a sentence on what the length policy changed; empty if nothing."""
         if self.dropped_rows:
             return f"{len(self.dropped_rows)} pairs longer than {max_length} tokens were left out."
         if self.cut_rows:
@@ -63,7 +63,7 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Messa
     """Return the templated conversation up to where the answer begins.
 
     Raises:
-        DataError: the template refuses it, a system message say.
+        DataError: the template rejects it, for example its system message.
     """
     return _render(tokenizer, conversation, is_open=True)
 
@@ -96,14 +96,14 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def _answer_text(
     tokenizer: PreTrainedTokenizerBase,
     opened: str,
-    told: tuple[Sequence[Message], str],
+    conversation: Sequence[Message],
+    answer: str,
     turn: AnswerEnd,
 ) -> str:
-    conversation, answer = told
     messages = [*conversation, Message("assistant", answer)]
     whole = _render(tokenizer, messages, is_open=False)
-    # Some templates open an answer otherwise than they re-tell one (a reasoning block, say); then
-    # the words that generation would see decide.
+    # Some templates render a past answer differently from an open one (a reasoning block, for
+    # example); then the text that generation would see is used.
     return whole[len(opened) :] if whole.startswith(opened) else answer + turn.tail
 
 
@@ -124,7 +124,7 @@ def tokenize_pairs(
 def to_tokens(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]
 ) -> list[TokenizedPair]:
-    """Return pairs as token ids, whatever their length."""
+    """Return pairs as token ids, without a length limit."""
     if not pairs:
         return []
     turn = _end_of_answer(tokenizer)
@@ -133,7 +133,7 @@ def to_tokens(
     sides = []
     for answers in ([p.chosen for p in pairs], [p.rejected for p in pairs]):
         texts = [
-            _answer_text(tokenizer, head, (pair.conversation, answer), turn)
+            _answer_text(tokenizer, head, pair.conversation, answer, turn)
             for head, pair, answer in zip(opened, pairs, answers, strict=True)
         ]
         sides.append([_closed(ids, turn) for ids in _encode(tokenizer, texts)])

@@ -1,7 +1,7 @@
 """OrpoTrainer: the objective and the engine inside transformers.Trainer's loop. Floor 2.
 
-An optimizer step is one batch of `pairs_per_step` pairs; how it is cut into micro-steps is decided
-here by the token budget and cannot change its loss or gradient.
+An optimizer step is one batch of `pairs_per_step` pairs. The token budget decides how it is cut
+into micro-steps, which changes neither its loss nor its gradient.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class RunCallback(Protocol):
 
 
 class _StepStats:
-    """Adds up what the micro-steps of one step, or of one evaluation, report."""
+    """Accumulates the terms of the micro-steps of one step or of one evaluation."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
@@ -92,7 +92,7 @@ class _StepStats:
         self._started = time.perf_counter()
 
     def add(self, terms: OrpoTerms, tokens: int) -> None:
-        """Take one micro-step's terms."""
+        """Add one micro-step."""
         self._shares.append(torch.stack([terms.loss.detach(), terms.nll_loss, terms.or_loss]))
         self._chosen.append(terms.chosen_logps)
         self._rejected.append(terms.rejected_logps)
@@ -100,7 +100,7 @@ class _StepStats:
         self.tokens += tokens
 
     def record(self) -> Record:
-        """Return the metrics; one transfer from the device."""
+        """Return the metrics, with a single transfer from the device."""
         chosen, rejected = torch.cat(self._chosen), torch.cat(self._rejected)
         means = torch.stack(
             [
@@ -119,7 +119,7 @@ class _StepStats:
             "logps/chosen": chosen_logp,
             "rewards/chosen": lambda_ * chosen_logp,
         }
-        if not math.isnan(rejected_logp):  # measured
+        if not math.isnan(rejected_logp):  # NaN: rejected responses were not computed (λ = 0)
             record |= {
                 "or_loss": or_loss,
                 "log_odds_ratio": ratio,
@@ -195,7 +195,7 @@ class OrpoTrainer(Trainer):
         if self.resume_from is None:
             return
         progress = resume.restore(self.resume_from, self.model, self.optimizer, self.lr_scheduler)
-        # Another cut into forwards would round differently.
+        # A different cut into forwards would round differently.
         self.state.global_step, self.budget.tokens = progress.step, progress.tokens_per_forward
         self._savepoints.saved(progress.step)
 
@@ -213,7 +213,7 @@ class OrpoTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[list[TokenizedPair]]:
         """Return batches of whole optimizer steps, from the next one on."""
         pairs, per_step = list(self.pairs), self.settings.pairs_per_step
-        # Asked when an epoch begins: the loop replaces `self.state` after this call.
+        # Read when an epoch begins: the loop replaces `self.state` after this call.
         return training_batches(pairs, per_step, self.settings.seed, lambda: self.state.global_step)
 
     def training_step(
@@ -229,18 +229,11 @@ class OrpoTrainer(Trainer):
             OutOfMemory: see `budget.Budget.spend`.
         """
         model.train()
-
-        def accumulate(tokens_per_forward: int) -> Record:
-            stats = _StepStats(self.weights)
-            totals = step_totals(inputs, self.weights)
-            for group in self.engine.micro_steps(inputs, tokens_per_forward):
-                sums, tokens = self.engine.measure(group)
-                terms = orpo_terms(sums, totals, self.weights)
-                self.accelerator.backward(terms.loss)
-                stats.add(terms, tokens)
-            return stats.record()
-
-        self.last_record = self.budget.spend(accumulate)
+        self.last_record = self.budget.spend(
+            lambda tokens: accumulate_step(
+                self.engine, inputs, self.weights, tokens, self.accelerator.backward
+            )
+        )
         loss = self.last_record["loss"]
         if not math.isfinite(loss):
             raise _non_finite("loss", inputs, self.state.global_step + 1)
@@ -276,7 +269,7 @@ class OrpoTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Measure the held-out pairs and report; returns the metrics, `eval/` before each name."""
+        """Evaluate the held-out pairs, report and return the metrics, names prefixed `eval/`."""
         if not self.held_out:
             return {}
         self.evaluate_base()
@@ -317,7 +310,7 @@ class OrpoTrainer(Trainer):
 
 
 def step_totals(pairs: Sequence[TokenizedPair], weights: Weights) -> StepTotals:
-    """Return what a step's micro-steps divide by."""
+    """Return the pairs and NLL tokens of a whole step, by which its micro-steps divide."""
     tokens = sum(len(pair.chosen) for pair in pairs)
     if weights.nll_on == "sequence":
         # The first token of a sequence is given, not predicted.
@@ -325,11 +318,40 @@ def step_totals(pairs: Sequence[TokenizedPair], weights: Weights) -> StepTotals:
     return StepTotals(len(pairs), tokens)
 
 
+def accumulate_step(
+    engine: Engine,
+    pairs: Sequence[TokenizedPair],
+    weights: Weights,
+    tokens_per_forward: int,
+    backward: Callable[[Tensor], None],
+) -> Record:
+    """Add the gradient of one optimizer step to the policy's, micro-step by micro-step.
+
+    Args:
+        engine: computes the log-probs.
+        pairs: all pairs of the step.
+        weights: of the objective.
+        tokens_per_forward: cuts the step into micro-steps; changes no result.
+        backward: called with each micro-step's share of the loss, a scalar.
+
+    Returns:
+        The step's metrics; `loss` is the sum of the shares.
+    """
+    stats = _StepStats(weights)
+    totals = step_totals(pairs, weights)
+    for group in engine.micro_steps(pairs, tokens_per_forward):
+        sums, tokens = engine.measure(group)
+        terms = orpo_terms(sums, totals, weights)
+        backward(terms.loss)
+        stats.add(terms, tokens)
+    return stats.record()
+
+
 @torch.no_grad()
 def measure_pairs(
     engine: Engine, pairs: Sequence[TokenizedPair], weights: Weights, budget: int
 ) -> Record:
-    """Return the objective's metrics over pairs without training on them."""
+    """Return the metrics of pairs without gradients, `budget` tokens a forward."""
     policy: PeftModel = engine.policy
     was_training = policy.training
     policy.eval()
@@ -355,7 +377,7 @@ def _non_finite(what: str, pairs: Sequence[TokenizedPair], step: int) -> NonFini
 
 def _arguments(config: TrainConfig, steps: int) -> TrainingArguments:
     return TrainingArguments(
-        # Required, never written to: saving is the worker's.
+        # Required, never written to: the worker saves.
         output_dir=str(Path.cwd()),
         max_steps=steps,
         per_device_train_batch_size=config.pairs_per_step,
@@ -397,7 +419,7 @@ class _Schedule(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        # Only now is the step before logged and evaluated.
+        # transformers logs and evaluates a step after `on_step_end`, so it is complete only here.
         self._trainer.offer_checkpoint()
 
     def on_train_end(

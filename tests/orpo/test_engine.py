@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from policies import CONFIGS, gradients, make_policy, random_pairs, relative_difference
+from policies import CONFIGS, make_policy, random_pairs
 
 from orpo_qlora.orpo import attention, engine
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.objectives.orpo import PairSums, Weights, orpo_terms
 from orpo_qlora.orpo.packing import Needs, cut_into_micro_steps, lay_out
+from orpo_qlora.orpo.reference import relative_l2, take_gradients
 from orpo_qlora.orpo.trainer import measure_pairs, step_totals
 
 BOTH = Needs(prompt=True, rejected=True)
@@ -45,14 +46,14 @@ def test_shared_layout_equals_plain_sequences_on_every_architecture(name, whole_
     built = build_engine(policy, BOTH, pairs)
     assert built.layout == "shared"
     loss = engine_loss(built, pairs, budget=60)
-    measured = gradients(policy)
+    measured = take_gradients(policy)
     twin = make_policy(name)  # through PEFT's own layers
     expected = plain_loss(twin, pairs)
     expected.backward()
-    wanted = gradients(twin)
+    wanted = take_gradients(twin)
     assert loss == pytest.approx(expected.item(), rel=1e-10)
     assert measured.keys() == wanted.keys()
-    assert all(relative_difference(measured[n], wanted[n]) < 1e-9 for n in wanted)
+    assert all(relative_l2(measured[n], wanted[n]) < 1e-9 for n in wanted)
 
 
 @pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
@@ -72,11 +73,11 @@ def test_order_and_token_budget_do_not_change_the_step(whole_float64, seed, coun
     pairs = random_pairs(count, seed=seed)
     built = build_engine(policy, BOTH, pairs)
     loss = engine_loss(built, pairs, budget=10_000)
-    wanted = gradients(policy)
+    wanted = take_gradients(policy)
     again = engine_loss(built, pairs[::-1], budget=budget)
-    measured = gradients(policy)
+    measured = take_gradients(policy)
     assert again == pytest.approx(loss, rel=1e-10)
-    assert all(relative_difference(measured[n], wanted[n]) < 1e-9 for n in wanted)
+    assert all(relative_l2(measured[n], wanted[n]) < 1e-9 for n in wanted)
 
 
 POLICY = make_policy("llama-tied")
@@ -87,11 +88,11 @@ def test_float32_step_is_invariant_within_rounding():
     pairs = random_pairs(6, seed=9)
     built = build_engine(policy, BOTH, pairs)
     loss = engine_loss(built, pairs, budget=10_000)
-    wanted = gradients(policy)
+    wanted = take_gradients(policy)
     again = engine_loss(built, pairs[::-1], budget=40)
-    measured = gradients(policy)
+    measured = take_gradients(policy)
     assert again == pytest.approx(loss, rel=1e-5)
-    assert all(relative_difference(measured[n], wanted[n]) < 1e-3 for n in wanted)
+    assert all(relative_l2(measured[n], wanted[n]) < 1e-3 for n in wanted)
 
 
 def test_lambda_zero_sends_no_rejected_token_through_the_model():
@@ -152,13 +153,13 @@ def test_a_trained_head_keeps_its_logits_and_gets_its_gradient(whole_float64):
     built = build_engine(policy, BOTH, pairs)
     assert built.head is None
     loss = engine_loss(built, pairs, 50)
-    measured = gradients(policy)
+    measured = take_gradients(policy)
     expected = plain_loss(twin, pairs)
     expected.backward()
-    wanted = gradients(twin)
+    wanted = take_gradients(twin)
     assert loss == pytest.approx(expected.item(), rel=1e-10)
     assert any("lm_head" in name for name in wanted)
-    assert all(relative_difference(measured[n], wanted[n]) < 1e-9 for n in wanted)
+    assert all(relative_l2(measured[n], wanted[n]) < 1e-9 for n in wanted)
 
 
 def test_measuring_leaves_the_policy_trainable_and_in_its_mode():
@@ -169,5 +170,5 @@ def test_measuring_leaves_the_policy_trainable_and_in_its_mode():
     first = measure_pairs(built, pairs, WEIGHTS, 60)
     assert policy.training
     engine_loss(built, pairs, 60)
-    assert gradients(policy)
+    assert take_gradients(policy)
     assert measure_pairs(built, pairs, WEIGHTS, 25)["loss"] == pytest.approx(first["loss"])

@@ -10,11 +10,14 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.models.loading import attach_new_adapter, load_base
+from orpo_qlora.orpo.reference import TOLERANCES
 from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
+
+FLOAT64 = TOLERANCES[torch.float64]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_float64_step_equals_trl(name, tmp_path, whole_float64):
+def test_float64_step_equals_trl(name, whole_float64):
     policy = make_policy(name)
     # Two tokens at least: TRL's collation knows no shorter prompt.
     pairs = [p for p in random_pairs(9, seed=11) if len(p.prompt) > 1]
@@ -22,13 +25,11 @@ def test_float64_step_equals_trl(name, tmp_path, whole_float64):
         policy,
         make_tiny_tokenizer(),
         pairs,
-        tmp_path,
-        loss_tolerance=1e-9,
-        gradient_tolerance=1e-7,
+        FLOAT64,
     )
 
 
-def test_rank_patterns_equal_trl(tmp_path, whole_float64):
+def test_rank_patterns_equal_trl(whole_float64):
     policy = make_policy(
         "qwen3",
         rank_pattern={"q_proj": 5, "down_proj": 1},
@@ -38,13 +39,11 @@ def test_rank_patterns_equal_trl(tmp_path, whole_float64):
         policy,
         make_tiny_tokenizer(),
         [p for p in random_pairs(9, seed=12) if len(p.prompt) > 1],
-        tmp_path,
-        loss_tolerance=1e-9,
-        gradient_tolerance=1e-7,
+        FLOAT64,
     )
 
 
-def test_one_token_answers_equal_trl(tmp_path, whole_float64):
+def test_one_token_answers_equal_trl(whole_float64):
     pairs = [
         TokenizedPair(p.prompt, p.chosen[:1], (p.chosen[0] + 1,), p.row)
         for p in random_pairs(9, seed=13)
@@ -54,14 +53,12 @@ def test_one_token_answers_equal_trl(tmp_path, whole_float64):
         make_policy("llama-tied"),
         make_tiny_tokenizer(),
         pairs,
-        tmp_path,
-        loss_tolerance=1e-9,
-        gradient_tolerance=1e-7,
+        FLOAT64,
     )
 
 
 @pytest.mark.slow
-def test_nf4_step_equals_trl(demo_home, tmp_path):
+def test_nf4_step_equals_trl(demo_home):
     config = TrainConfig()
     base = load_base(config.model)
     policy = attach_new_adapter(base, config)
@@ -73,7 +70,5 @@ def test_nf4_step_equals_trl(demo_home, tmp_path):
         policy,
         base.tokenizer,
         tokenized,
-        tmp_path,
-        loss_tolerance=1e-5,
-        gradient_tolerance=1e-3,
+        TOLERANCES[torch.float32],
     )

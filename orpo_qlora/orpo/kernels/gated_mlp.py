@@ -101,9 +101,9 @@ class _GatedFunction(torch.autograd.Function):
 
 
 def fuse_gated_mlps(policy: PeftModel, linears: FusedLinears) -> int:
-    """Let each gated feed-forward whose three layers are fused compute in one go; return how many.
+    """Fuse each gated feed-forward whose three layers are fused; return how many.
 
-    A module of that shape that computes something else on random rows is left as it is.
+    A module that computes something else on random rows keeps its own forward.
     `restore_gated_mlps` undoes it.
     """
     restore_gated_mlps(policy)
@@ -112,7 +112,7 @@ def fuse_gated_mlps(policy: PeftModel, linears: FusedLinears) -> int:
         gated = _gated_of(module, linears)
         if gated is None:
             continue
-        forward = _short_forward(module, gated)
+        forward = _fused_forward(module, gated)
         if _agree(module.forward, forward, gated):
             module.forward = forward
             fused += 1
@@ -120,7 +120,7 @@ def fuse_gated_mlps(policy: PeftModel, linears: FusedLinears) -> int:
 
 
 def restore_gated_mlps(policy: PeftModel) -> None:
-    """Let every feed-forward compute as its model wrote it."""
+    """Restore the model's own forward of every feed-forward."""
     for module in _candidates(policy):
         module.__dict__.pop("forward", None)
 
@@ -141,7 +141,7 @@ def _gated_of(module: nn.Module, linears: FusedLinears) -> _Gated | None:
     return _Gated(gate, up, down, activation)
 
 
-def _short_forward(module: nn.Module, gated: _Gated) -> Callable[..., Tensor]:
+def _fused_forward(module: nn.Module, gated: _Gated) -> Callable[..., Tensor]:
     usual = module.forward
 
     def forward(x: Tensor, *args: object, **options: object) -> Tensor:

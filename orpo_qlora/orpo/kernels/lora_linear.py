@@ -1,8 +1,8 @@
 """A frozen linear layer and its LoRA adapter as one differentiable product. Floor 2.
 
 PEFT clones the base's output, scales the adapter's and adds the two: four passes over the widest
-tensors of the model, forward and backward, for each of its linear layers. Here the adapter is added
-into the base's output as it stands, and into the gradient of the input the same way.
+tensors of the model, forward and backward, for each of its linear layers. Here the adapter is
+accumulated into the base's output in place, and into the gradient of the input likewise.
 
 With x (N, in), W (out, in) frozen, A (r, in), B (out, r), scale s and G = ∂loss/∂y:
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 
 class FrozenWeight:
-    """The weight of a frozen layer as numbers, unpacked from 4 bits when asked for."""
+    """The weight of a frozen layer, unpacked from 4 bits on demand."""
 
     def __init__(self, linear: nn.Linear) -> None:
         self._linear = linear
@@ -38,7 +38,7 @@ class FrozenWeight:
             self._scales = dequantize_blockwise(state.absmax, state.state2).add_(state.offset)
 
     def values(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight, shape (out, in); unpacked anew each time unless it is kept."""
+        """Return the weight, shape (out, in); unpacked on each call unless it is kept."""
         if self._kept is not None:
             return self._kept
         if not isinstance(self._linear, Linear4bit):
@@ -61,7 +61,7 @@ class FrozenWeight:
 class LoraProduct:
     """What one LoRA layer computes, forward and backward, on rows of its input.
 
-    A and B, (r, in) and (out, r), are handed over in the type of x.
+    A and B, shapes (r, in) and (out, r), are passed in the type of x.
     """
 
     layer: LoraLayer
@@ -150,7 +150,7 @@ class _LoraFunction(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class FusedLinears:
-    """The LoRA layers of a policy that go the short way, and those that go PEFT's."""
+    """The fused LoRA layers of a policy, and the number of those that run PEFT's code."""
 
     products: Mapping[LoraLayer, LoraProduct]
     left_to_peft: int
@@ -162,10 +162,10 @@ class FusedLinears:
 
 
 def fuse_lora_linears(policy: PeftModel) -> FusedLinears:
-    """Let each plain LoRA layer of a policy compute its product in one go, from now on.
+    """Replace the forward of each plain LoRA layer of a policy by one fused function.
 
-    Dropout, DoRA, adapter biases and layers of other kinds go PEFT's way, and so does a call while
-    adapters are merged or others than the one active now, and a call that needs a gradient while
+    Dropout, DoRA, adapter biases and layers of other kinds run PEFT's code, and so does a call
+    while adapters are merged or another one is active, and a call that needs a gradient while
     they are disabled. `restore_lora_linears` undoes it.
     """
     restore_lora_linears(policy)
@@ -179,12 +179,12 @@ def fuse_lora_linears(policy: PeftModel) -> FusedLinears:
             continue
         weight = FrozenWeight(layer.get_base_layer())
         products[layer] = LoraProduct(layer, name, weight, dtype)
-        layer.forward = _short_forward(products[layer])
+        layer.forward = _fused_forward(products[layer])
     return FusedLinears(products, left)
 
 
 def restore_lora_linears(policy: PeftModel) -> None:
-    """Let every LoRA layer compute as PEFT wrote it."""
+    """Restore PEFT's forward of every LoRA layer."""
     for layer in _lora_layers(policy):
         layer.__dict__.pop("forward", None)
 
@@ -208,7 +208,7 @@ def _only_adapter(layer: LoraLayer) -> str | None:
     return name if is_plain else None
 
 
-def _short_forward(product: LoraProduct) -> Callable[..., Tensor]:
+def _fused_forward(product: LoraProduct) -> Callable[..., Tensor]:
     usual, width = product.layer.forward, product.layer.get_base_layer().out_features
 
     def forward(x: Tensor, *args: object, **options: object) -> Tensor:

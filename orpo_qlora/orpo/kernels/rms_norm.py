@@ -1,4 +1,4 @@
-"""Root-mean-square norms under a frozen gain: input kept, nothing else. Floor 2.
+"""RMS norms with a frozen gain that keep only their input for the backward pass. Floor 2.
 
     r = 1 / √(mean(x²) + ε)      y = r·x ∘ w      ∂x = r·(h − x·r²·mean(h ∘ x)),  h = G ∘ w
 
@@ -40,15 +40,15 @@ class _RmsNormFunction(torch.autograd.Function):
 
 
 def fuse_rms_norms(model: nn.Module) -> int:
-    """Let each frozen RMS norm of a model compute the short way; return how many.
+    """Fuse each frozen RMS norm of a model; return how many.
 
-    A norm that computes something else on random rows is left as it is. `restore_rms_norms` undoes
-    it.
+    A norm that computes something else on random rows keeps its own forward. `restore_rms_norms`
+    undoes it.
     """
     restore_rms_norms(model)
     fused = 0
     for norm in _norms(model):
-        forward = next((f for f in _short_forwards(norm) if _agree(norm, f)), None)
+        forward = next((f for f in _fused_forwards(norm) if _agree(norm, f)), None)
         if forward is not None:
             norm.forward = forward
             fused += 1
@@ -56,7 +56,7 @@ def fuse_rms_norms(model: nn.Module) -> int:
 
 
 def restore_rms_norms(model: nn.Module) -> None:
-    """Let every norm compute as its model wrote it."""
+    """Restore the model's own forward of every norm."""
     for norm in _norms(model):
         norm.__dict__.pop("forward", None)
 
@@ -65,8 +65,8 @@ def _norms(model: nn.Module) -> Iterator[nn.Module]:
     return (module for module in model.modules() if type(module).__name__.endswith("RMSNorm"))
 
 
-def _short_forwards(norm: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Yield the ways a norm may mean its weight: as the gain, or as the gain's distance from 1."""
+def _fused_forwards(norm: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yield both conventions for the weight: the gain itself, or the gain minus 1 (Gemma)."""
     weight = getattr(norm, "weight", None)
     epsilon = next((getattr(norm, name) for name in EPSILON_NAMES if hasattr(norm, name)), None)
     if weight is None or epsilon is None or weight.requires_grad:

@@ -1,10 +1,15 @@
 """The ORPO objective as pure tensor functions (arXiv 2403.07691). Floor 2.
 
-Everything the loss needs of a pair is three sums and three counts of token log-probs: prompt,
-chosen answer, rejected answer. How those were computed (packed, padded, cut into micro-steps) is
-not known here, which is why it cannot change the result.
+The loss needs three sums and three counts of token log-probs per pair: prompt, chosen response,
+rejected response. How they were computed (packed, padded, cut into micro-steps) is not known here,
+so it cannot change the result.
 
 Shapes: B pairs of a micro-step. Log-probs are in nats.
+
+Source: https://github.com/huggingface/trl/blob/v1.16.0/trl/experimental/orpo/orpo_trainer.py,
+`odds_ratio_loss` and `get_batch_loss_metrics`. Differences: z is called `log_odds_ratio` (TRL logs
+log σ(z) under that name), the NLL is averaged over the step instead of the micro-batch, and
+log(1 − e^x) has a closed-form gradient.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ class PairSums:
     """Token log-probs of B pairs, summed by part.
 
     `sums` has shape (B, 3), columns prompt, chosen, rejected; `counts` likewise, the number of
-    tokens in each sum. A part that was not measured has count 0.
+    tokens in each sum. A part that was not computed has count 0.
     """
 
     sums: Tensor
@@ -33,7 +38,7 @@ class PairSums:
 
 @dataclass(frozen=True)
 class StepTotals:
-    """What a whole optimizer step contains; its micro-steps divide by these."""
+    """Pairs and NLL tokens of a whole optimizer step; its micro-steps divide by these."""
 
     pairs: int
     nll_tokens: int
@@ -93,9 +98,10 @@ class _Log1mExp(torch.autograd.Function):
 
 
 def log1mexp(x: Tensor) -> Tensor:
-    """Return log(1 − e^x) for log-probs x ≤ 0, finite in value and gradient.
+    """Return log(1 − e^x), finite in value and gradient.
 
-    Nearer to 0 than `logp_ceiling` both are those at the ceiling.
+    Args:
+        x: log-probs ≤ 0, any shape. Above `logp_ceiling` they count as the ceiling.
     """
     return _Log1mExp.apply(x)
 
@@ -106,15 +112,20 @@ def log_odds(logps: Tensor) -> Tensor:
 
 
 def log_odds_ratio(chosen_logps: Tensor, rejected_logps: Tensor) -> Tensor:
-    """Return log odds of chosen minus log odds of rejected, per pair, in nats (eqs. 4 and 5).
+    """Return z, log odds of chosen minus log odds of rejected (eqs. 4 and 5).
 
-    Both inputs are mean token log-probs, shape (B,), at most 0.
+    Args:
+        chosen_logps: mean token log-probs, shape (B,), ≤ 0.
+        rejected_logps: likewise.
+
+    Returns:
+        Nats, shape (B,).
     """
     return log_odds(chosen_logps) - log_odds(rejected_logps)
 
 
 def or_loss(chosen_logps: Tensor, rejected_logps: Tensor) -> Tensor:
-    """Return −log σ(log odds ratio), per pair, at least 0 (eq. 7)."""
+    """Return −log σ(z), shape (B,), ≥ 0 (eq. 7); arguments as for `log_odds_ratio`."""
     return -F.logsigmoid(log_odds_ratio(chosen_logps, rejected_logps))
 
 
@@ -128,11 +139,18 @@ def nll_token_counts(counts: Tensor, nll_on: str) -> Tensor:
 def orpo_terms(pairs: PairSums, totals: StepTotals, weights: Weights) -> OrpoTerms:
     """Return one micro-step's share of the step's ORPO loss (eq. 6).
 
-    The NLL is `weights.nll_on` prompt + chosen (what the authors' code and TRL train) or the
-    chosen answer alone (the paper's formula), averaged over all tokens of the step or over pairs.
-    Sums over the micro-steps of a step do not depend on how it was cut.
+    The NLL covers prompt + chosen (`nll_on="sequence"`, as in the authors' code and TRL) or the
+    chosen response alone (`"answer"`, the paper's formula), averaged over the tokens of the step or
+    over its pairs. The sum over a step's micro-steps does not depend on how it was cut.
 
-    Rejected answers that were not measured (λ = 0) give NaN log-probs and no loss term.
+    Args:
+        pairs: sums and counts, each (B, 3). Rejected responses that were not computed (λ = 0) have
+            count 0; their log-probs become NaN and the loss has no odds-ratio term.
+        totals: of the whole step, by which this share is divided.
+        weights: λ and the choice of NLL.
+
+    Returns:
+        Scalars `loss`, `nll_loss`, `or_loss`; per-pair values of shape (B,) for metrics.
     """
     chosen = pairs.sums[:, CHOSEN] / pairs.counts[:, CHOSEN]
     rejected = pairs.sums[:, REJECTED] / pairs.counts[:, REJECTED]

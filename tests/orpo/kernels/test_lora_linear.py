@@ -3,13 +3,14 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from policies import gradients, make_policy, randomize_adapter, relative_difference
+from policies import make_policy, randomize_adapter
 from tiny import make_tiny_model
 from transformers import AutoModelForCausalLM
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.models.loading import attach_new_adapter, load_base
 from orpo_qlora.orpo.kernels.lora_linear import fuse_lora_linears, restore_lora_linears
+from orpo_qlora.orpo.reference import relative_l2, take_gradients
 
 IDS = torch.tensor([[5, 9, 31, 7, 12], [8, 8, 40, 3, 90]])
 
@@ -18,7 +19,7 @@ def loss_and_gradients(policy):
     logits = policy(input_ids=IDS).logits
     loss = torch.log_softmax(logits, -1)[..., ::3].square().mean()
     loss.backward()
-    return loss.item(), gradients(policy)
+    return loss.item(), take_gradients(policy)
 
 
 def assert_same(measured, wanted, tolerance):
@@ -26,7 +27,7 @@ def assert_same(measured, wanted, tolerance):
     expected, sought = wanted
     assert loss == pytest.approx(expected, rel=tolerance)
     assert found.keys() == sought.keys()
-    assert all(relative_difference(found[n], sought[n]) < tolerance for n in sought)
+    assert all(relative_l2(found[n], sought[n]) < tolerance for n in sought)
 
 
 @pytest.mark.parametrize("name", ["llama-tied", "qwen2", "phi", "gpt-neox"])
@@ -134,6 +135,6 @@ def test_half_precision_output_keeps_a_float32_adapters_gradient():
     fuse_lora_linears(policy)
     with torch.autocast("cpu", torch.bfloat16):
         policy(input_ids=IDS).logits.float().square().mean().backward()
-    found = gradients(policy)
+    found = take_gradients(policy)
     assert {gradient.dtype for gradient in found.values()} == {torch.float32}
     assert all(gradient.isfinite().all() for gradient in found.values())
