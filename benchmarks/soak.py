@@ -177,13 +177,13 @@ class Soak:
         self.moments[state.phase or state.status] += 1
         # A supervisor that was about to start the worker may still do so.
         if programs(self.home, launch.SUPERVISOR, folder):
-            self.await_keeper(paths)
+            self.await_supervisor(paths)
             return
         self.slowest_truth_seconds = max(self.slowest_truth_seconds, wait_for_truth(paths))
         witness.after_a_death()
         self.page.tells_the_truth(paths)
 
-    def await_keeper(self, paths: RunPaths) -> None:
+    def await_supervisor(self, paths: RunPaths) -> None:
         """The supervisor of a dead worker says how it ended."""
 
         def cause_is_named() -> bool:

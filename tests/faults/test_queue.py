@@ -62,7 +62,7 @@ def test_the_queue_goes_on_after_a_failure_and_after_a_crash(start, wait_for):
     assert "step 1 of 10" in card.where
 
 
-def test_the_queue_goes_on_when_the_keeper_is_killed_and_somebody_looks(start, wait_for):
+def test_the_queue_goes_on_when_the_supervisor_is_killed_and_a_page_polls(start, wait_for):
     first, second = start(max_steps=20, name="wait at 2"), start(max_steps=3)
     wait_for(lambda: programs(first, launch.WORKER))
     (supervisor,) = programs(first, launch.SUPERVISOR)
@@ -202,7 +202,7 @@ def test_a_frozen_worker_is_ended_by_force_with_what_it_started(start, wait_for)
     launch.end_run(paths, grace_seconds=20.0)
 
 
-def test_a_run_can_be_ended_before_its_keeper_has_started_the_worker(start, inject, wait_for):
+def test_a_run_can_be_ended_before_its_supervisor_has_started_the_worker(start, inject, wait_for):
     """The supervisor is frozen as it begins, and let go once the first look found no worker."""
     inject(module=launch.SUPERVISOR, act="freeze", op="open", path="log.txt")
     paths = start(max_steps=100_000, name="deaf")

@@ -1,4 +1,4 @@
-"""Workers and keepers killed at random moments: every run still comes to its exact end."""
+"""Workers and supervisors killed at random moments: every run still comes to its exact end."""
 
 import random
 import time
