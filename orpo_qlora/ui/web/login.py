@@ -6,7 +6,6 @@ attempts.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import html
 import logging
@@ -16,11 +15,13 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from string import Template
 from urllib.parse import parse_qs
 
-from starlette.requests import HTTPConnection, Request
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request
 from starlette.responses import (
     HTMLResponse,
     JSONResponse,
@@ -40,6 +41,8 @@ SESSION_SECONDS = 7 * 24 * 3600
 MAX_FORM_BYTES = 4096
 PAGE = Template(Path(__file__).with_name("login.html").read_text(encoding="utf-8"))
 LOGIN_PATH = "/login"
+OPEN = "is_open"
+"""Key of a session that the password opened."""
 STARTUP_PATH = "/gradio_api/startup-events"
 """Gradio requests this from itself once it listens. A second request has no effect or content."""
 
@@ -77,9 +80,25 @@ class Login:
     def __init__(self, app: ASGIApp, password: str) -> None:
         self.app = app
         self._password = _encoded(password)
-        self._sessions, self._attempts = SessionCookies(), AttemptLimit()
+        self._attempts = AttemptLimit()
+        sessions = partial(
+            SessionMiddleware,
+            self._check,
+            # Known to this process alone: a session ends with it.
+            secret_key=secrets.token_hex(32),
+            # Cookies are shared by all ports of a host: two pages must not overwrite each other's.
+            session_cookie=f"orpo-qlora-{secrets.token_hex(4)}",
+            max_age=SESSION_SECONDS,
+            same_site="strict",
+        )
+        self._plain, self._tls = sessions(), sessions(https_only=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the session, then check the request; a cookie set over TLS stays on TLS."""
+        is_tls = scope.get("scheme") in {"https", "wss"}
+        await (self._tls if is_tls else self._plain)(scope, receive, send)
+
+    async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request with a session; answer any other with the login form."""
         if self._may_pass(scope):
             await self.app(scope, receive, send)
@@ -95,12 +114,12 @@ class Login:
             return True
         if _is_login(scope):
             return False
-        return scope["path"] == STARTUP_PATH or self._sessions.has_one(HTTPConnection(scope))
+        return scope["path"] == STARTUP_PATH or _has_session(scope)
 
     async def _answer(self, request: Request) -> Response:
         if request.method != "POST" or not _is_login(request.scope):
             # Browsers keep the login page in their history.
-            return _to_page(request) if self._sessions.has_one(request) else _form(request)
+            return _to_page(request) if _has_session(request.scope) else _form(request)
         given = await _given_password(request)
         if given is None:
             return PlainTextResponse("The form is too large.", status_code=413)
@@ -114,7 +133,7 @@ class Login:
             log.warning("wrong password from %r", request.client and request.client.host)
             return _form(request, "Wrong password.")
         response = _to_page(request) if _is_browser(request) else JSONResponse({"success": True})
-        self._sessions.open_one(request, response)
+        request.session[OPEN] = True
         return response
 
 
@@ -136,48 +155,8 @@ class AttemptLimit:
         self._failures.append(self._clock())
 
 
-class SessionCookies:
-    """Cookies `EXPIRY.SIGNATURE`, signed with a key that this process alone knows.
-
-    Starlette's SessionMiddleware does the same, but needs itsdangerous, which Gradio does not
-    install.
-    """
-
-    def __init__(self, clock: Clock = time.time) -> None:
-        self._clock = clock
-        self._key = secrets.token_bytes(32)
-        # Cookies are shared by all ports of a host: two pages must not overwrite each other's.
-        self._name = f"orpo-qlora-{secrets.token_hex(4)}"
-
-    def new_value(self) -> str:
-        """Return the value of a new session's cookie."""
-        expiry = str(int(self._clock()) + SESSION_SECONDS)
-        return f"{expiry}.{self._signature(expiry)}"
-
-    def is_valid(self, value: str) -> bool:
-        """Tell whether a value is signed by this process and has not expired."""
-        expiry, _, signature = value.partition(".")
-        if not hmac.compare_digest(_encoded(signature), _encoded(self._signature(expiry))):
-            return False
-        return int(expiry) > self._clock()
-
-    def has_one(self, connection: HTTPConnection) -> bool:
-        """Tell whether a request belongs to a session."""
-        return self.is_valid(connection.cookies.get(self._name, ""))
-
-    def open_one(self, request: Request, response: Response) -> None:
-        """Send the cookie of a new session."""
-        response.set_cookie(
-            self._name,
-            self.new_value(),
-            max_age=SESSION_SECONDS,
-            secure=request.url.scheme == "https",
-            httponly=True,
-            samesite="strict",
-        )
-
-    def _signature(self, expiry: str) -> str:
-        return hmac.new(self._key, _encoded(expiry), hashlib.sha256).hexdigest()
+def _has_session(scope: Scope) -> bool:
+    return bool(scope["session"].get(OPEN))
 
 
 def _encoded(text: str) -> bytes:

@@ -2,16 +2,20 @@
 
 import os
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
 import pytest
+from itsdangerous import TimestampSigner
 from serving import END_SECONDS, serving, start_page
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
 from orpo_qlora.errors import InputError
 from orpo_qlora.ui.web import login
-from orpo_qlora.ui.web.login import AttemptLimit, SessionCookies
+from orpo_qlora.ui.web.login import AttemptLimit, Login
 
 NAME = "studio.example"
 CHOSEN = "a password of mine"
@@ -243,24 +247,34 @@ def test_ten_failures_a_minute_are_allowed():
     assert attempts.wait_seconds() == 1
 
 
-def test_a_session_ends_after_a_week():
-    clock = Clock()
-    sessions = SessionCookies(clock)
-    value = sessions.new_value()
-    clock.now += login.SESSION_SECONDS - 1
-    assert sessions.is_valid(value)
-    clock.now += 1
-    assert not sessions.is_valid(value)
+async def _page(scope, receive, send):
+    await PlainTextResponse("the page")(scope, receive, send)
 
 
-def test_only_this_process_can_sign_a_session():
-    sessions = SessionCookies(Clock())
-    value = sessions.new_value()
-    expiry, signature = value.split(".")
-    assert sessions.is_valid(value)
-    later = f"{int(expiry) + 1}.{signature}"
-    other = SessionCookies(Clock()).new_value()
-    for forged in ("", ".", expiry, f"{expiry}.", f".{signature}", f"{value}0", value[:-1]):
-        assert not sessions.is_valid(forged)
-    for forged in (later, other, f"x.{signature}", f"{expiry}.é", "\udcff.\udcff"):
-        assert not sessions.is_valid(forged)
+@pytest.fixture
+def client():
+    """A page behind a login, and the cookie of an open session."""
+    client = TestClient(Login(_page, "a password"), base_url="http://page")
+    assert client.post("/login", data={"password": "a password"}).status_code == 200
+    return client
+
+
+def test_a_session_ends_after_a_week(client, monkeypatch):
+    now = time.time()
+    for late, status in ((login.SESSION_SECONDS - 1, 200), (login.SESSION_SECONDS + 1, 401)):
+        monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _, at=now + late: int(at))
+        assert client.get("/").status_code == status
+
+
+def test_only_this_process_can_sign_a_session(client):
+    [(name, value)] = client.cookies.items()
+    assert client.get("/").text == "the page"
+    data, stamp, signature = value.split(".")
+    other = TestClient(Login(_page, "a password"), base_url="http://page")
+    other.post("/login", data={"password": "a password"})
+    [foreign] = other.cookies.values()
+    forged = ["", ".", "..", data, f"{data}.{stamp}.", f".{stamp}.{signature}", f"{value}0"]
+    forged += [value[:-1], foreign, f"x.{stamp}.{signature}", f"{data}.x.{signature}"]
+    for wrong in forged:
+        client.cookies.clear()
+        assert client.get("/", headers={"Cookie": f"{name}={wrong}"}).status_code == 401, wrong
