@@ -120,7 +120,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
 
 
 def filled(name: str) -> str:
-    """Return a page with its generated part made anew."""
+    """Return a page with its generated part refreshed."""
     mark, make = PARTS[name]
     page = (DOCS / name).read_text(encoding="utf-8")
     before, _, rest = page.partition(f"<!-- {mark} -->")
