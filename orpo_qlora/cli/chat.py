@@ -1,4 +1,4 @@
-"""What the command line does with the chat and its blind votes. Floor 4; no torch."""
+"""What the command line does with the chat and its blind votes. Floor 6; no torch."""
 
 from __future__ import annotations
 

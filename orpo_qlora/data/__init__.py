@@ -1,1 +1,1 @@
-"""From a file of preferences to pairs and a report. Floor 1; no torch."""
+"""From a preference file to pairs and a data summary. Floor 1; no torch."""

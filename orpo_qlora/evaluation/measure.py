@@ -1,4 +1,4 @@
-"""The program of an evaluation: `python -m orpo_qlora.evaluation.measure FOLDER`. Floor 4.
+"""The program of an evaluation: `python -m orpo_qlora.evaluation.measure FOLDER`. Floor 5.
 
 Loads base and adapter as the run had them and measures its held-out pairs twice with the run's own
 engine: adapter on, adapter off. A run that starts meanwhile ends it.

@@ -1,4 +1,4 @@
-"""The report card of a run, kept as `evaluation.json`: base against tuned, held-out pairs. Floor 4.
+"""The report card of a run, kept as `evaluation.json`: base against tuned, held-out pairs. Floor 5.
 
 The card holds what was measured, a few numbers a pair, and what follows from them. No torch here.
 """

@@ -1,4 +1,4 @@
-"""Request and answer of an evaluation: a run's report card. Floor 4; no torch.
+"""Request and answer of an evaluation: a run's report card. Floor 5; no torch.
 
 The program is `evaluation/measure.py`. Its folder under the home's `evaluations/` is named after
 the run; the card itself is kept in the run's folder.

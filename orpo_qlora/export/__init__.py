@@ -1,1 +1,1 @@
-"""What a run leaves to take away: adapter, model card, merged model. Floor 4."""
+"""What leaves the program: adapter, model card, merged model, reports. Floor 5."""

@@ -1,4 +1,4 @@
-"""A run's adapter as one zip to take away, checked after it was written. Floor 4; no torch.
+"""A run's adapter as one zip to take away, checked after it was written. Floor 5; no torch.
 
 The same run gives the same bytes: files are sorted, their times fixed, and nothing says when it was
 exported. Only safetensors and texts go in, so no loader can be led to run anything.

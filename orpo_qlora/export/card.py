@@ -1,4 +1,4 @@
-"""The model card of an adapter: what it is, how it was trained, how to load it. Floor 4; no torch.
+"""The model card of an adapter: what it is, how it was trained, how to load it. Floor 5; no torch.
 
 The same run gives the same card, byte for byte: it describes the run, not its export.
 """

@@ -1,4 +1,4 @@
-"""A run on one page of Markdown: results, data and objective. Floor 4."""
+"""A run on one page of Markdown: results, data and objective. Floor 5."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program that merges an adapter into its base: `python -m orpo_qlora.export.merge`. Floor 4.
+"""The program that merges an adapter into its base: `python -m orpo_qlora.export.merge`. Floor 5.
 
 What is merged is what was trained on: the 4-bit weights unpacked, not the original ones, so that
 the merged model gives the adapter's numbers. How far it does is measured on what was written.

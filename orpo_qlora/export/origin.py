@@ -1,4 +1,4 @@
-"""Which base model an adapter belongs to, named to be found elsewhere. Floor 4; no torch.
+"""Which base model an adapter belongs to, named to be found elsewhere. Floor 5; no torch.
 
 A run knows its base by a folder of this machine. The recipient of an adapter needs a hub id and a
 commit instead, and must not read how the folders here are called.

@@ -1,4 +1,4 @@
-"""The loss passport: what exactly a run optimised, so that two runs can be distinguished. Floor 4.
+"""The loss passport: what exactly a run optimised, so that two runs can be distinguished. Floor 5.
 
 “Trained with ORPO” leaves open which tokens the NLL is on, over what it is averaged and what became
 of long pairs; other programs answer differently and all call it ORPO. No torch here.

@@ -1,4 +1,4 @@
-"""Code to load an adapter with, ready to paste: the base as the run had it. Floor 4; no torch."""
+"""Code to load an adapter with, ready to paste: the base as the run had it. Floor 5; no torch."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Background jobs: token counts and estimates. Floor 4."""
+"""Background jobs: a generic job, token counts and estimates. Floor 4."""

@@ -1,4 +1,4 @@
-"""What to change when a training does not fit: arithmetic with the memory model. Floor 3; no torch.
+"""What to change when a training does not fit: arithmetic with the memory model. Floor 4; no torch.
 
 Nothing here changes a setting: changes are tried in the memory model, the cheapest for the user
 first, until the prediction fits.

@@ -1,4 +1,4 @@
-"""The program of an estimate: `python -m orpo_qlora.jobs.estimate_steps FOLDER`. Floor 3.
+"""The program of an estimate: `python -m orpo_qlora.jobs.estimate_steps FOLDER`. Floor 4.
 
 Loads the base as the worker does and trains a step or two on the longest pairs, to measure memory
 and throughput; the trained weights are discarded. A run that starts meanwhile ends it.

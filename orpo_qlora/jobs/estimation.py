@@ -1,4 +1,4 @@
-"""Request and answer of an estimate: memory, disk and time of a training. Floor 3; no torch.
+"""Request and answer of an estimate: memory, disk and time of a training. Floor 4; no torch.
 
 The program is `jobs/estimate_steps.py`, which trains a real step. Its folder under the home's
 `estimates/` is named after pairs, settings, model and machine.

@@ -1,4 +1,4 @@
-"""Background jobs: a process of their own, request and answer in files. Floor 3; no torch.
+"""Background jobs: a process of their own, request and answer in files. Floor 4; no torch.
 
 A job needs torch or transformers and must survive the page. `BackgroundJob` is the asking side: it
 starts the program and reads its progress and its answer. `JobProgram` is the program's side. The

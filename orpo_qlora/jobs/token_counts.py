@@ -1,4 +1,4 @@
-"""Request and answer of a tokenize job: tokens of pairs under a tokenizer. Floor 3; no torch.
+"""Request and answer of a tokenize job: tokens of pairs under a tokenizer. Floor 4; no torch.
 
 The program is `jobs/tokenize.py`, because tokenizers need transformers. Its folder under the home's
 `tokenize/` is named after the request without the rows.

@@ -1,4 +1,4 @@
-"""Token counts in numbers and sentences, the same for page and command line. Floor 3; no torch."""
+"""Token counts in numbers and sentences, the same for page and command line. Floor 4; no torch."""
 
 from __future__ import annotations
 

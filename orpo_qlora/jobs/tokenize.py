@@ -1,4 +1,4 @@
-"""The program of a tokenize job: `python -m orpo_qlora.jobs.tokenize FOLDER`. Floor 3.
+"""The program of a tokenize job: `python -m orpo_qlora.jobs.tokenize FOLDER`. Floor 4.
 
 Loads the tokenizer of a model, never its weights, and writes what `jobs.token_counts` reads: the
 token counts of all pairs and the tokens of the requested rows. More rows may be requested while it

@@ -1,1 +1,1 @@
-"""Base models: which there are, what the hardware asks for, loading, generating. Floor 1."""
+"""Base models: catalogue, hardware, memory, loading, generation. Floor 1."""

@@ -1,1 +1,1 @@
-"""The life of a run: its folder, its worker and what readers see of it. Floor 3."""
+"""Runs on disk: a run's folder, state, metrics and checkpoints. Floor 3."""

@@ -1,1 +1,1 @@
-"""The page. It reads the store and starts programs; it never imports torch. Floor 5."""
+"""The page: reads the store and starts programs. Floor 6; no torch."""

@@ -1,1 +1,1 @@
-"""What is wrong with pairs, and what fixes it. Floor 1; no torch."""
+"""Data checks: findings in the pairs, and their fixes. Floor 1; no torch."""

@@ -1,4 +1,4 @@
-"""How the page joins components to handlers. Floor 5."""
+"""How the page joins components to handlers. Floor 6."""
 
 from __future__ import annotations
 

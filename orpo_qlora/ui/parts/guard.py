@@ -1,4 +1,4 @@
-"""The page's one catch-all: whatever goes wrong in a handler becomes a card. Floor 5."""
+"""The page's one catch-all: whatever goes wrong in a handler becomes a card. Floor 6."""
 
 from __future__ import annotations
 

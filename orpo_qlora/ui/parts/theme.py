@@ -1,4 +1,4 @@
-"""Colours, type and the few lines of script the page needs. Floor 5; page process."""
+"""Colours, type and the few lines of script the page needs. Floor 6; page process."""
 
 from __future__ import annotations
 

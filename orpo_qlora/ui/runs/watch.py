@@ -1,4 +1,4 @@
-"""The `/watch` endpoint, which open tabs poll for the live parts of a run. Floor 5.
+"""The `/watch` endpoint, which open tabs poll for the live parts of a run. Floor 6.
 
 Gradio answers the same poll with ten times the processor time, nearly all of it for components that
 do not change. A run that trains on the CPU would lose that time.

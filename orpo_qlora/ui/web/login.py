@@ -1,4 +1,4 @@
-"""The login of a page that others can reach. Floor 5; page process.
+"""The login of a page that others can reach. Floor 6; page process.
 
 A middleware in front of Gradio, whose own login leaves some routes open and allows any number of
 attempts.

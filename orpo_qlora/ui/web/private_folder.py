@@ -1,4 +1,4 @@
-"""The page's temporary folder, also removed if the page was killed. Floor 5.
+"""The page's temporary folder, also removed if the page was killed. Floor 6.
 
 It may hold gigabytes of uploads. Each page writes the folder's path into a file under the home and
 holds its lock; the next page removes the folders whose lock is free.

@@ -1,4 +1,4 @@
-"""Protects the page from other web pages, other machines and the environment. Floor 5.
+"""Protects the page from other web pages, other machines and the environment. Floor 6.
 
 docs/security.md lists the threats. Do not import Gradio here: it reads the environment on import,
 which is cleaned first.

@@ -1,4 +1,4 @@
-"""The page process: command line, middleware, start and end. Floor 5.
+"""The page process: command line, middleware, start and end. Floor 6.
 
 Gradio reads the environment on import, so the page is imported after that is cleaned.
 """

@@ -1,4 +1,4 @@
-"""Limits on the size and number of uploads. Floor 5; page process.
+"""Limits on the size and number of uploads. Floor 6; page process.
 
 Gradio limits a single file only; a request may hold a thousand files. The page keeps uploads for a
 day, so their total is limited here.
