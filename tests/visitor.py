@@ -105,7 +105,7 @@ class Visitor:
         )
         run, seen, *choices = [self.values[number] for number in polled]
         if not run:
-            return self.fire("run-turn", "click")
+            return self.fire("run-refresh", "click")
         if self.drawn != seen:
             self.drawn, self.etag = seen, f'"{quote(seen or "")}"'
         answer = self.http.get(
@@ -117,7 +117,7 @@ class Visitor:
             return 0
         update = answer.raise_for_status().json()
         if "refresh" in update:
-            return len(answer.content) + self.fire("run-turn", "click")
+            return len(answer.content) + self.fire("run-refresh", "click")
         self.etag = answer.headers["etag"]
         for name, text in update["parts"].items():
             self.put(name, text)

@@ -50,7 +50,7 @@ class Studio:
     """The page's URL parameters when it was opened, as a JSON object."""
     tabs: gr.Tabs
     timer: gr.Timer
-    turn: gr.Button
+    refresh: gr.Button
     """Pressed by the timer's script when a poll found changes."""
     data: DataTab
     train: TrainTab
@@ -71,17 +71,17 @@ def build_studio() -> gr.Blocks:
         with gr.Tabs(elem_id="tabs") as tabs:
             data = data_tab.build()
             train = train_tab.build()
-            runs = runs_tab.build_runs_tab()
+            runs = runs_tab.build()
             chat = chat_tab.build_chat_tab()
         address = gr.Textbox(visible="hidden", elem_id="address", label="Address")
-        turn = gr.Button("Look", visible="hidden", elem_id="run-turn")
+        refresh = gr.Button("Refresh", visible="hidden", elem_id="run-refresh")
         timer = gr.Timer(POLL_SECONDS, active=False)
-        studio = Studio(address, tabs, timer, turn, data, train, runs, chat)
+        studio = Studio(address, tabs, timer, refresh, data, train, runs, chat)
         loaded = _connect_address(studio, page)
         _connect_data(studio)
         _connect_train(studio)
-        _wire_runs(studio)
-        _wire_chat(studio, loaded)
+        _connect_runs(studio)
+        _connect_chat(studio, loaded)
         _connect_next_step(studio, line)
     return page
 
@@ -131,7 +131,7 @@ def _connect_address(studio: Studio, page: gr.Blocks) -> Any:  # noqa: ANN401 - 
     _check_train_after(studio, page.load(handler, *data_parts, **READING))
     # The tab opens when it is known what it shows: opened before, it would ask for the list, and a
     # late answer would put that in the place of a comparison.
-    restored = runs_tab.wire_restore(studio.runs, page, studio.address)
+    restored = runs_tab.connect_restore(studio.runs, page, studio.address)
     handler = guarded(studio.runs.card, on_load_run, {studio.tabs: gr.update(selected="runs")})
     parts = [studio.tabs, studio.runs.card, studio.runs.picker, *studio.chat.selection]
     return restored.then(handler, studio.address, parts, **READING)
@@ -164,15 +164,15 @@ def _connect_train(studio: Studio) -> None:
     train_tab.connect(studio.train, studio.data.dataset_id, opening)
 
 
-def _wire_runs(studio: Studio) -> None:
+def _connect_runs(studio: Studio) -> None:
     page = runs_tab.Page(
-        studio.tabs, studio.timer, studio.turn, studio.data, studio.train, studio.chat
+        studio.tabs, studio.timer, studio.refresh, studio.data, studio.train, studio.chat
     )
-    for event in runs_tab.wire_runs_tab(studio.runs, page):
+    for event in runs_tab.connect(studio.runs, page):
         _check_train_after(studio, event)
 
 
-def _wire_chat(studio: Studio, loaded: Any) -> None:  # noqa: ANN401 - gradio's dependency
+def _connect_chat(studio: Studio, loaded: Any) -> None:  # noqa: ANN401 - gradio's dependency
     chat_tab.wire_chat_tab(studio.chat, studio.address, loaded)
     view = studio.chat.view
     event = wire_votes_to_data(view.panel, view.card, studio.data, studio.tabs)

@@ -161,7 +161,7 @@ def _mark(runs: Sequence[Run], side: str, share: float) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def wire_comparison(part: Comparison, shown: Shown) -> None:
+def connect_comparison(part: Comparison, shown: Shown) -> None:
     """Connect the comparison; `part.ids` decides which runs it shows."""
 
     def on_side(ids: str, side: str) -> Updates | None:

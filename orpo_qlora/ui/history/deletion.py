@@ -121,7 +121,7 @@ def delete(ids: Sequence[str]) -> None:
         deletion_of_runs.delete_run(run.paths, held_by_chat())
 
 
-def wire_deletion(
+def connect_deletion(
     part: Deletion,
     source: Any,  # noqa: ANN401 - any input
     card: gr.HTML,

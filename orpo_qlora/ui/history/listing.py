@@ -17,7 +17,7 @@ from orpo_qlora.errors import InputError
 from orpo_qlora.runs import history, labels, present, store
 from orpo_qlora.runs.history import Filters, History, Order
 from orpo_qlora.ui.history import compare, deletion, history_table
-from orpo_qlora.ui.history.deletion import Deletion, wire_deletion
+from orpo_qlora.ui.history.deletion import Deletion, connect_deletion
 from orpo_qlora.ui.history.shown import Shown, ids_of
 from orpo_qlora.ui.parts import cards, theme
 from orpo_qlora.ui.parts.events import QUIET
@@ -270,22 +270,22 @@ def add_tag(ids: Sequence[str], tag: str) -> None:
         labels.write_label(run.paths.label, label)
 
 
-def wire_history(part: HistoryList, shown: Shown) -> None:
+def connect_history(part: HistoryList, shown: Shown) -> None:
     """Connect the list's filters, table and actions."""
 
     def on_list(*values: object) -> Updates:
         return list_updates(part, shown.empty, values) or {}
 
     drawn = [shown.card, shown.empty, *part.outputs]
-    _wire_filters(part, shown, on_list, drawn)
-    _wire_table(part, shown, on_list, drawn)
-    _wire_bar(part, shown, on_list, drawn)
+    _connect_filters(part, shown, on_list, drawn)
+    _connect_table(part, shown, on_list, drawn)
+    _connect_bar(part, shown, on_list, drawn)
     remembered = [(IN_ADDRESS[name], component) for name, component in part.filters.items()]
     for key, component in (*remembered, ("page", part.page)):
         component.change(None, component, None, js=theme.remember(key))
 
 
-def _wire_filters(
+def _connect_filters(
     part: HistoryList, shown: Shown, on_list: Callable[..., Updates], drawn: list[Any]
 ) -> None:
     def on_filter(*values: object) -> Updates:
@@ -316,7 +316,7 @@ def _wire_filters(
     )
 
 
-def _wire_table(
+def _connect_table(
     part: HistoryList, shown: Shown, on_list: Callable[..., Updates], drawn: list[Any]
 ) -> None:
     part.table.select(None, None, shown.run, js=history_table.TAKE)
@@ -326,7 +326,7 @@ def _wire_table(
     part.chosen.change(None, part.chosen, None, js=history_table.FORGET)
 
 
-def _wire_bar(
+def _connect_bar(
     part: HistoryList, shown: Shown, on_list: Callable[..., Updates], drawn: list[Any]
 ) -> None:
     """Connect the actions on selected runs."""
@@ -348,5 +348,5 @@ def _wire_bar(
     tagged = [part.tag, *part.inputs]
     handler = guarded(shown.card, on_tag)
     part.add_tag.click(handler, tagged, [*drawn, part.tag], trigger_mode="once", **QUIET)
-    deleted = wire_deletion(part.deletion, part.chosen, shown.card)
+    deleted = connect_deletion(part.deletion, part.chosen, shown.card)
     deleted.success(guarded(shown.card, on_list), part.inputs, drawn, **QUIET)

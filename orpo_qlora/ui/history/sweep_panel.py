@@ -65,7 +65,7 @@ def offered_text(lambda_: object) -> str:
     return ", ".join(f"{value:g}" for value in sweep.offered_values(known))
 
 
-def wire_offer(panel: SweepPanel, lambda_: gr.Number) -> None:
+def connect_offer(panel: SweepPanel, lambda_: gr.Number) -> None:
     """Suggest values around the setting of λ as it changes, until the user types others."""
     known = [panel.values, panel.offered]
 
@@ -102,7 +102,7 @@ def start_from_run(text: str, run_id: str) -> list[str]:
     return sweep.sweep_from(run, sweep.parse_values(text))
 
 
-def wire_sweep(
+def connect_sweep(
     panel: SweepPanel,
     start: Callable[..., list[str]],
     inputs: Sequence[Any],

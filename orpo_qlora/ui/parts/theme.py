@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 HERE = Path(__file__).parent
-SCRIPTS = [HERE / "theme.js", HERE / "charts.js", HERE / "watching.js"]
+SCRIPTS = [HERE / "theme.js", HERE / "charts.js", HERE / "polling.js"]
 
 FAVICON = str(HERE / "favicon.png")
 

@@ -80,7 +80,7 @@ class Render:
     """Where errors appear."""
 
 
-def wire_action(render: Render, button: gr.Button, act: Callable[[RunPaths], object]) -> None:
+def connect_action(render: Render, button: gr.Button, act: Callable[[RunPaths], object]) -> None:
     """Run an action on the run that is shown when a button is pressed, then render the run."""
 
     def on_click(run_id: str, *chosen: object) -> Updates:
@@ -91,7 +91,7 @@ def wire_action(render: Render, button: gr.Button, act: Callable[[RunPaths], obj
     button.click(handler, render.inputs, render.outputs, trigger_mode="once", **QUIET)
 
 
-def wire_run_actions(actions: RunActions, render: Render) -> None:
+def connect_run_actions(actions: RunActions, render: Render) -> None:
     """Connect the buttons."""
     for button, act in (
         (actions.stop, launch.stop_run),
@@ -100,7 +100,7 @@ def wire_run_actions(actions: RunActions, render: Render) -> None:
         (actions.earlier, lambda paths: launch.shift_run(paths, by=-1)),
         (actions.later, lambda paths: launch.shift_run(paths, by=1)),
     ):
-        wire_action(render, button, act)
+        connect_action(render, button, act)
 
 
 def _resume_or_begin(paths: RunPaths) -> None:

@@ -122,7 +122,7 @@ def make_file(run_id: str, kind: Kind) -> Path:
     return path
 
 
-def wire_export_panel(parts: ExportPanel, picker: gr.Textbox, card: gr.HTML) -> None:
+def connect_export_panel(parts: ExportPanel, picker: gr.Textbox, card: gr.HTML) -> None:
     """Connect the buttons; errors appear in `card`."""
 
     def on_download(kind: Kind, run_id: str) -> Updates:

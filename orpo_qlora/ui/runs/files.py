@@ -26,7 +26,7 @@ from orpo_qlora.ui.data import tab as data_tab
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.data.tab import DataTab
 from orpo_qlora.ui.history import deletion
-from orpo_qlora.ui.history.deletion import Deletion, wire_deletion
+from orpo_qlora.ui.history.deletion import Deletion, connect_deletion
 from orpo_qlora.ui.history.shown import Shown
 from orpo_qlora.ui.parts import downloads
 from orpo_qlora.ui.parts.events import QUIET, UNCHECKED
@@ -215,7 +215,7 @@ def _keep_pairs(run: Run) -> str:
     return uploads.store_upload(file, name)
 
 
-def wire_run_label(part: RunLabelFields, render: Render) -> None:
+def connect_run_label(part: RunLabelFields, render: Render) -> None:
     """Connect name and tags."""
 
     def on_save(run_id: str, *values: Any) -> Updates:  # noqa: ANN401 - the inputs' values
@@ -233,7 +233,7 @@ def wire_run_label(part: RunLabelFields, render: Render) -> None:
     )
 
 
-def wire_run_files(part: RunFiles, shown: Shown) -> None:
+def connect_run_files(part: RunFiles, shown: Shown) -> None:
     """Connect downloads, deletion and the way back to the list."""
 
     def on_download(kind: Kind, run_id: str) -> Updates:
@@ -246,13 +246,13 @@ def wire_run_files(part: RunFiles, shown: Shown) -> None:
         event = button.click(handler, shown.run, parts, trigger_mode="once", **UNCHECKED)
         event.success(None, part.file, None, js=downloads.SAVE, **QUIET)
     part.head.back.click(None, None, [shown.run, shown.card], js="() => ['', '']")
-    wire_deletion(part.deletion, shown.run, shown.card)
+    connect_deletion(part.deletion, shown.run, shown.card)
     # A confirmation belongs to the run it was opened for.
     closed = deletion.closed_updates(part.deletion)
     shown.run.change(lambda: closed, None, list(closed), **QUIET)
 
 
-def wire_again(
+def connect_again(
     button: gr.Button, shown: Shown, data: DataTab, settings: Form, tabs: gr.Tabs
 ) -> Any:  # noqa: ANN401 - gradio's dependency
     """Fill data and settings from the run that is shown; return the event, which changes both."""

@@ -36,7 +36,7 @@ def _script(name: str, *, is_open: bool) -> str:
     )
 
 
-def wire_folds(folds: Mapping[str, gr.Accordion], page: gr.Blocks, stored: gr.Textbox) -> None:
+def connect_folds(folds: Mapping[str, gr.Accordion], page: gr.Blocks, stored: gr.Textbox) -> None:
     """Remember which sections are open, and open them again on the next visit.
 
     Args:

@@ -154,7 +154,7 @@ def restored_updates(live: LiveView, parameters: Mapping[str, str], run_id: str)
     }
 
 
-def wire_memory(live: LiveView) -> None:
+def connect_memory(live: LiveView) -> None:
     """Keep the controls in the page's address."""
     at_first = (*chart_view.AT_FIRST[:-1], samples_view.LATEST)
     named = zip(chart_view.IN_ADDRESS, live.choices, at_first, strict=True)

@@ -35,8 +35,8 @@ from orpo_qlora.ui.runs.actions import (
     RunActions,
     action_updates,
     build_run_actions,
-    wire_action,
-    wire_run_actions,
+    connect_action,
+    connect_run_actions,
 )
 from orpo_qlora.ui.runs.export_panel import ExportPanel
 from orpo_qlora.ui.runs.files import RunFiles, RunLabelFields
@@ -103,14 +103,14 @@ class Page:
 
     tabs: gr.Tabs
     timer: gr.Timer
-    turn: gr.Button
+    refresh: gr.Button
     """Pressed by the timer's script when the page has to ask Gradio."""
     data: DataTab
     train: TrainTab
     chat: ChatTab
 
 
-def build_runs_tab() -> RunsTab:
+def build() -> RunsTab:
     """Return the tab's components, empty."""
     with gr.Tab("Runs", id="runs", elem_id="tab-runs", render_children=True) as tab:
         picker = gr.Textbox(visible="hidden", elem_id="run-picker", label="Run")
@@ -263,7 +263,7 @@ def awaits_more(run_id: str | None) -> bool:
     return not run.is_active and evaluation_request.read_evaluation(run).state.is_busy
 
 
-def is_busy() -> bool:
+def advance_queue() -> bool:
     """Return whether a run is at work or in the queue; starts the next one if none is at work."""
     if store.active_run() is not None:
         return True
@@ -273,34 +273,34 @@ def is_busy() -> bool:
     return True
 
 
-def wire_runs_tab(runs: RunsTab, page: Page) -> list[Any]:
+def connect(runs: RunsTab, page: Page) -> list[Any]:
     """Connect the tab; return the events that change data and settings."""
     shown = runs.shown
-    render = _wire_run(runs, page)
-    wire_run_actions(runs.actions, render)
-    wire_action(render, runs.report.line.button, report_card.evaluate)
-    live_view.wire_memory(runs.live)
-    export_panel.wire_export_panel(runs.export, runs.picker, runs.card)
-    run_files.wire_run_files(runs.files, shown)
-    run_files.wire_run_label(runs.label, render)
-    listing.wire_history(runs.history, shown)
-    compare.wire_comparison(runs.comparison, shown)
-    _wire_view(runs)
-    _wire_own_fields(runs)
-    _wire_chat(runs, page)
-    _wire_sweeps(runs, page)
-    _wire_watch(runs, page)
+    render = _connect_run(runs, page)
+    connect_run_actions(runs.actions, render)
+    connect_action(render, runs.report.line.button, report_card.evaluate)
+    live_view.connect_memory(runs.live)
+    export_panel.connect_export_panel(runs.export, runs.picker, runs.card)
+    run_files.connect_run_files(runs.files, shown)
+    run_files.connect_run_label(runs.label, render)
+    listing.connect_history(runs.history, shown)
+    compare.connect_comparison(runs.comparison, shown)
+    _connect_view(runs)
+    _connect_own_fields(runs)
+    _connect_chat(runs, page)
+    _connect_sweeps(runs, page)
+    _connect_watch(runs, page)
     head, settings = runs.files.head, page.train.form
-    return [run_files.wire_again(head.again, shown, page.data, settings, page.tabs)]
+    return [run_files.connect_again(head.again, shown, page.data, settings, page.tabs)]
 
 
-def _wire_run(runs: RunsTab, page: Page) -> Render:
+def _connect_run(runs: RunsTab, page: Page) -> Render:
     """Render the run that is picked; return how it is rendered again."""
     choices = runs.live.choices
 
     def on_show(run_id: str | None, *chosen: object) -> Updates:
         updates = show_updates(runs, run_id, chosen=Choices.of(chosen))
-        is_active = is_busy() or awaits_more(run_id)
+        is_active = advance_queue() or awaits_more(run_id)
         return {**(updates or {}), page.timer: gr.Timer(active=is_active)}
 
     def on_pick(run_id: str | None, address: str, *chosen: object) -> Updates:
@@ -321,7 +321,7 @@ def _wire_run(runs: RunsTab, page: Page) -> Render:
     runs.picker.change(handler, inputs, outputs, js=theme.READ_VIEW, **QUIET)
     gr.on(
         [component.change for component in choices],
-        guarded(runs.card, _on_look(runs)),
+        guarded(runs.card, _on_refresh(runs)),
         [runs.picker, runs.seen, *choices],
         runs.outputs,
         trigger_mode="always_last",
@@ -332,24 +332,24 @@ def _wire_run(runs: RunsTab, page: Page) -> Render:
     return Render(picked, shown, on_show, awake, runs.card)
 
 
-def _on_look(runs: RunsTab) -> Callable[..., Updates | None]:
+def _on_refresh(runs: RunsTab) -> Callable[..., Updates | None]:
     """Return the handler that renders the changed parts of a run."""
 
-    def on_look(run_id: str | None, seen: str, *chosen: object) -> Updates | None:
+    def on_refresh(run_id: str | None, seen: str, *chosen: object) -> Updates | None:
         return show_updates(runs, run_id, seen, Choices.of(chosen)) if run_id else None
 
-    return on_look
+    return on_refresh
 
 
-def _wire_watch(runs: RunsTab, page: Page) -> None:
+def _connect_watch(runs: RunsTab, page: Page) -> None:
     """Update the run that is shown, or the list and the comparison, on every tick of the timer."""
     chosen = [runs.picker, runs.seen, *runs.live.choices]
-    look_again = _on_look(runs)
+    refresh = _on_refresh(runs)
 
     def on_tick(*values: Any) -> Updates | None:  # noqa: ANN401 - the inputs' values
         seen, (picked, *rest) = values[: len(chosen)], values[len(chosen) :]
-        updates = look_again(*seen)
-        if is_busy() or awaits_more(seen[0]):
+        updates = refresh(*seen)
+        if advance_queue() or awaits_more(seen[0]):
             return updates
         return {
             **(updates or {}),
@@ -371,7 +371,7 @@ def _wire_watch(runs: RunsTab, page: Page) -> None:
     watched = [*chosen, page.chat.picker, *settings]
     parts = [*runs.outputs, page.timer, *page.chat.selection, *page.train.outputs]
     handler = guarded(runs.card, on_tick, keeps_card=True)
-    ticked = page.turn.click(handler, watched, parts, **QUIET)
+    ticked = page.refresh.click(handler, watched, parts, **QUIET)
     # After the tick: the list then shows whatever made the timer stop.
     seen = [runs.history.seen, runs.comparison.seen]
     handler = guarded(runs.card, on_list_tick, keeps_card=True)
@@ -387,7 +387,7 @@ def _view_outputs(runs: RunsTab) -> list[Any]:
     return [runs.card, runs.empty, *runs.history.outputs, *runs.comparison.outputs]
 
 
-def _wire_view(runs: RunsTab) -> None:
+def _connect_view(runs: RunsTab) -> None:
     """Switch between run, comparison and list."""
     part, comparison = runs.history, runs.comparison
 
@@ -413,7 +413,7 @@ def _wire_view(runs: RunsTab) -> None:
     )
 
 
-def _wire_own_fields(runs: RunsTab) -> None:
+def _connect_own_fields(runs: RunsTab) -> None:
     """Fill the inputs that belong to a run once, when it is selected, so that edits stay."""
 
     def on_pick(run_id: str) -> Updates | None:
@@ -427,7 +427,7 @@ def _wire_own_fields(runs: RunsTab) -> None:
     runs.picker.change(guarded(runs.card, on_pick), runs.picker, own, **QUIET)
 
 
-def _wire_chat(runs: RunsTab, page: Page) -> None:
+def _connect_chat(runs: RunsTab, page: Page) -> None:
     def on_chat(run_id: str) -> Updates:
         chosen = chat_tab.select_updates(page.chat, run_id)
         return {**chosen, page.tabs: gr.Tabs(selected="chat")}
@@ -436,20 +436,20 @@ def _wire_chat(runs: RunsTab, page: Page) -> None:
     runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
 
 
-def _wire_sweeps(runs: RunsTab, page: Page) -> None:
+def _connect_sweeps(runs: RunsTab, page: Page) -> None:
     """Connect the λ sweep of the Train tab and the one of a run."""
     train, shown, tabs = page.train, runs.shown, page.tabs
-    sweep_panel.wire_offer(train.sweep, train.form.components["lambda"])
+    sweep_panel.connect_offer(train.sweep, train.form.components["lambda"])
     inputs = [train.ticket, page.data.dataset_id, *train.form.inputs]
     of_form, of_run = sweep_panel.start_from_form, sweep_panel.start_from_run
-    from_form = sweep_panel.wire_sweep(train.sweep, of_form, inputs, shown, tabs, train.card)
-    from_run = sweep_panel.wire_sweep(runs.sweep, of_run, [runs.picker], shown, tabs, runs.card)
+    from_form = sweep_panel.connect_sweep(train.sweep, of_form, inputs, shown, tabs, train.card)
+    from_run = sweep_panel.connect_sweep(runs.sweep, of_run, [runs.picker], shown, tabs, runs.card)
     from_form.success(train_tab.new_ticket, None, train.ticket, **QUIET)
     for event in (from_form, from_run):
         event.success(lambda: gr.Timer(active=True), None, page.timer, **QUIET)
 
 
-def wire_restore(runs: RunsTab, page: gr.Blocks, address: gr.Textbox) -> Any:  # noqa: ANN401
+def connect_restore(runs: RunsTab, page: gr.Blocks, address: gr.Textbox) -> Any:  # noqa: ANN401
     """Restore the list or a comparison from the page's address; return the event."""
     part = runs.history
 
@@ -473,7 +473,7 @@ def wire_restore(runs: RunsTab, page: gr.Blocks, address: gr.Textbox) -> Any:  #
             runs.comparison.side: compare.side_of(parameters.get("side", "")),
         }
 
-    folds.wire_folds(runs.folds, page, runs.stored_folds)
+    folds.connect_folds(runs.folds, page, runs.stored_folds)
     parts = [runs.card, runs.empty, *part.outputs, *part.filters.values(), part.page]
     outputs = list(dict.fromkeys([*parts, runs.comparison.ids, runs.comparison.side]))
     return page.load(guarded(runs.card, on_load), address, outputs, **READING)

@@ -135,13 +135,13 @@ def connect(
     def on_estimate(dataset_id: str, *values: object) -> Updates:
         return estimate(panel, dataset_id, values)
 
-    def on_look(dataset_id: str, *values: object) -> Updates:
+    def on_refresh(dataset_id: str, *values: object) -> Updates:
         return look(panel, dataset_id, values)
 
     handler = guarded(panel.view, on_estimate)
     panel.estimate.click(handler, inputs, panel.outputs, trigger_mode="once", **QUIET)
     # gr.update, not gr.Timer: a component made while the page is built becomes part of it.
-    refresh = guarded(panel.view, on_look, {panel.timer: gr.update(active=False)})
+    refresh = guarded(panel.view, on_refresh, {panel.timer: gr.update(active=False)})
     panel.timer.tick(refresh, inputs, panel.outputs, **QUIET)
     gr.on(edits, refresh, inputs, panel.outputs, trigger_mode="always_last", **QUIET)
     for event in filled:

@@ -126,7 +126,7 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
     """Serve the page in the background and return it."""
     # Not above: see this module's docstring.
     from orpo_qlora.ui.parts import theme
-    from orpo_qlora.ui.runs.tab import is_busy
+    from orpo_qlora.ui.runs.tab import advance_queue
     from orpo_qlora.ui.runs.watch import Watch
     from orpo_qlora.ui.studio import build_studio
 
@@ -161,7 +161,7 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
-            "middleware": [*guards, Middleware(Watch, is_busy=is_busy)],
+            "middleware": [*guards, Middleware(Watch, is_busy=advance_queue)],
         },
     )
     return page

@@ -98,7 +98,7 @@ def test_what_went_wrong_stays_while_the_list_changes(tab):
     tab.fire("history-compare", "click")
     assert "A comparison has 2 to 6 runs" in tab.value("runs-error")
     rename(made[0], "another name")
-    tab.fire_all("run-turn", "click")
+    tab.fire_all("run-refresh", "click")
     assert "another name" in tab.value("history-table")
     assert "A comparison has 2 to 6 runs" in tab.value("runs-error")
     tab.change("history-chosen", ",".join(paths.id for paths in made[:2]))

@@ -10,7 +10,7 @@
   window.orpoHold = (id, element, props) => { components[id] = { element, props }; };
 
   const field = (id) => document.querySelector(`#${id} :is(input, textarea)`);
-  const refresh = () => document.getElementById("run-turn")?.click();
+  const refresh = () => document.getElementById("run-refresh")?.click();
 
   const show = (id, text) => {
     const component = components[id];
