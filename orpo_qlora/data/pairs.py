@@ -23,8 +23,7 @@ from orpo_qlora.data.columns import (
     refuse_missing,
 )
 from orpo_qlora.data.doctor.examine import Doctor, digest
-from orpo_qlora.data.messages import Message as Message
-from orpo_qlora.data.messages import Role as Role
+from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.readers.source import Progress
 from orpo_qlora.data.readers.table import Table, open_table

@@ -89,7 +89,7 @@ class EvaluationProgram(JobProgram):
         left = tokenized.sentence(run.config.max_length)
         self.notes += [left] if left else []
         self.report("checking the layout", total=2 * len(tokenized.pairs))
-        engine = build_engine(policy, NEEDS, tokenized.pairs[: training_setup.PROBED_PAIRS])
+        engine = build_engine(policy, NEEDS, tokenized.pairs[: training_setup.LAYOUT_PAIRS])
         self.notes.append(engine.describe)
         budget = Budget(policy, settle_memory(engine, run.config, tokenized.pairs), self._note)
         policy.eval()

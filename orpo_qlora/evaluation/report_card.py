@@ -122,13 +122,13 @@ class ReportCard(BaseModel):
     def sentences(self) -> list[str]:
         """Return the card as sentences, most important first."""
         return [
-            self.verdict(),
+            self.accuracy_sentence(),
             f"Length-controlled: {self.length_sentence()}",
             self.logp_sentence(),
             self.flip_sentence(),
         ]
 
-    def verdict(self) -> str:
+    def accuracy_sentence(self) -> str:
         """Return what changed and whether chance explains it."""
         base, tuned, change = self.base.accuracy, self.tuned.accuracy, self.difference.accuracy
         text = (

@@ -111,13 +111,13 @@ def _autocast(policy: PeftModel) -> AbstractContextManager[object]:
     return torch.autocast(policy.device.type, dtype)
 
 
-def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]) -> Engine:
+def build_engine(policy: PeftModel, needs: Needs, pairs: Sequence[TokenizedPair]) -> Engine:
     """Return an engine in the fastest layout that reproduces the plain forward pass.
 
     Args:
         policy: base with adapter.
         needs: which log-probs to compute.
-        probe: pairs to check with; the longest is used, because sliding windows and long-range
+        pairs: to check the layout with; the longest is used, because sliding windows and long-range
             position schemes have an effect only there.
 
     Raises:
@@ -126,7 +126,7 @@ def build_engine(policy: PeftModel, needs: Needs, probe: Sequence[TokenizedPair]
     attention.register()
     model = policy.get_base_model()
     original = model.config._attn_implementation
-    pair = max(probe, key=lambda pair: pair.longest)
+    pair = max(pairs, key=lambda pair: pair.longest)
     was_training = policy.training
     policy.eval()
     try:

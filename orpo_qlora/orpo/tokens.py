@@ -8,7 +8,8 @@ from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
-from orpo_qlora.data.pairs import Message, PreferencePair
+from orpo_qlora.data.messages import Message
+from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import DataError, InputError
 from orpo_qlora.models import templates
 from orpo_qlora.models.templates import AnswerEnd
@@ -86,11 +87,6 @@ def _end_of_answer(tokenizer: PreTrainedTokenizerBase) -> AnswerEnd:
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-
-
-def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token that ends an answer under the tokenizer's chat template."""
-    return _end_of_answer(tokenizer).token
 
 
 def _answer_text(

@@ -34,7 +34,7 @@ class RunPaths:
 
     @property
     def report(self) -> Path:
-        """The account of the uploaded file."""
+        """The data summary of the uploaded file."""
         return self.folder / "data" / "report.json"
 
     @property

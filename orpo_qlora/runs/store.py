@@ -1,4 +1,4 @@
-"""The run folder: made once by the creator, written by the worker, read by everyone. Floor 3.
+"""The run folder: created once, written by the worker, read by everyone. Floor 3.
 
 See docs/run-folder.md for who writes which file.
 """
@@ -114,7 +114,7 @@ def create_run(
     Args:
         config: every setting.
         split: pairs to train on and to measure on.
-        report: the account of the file they came from.
+        report: the data summary of their file.
         place: where in the queue.
         ticket: what the order carried.
         tags: by which it is found among many.

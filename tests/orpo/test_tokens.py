@@ -3,9 +3,11 @@ from dataclasses import replace
 import pytest
 from tiny import make_tiny_tokenizer
 
-from orpo_qlora.data.pairs import Message, PreferencePair
+from orpo_qlora.data.messages import Message
+from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import DataError
-from orpo_qlora.orpo.tokens import end_of_turn_id, tokenize_pairs
+from orpo_qlora.models.templates import end_of_answer
+from orpo_qlora.orpo.tokens import tokenize_pairs
 
 PAIR = PreferencePair("hello there", "hi, nice to meet you", "leave me alone", 7)
 GEMMA = (
@@ -58,8 +60,8 @@ def test_answers_end_with_the_end_of_turn_under_any_template(tokenizer, template
     )
     assert tokenizer.decode(pair.prompt) == opened
     assert PAIR.chosen in tokenizer.decode(pair.chosen)
-    assert pair.chosen[-1] == pair.rejected[-1] == end_of_turn_id(tokenizer)
-    assert pair.chosen.count(end_of_turn_id(tokenizer)) == 1
+    assert pair.chosen[-1] == pair.rejected[-1] == end_of_answer(tokenizer).token
+    assert pair.chosen.count(end_of_answer(tokenizer).token) == 1
 
 
 def test_pairs_that_fit_exactly_are_kept_and_longer_ones_dropped(tokenizer):

@@ -79,7 +79,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
     "block",
     [
         cards.error_card(HOSTILE, hint=HOSTILE, where=HOSTILE),
-        cards.account(HOSTILE, [HOSTILE]),
+        cards.text_card(HOSTILE, [HOSTILE]),
         cards.empty_card(HOSTILE, HOSTILE),
         samples_table([{"prompt": HOSTILE, "answer": HOSTILE, "step": 1}] * 2, HOSTILE),
         cards.settings_table([(HOSTILE, HOSTILE, HOSTILE)]),

@@ -13,44 +13,44 @@ from orpo_qlora.errors import DiskFull, InputError
 NEEDED_BYTES = 256 * 1024 * 1024
 """Room for the data, metrics and log of a run; the worker checks the room for its checkpoints
 once it knows their size."""
-_PROBE = ".probe-"
+_TEST_FILE = ".write-test-"
 STATES = 3
-"""A state of training is the adapter and two moments of it."""
+"""Weight-sized tensors in a training state: the adapter and Adam's two moments."""
 
 
 def check_home() -> None:
-    """Refuse a home in which a run could not be kept; the caller holds the launch lock.
+    """Check that runs can be stored in the home folder; the caller holds the launch lock.
 
     Raises:
-        InputError: it cannot be written, or its file system does not keep locks apart.
-        DiskFull: there is next to no room.
+        InputError: it is not writable, or its file system does not enforce locks.
+        DiskFull: less than `NEEDED_BYTES` are free.
     """
     home = storage.home()
-    probe = home / f"{_PROBE}{uuid.uuid4().hex[:8]}"
+    test_file = home / f"{_TEST_FILE}{uuid.uuid4().hex[:8]}"
     try:
-        for leftover in home.glob(f"{_PROBE}*"):
+        for leftover in home.glob(f"{_TEST_FILE}*"):
             leftover.unlink()  # of a program that was killed right here
-        with storage.disk_errors(probe):
-            probe.write_text("probe", encoding="utf-8")
-        _check_locks(probe)
+        with storage.disk_errors(test_file):
+            test_file.write_text("test", encoding="utf-8")
+        _check_locks(test_file)
     except OSError as exc:
         raise InputError(
             f"The home folder {home} cannot be used ({exc.strerror}).",
             hint=f"Set {storage.HOME_VARIABLE} to a folder you own on a local disk.",
         ) from exc
     finally:
-        probe.unlink(missing_ok=True)
+        test_file.unlink(missing_ok=True)
     check_room(home, NEEDED_BYTES)
 
 
-def _check_locks(probe: Path) -> None:
+def _check_locks(test_file: Path) -> None:
     """Some network file systems grant every lock to everybody."""
-    first, second = storage.FileLock(probe), storage.FileLock(probe)
+    first, second = storage.FileLock(test_file), storage.FileLock(test_file)
     try:
         if first.acquire() and second.acquire():
             raise InputError(
-                f"The file system of {probe.parent} does not keep locks, which keep two runs "
-                "from training at once.",
+                f"The file system of {test_file.parent} does not enforce file locks, which keep "
+                "two runs from training at once.",
                 hint=f"Set {storage.HOME_VARIABLE} to a folder on a local disk.",
             )
     finally:
@@ -75,17 +75,17 @@ def check_room(folder: Path, needed_bytes: int) -> None:
 
 
 def checkpoints_bytes(trained_bytes: int, kept: int) -> int:
-    """Return the room that checkpoints and adapter take at most.
+    """Return the bytes that checkpoints and adapter take at most, with a reserve.
 
     Args:
         trained_bytes: size of the trained weights.
-        kept: checkpoints that stay; one more is there while it is written.
+        kept: checkpoints kept; one more exists while it is written.
     """
     return states_bytes(trained_bytes, kept) + NEEDED_BYTES // 4
 
 
 def states_bytes(trained_bytes: int, kept: int) -> int:
-    """Return the same without anything to spare."""
+    """Return the bytes of the checkpoints and the adapter alone."""
     return trained_bytes * (STATES * (kept + 1) + 2)
 
 

@@ -1,4 +1,4 @@
-"""Try λ: the same training with several values of λ, as runs of the queue. Floor 3; no torch."""
+"""λ sweep: the same training with several values of λ, as queued runs. Floor 3; no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_VALUES = 5
 MOST_LAMBDA = 2.0
 FACTORS = (0.5, 1.0, 2.0)
 FOR_ZERO = (0.05, 0.1, 0.5)
-"""Values to offer beside λ = 0, of which no half or double is another."""
+"""Values to offer for λ = 0, whose half and double are 0 too."""
 
 
 def offered_values(lambda_: float) -> tuple[float, ...]:
@@ -51,15 +51,20 @@ def parse_values(text: str) -> tuple[float, ...]:
 
 
 def start_sweep(
-    config: TrainConfig, values: Sequence[float], data: tuple[Split, DataSummary], ticket: str = ""
+    config: TrainConfig,
+    values: Sequence[float],
+    split: Split,
+    report: DataSummary,
+    ticket: str = "",
 ) -> list[str]:
     """Queue a run for each value of λ, all under a tag of their own; return their ids.
 
     Args:
         config: every other setting.
         values: of λ.
-        data: the pairs and the account of their file.
-        ticket: marks one order: given twice, it is still one sweep.
+        split: the pairs.
+        report: the data summary of their file.
+        ticket: the same ticket twice makes one sweep.
 
     Raises:
         InputError: the home cannot keep a run.
@@ -67,7 +72,7 @@ def start_sweep(
     """
     configs = [_with_lambda(config, value) for value in values]
     tag = f"{TAG}-{ticket[:TICKET_CHARACTERS]}" if ticket else _new_tag()
-    return [run.id for run in launch.start_sweep(configs, *data, tag)]
+    return [run.id for run in launch.start_sweep(configs, split, report, tag)]
 
 
 def sweep_from(run: Run, values: Sequence[float]) -> list[str]:
@@ -77,7 +82,7 @@ def sweep_from(run: Run, values: Sequence[float]) -> list[str]:
     trained again.
 
     Raises:
-        InputError: no other value is asked for, or the home cannot keep a run.
+        InputError: there is no other value, or the home cannot keep a run.
         DiskFull: the runs made before are queued.
     """
     others = [value for value in values if value != run.config.lambda_]
@@ -94,7 +99,7 @@ def sweep_from(run: Run, values: Sequence[float]) -> list[str]:
     base = run.config.model_copy(update={"name": run.name})
     configs = [_with_lambda(base, value) for value in others]
     found = launch.start_sweep(configs, split, run.report, tag)
-    # The page compares as many as it has colours for: those asked for come first.
+    # The page compares as many runs as it has colours: the requested values come first.
     listed = sorted(found, key=lambda other: other.config.lambda_ not in values)
     return [run.id, *(other.id for other in listed if other.id != run.id)]
 

@@ -25,12 +25,12 @@ from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair
 SAMPLE_TOKENS = 64
 SAMPLES = 3
 """Number of sample prompts where the settings name none."""
-PROBED_PAIRS = 64
-"""Pairs whose longest one decides the layout."""
+LAYOUT_PAIRS = 64
+"""Number of pairs of which the longest one checks the layout."""
 
 
 def load_base(config: TrainConfig) -> loading.Base:
-    """Return the base model that these settings ask for; raises what `load.load_base` does."""
+    """Return the base model that these settings ask for; raises what `loading.load_base` does."""
     return loading.load_base(
         config.model,
         config.revision,
@@ -42,13 +42,13 @@ def load_base(config: TrainConfig) -> loading.Base:
 def tokenize(
     config: TrainConfig, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]
 ) -> Tokenized:
-    """Return the pairs as the training sees them, from the home's cache where they are known.
+    """Return the tokenised pairs, from the token cache of the home folder if present.
 
     Raises:
         DataError: no pair fits.
     """
-    limits = (config.max_length, config.over_length)
-    return tokenize_once(storage.home() / "cache", tokenizer, pairs, *limits)
+    cache = storage.home() / "cache"
+    return tokenize_once(cache, tokenizer, pairs, config.max_length, config.over_length)
 
 
 def needs_of(config: TrainConfig) -> Needs:
@@ -61,7 +61,7 @@ def needs_of(config: TrainConfig) -> Needs:
 
 def engine_for(config: TrainConfig, policy: PeftModel, pairs: Sequence[TokenizedPair]) -> Engine:
     """Return the engine of a training; raises what `build_engine` does."""
-    return build_engine(policy, needs_of(config), pairs[:PROBED_PAIRS])
+    return build_engine(policy, needs_of(config), pairs[:LAYOUT_PAIRS])
 
 
 def trained_bytes(policy: PeftModel) -> int:
@@ -73,7 +73,7 @@ def sample_prompts(config: TrainConfig, pairs: Sequence[PreferencePair]) -> list
     """Return the sample prompts: those of the settings, else some of the pairs'."""
     if config.sample_prompts:
         return list(config.sample_prompts)
-    # A sample is asked without its earlier turns, so single-turn prompts come first.
+    # Samples leave out earlier turns, so single-turn prompts come first.
     alone = sorted(pairs, key=lambda pair: bool(pair.earlier))
     return list(dict.fromkeys(pair.prompt for pair in alone))[:SAMPLES]
 

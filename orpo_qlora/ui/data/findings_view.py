@@ -30,7 +30,7 @@ def summary_card(report: DataSummary) -> str:
     format_ = " · ".join(part for part in (report.format, report.encoding) if part)
     choices = _choices_sentence(report)
     undo = choice_button("forget", "Undo my choices", "quiet-button") if choices else ""
-    return cards.account(
+    return cards.text_card(
         report.source, [*report.sentences()[:1], *filter(None, (format_, choices))], undo
     )
 
@@ -52,7 +52,7 @@ def _choices_sentence(report: DataSummary) -> str:
 def findings_list(report: DataSummary) -> str:
     """Return all findings, most serious first, each with its rows and its fix."""
     if not report.findings:
-        return cards.account("Pair doctor", ["No problems found."])
+        return cards.text_card("Pair doctor", ["No problems found."])
     items = "".join(_finding(finding) for finding in report.findings)
     kept = f"{report.rows_read:,} rows = {plural(report.pairs, 'pair')} kept"
     dropped = [f"{drop.count:,} dropped: {drop.label}" for drop in report.drops]

@@ -240,7 +240,7 @@ def _count_updates(panel: TokenPanel, question: Question, counted: TokenLengths)
     drawn = token_histograms.histograms_of(counted, report)
     title = f"Tokens with {present.model_title(report.model)}"
     return {
-        panel.summary: cards.account(title, [report.policy_sentence()], _remedies(report)),
+        panel.summary: cards.text_card(title, [report.policy_sentence()], _remedies(report)),
         **{
             component: token_histograms.draw_histogram(histogram)
             for component, histogram in zip(panel.histograms, drawn, strict=True)

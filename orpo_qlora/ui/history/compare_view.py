@@ -124,7 +124,7 @@ def draw_differences(several: Sequence[Compared]) -> str:
     """Return the settings, data and versions that differ."""
     rows = [row for row in _decisions(several) if len(set(row[2])) > 1]
     if not rows:
-        return cards.account("Settings", ["All settings, data and versions are the same."])
+        return cards.text_card("Settings", ["All settings, data and versions are the same."])
     head = "".join(f"<th>{html.escape(one.label)}</th>" for one in several)
     body = "".join(
         f"<tr><th>{html.escape(label)} <code>{html.escape(name)}</code></th>"
@@ -173,7 +173,7 @@ def draw_held_out(several: Sequence[Compared]) -> str:
     warning = (
         ""
         if _same_pairs(several)
-        else cards.account(
+        else cards.text_card(
             "Not the same held-out pairs",
             ["These runs did not measure on the same pairs, so their results cannot be compared."],
         )

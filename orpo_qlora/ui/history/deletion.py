@@ -84,7 +84,7 @@ def question_updates(part: Deletion, ids: Sequence[str]) -> Updates:
     title = f"Delete {plural(len(going), 'run')}?" if going else "Nothing can be deleted now."
     return {
         part.panel: gr.Column(visible=True),
-        part.text: cards.account(title, [*sentences, *staying]),
+        part.text: cards.text_card(title, [*sentences, *staying]),
         part.ids: ",".join(run.id for run in going),
         part.confirm: gr.Button(f"Delete {plural(len(going), 'run')}", interactive=bool(going)),
         part.release: gr.Button(visible=any(run.id in held for run in runs)),

@@ -185,4 +185,4 @@ def unreadable_note(unreadable: Sequence[Unreadable]) -> str:
         return ""
     reasons = [f"{one.id}: {one.reason}" for one in unreadable]
     title = f"{plural(len(unreadable), 'run folder')} cannot be read by this version"
-    return cards.account(title, reasons)
+    return cards.text_card(title, reasons)

@@ -89,7 +89,7 @@ def start_from_form(text: str, ticket: str, dataset_id: str, *values: object) ->
     config = form.config_from(values)
     dataset = uploads.open_upload(dataset_id)
     split = split_pairs(dataset.pairs, config.held_out, config.seed)
-    return sweep.start_sweep(config, lambdas, (split, dataset.report), ticket)
+    return sweep.start_sweep(config, lambdas, split, dataset.report, ticket)
 
 
 def start_from_run(text: str, run_id: str) -> list[str]:

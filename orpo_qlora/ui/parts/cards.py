@@ -87,7 +87,7 @@ def heading(title: str, text: str) -> str:
     return f'<div class="opening"><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p></div>'
 
 
-def account(title: str, sentences: Sequence[str], more: str = "") -> str:
+def text_card(title: str, sentences: Sequence[str], more: str = "") -> str:
     """Return a card with a title and a few sentences; `more` is HTML below them."""
     lines = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
     return f'<div class="card"><p class="card-title">{html.escape(title)}</p>{lines}{more}</div>'

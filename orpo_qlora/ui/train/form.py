@@ -161,15 +161,6 @@ def config_of_preset(preset: str) -> TrainConfig:
     return build_config(read_preset(preset), source=f"preset {preset}")
 
 
-def preset_values(preset: str) -> list[object]:
-    """Return the values of the form's inputs for a preset.
-
-    Raises:
-        ConfigError: the preset does not exist or holds a wrong setting.
-    """
-    return values_of(config_of_preset(preset))
-
-
 def values_of(config: TrainConfig) -> list[object]:
     """Return the values of the form's inputs for these settings."""
     return [shown_value(name, value) for name, value in named_values(config).items()]

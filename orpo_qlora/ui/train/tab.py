@@ -200,7 +200,7 @@ def _data_line(dataset_id: str, values: Sequence[object]) -> str:
     except OrpoQloraError:
         return ""
     sentences = [*report.sentences()[:1], *remarks]
-    return cards.account(f"Training data: {report.source}", sentences)
+    return cards.text_card(f"Training data: {report.source}", sentences)
 
 
 def _remarks(dataset_id: str, config: TrainConfig, pairs: int) -> list[str]:

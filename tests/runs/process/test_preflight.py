@@ -29,7 +29,7 @@ def test_a_home_that_cannot_be_written_is_refused(monkeypatch):
 
 def test_a_file_system_that_grants_every_lock_is_refused(monkeypatch):
     monkeypatch.setattr(storage.fcntl, "flock", lambda *_: None)
-    with pytest.raises(InputError, match="does not keep locks"):
+    with pytest.raises(InputError, match="does not enforce file locks"):
         preflight.check_home()
 
 

@@ -89,4 +89,4 @@ def test_all_wrong_values_are_named_at_once():
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_preset_fills_the_form(preset):
-    assert form.config_from(form.preset_values(preset)).model
+    assert form.config_from(form.values_of(form.config_of_preset(preset))).model

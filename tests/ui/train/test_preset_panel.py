@@ -29,7 +29,8 @@ def tab():
 
 def values_after(tab, updates):
     """Return what the form holds once a handler's answer is shown, beginning with the demo."""
-    shown = dict(zip(form.setting_names(), form.preset_values("demo-cpu"), strict=True))
+    values = form.values_of(form.config_of_preset("demo-cpu"))
+    shown = dict(zip(form.setting_names(), values, strict=True))
     shown |= {n: updates[c] for n, c in tab.form.components.items() if c in updates}
     return list(shown.values())
 
