@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.peers.turns import Spec
-from orpo_qlora.runs.process.launch import PROGRAM_ENVIRONMENT
+from orpo_qlora.program import PROGRAM_ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 

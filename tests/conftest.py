@@ -75,9 +75,9 @@ def quick_programs():
     """Start the programs that need torch as forks of one that has it; see `forkserver`."""
     from forkserver import Server, popen_of
 
-    from orpo_qlora.runs.process import launch
+    from orpo_qlora.program import PROGRAM_ENVIRONMENT
 
-    server = Server({**launch.PROGRAM_ENVIRONMENT, **os.environ})
+    server = Server({**PROGRAM_ENVIRONMENT, **os.environ})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", popen_of(server))
         yield server

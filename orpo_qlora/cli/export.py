@@ -12,8 +12,8 @@ import typer
 from orpo_qlora.cli.console import out
 from orpo_qlora.cli.options import AsJson, RunName
 from orpo_qlora.export import bundle, html_report
+from orpo_qlora.program import run_foreground
 from orpo_qlora.runs import store
-from orpo_qlora.runs.process import launch
 
 MERGE = "orpo_qlora.export.merge"
 
@@ -51,7 +51,7 @@ def export(
         return
     if merged is not None:
         arguments = [store.find_run(run).id, str(merged), dtype.value]
-        raise typer.Exit(launch.run_foreground(MERGE, arguments))
+        raise typer.Exit(run_foreground(MERGE, arguments))
     made = bundle.export_adapter(store.find_run(run), target)
     if as_json:
         about = {"file": str(made.path), "sha256": made.sha256, "bytes": made.size_bytes}

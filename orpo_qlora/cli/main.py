@@ -23,8 +23,7 @@ from orpo_qlora.cli.train import add_train_verbs
 from orpo_qlora.cli.verify import add_verify
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
-from orpo_qlora.program import without_secrets
-from orpo_qlora.runs.process import launch
+from orpo_qlora.program import run_foreground, without_secrets
 
 app = typer.Typer(
     help="ORPO preference tuning: a CSV of preferences in, a LoRA adapter out.",
@@ -72,7 +71,7 @@ def ui(
     """Open the studio in the browser."""
     names = [part for name in public_name or () for part in ("--public-name", name)]
     arguments = ["--host", host, "--port", str(port), *names]
-    raise typer.Exit(launch.run_foreground("orpo_qlora.ui.web.serve", arguments))
+    raise typer.Exit(run_foreground("orpo_qlora.ui.web.serve", arguments))
 
 
 @app.command("prepare-demo-model")
@@ -81,7 +80,7 @@ def prepare_demo_model() -> None:
     if demo.is_prepared():
         out.print(f"The demo model is ready: {demo.demo_folder()}", soft_wrap=True)
         return
-    raise typer.Exit(launch.run_foreground("orpo_qlora.models.convert"))
+    raise typer.Exit(run_foreground("orpo_qlora.models.convert"))
 
 
 app.command()(check)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from orpo_qlora import program
 from orpo_qlora.cli.console import out, plain
 from orpo_qlora.cli.options import AsJson
 from orpo_qlora.config import build_config, parse_assignments, preset_names
@@ -19,7 +20,6 @@ from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.pairs import load_preferences, write_pairs
 from orpo_qlora.presets import read_preset
-from orpo_qlora.runs.process import launch
 
 PROGRAM = "orpo_qlora.orpo.verify"
 EXAMPLE = "short_answers"
@@ -66,8 +66,8 @@ def verify(
         (folder / "config.json").write_text(config.model_dump_json(by_alias=True), encoding="utf-8")
         write_pairs(folder / "pairs.jsonl", dataset.pairs[: config.pairs_per_step])
         # Importing TRL's ORPO warns that it may move; idle threads leave the cores to others.
-        os.environ |= launch.PROGRAM_ENVIRONMENT | {"TRL_EXPERIMENTAL_SILENCE": "1"}
-        code = launch.run_foreground(PROGRAM, [name])
+        os.environ |= program.PROGRAM_ENVIRONMENT | {"TRL_EXPERIMENTAL_SILENCE": "1"}
+        code = program.run_foreground(PROGRAM, [name])
         report_file = folder / "report.json"
         if not report_file.is_file():
             raise typer.Exit(code)

@@ -24,9 +24,8 @@ from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora import storage
 from orpo_qlora.errors import OrpoQloraError, UnknownRun
-from orpo_qlora.program import run_program
+from orpo_qlora.program import run_program, start_program
 from orpo_qlora.runs import store
-from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
 
@@ -215,7 +214,7 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
     def _start(self, paths: JobPaths) -> JobState:
         state = JobState(started_at=time.time())
         storage.write_whole(paths.state, state.model_dump_json())
-        _started[paths.folder] = launch.start_program(self.program, [str(paths.folder)], paths.log)
+        _started[paths.folder] = start_program(self.program, [str(paths.folder)], paths.log)
         return state
 
     def _state(self, request: Request) -> JobState:

@@ -64,7 +64,7 @@ def test_a_wrong_lambda_is_reported_as_differing(tiny_model, doubled_lambda):
 
 def test_a_difference_exits_1_and_is_printed(tiny_model, doubled_lambda, monkeypatch, capfd):
     monkeypatch.setattr(
-        cli_verify.launch, "run_foreground", lambda module, arguments: verify.main(arguments)
+        cli_verify.program, "run_foreground", lambda module, arguments: verify.main(arguments)
     )
     done = CliRunner().invoke(app, ["verify", "--model", str(tiny_model), *SETTINGS])
     assert done.exit_code == 1

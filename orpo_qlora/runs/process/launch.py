@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +20,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import PreferenceData, Split, split_pairs
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError, WorkerLost
+from orpo_qlora.program import start_program
 from orpo_qlora.runs import checkpoints, store, trackers
 from orpo_qlora.runs.identity import identity_of
 from orpo_qlora.runs.process import preflight
@@ -40,16 +38,6 @@ FORCE_SECONDS = 20.0
 POLL_SECONDS = 0.2
 RECORD_SECONDS = 0.5
 """How long the supervisor of a dead worker may hold the run's lock to write down how it ended."""
-PROGRAM_ENVIRONMENT = {
-    "PYTHONUNBUFFERED": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    # A thread that waits spins first; for long, it keeps the very thread it waits for off the core
-    # when page, browser and worker share two of them. Not spinning at all costs a sixth of the
-    # speed, this bound nothing that could be measured.
-    "GOMP_SPINCOUNT": "20000",
-    # Large tensors of a CPU in large pages, given back when freed: a seventh less memory.
-    "THP_MEM_ALLOC_ENABLE": "1",
-}
 
 
 def start_run(config: TrainConfig, dataset: PreferenceData, ticket: str = "") -> RunPaths:
@@ -242,55 +230,6 @@ def _rearrange(paths: RunPaths, where: Callable[[int], int]) -> None:
         if run.state.place != place:
             state = run.state.model_copy(update={"place": place})
             store.write_state(run.paths, state)
-
-
-def start_program(
-    module: str,
-    arguments: Sequence[str],
-    log: Path,
-    *,
-    shares: int | None = None,
-    works_in: Path | None = None,
-) -> subprocess.Popen[bytes]:
-    """Start a background program of this package in a session of its own, output to a file.
-
-    The program outlives this process and its terminal.
-
-    Args:
-        module: what to run.
-        arguments: its arguments.
-        log: receives everything it prints.
-        shares: a descriptor of this process that it gets too, under the same number.
-        works_in: its working folder, for a program that may outlive the one of this process: where
-            that is gone, torch cannot even be imported.
-    """
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            close_fds=True,
-            pass_fds=() if shares is None else (shares,),
-            cwd=works_in,
-            env={
-                **PROGRAM_ENVIRONMENT,
-                **os.environ,
-                storage.HOME_VARIABLE: str(storage.home()),  # it may be given relative
-            },
-        )
-    # Without a wait for its exit, an ended program stays behind as a zombie.
-    threading.Thread(target=process.wait, daemon=True).start()
-    return process
-
-
-def run_foreground(module: str, arguments: Sequence[str] = ()) -> int:
-    """Run a program of this package in this terminal until it ends; return its exit code."""
-    try:
-        return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
-    except KeyboardInterrupt:
-        return 0  # Ctrl-C reached the program too, which has ended by now
 
 
 def stop_run(paths: RunPaths) -> None:

@@ -15,7 +15,7 @@ from types import FrameType
 
 from orpo_qlora import storage
 from orpo_qlora.errors import OrpoQloraError
-from orpo_qlora.program import run_program
+from orpo_qlora.program import run_program, start_program
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process.ending import record_end
 from orpo_qlora.runs.store import RunPaths
@@ -35,7 +35,7 @@ class Supervisor:
             signal.signal(number, self._on_signal)
         arguments = [str(self.paths.folder), str(self.lock.fileno())]
         log, home = self.paths.log, storage.home()
-        worker = launch.start_program(
+        worker = start_program(
             launch.WORKER, arguments, log, shares=self.lock.fileno(), works_in=home
         )
         self.lock.release()  # the worker's copy holds it from now on

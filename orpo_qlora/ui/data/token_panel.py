@@ -17,7 +17,7 @@ from orpo_qlora.errors import InputError
 from orpo_qlora.jobs import token_counts
 from orpo_qlora.jobs.token_counts import Answer, TokenizeRequest, TokenLengths
 from orpo_qlora.jobs.token_report import LengthReport, fate_of, report_lengths
-from orpo_qlora.models import at_hand
+from orpo_qlora.models import local_files
 from orpo_qlora.runs import present
 from orpo_qlora.ui.data import token_view, uploads
 from orpo_qlora.ui.parts import cards
@@ -169,7 +169,7 @@ def look(panel: TokenPanel, question: Question, seen: str = "") -> Updates | Non
     """Return what the panel shows now; starts the job by itself if the tokenizer is local."""
     request = question.request
     is_known = token_counts.paths_of(request).folder.is_dir()
-    if not is_known and not at_hand.has_tokenizer(request.model, request.revision):
+    if not is_known and not local_files.has_tokenizer(request.model, request.revision):
         return _waiting_updates(panel, question)
     return _answer_updates(panel, question, token_counts.ask(request), seen)
 

@@ -17,7 +17,7 @@ def no_worker(monkeypatch):
 
 def test_a_sweep_is_runs_that_differ_in_lambda_alone():
     config = build_config({"name": "mine", "lambda": 0.1, "max_steps": 3, "seed": 7})
-    ids = sweep.start_sweep(config, (0.05, 0.1, 0.2), (SPLIT, REPORT))
+    ids = sweep.start_sweep(config, (0.05, 0.1, 0.2), SPLIT, REPORT)
     runs = [store.read_run(store.paths_of(id_)) for id_ in ids]
     assert [run.config.lambda_ for run in runs] == [0.05, 0.1, 0.2]
     assert [run.title for run in runs] == ["mine λ = 0.05", "mine λ = 0.1", "mine λ = 0.2"]
@@ -52,7 +52,7 @@ def test_a_sweep_ordered_twice_is_one():
     twice = [sweep.sweep_from(store.read_run(paths), (0.2, 0.3)) for _ in range(2)]
     assert twice[0] == twice[1]
     config = build_config({})
-    ordered = [sweep.start_sweep(config, (0.5, 1), (SPLIT, REPORT), "abcdef12") for _ in range(2)]
+    ordered = [sweep.start_sweep(config, (0.5, 1), SPLIT, REPORT, "abcdef12") for _ in range(2)]
     assert ordered[0] == ordered[1]
     assert len(store.list_runs()) == 3 + 2
 
