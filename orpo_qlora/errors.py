@@ -22,7 +22,7 @@ OrpoQloraError                 exit code
    └─ WorkerLost         1
 
 The exit codes above are the worker's. The command line maps every InputError to 2 and every other
-failure to 1, so that scripts can tell "fix your input" from "something broke".
+failure to 1, so that scripts can distinguish wrong input from a failure.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class DataError(InputError):
 
 @dataclass(frozen=True)
 class EncodingCandidate:
-    """One way to read a file that is not Unicode, with what it would look like."""
+    """A candidate encoding of a file, with a preview."""
 
     encoding: str
     """Name for `ReadChoices.encoding` and `--encoding`."""
@@ -158,7 +158,7 @@ class UnsupportedModel(ModelError):
 
 
 class ResourceError(OrpoQloraError):
-    """The machine ran short of something."""
+    """The machine lacks memory, disk space or a free device."""
 
     slug = "resource"
 

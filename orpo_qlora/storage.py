@@ -55,7 +55,7 @@ def sha256_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class FileStamp:
-    """Tells one version of a file from the next; a replaced file has another inode."""
+    """Identifies a version of a file by inode, time and size."""
 
     inode: int
     changed_ns: int
@@ -131,7 +131,7 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
 
 
 def sweep_temporaries(path: Path) -> None:
-    """Remove the drafts of killed writers of a file; nothing may be writing it meanwhile."""
+    """Remove the drafts of killed writers of a file; no process may be writing it."""
     for leftover in path.parent.glob(f".{path.name}.????????"):
         leftover.unlink()
 
@@ -182,7 +182,7 @@ class JsonLines:
             os.fsync(self._descriptor)
 
     def _drop_fragment(self) -> None:
-        """Cut off what a writer that died left behind the last whole line."""
+        """Cut off the partial line that a killed writer left."""
         size = os.fstat(self._descriptor).st_size
         end = size
         while end:
@@ -255,7 +255,7 @@ class FileLock:
 
     @classmethod
     def adopt(cls, path: Path, descriptor: int) -> FileLock:
-        """Return the lock that another process took and left to this one."""
+        """Return the lock that the parent process took and passed on."""
         os.set_inheritable(descriptor, False)
         lock = cls(path)
         lock._descriptor = descriptor
@@ -272,7 +272,7 @@ class FileLock:
         return self._descriptor
 
     def release(self) -> None:
-        """Give the lock back; safe to call twice."""
+        """Release the lock; safe to call twice."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -299,8 +299,7 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        # A shared lock: two readers who look at the same moment must not take each other for the
-        # holder.
+        # A shared lock, so that concurrent readers do not take each other for the holder.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -15,7 +15,7 @@ IN_ADDRESS = ("smoothing", "log", "steps", "answers")
 MOST_CHARACTERS = 40
 """Longest text accepted as a range of steps."""
 FAR = 10**9
-"""Above any step; stands for an open end of a range."""
+"""Open end of a range: above any step."""
 STEPS = re.compile(r"\s*(\d[\d,]*)?\s*(?:-|–|\.\.|to)\s*(\d[\d,]*)?\s*")
 
 

@@ -1,4 +1,4 @@
-"""What the command line does with the chat and its blind votes. Floor 6; no torch."""
+"""`chat` and `votes`: talk to base and tuned model, and count blind votes. Floor 6; no torch."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def chat(
         base.append(Message("assistant", last.base))
         tuned.append(Message("assistant", last.tuned))
         if as_json:
-            said = {"message": text, "base": last.base, "tuned": last.tuned, "note": last.note}
-            out.print_json(json.dumps(said))
+            answers = {"message": text, "base": last.base, "tuned": last.tuned, "note": last.note}
+            out.print_json(json.dumps(answers))
         else:
             out.print(f"[bold]base [/] {plain(last.base)}\n[bold]tuned[/] {plain(last.tuned)}")
 
 
 def _answered(updates: Iterator[ChatUpdate]) -> ChatUpdate:
-    """Say what is going on until both answers have ended, and return them."""
-    told = ""
+    """Print notes about the progress until both answers have ended, and return them."""
+    note = ""
     last = ChatUpdate()
     for last in updates:
-        if last.note and last.note != told:
-            told = last.note
-            err.print(plain(told))
+        if last.note and last.note != note:
+            note = last.note
+            err.print(plain(note))
     return last
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean. Floor 6; no torch."""
+"""Options that several commands share. Floor 6; no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The message of a conversation. Floor 1; no torch."""
+"""Messages of conversations and their roles. Floor 1; no torch."""
 
 from __future__ import annotations
 

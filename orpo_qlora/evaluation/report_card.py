@@ -143,7 +143,7 @@ class ReportCard(BaseModel):
         return f"{text}Chance alone could explain this.{few}"
 
     def length_sentence(self) -> str:
-        """Return the same accuracy where length gives nothing away."""
+        """Return the accuracy controlled for the length of the answers."""
         equal = (
             f"at equal length a logistic fit reads {in_percent(self.tuned.accuracy_equal_length)}, "
             f"base {in_percent(self.base.accuracy_equal_length)}"

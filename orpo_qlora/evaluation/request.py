@@ -64,7 +64,7 @@ class EvaluationJob(BackgroundJob[Run, Evaluation]):
         return answer.card is not None
 
     def refusal(self, run: Run) -> Busy:
-        """Return why there is no evaluation while a run is at work."""
+        """Return why nothing can be evaluated during a run."""
         return Busy(
             f"Run “{run.title}” is {run.state.status}: an evaluation needs the machine to itself.",
             hint="Evaluate once it has ended.",
@@ -90,7 +90,7 @@ def check_evaluable(run: Run) -> None:
     """Refuse a run that cannot be evaluated.
 
     Raises:
-        InputError: says what to do.
+        InputError: the run cannot be evaluated.
     """
     if run.is_active:
         raise InputError(

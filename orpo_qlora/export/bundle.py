@@ -1,4 +1,4 @@
-"""A run's adapter as one zip to take away, checked after it was written. Floor 5; no torch.
+"""Export of a run's adapter as one zip, verified after writing. Floor 5; no torch.
 
 The same run gives the same bytes: files are sorted, their times fixed, and nothing says when it was
 exported. Only safetensors and texts go in, so no loader can be led to run anything.
@@ -35,7 +35,7 @@ SCHEMA = 1
 NAME_CHARACTERS = 60
 PIECE_BYTES = 1 << 20
 _TIME = (1980, 1, 1, 0, 0, 0)
-"""The earliest that a zip can hold."""
+"""The earliest date that a zip can hold."""
 _MODE = 0o100644 << 16
 
 Content = bytes | Path
@@ -61,7 +61,7 @@ def check_exportable(run: Run) -> None:
     """Refuse a run whose adapter is missing, or belongs to another moment than its curves.
 
     Raises:
-        InputError: says what to do.
+        InputError: the adapter cannot be exported.
     """
     if run.is_active:
         raise InputError(
@@ -124,7 +124,7 @@ def _files(run: Run, origin: Origin) -> dict[str, Content]:
 
 
 def _refuse_damaged(run: Run) -> None:
-    """Look at every number of the adapter.
+    """Check every number of the adapter.
 
     Raises:
         OrpoQloraError: the file is cut, empty, or holds something that is no finite number.

@@ -102,7 +102,7 @@ WRITERS = {".html": write_html, ".md": write_markdown}
 
 
 def write_report(run: Run, path: Path) -> None:
-    """Write the report of a run; the file's ending, .html or .md, says its format.
+    """Write the report of a run; the file extension, .html or .md, decides the format.
 
     Raises:
         InputError: the ending is neither, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""Texts of runs and files as Markdown that means nothing but themselves. Floor 5; no torch."""
+"""Markdown escaping and tables. Floor 5; no torch."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Question:
         return self.footprint(recomputes=False).weights + self.process_bytes
 
     def footprint(self, *, recomputes: bool) -> Footprint:
-        """Return what the memory model says of base and adapter."""
+        """Return the memory model's prediction for base and adapter."""
         is_quantized = self.config.quantization == "nf4"
         rank, number_bytes = self.config.lora_r, self.number_bytes
         return footprint(

@@ -70,7 +70,7 @@ def _machine() -> list[object]:
 
 
 class Seconds(BaseModel):
-    """Predicted time of a training, by what it is for."""
+    """Predicted time of a training, by phase."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -86,7 +86,7 @@ class Seconds(BaseModel):
 
 
 class Estimate(BaseModel):
-    """Memory, disk and time of a training; `changes` say what to do where it does not fit."""
+    """Memory, disk and time of a training; `changes` lists remedies if it does not fit."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -107,13 +107,13 @@ class Estimate(BaseModel):
     memory_bytes: int
     """Expected peak of the run: measured where a step was run, else predicted."""
     predicted_memory_bytes: int
-    """What the memory model alone says; 0 for an architecture it does not know."""
+    """Prediction of the memory model; 0 for an architecture it does not know."""
     measured_memory_bytes: int = 0
     """Peak of the measured step; 0 without."""
     free_memory_bytes: int
     """Before anything was loaded."""
     disk_bytes: int = 0
-    """At most, while the run is at work."""
+    """Maximum during the run."""
     needed_disk_bytes: int = 0
     """With less free, a run refuses to start."""
     free_disk_bytes: int = 0
@@ -263,7 +263,7 @@ class EstimateJob(BackgroundJob[EstimateRequest, Answer]):
         return answer.estimate is not None
 
     def refusal(self, run: Run) -> Busy:
-        """Return why there is no estimate while a run is at work."""
+        """Return why nothing can be estimated during a run."""
         return Busy(
             f"Run “{run.title}” is {run.state.status}: an estimate needs the machine to itself.",
             hint="Estimate once it has ended, or queue the run without an estimate.",

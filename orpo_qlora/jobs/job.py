@@ -1,6 +1,6 @@
 """Background jobs: a process of their own, request and answer in files. Floor 4; no torch.
 
-A job needs torch or transformers and must survive the page. `BackgroundJob` is the asking side: it
+A job needs torch or transformers and must survive the page. `BackgroundJob` is the client: it
 starts the program and reads its progress and its answer. `JobProgram` is the program's side. The
 folder of a job is named after its request, so that an answer is computed once.
 """
@@ -57,7 +57,7 @@ class JobState(BaseModel):
 
     @property
     def is_busy(self) -> bool:
-        """Whether the program is at work or about to be."""
+        """Whether the program is working or starting."""
         return self.status in {"starting", "working"}
 
 
@@ -89,7 +89,7 @@ class JobPaths:
 
 
 class HasState(Protocol):
-    """What is known about a request: the job's state beside whatever it has found."""
+    """Answer to a request so far: the job's state and its results."""
 
     @property
     def state(self) -> JobState:
@@ -101,7 +101,7 @@ Answer = TypeVar("Answer", bound=HasState)
 
 
 class BackgroundJob(ABC, Generic[Request, Answer]):
-    """The asking side of one kind of job; a subclass says what is requested and what is found."""
+    """Client of one kind of job; a subclass defines the request and the answer."""
 
     program: ClassVar[str]
     """Module of the program, started with the job's folder."""
@@ -112,9 +112,9 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
     lost: ClassVar[ErrorCard]
     """Shown when the program died without reporting an error."""
     is_repeatable: ClassVar[bool] = True
-    """Whether asking again measures a known answer again."""
+    """Whether a complete answer can be measured again."""
     takes_more: ClassVar[bool] = False
-    """Whether a program at work re-reads a request that has grown."""
+    """Whether a working program re-reads an extended request."""
 
     @abstractmethod
     def key(self, request: Request) -> str:
@@ -133,7 +133,7 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
         """Whether the answer holds everything that is requested."""
 
     def refusal(self, run: Run) -> OrpoQloraError | None:
-        """Return why the job cannot be at work beside a run, None if it can."""
+        """Return why the job cannot run during a training run, None if it can."""
         return None
 
     def discard(self, request: Request) -> None:
@@ -155,13 +155,13 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
 
     def read(self, request: Request) -> Answer:
         """Return what is known, without starting anything."""
-        # The state is read first: whatever it calls done is then on disk.
+        # The state is read first: results it reports as done are then on disk.
         return self.answer(request, self._state(request))
 
     def ask(self, request: Request, *, again: bool = False) -> Answer:
         """Return what is known, and start the job for what is not; returns at once.
 
-        A job that failed or was lost stays so until asked `again`.
+        A job that failed or was lost is restarted only with `again`.
 
         Raises:
             Busy: a run is at work; nothing was started.
@@ -190,7 +190,7 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
     def wait(
         self, request: Request, on_progress: Callable[[JobState], None], *, again: bool = False
     ) -> Answer:
-        """Return the complete answer, computed first if need be.
+        """Return the complete answer, computed first if necessary.
 
         Args:
             request: what is requested.
@@ -271,7 +271,7 @@ class JobProgram:
         log.info("%s %d/%d", phase, self.state.done, self.state.total)
 
     def give_way_to_runs(self, refusal: Callable[[Run], OrpoQloraError | None]) -> None:
-        """From now on, end at once when a run starts that `refusal` names a reason against."""
+        """From now on, end the program as soon as a run starts that `refusal` rejects."""
 
         def watch() -> None:
             while self.state.is_busy:

@@ -75,7 +75,7 @@ class PairTokens(BaseModel):
 
     @property
     def lengths(self) -> PairLengths:
-        """The counts that the length policy looks at."""
+        """The counts that decide about cutting and dropping."""
         same = 0
         for left, right in zip(self.chosen, self.rejected, strict=False):
             if left.id != right.id:

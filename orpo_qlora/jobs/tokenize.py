@@ -89,7 +89,7 @@ class TokenizeProgram(JobProgram):
                     column.append(count)
             if time.monotonic() - self.reported_at > REPORT_SECONDS:
                 self.report("counting tokens", done=first + len(batch))
-                # The user may have turned to another row meanwhile.
+                # The user may have selected another row.
                 self._show_rows(tokenizer, dataset)
         rows, prompt, chosen, rejected, same_start = map(tuple, columns)
         lengths = TokenLengths(

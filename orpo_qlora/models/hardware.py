@@ -47,7 +47,7 @@ def choose_arithmetic(requested: str = "auto") -> Arithmetic:
             f"{name} has no bfloat16 arithmetic.", hint="Set the compute type to auto."
         )
     if requested != "auto":
-        return Arithmetic("cuda", DTYPES[requested], f"{requested} on {name}, as asked")
+        return Arithmetic("cuda", DTYPES[requested], f"{requested} on {name}, as set")
     if has_bfloat16:
         return Arithmetic("cuda", torch.bfloat16, f"bfloat16 on {name}, which has it in hardware")
     # float16 would need loss scaling; older cards train slower but safely in float32.
@@ -56,7 +56,7 @@ def choose_arithmetic(requested: str = "auto") -> Arithmetic:
 
 def _on_cpu(requested: str) -> Arithmetic:
     if requested not in ("auto", "float32"):
-        return Arithmetic("cpu", DTYPES[requested], f"{requested} on the CPU, as asked")
+        return Arithmetic("cpu", DTYPES[requested], f"{requested} on the CPU, as set")
     # bfloat16 takes a fifth off a step where the CPU multiplies it itself (AVX-512-BF16, AMX) and
     # costs up to 90 times more where it does not; either way it leaves log-probs two digits.
     return Arithmetic("cpu", torch.float32, "float32 on the CPU, the exact choice there")

@@ -14,7 +14,7 @@ TOKENIZER_FILE = "tokenizer_config.json"
 
 
 def has_tokenizer(model: str, revision: str = "") -> bool:
-    """Whether a model's tokenizer can be loaded without a download and without a wait."""
+    """Whether a model's tokenizer can be loaded without a download or conversion."""
     entry = find_model(model)
     if entry is DEMO and demo.is_prepared():
         return True

@@ -106,7 +106,7 @@ def _is_gated(config: Mapping[str, object]) -> bool:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Predicted bytes of a training, by what they are for."""
+    """Predicted bytes of a training, by purpose."""
 
     weights: int
     """Base weights, embedding and output layer."""
@@ -182,7 +182,7 @@ def _kept_in_a_block(shape: Shape, rank: int) -> int:
 
 @dataclass(frozen=True)
 class Room:
-    """The memory there is: bytes free beside the loaded base, and of what kind of device."""
+    """Free memory beside the loaded base, in bytes, and the kind of device."""
 
     free_bytes: int
     device: str

@@ -50,7 +50,7 @@ TOLERANCES = {torch.float64: Tolerance(1e-9, 1e-7), torch.float32: Tolerance(1e-
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step computes before the optimizer is asked."""
+    """What one optimizer step computes before the optimizer's update."""
 
     metrics: Record
     """By this project's names, see docs/run-folder.md."""

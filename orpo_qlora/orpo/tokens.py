@@ -32,7 +32,7 @@ class TokenizedPair:
 
     @property
     def lengths(self) -> PairLengths:
-        """The token counts that the length policy looks at."""
+        """The token counts that decide about cutting and dropping."""
         answers = zip(self.chosen, self.rejected, strict=False)
         same_start = sum(1 for _ in takewhile(lambda ids: ids[0] == ids[1], answers))
         return PairLengths(len(self.prompt), len(self.chosen), len(self.rejected), same_start)

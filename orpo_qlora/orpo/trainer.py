@@ -279,8 +279,8 @@ class OrpoTrainer(Trainer):
     def evaluate_base(self) -> None:
         """Measure the held-out pairs under the base model and report them as step 0, once.
 
-        The adapter is disabled meanwhile. Neither it nor a random number generator changes, so the
-        training is the same wherever this happens.
+        The adapter is disabled during the evaluation. Neither adapter nor random state changes, so
+        training is the same whenever this happens.
         """
         if self.has_base_evaluation:
             return
@@ -298,7 +298,7 @@ class OrpoTrainer(Trainer):
         )
         record = {f"eval/{name}": value for name, value in values.items()}
         self.run_callback.on_evaluation({"step": state.global_step, "epoch": epochs, **record})
-        # Switches the request off; the loop looks again at the end of an epoch.
+        # Clears the request, which the loop reads again at the end of an epoch.
         self.control: TrainerControl = self.callback_handler.on_evaluate(
             self.args, state, self.control, record
         )
@@ -371,7 +371,7 @@ def _non_finite(what: str, pairs: Sequence[TokenizedPair], step: int) -> NonFini
     return NonFiniteLoss(
         f"The {what} of step {step} is not a finite number.",
         where=f"rows {rows}",
-        hint=f"Look at rows {rows} of the data, or lower the learning rate.",
+        hint=f"Check rows {rows} of the data, or lower the learning rate.",
     )
 
 

@@ -111,7 +111,7 @@ def _notes(config: TrainConfig, tokenized: Tokenized) -> list[str]:
 
 
 def _silence_libraries() -> None:
-    """Keep progress bars and warnings of libraries out of the terminal; none asks for action."""
+    """Keep progress bars and warnings of libraries out of the terminal."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     disable_progress_bars()

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: there whole or not at all, and checked before use. Floor 3; no torch.
+"""Checkpoints of a run: written atomically and verified before use. Floor 3; no torch.
 
 A checkpoint is filled under another name, synced, listed in its manifest and then renamed to
 `step-N`. N alone decides which one is newest, never clocks or file times.
@@ -62,7 +62,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Found:
-    """The newest good checkpoint, and why newer ones were passed over."""
+    """The newest good checkpoint, and why newer ones were skipped."""
 
     newest: Checkpoint | None
     damaged: tuple[str, ...]
@@ -110,7 +110,7 @@ def _facts(folder: Path) -> dict[str, FileFacts]:
 
 
 def _rotate(folder: Path) -> None:
-    """Remove what is older than the newest good ones; with fewer than those, nothing."""
+    """Remove checkpoints older than the newest `KEPT` good ones."""
     good = 0
     for path in _newest_first(folder):
         if good == KEPT:
@@ -128,7 +128,7 @@ def _is_good(path: Path) -> bool:
 
 
 def _discard(path: Path) -> None:
-    """Remove a checkpoint; cut short, it leaves what `sweep` removes and nothing half-true."""
+    """Remove a checkpoint; what an interruption leaves is removed by `sweep`."""
     leftover = path.with_name(f"{_LEFTOVER}{uuid.uuid4().hex[:8]}")
     path.rename(leftover)
     shutil.rmtree(leftover, ignore_errors=True)
@@ -191,7 +191,7 @@ def refuse_foreign(found: Found, identity: Identity) -> None:
 
 
 def examine(path: Path, *, read_everything: bool = True) -> Checkpoint:
-    """Return a checkpoint whose files are what its manifest says.
+    """Return a checkpoint whose files match its manifest.
 
     Raises:
         CheckpointError: names the first file that is not.
@@ -202,7 +202,9 @@ def examine(path: Path, *, read_everything: bool = True) -> Checkpoint:
         if problem:
             raise CheckpointError(f"{path.name}: {name} {problem}.", where=str(path))
     if path.name != f"step-{manifest.step}":
-        raise CheckpointError(f"{path.name} says it is of step {manifest.step}.", where=str(path))
+        raise CheckpointError(
+            f"The manifest of {path.name} names step {manifest.step}.", where=str(path)
+        )
     return Checkpoint(path, manifest)
 
 

@@ -12,7 +12,7 @@ from orpo_qlora.storage import FileStamp
 Made = TypeVar("Made")
 
 SETTLED_NS = 2_000_000_000
-"""Two changes within one tick of a file system's clock look alike, so a file changed that
+"""Two changes within one tick of a file system's clock have the same stamp, so a file changed that
 recently is read again. Two seconds is the coarsest tick in use."""
 MOST = 20_000
 

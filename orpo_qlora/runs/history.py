@@ -85,7 +85,7 @@ def results(run: Run) -> Results:
 
 
 def matching(runs: Iterable[Run], filters: Filters) -> list[Run]:
-    """Return the runs that match, in the order asked for; newest first among equals."""
+    """Return the runs that match, in the chosen order; newest first among equals."""
     words = filters.text.casefold().split()
     found = [run for run in runs if _matches(run, filters, words)]
     key = _KEYS.get(filters.order)

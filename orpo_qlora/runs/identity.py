@@ -1,4 +1,4 @@
-"""What makes a training this training: settings, pairs and base model. Floor 3; no torch."""
+"""Identity of a training: settings, pairs and base model. Floor 3; no torch."""
 
 from __future__ import annotations
 

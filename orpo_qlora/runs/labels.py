@@ -23,7 +23,7 @@ MOST_TAGS = 12
 
 
 class RunLabel(BaseModel):
-    """A name and tags; an empty name stands for the one in the settings."""
+    """A name and tags; an empty name means the one in the settings."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -35,7 +35,7 @@ NO_LABEL = RunLabel()
 
 
 def default_name(source: str, model: str, lambda_: float) -> str:
-    """Return how a run without a name is called: “short_answers · SmolLM2 135M · λ 0.1”.
+    """Return the default name of a run: “short_answers · SmolLM2 135M · λ 0.1”.
 
     Args:
         source: name of the data file.

@@ -240,7 +240,7 @@ _choosing = threading.Lock()
 def shared_tail(path: Path) -> MetricsTail:
     """Return the one tail of a file that all callers in this process share.
 
-    The ones not asked for longest are forgotten when all hold more than `MOST_HELD` points.
+    The least recently used are dropped when all hold more than `MOST_HELD` points.
     """
     with _choosing:
         tail = _tails.setdefault(path, MetricsTail(path))

@@ -1,4 +1,4 @@
-"""What a run has come to: its latest measurements, without reading its whole history. Floor 3.
+"""Latest measurements of a run, without reading its whole history. Floor 3.
 
 `metrics.jsonl` may have a million lines and a thousand runs may be listed: a file is read backwards
 from its end until both kinds of line are found, and afterwards only what was appended.
@@ -137,5 +137,5 @@ _tails: dict[Path, ResultsTail] = {}
 
 
 def results_of(metrics: Path) -> Results:
-    """Return what the run with this `metrics.jsonl` has come to."""
+    """Return the latest measurements in a `metrics.jsonl`."""
     return _tails.setdefault(metrics, ResultsTail(metrics)).refresh()

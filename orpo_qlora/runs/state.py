@@ -64,9 +64,9 @@ class RunState(BaseModel):
     progressed_at: float = 0.0
     """Seconds of the machine's monotonic clock at the latest step or change of phase."""
     place: int = 0
-    """Where in the queue; the smallest is next. Means nothing once a worker is at work."""
+    """Position in the queue, the smallest is next; unused once a worker has started."""
     ticket: str = ""
-    """What the order to start carried; the same order twice is one run."""
+    """Idempotency key of the start: the same ticket twice makes one run."""
 
     @property
     def is_done(self) -> bool:

@@ -68,7 +68,7 @@ class Run:
 
     @property
     def is_active(self) -> bool:
-        """Whether the run is at work or waits for its turn."""
+        """Whether the run is queued or has a living worker."""
         return self.state.status == "queued" or self.is_at_work
 
     @property
@@ -146,7 +146,7 @@ def create_run(
 
 
 def _new_id() -> str:
-    """Return an id that no run has: those made within one second differ by chance alone."""
+    """Return an unused id: ids made within one second differ by a random suffix."""
     while True:
         run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         if not (runs_folder() / run_id).exists():
@@ -169,7 +169,7 @@ def set_aside(paths: RunPaths) -> Path:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder of the runs folder; a link is taken away, what it leads to is not."""
+    """Remove a folder of the runs folder; of a link, only the link."""
     if path.is_symlink():
         path.unlink(missing_ok=True)
     else:
@@ -242,7 +242,7 @@ def all_paths() -> list[RunPaths]:
 
 
 def active_run() -> Run | None:
-    """Return the run that is at work, if one is."""
+    """Return the run that has a living worker, if any."""
     at_work = (paths for paths in all_paths() if _may_be_at_work(paths))
     return next((run for run in readable(at_work) if run.is_at_work), None)
 
@@ -340,7 +340,7 @@ def write_state(paths: RunPaths, state: RunState) -> None:
 
 
 def about_run(paths: RunPaths) -> dict[str, object]:
-    """Return the content of `config.yaml` beside the settings: schema, data hash, versions."""
+    """Return what `config.yaml` holds besides the settings: schema, data hash, versions."""
     about: dict[str, object] = _read_yaml(paths.config)["run"]
     return about
 

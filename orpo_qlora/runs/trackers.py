@@ -1,4 +1,4 @@
-"""Where metrics may go beside the run's folder: names, and what is installed. Floor 3; no torch.
+"""Trackers that metrics can be sent to, and which are installed. Floor 3; no torch.
 
 Nothing is sent anywhere by default. A tracker that could send is configured to write to this disk
 only, unless its own environment variables are set.
@@ -26,7 +26,7 @@ def is_installed(tracker: str) -> bool:
 
 
 def is_offered(setting: str, choice: str) -> bool:
-    """Whether a choice of a setting is worth showing on this machine."""
+    """Whether a choice of a setting is shown on this machine."""
     return setting != SETTING or choice == NONE or is_installed(choice)
 
 
@@ -34,7 +34,7 @@ def check_installed(tracker: str) -> None:
     """Refuse a tracker that is not installed.
 
     Raises:
-        ConfigError: says how to install it.
+        ConfigError: with the command to install it.
     """
     if tracker != NONE and not is_installed(tracker):
         raise ConfigError(

@@ -86,7 +86,7 @@ DAMAGE = {
         "manifest.json is damaged",
     ),
     "empty": (empty, "manifest.json cannot be read"),
-    "renamed": (lambda path: path.rename(path.with_name("step-90")), "says it is of step 2"),
+    "renamed": (lambda path: path.rename(path.with_name("step-90")), "names step 2"),
     "newer": (
         lambda path: (path / MANIFEST).write_text(
             (path / MANIFEST).read_text().replace('"schema_version": 1', '"schema_version": 9')

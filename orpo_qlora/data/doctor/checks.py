@@ -1,6 +1,6 @@
-"""Questions about the texts of one pair, each answered by itself. Floor 1; no torch.
+"""Checks of the texts of one pair, independent of each other. Floor 1; no torch.
 
-All of them run on every row of a file, so each first asks what is cheap to know.
+All of them run on every row of a file, so each starts with its cheapest test.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SECRET = re.compile(
     r"|\bAIza[\w-]{35}|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?=-----END|\Z)"
     r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
 )
-# Prose has few underscores, so most signs are not even looked for.
+# Prose has few underscores, so most patterns are skipped.
 _SECRET_SIGNS = ("sk-", "xox", "AKIA", "AIza", "PRIVATE KEY", "eyJ")
 _UNDERSCORE_SIGNS = ("hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_")
 _SCRIPTS = (
@@ -241,7 +241,7 @@ def _script_of(start: str) -> str:
         counts["Kana"] += counts.pop("Han")
     counts["Latin"] = len(_LATIN.findall(start))
     name = max(counts, key=lambda script: counts[script])
-    # Han and kana say in one character what takes an alphabet several.
+    # A Han or kana character carries as much text as several letters.
     needed = SHORTEST_SCRIPT // 4 if name in {"Han", "Kana", "Hangul"} else SHORTEST_SCRIPT
     return name if counts[name] >= needed else ""
 

@@ -152,7 +152,7 @@ class Window:
         self.line = 1
 
     def rest(self) -> str:
-        """Return what is at hand and not taken."""
+        """Return the buffered text that is not consumed yet."""
         return self._text[self._at :]
 
     def peek(self) -> str:
@@ -208,7 +208,7 @@ class Window:
                     raise
                 size *= 2
                 continue
-            # A number that ends with the text at hand may go on behind it.
+            # A number at the end of the buffer may continue in the next piece.
             if end < len(self._text) or not self._more(CHUNK_CHARACTERS):
                 self._move(end)
                 return value
@@ -227,7 +227,7 @@ class Window:
 
 
 def _explain(exc: ValueError | RecursionError, text: str) -> tuple[str, str]:
-    """Say what is wrong with a JSON text, and the way out."""
+    """Return what is wrong with a JSON text, and a hint."""
     if isinstance(exc, _NotStrictError):
         return str(exc), "Export the file again with a strict JSON writer."
     if isinstance(exc, RecursionError):

@@ -118,7 +118,7 @@ def check_header(columns: tuple[str, ...], name: str) -> None:
 
 
 def _explain_quotes(record: list[str], first_line: int, separator: str) -> tuple[str, str]:
-    """Say what is wrong with a record that `csv` refused, and the way out."""
+    """Return what is wrong with a record that `csv` refused, and a hint."""
     opened, closed = _last_quoted_cell(record, separator)
     hint = 'Close the cell with ", and write every " inside a quoted cell twice ("").'
     if any('\\"' in line for line in record):

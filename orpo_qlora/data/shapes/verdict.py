@@ -1,4 +1,4 @@
-"""Two responses and a verdict: which one is better changes from row to row. Floor 1; no torch."""
+"""Two responses and a verdict: which one is better differs by row. Floor 1; no torch."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def _fused_forward(module: nn.Module, gated: _Gated) -> Callable[..., Tensor]:
     usual = module.forward
 
     def forward(x: Tensor, *args: object, **options: object) -> Tensor:
-        if args or options or not all(product.is_asked_for for product in gated.products):
+        if args or options or not all(product.is_needed for product in gated.products):
             return usual(x, *args, **options)
         matrices = [matrix for product in gated.products for matrix in product.matrices]
         with torch.autocast(x.device.type, enabled=False):

@@ -76,7 +76,7 @@ class LoraProduct:
         return self.layer.lora_A[self.name].weight, self.layer.lora_B[self.name].weight
 
     @property
-    def is_asked_for(self) -> bool:
+    def is_needed(self) -> bool:
         """Whether the layer would now add this adapter, and no other, to its base."""
         layer = self.layer
         if layer.disable_adapters or layer.merged or layer._forward_pre_hooks:
@@ -213,7 +213,7 @@ def _fused_forward(product: LoraProduct) -> Callable[..., Tensor]:
 
     def forward(x: Tensor, *args: object, **options: object) -> Tensor:
         is_base = product.is_base_only and not torch.is_grad_enabled()
-        if args or options or not (is_base or product.is_asked_for):
+        if args or options or not (is_base or product.is_needed):
             return usual(x, *args, **options)
         with torch.autocast(x.device.type, enabled=False):
             if is_base:

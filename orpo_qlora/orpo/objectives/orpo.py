@@ -71,8 +71,8 @@ class OrpoTerms:
 def logp_ceiling(dtype: torch.dtype) -> float:
     """Return the log of the largest number below 1 of a number type.
 
-    A mean log-prob nearer to 0 counts as this: the type cannot tell it from certainty, where odds
-    and their gradient are infinite.
+    Mean log-probs nearer to 0 are clamped to this: the type cannot distinguish them from certainty,
+    where odds and their gradient are infinite.
     """
     return -torch.finfo(dtype).eps / 2
 

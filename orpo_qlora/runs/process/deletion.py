@@ -1,4 +1,4 @@
-"""Deletion of runs: out of the list by one rename, then removed. Floor 3; no torch."""
+"""Deletion of runs: renamed out of the list, then removed. Floor 3; no torch."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def why_not(run: Run, held_by_chat: Collection[str] = ()) -> str:
 
 
 def delete_run(paths: RunPaths, held_by_chat: Collection[str] = ()) -> None:
-    """Delete a run with everything in its folder; a crash leaves it whole or out of the list.
+    """Delete a run's folder; after a crash the run is either whole or out of the list.
 
     Args:
         paths: the run.
         held_by_chat: ids of the runs whose adapters the chat has in memory.
 
     Raises:
-        UnknownRun: it is gone already.
+        UnknownRun: it no longer exists.
         InputError: it is in use; nothing was touched.
     """
-    with launching():  # it cannot be started or resumed meanwhile
+    with launching():  # prevents a concurrent start or resume
         reason = why_not(store.read_run(paths), held_by_chat)
         if reason:
             raise InputError(reason, hint="Nothing was deleted.")
-        # The supervisor of a worker that has just ended may still be writing how.
+        # The supervisor of a worker that has just ended may still be recording the cause.
         lock = storage.FileLock(paths.lock)
         if not lock.acquire(LOCK_SECONDS):
             raise InputError(f"Run {paths.id} is at work again.", hint="Nothing was deleted.")

@@ -1,4 +1,4 @@
-"""What is recorded when a worker dies without recording its end. Floor 3; no torch."""
+"""Records the end of a worker that died before it could. Floor 3; no torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from orpo_qlora.runs.store import RunPaths
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 0.5
-"""Outlasts a reader's look; a lock held for longer belongs to the next worker of the run."""
+"""Longer than a reader holds the lock; held longer, it belongs to the run's next worker."""
 FORCED = "Ended by force after the request to stop; it can be resumed from its latest checkpoint."
 
 EARLY = "Stopped before it came to train."
-_ASKING = {-signal.SIGTERM, -signal.SIGINT}
-"""A worker at work handles these itself, with a checkpoint."""
+_STOP_SIGNALS = {-signal.SIGTERM, -signal.SIGINT}
+"""A training worker handles these itself and writes a checkpoint."""
 
 _CAUSES = {
     "SIGKILL": "Something ended it from outside, most often the system when memory ran out.",
@@ -32,7 +32,7 @@ _CAUSES = {
 
 
 def record_end(paths: RunPaths, exit_code: int) -> None:
-    """Record how a worker ended that has not done so itself.
+    """Record how a worker ended, unless it has done so itself.
 
     Args:
         paths: its run.
@@ -51,8 +51,8 @@ def record_end(paths: RunPaths, exit_code: int) -> None:
 
 def _ended(paths: RunPaths, state: RunState, exit_code: int) -> RunState:
     now = {"ended_at": time.time()}
-    if exit_code in _ASKING or (exit_code < 0 and paths.stop.exists()):
-        note = EARLY if exit_code in _ASKING else FORCED
+    if exit_code in _STOP_SIGNALS or (exit_code < 0 and paths.stop.exists()):
+        note = EARLY if exit_code in _STOP_SIGNALS else FORCED
         log.info("%s", note)
         update = {**now, "phase": "", "notes": (*state.notes, note)}
         return state.moved_to("stopped").model_copy(update=update)

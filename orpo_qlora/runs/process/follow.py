@@ -1,4 +1,4 @@
-"""A run in a terminal, until it ends. Floor 3; no torch."""
+"""Progress of a run in a terminal. Floor 3; no torch."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _shown(paths: RunPaths, progress: Progress, task: TaskID) -> Run:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM. As an exception one could come where it is swallowed."""
+    """Collect Ctrl-C and SIGTERM; raised as exceptions they could be swallowed."""
     asked: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda number, _: asked.append(number)) for number in numbers]

@@ -1,6 +1,6 @@
-"""Start, queue, stop and resume runs. Talks to processes and files, no torch. Floor 3.
+"""Start, queue, stop and resume runs. Floor 3; no torch.
 
-One run is at work at a time. Any process may start the next one of the queue (`start_next`): the
+One run trains at a time. Any process may start the next one of the queue (`start_next`): the
 supervisor of the run that ended, a page, a terminal; one lock serialises them.
 """
 
@@ -41,15 +41,15 @@ RECORD_SECONDS = 0.5
 
 
 def start_run(config: TrainConfig, dataset: PreferenceData, ticket: str = "") -> RunPaths:
-    """Make a run from settings and data and queue it; it starts at once if none is at work.
+    """Create a run from settings and data and queue it; it starts at once if no run is active.
 
     Args:
         config: every setting.
         dataset: the pairs.
-        ticket: marks one order: the same ticket twice makes one run.
+        ticket: idempotency key: the same ticket twice makes one run.
 
     Raises:
-        InputError: the home cannot keep a run, or the tracker is not installed.
+        InputError: the home folder is not usable, or the tracker is not installed.
         DiskFull: nothing was started.
     """
     # Two clicks, two pages or a page and a terminal: check and creation are one step.
@@ -66,11 +66,11 @@ def start_sweep(
 ) -> list[Run]:
     """Queue runs that differ in λ alone, under one tag; return every run of that tag, by λ.
 
-    A value of λ that the tag has already is not trained again, so an order given twice is one.
+    Values of λ that the tag already has are not trained again, so the call is idempotent.
 
     Raises:
-        InputError: the home cannot keep a run, or the tracker is not installed.
-        DiskFull: those made before are queued.
+        InputError: the home folder is not usable, or the tracker is not installed.
+        DiskFull: runs created before the error stay queued.
     """
     with launching():
         there = [run for run in store.list_runs() if tag in run.label.tags]
@@ -96,14 +96,14 @@ def _queue_new(
     try:
         return [
             store.create_run(config, split, report, place=place + at, ticket=ticket, tags=tags)
-            for at, config in enumerate(map(_wherever_started, configs))
+            for at, config in enumerate(map(_with_absolute_model, configs))
         ]
     finally:
         _start_next()
 
 
-def _wherever_started(config: TrainConfig) -> TrainConfig:
-    """Return settings that mean the same model folder to a worker that works elsewhere."""
+def _with_absolute_model(config: TrainConfig) -> TrainConfig:
+    """Return the settings with a local model folder made absolute: the worker runs elsewhere."""
     folder = Path(config.model).expanduser()
     return (
         config.model_copy(update={"model": str(folder.absolute())}) if folder.is_dir() else config
@@ -116,7 +116,7 @@ def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
     Without a checkpoint the run starts over, in the same folder.
 
     Raises:
-        InputError: the run is at work, waits already, or has finished.
+        InputError: the run is active, queued or finished.
         CheckpointError: every checkpoint is damaged, or settings or pairs have changed.
     """
     with launching():
@@ -162,7 +162,7 @@ def _queue_again(run: Run, step: int) -> None:
 
 
 def start_next() -> None:
-    """Start the next run of the queue unless one is at work; safe to call at any time."""
+    """Start the next queued run unless one is active; safe to call at any time."""
     with launching():
         _start_next()
 
@@ -200,20 +200,20 @@ def _now() -> float:
 
 
 def move_run(paths: RunPaths, to: int) -> None:
-    """Give a waiting run a place in the queue; 1 is next.
+    """Move a queued run to a position in the queue; 1 is next.
 
     Raises:
-        InputError: it does not wait, or not any more.
+        InputError: it is not in the queue.
     """
     with launching():
         _rearrange(paths, lambda _: to - 1)
 
 
 def shift_run(paths: RunPaths, by: int) -> None:
-    """Move a waiting run towards the end of the queue, or its front if `by` is negative.
+    """Move a queued run towards the end of the queue, or its front if `by` is negative.
 
     Raises:
-        InputError: it does not wait, or not any more.
+        InputError: it is not in the queue.
     """
     with launching():
         _rearrange(paths, lambda at: at + by)
@@ -235,7 +235,7 @@ def _rearrange(paths: RunPaths, where: Callable[[int], int]) -> None:
 def stop_run(paths: RunPaths) -> None:
     """Ask the worker to end after its current step with a checkpoint; returns at once.
 
-    A run that waits for its turn leaves the queue.
+    A queued run leaves the queue.
     """
     with launching():
         run = store.read_run(paths)
@@ -251,7 +251,7 @@ def end_run(paths: RunPaths, grace_seconds: float = GRACE_SECONDS) -> Run:
     """Ask the worker to end, wait, and end it by force when the time is up; return the run.
 
     Raises:
-        WorkerLost: not even that ended it.
+        WorkerLost: the worker survived `FORCE_SECONDS` of kills.
     """
     stop_run(paths)
     with suppress(WorkerLost):
@@ -271,9 +271,9 @@ def end_run(paths: RunPaths, grace_seconds: float = GRACE_SECONDS) -> Run:
 
 
 def _kill(paths: RunPaths) -> None:
-    """Kill the worker and whatever it started.
+    """Kill the worker and its children.
 
-    It is found by its command line: a number noted earlier might belong to another program now.
+    It is found by its command line: a stored process id might belong to another program now.
     """
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
@@ -286,7 +286,7 @@ def wait_for(paths: RunPaths, timeout_seconds: float) -> Run:
     """Return the run once it has ended.
 
     Raises:
-        WorkerLost: it was still at work when the time was up.
+        WorkerLost: it is still active after `timeout_seconds`.
     """
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What people have ordered: who waits for its turn, and who shall stop. Floor 3; no torch."""
+"""The queue of runs, and requests to stop. Floor 3; no torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from orpo_qlora.runs.store import Run, RunPaths
 
 
 def queued_runs() -> list[Run]:
-    """Return the runs that wait for their turn, next one first."""
+    """Return the queued runs, next one first."""
     stored = (paths for paths in store.all_paths() if _is(paths, status="queued"))
     waiting = [run for run in store.readable(stored) if run.state.status == "queued"]
     return sorted(waiting, key=lambda run: (run.state.place, run.id))
 
 
 def run_of_ticket(ticket: str) -> RunPaths | None:
-    """Return the run that an order has started, if it has."""
+    """Return the run that was created with a ticket, if any."""
     if not ticket:
         return None
     return next((paths for paths in store.all_paths() if _is(paths, ticket=ticket)), None)
@@ -35,13 +35,13 @@ def _is(paths: RunPaths, **wanted: str) -> bool:
 
 
 def ask_to_stop(paths: RunPaths) -> None:
-    """Leave the request to stop, with the time of the machine's monotonic clock."""
+    """Write the stop request, with the time of the monotonic clock."""
     with suppress(FileExistsError), paths.stop.open("x", encoding="utf-8") as file:
         file.write(str(time.monotonic()))
 
 
 def seconds_since_stop(paths: RunPaths) -> float | None:
-    """Return how long ago the run was asked to stop, None if it was not."""
+    """Return the seconds since a stop was requested, None without a request."""
     try:
         asked_at = paths.stop.read_text(encoding="utf-8")
     except FileNotFoundError:

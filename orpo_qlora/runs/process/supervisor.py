@@ -30,7 +30,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Start the worker, wait for its end, start the next run."""
-        # The worker answers these for itself. A machine that shuts down asks everybody.
+        # The worker handles its own signals; a shutdown signals every process.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         arguments = [str(self.paths.folder), str(self.lock.fileno())]
@@ -44,7 +44,7 @@ class Supervisor:
             launch.start_next()
 
     def fail(self, error: OrpoQloraError) -> None:
-        """Leave a run whose worker could not be started with the reason."""
+        """Record why the worker could not be started."""
         self.lock.release()
         record_end(self.paths, error.exit_code)
 
@@ -53,7 +53,7 @@ class Supervisor:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Look after the worker of one run folder; return the exit code."""
+    """Supervise the worker of one run folder; return the exit code."""
     paths = RunPaths(Path(arguments[0]))
     supervisor = Supervisor(paths, storage.FileLock.adopt(paths.lock, int(arguments[1])))
     return run_program(supervisor.run, supervisor.fail)

@@ -67,7 +67,7 @@ def start_sweep(
         ticket: the same ticket twice makes one sweep.
 
     Raises:
-        InputError: the home cannot keep a run.
+        InputError: the home folder is not usable.
         DiskFull: the runs made before are queued.
     """
     configs = [_with_lambda(config, value) for value in values]
@@ -82,7 +82,7 @@ def sweep_from(run: Run, values: Sequence[float]) -> list[str]:
     trained again.
 
     Raises:
-        InputError: there is no other value, or the home cannot keep a run.
+        InputError: there is no other value, or the home folder is not usable.
         DiskFull: the runs made before are queued.
     """
     others = [value for value in values if value != run.config.lambda_]

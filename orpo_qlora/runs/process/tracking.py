@@ -1,4 +1,4 @@
-"""A training's metrics to a tracker too, by transformers' own integrations. Floor 3; worker."""
+"""Sends metrics to a tracker through transformers' own integrations. Floor 3; worker."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def track(trainer: OrpoTrainer, run: Run) -> str:
 
 
 def _environment(run: Run) -> dict[str, str]:
-    """Return what the trackers read, unless the user has set it otherwise."""
+    """Return defaults for the trackers' environment variables."""
     return {
         "TENSORBOARD_LOGGING_DIR": str(run.paths.folder / "tensorboard"),
         "WANDB_DIR": str(run.paths.folder),

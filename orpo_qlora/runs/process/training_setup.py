@@ -88,5 +88,5 @@ def answer_samples(
 ) -> list[str]:
     """Return the likeliest answers with the adapter, or with `BASE`, in the prompts' order."""
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
-    asked = [Conversation((Message("user", text),), adapter) for text in prompts]
-    return answer_all(policy, tokenizer, asked, sampling)
+    conversations = [Conversation((Message("user", text),), adapter) for text in prompts]
+    return answer_all(policy, tokenizer, conversations, sampling)

@@ -1,7 +1,8 @@
 """Detects a worker that makes no progress. Floor 3; no torch.
 
 Measured on the monotonic clock, which no change of date or time affects, since the latest step or
-change of phase: a process that is alive but does nothing is found too. Nothing is ended for it.
+change of phase: a process that is alive but does nothing is found too. Nothing is killed
+automatically.
 """
 
 from __future__ import annotations
@@ -53,6 +54,6 @@ def awaits_cause(run: Run) -> bool:
 
 
 def can_be_forced(run: Run) -> bool:
-    """Whether a run asked to stop has used up the time for its checkpoint."""
+    """Whether the grace period of a stopping run is over."""
     asked = run_queue.seconds_since_stop(run.paths)
     return run.state.status == "stopping" and asked is not None and asked >= GRACE_SECONDS

@@ -128,12 +128,12 @@ class Worker:
         checkpoints.sweep(self.paths.checkpoints)
         found = checkpoints.find_checkpoint(self.paths.checkpoints)
         for reason in found.damaged:
-            self.on_note(f"Checkpoint passed over: {reason}")
+            self.on_note(f"Checkpoint skipped: {reason}")
         checkpoints.refuse_foreign(found, self._identity)
         return found
 
     def _check_room(self, policy: PeftModel, found: Found) -> None:
-        """Refuse a training whose checkpoints do not fit on the disk.
+        """Check that the run's checkpoints fit on the disk.
 
         Raises:
             DiskFull: before the first step.

@@ -1,4 +1,4 @@
-"""Buttons inside a block of HTML: each carries a choice that the block's click handler receives."""
+"""Buttons inside a gr.HTML; its click handler receives the choice of the pressed one."""
 
 from __future__ import annotations
 

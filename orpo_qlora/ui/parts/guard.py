@@ -1,4 +1,4 @@
-"""The page's one catch-all: whatever goes wrong in a handler becomes a card. Floor 6."""
+"""Error handling of the page: an exception in a handler becomes a card. Floor 6."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def guarded(
         card: where errors are shown.
         handler: returns what changed, or None when nothing did.
         on_error: what else changes when it fails.
-        keeps_card: a success leaves the card alone, as a look must that nobody asked for: what
-            went wrong before is still to be read.
+        keeps_card: a success leaves the card unchanged, so that a poll does not clear an error
+            before it is read.
     """
 
     @functools.wraps(handler)
@@ -69,7 +69,7 @@ def _shown(card: gr.HTML, updates: Updates | None) -> Any:  # noqa: ANN401 - wha
 
 
 def card_of(error: Exception) -> str:
-    """Return an error as a card; one that is not meant for the person is logged, not shown."""
+    """Return an error as a card; an internal error is logged, not shown."""
     if isinstance(error, OrpoQloraError):
         return cards.error_card(error.message, hint=error.hint, where=error.where)
     trace = "".join(traceback.format_exception(error))

@@ -15,7 +15,7 @@ FAVICON = str(HERE / "favicon.png")
 READ_ADDRESS = "() => [window.orpoAddress]"
 """Script that gives a handler the parameters the page was opened with, as a JSON object."""
 READ_VIEW = "(run, _, ...chosen) => [run, window.orpoView(run), ...chosen]"
-"""Script that says, to the first run that a page shows, how the address wants it seen."""
+"""Script that passes the view in the page's address to the first run shown."""
 POLL = "(...values) => window.orpoPoll(...values)"
 """Script that updates the run on screen."""
 MARK = "(names) => { window.orpoMark(names); }"
@@ -74,7 +74,7 @@ SHAPES = {
 
 
 def head() -> str:
-    """Return what every page of the studio begins with: its scripts, in the page itself."""
+    """Return the HTML head of the page: its scripts, inlined."""
     return "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in SCRIPTS)
 
 
@@ -84,9 +84,9 @@ def remember(name: str) -> str:
 
 
 def remember_soon(name: str, at_first: object) -> str:
-    """Return the script that does so once a value stands still, unless it is what it is at first.
+    """Return the same script, debounced; the default value is left out of the address.
 
-    A slider that is drawn changes more often than a browser lets an address change.
+    A dragged slider changes more often than browsers allow the address to change.
     """
     known = json.dumps(at_first)
     return f"(value) => {{ window.orpoRememberSoon('{name}', value === {known} ? '' : value); }}"

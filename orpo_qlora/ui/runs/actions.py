@@ -37,13 +37,13 @@ class RunActions:
 
 def build_run_actions() -> RunActions:
     """Return the buttons, all hidden."""
-    look: dict[str, Any] = {"visible": False, "scale": 0, "min_width": 260}
+    options: dict[str, Any] = {"visible": False, "scale": 0, "min_width": 260}
     return RunActions(
-        gr.Button(STOP, variant="stop", elem_id="run-stop", **look),
-        gr.Button("End now", variant="stop", elem_id="run-force", **look),
-        gr.Button("Resume", elem_id="run-resume", **look),
-        gr.Button("Earlier in queue", elem_id="run-earlier", **look),
-        gr.Button("Later in queue", elem_id="run-later", **look),
+        gr.Button(STOP, variant="stop", elem_id="run-stop", **options),
+        gr.Button("End now", variant="stop", elem_id="run-force", **options),
+        gr.Button("Resume", elem_id="run-resume", **options),
+        gr.Button("Earlier in queue", elem_id="run-earlier", **options),
+        gr.Button("Later in queue", elem_id="run-later", **options),
     )
 
 

@@ -128,7 +128,7 @@ def label_updates(part: RunLabelFields, run: Run) -> Updates:
 def save_label(run_id: str, name: str, tags: str) -> Run:
     """Change a run's name and tags and return it.
 
-    An empty name stands for the one in its settings.
+    An empty name restores the one in its settings.
 
     Raises:
         UnknownRun: there is no such run.

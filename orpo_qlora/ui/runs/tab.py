@@ -104,7 +104,7 @@ class Page:
     tabs: gr.Tabs
     timer: gr.Timer
     refresh: gr.Button
-    """Pressed by the timer's script when the page has to ask Gradio."""
+    """Pressed by the timer's script when a poll found changes."""
     data: DataTab
     train: TrainTab
     chat: ChatTab
@@ -199,7 +199,7 @@ def select_updates(tab: RunsTab, run_id: str) -> Updates:
 def show_updates(
     tab: RunsTab, run_id: str | None, seen: str = "", chosen: Choices = snapshot.AT_FIRST
 ) -> Updates | None:
-    """Return what changed since the page rendered a run; None if nothing did."""
+    """Return what changed since `seen`; None if nothing did."""
     if not run_id:
         return {tab.view: gr.Column(visible=False), tab.seen: ""}
     now = snapshot.take_snapshot(run_id)
@@ -295,7 +295,7 @@ def connect(runs: RunsTab, page: Page) -> list[Any]:
 
 
 def _connect_run(runs: RunsTab, page: Page) -> Render:
-    """Render the run that is picked; return how it is rendered again."""
+    """Render the selected run; return how to render it again."""
     choices = runs.live.choices
 
     def on_show(run_id: str | None, *chosen: object) -> Updates:

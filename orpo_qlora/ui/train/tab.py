@@ -99,7 +99,7 @@ def build(machine: Machine | None = None) -> TrainTab:
 
 @dataclass(frozen=True)
 class RunOpening:
-    """How the page opens a run that has just been started."""
+    """How the page opens a new run."""
 
     outputs: list[Any]
     updates: Callable[[str], Updates]

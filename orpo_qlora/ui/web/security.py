@@ -98,7 +98,7 @@ class AllowedHosts:
         return self.any_address or self.names > LOOPBACK_HOSTS
 
     def includes(self, host: str) -> bool:
-        """Tell whether a Host header is allowed."""
+        """Return whether a Host header is allowed."""
         name, _, port = host.partition(":")
         if port and not port.isdecimal():
             return False

@@ -107,7 +107,7 @@ def _guards(allowed: AllowedHosts, password: str, private: Path) -> list[Middlew
 
 
 def _login_text(allowed: AllowedHosts, token: str) -> str:
-    """Return what the terminal says about the login; `token` is empty for a chosen password."""
+    """Return the terminal's message about the login; `token` is empty for a chosen password."""
     text = f"The page asks for the password in {PASSWORD_VARIABLE}."
     if token:
         text = (
@@ -174,11 +174,11 @@ def _usable_port(host: str, port: int) -> int:
             hint=f"Ports are numbers up to {LAST_PORT}; --port 0 takes a free one.",
             where="--port",
         )
-    with socket.socket() as probe:
+    with socket.socket() as listener:
         # As the server does: a port in TIME_WAIT after a restart counts as free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            listener.bind((host, port))
         except OSError as exc:
             if exc.errno not in {errno.EADDRINUSE, errno.EACCES}:
                 raise InputError(
@@ -191,7 +191,7 @@ def _usable_port(host: str, port: int) -> int:
                 hint=f"Open http://{host}:{port}, or let --port 0 take a free one.",
                 where="--port",
             ) from exc
-        return int(probe.getsockname()[1])
+        return int(listener.getsockname()[1])
 
 
 def _wait_for_end() -> None:
