@@ -108,11 +108,11 @@ def measure(run_id: str) -> dict[str, list[Seconds]]:
     from orpo_qlora.ui.runs.watch import Watch
 
     with gr.Blocks(), gr.Tabs():
-        tab = runs_tab.build_runs_tab()
+        tab = runs_tab.build()
     paths = store.paths_of(run_id)
     lock = storage.FileLock(paths.lock)
     lock.acquire()
-    watch = Watch(PlainTextResponse(""), runs_tab.is_busy)
+    watch = Watch(PlainTextResponse(""), runs_tab.advance_queue)
     etag, answers = "", [Response()]
 
     def open_page() -> None:

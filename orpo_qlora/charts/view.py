@@ -27,7 +27,7 @@ class ChartView:
     is_log: bool = False
     steps: tuple[int, int] | None = None
     """First and last step; None for the whole run."""
-    complaint: str = ""
+    error: str = ""
     """Why the range of steps is invalid; empty if it is valid."""
 
     @classmethod
@@ -36,8 +36,8 @@ class ChartView:
         smoothing, is_log, steps = values
         given = smoothing if isinstance(smoothing, int | float) else SMOOTHING
         share = float(min(MOST_SMOOTHING, max(0.0, given)))  # NaN becomes 0
-        found, complaint = parse_steps(str(steps or ""))
-        return cls(round(share, 2), is_log is True, found, complaint)
+        found, error = parse_steps(str(steps or ""))
+        return cls(round(share, 2), is_log is True, found, error)
 
 
 @dataclass(frozen=True)

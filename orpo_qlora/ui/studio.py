@@ -90,7 +90,7 @@ def _connect_next_step(studio: Studio, line: gr.HTML) -> None:
     data, train, runs = studio.data, studio.train, studio.runs
     changes = [data.dataset_id, data.summary, data.card]
     changes += [train.reason, train.card, train.estimate.view]
-    changes += [runs.seen, runs.picker, runs.report.view]
+    changes += [runs.seen, runs.picker, runs.run.report.view]
     events = [component.change for component in changes]
     events += [tab.select for tab in (data.tab, train.tab, runs.tab, studio.chat.tab)]
     inputs = [runs.picker, data.card, train.card, *studio.train_inputs]

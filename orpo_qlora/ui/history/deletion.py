@@ -39,7 +39,7 @@ class Deletion:
         return [self.panel, self.text, self.ids, self.confirm, self.release]
 
 
-def build_ask(elem_id: str) -> gr.Button:
+def build_delete_button(elem_id: str) -> gr.Button:
     """Return the button that opens the confirmation."""
     return gr.Button("Delete …", variant="stop", size="md", scale=0, min_width=110, elem_id=elem_id)
 

@@ -154,7 +154,7 @@ def _build_bar() -> tuple[Any, ...]:
             add_tag = gr.Button(
                 "Add tag", size="md", scale=0, min_width=110, elem_id="history-add-tag"
             )
-            ask = deletion.build_ask("history-delete")
+            ask = deletion.build_delete_button("history-delete")
         parts = deletion.build_deletion(ask, "history-delete")
     return bar, count, compare, tag, add_tag, parts
 

@@ -83,7 +83,7 @@ def build_run_head() -> RunHead:
         "Run again with changes", size="md", scale=0, min_width=210, elem_id="run-again"
     )
     back = gr.Button("Back to list", size="md", scale=0, min_width=150, elem_id="run-back")
-    return RunHead(again, back, deletion.build_ask("run-delete"))
+    return RunHead(again, back, deletion.build_delete_button("run-delete"))
 
 
 def build_run_files(head: RunHead, removal: Deletion) -> RunFiles:

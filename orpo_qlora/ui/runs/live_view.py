@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +16,21 @@ from orpo_qlora.charts.plots import Plot
 from orpo_qlora.charts.view import ChartView, Choices
 from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.runs import insight, present, store
-from orpo_qlora.runs.insight import Insight
+from orpo_qlora.runs.insight import Insight, Level
 from orpo_qlora.ui.parts import cards, theme
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.guard import Updates
 from orpo_qlora.ui.runs import samples_view, value_table
 from orpo_qlora.ui.runs.folds import build_fold
-from orpo_qlora.ui.runs.insight_view import insight_card
 from orpo_qlora.ui.runs.snapshot import Snapshot
 
 INSIGHT, VALUES = "run-insight", "run-values"
+LEVEL_LABELS: dict[Level, str] = {
+    "bad": "act",
+    "watch": "watch",
+    "good": "good",
+    "early": "wait",
+}
 KEPT_CHOICES = 2
 """Number of choices kept for another run: smoothing and axes."""
 
@@ -214,10 +220,29 @@ def _insights(now: Snapshot) -> list[Insight]:
 
 
 def _remark(view: ChartView) -> str:
-    if view.complaint:
-        return cards.reason(view.complaint)
+    if view.error:
+        return cards.reason(view.error)
     if view.steps is not None:
         first, last = view.steps
         end = f"to {last:,}" if last < chart_view.FAR else "and later"
         return cards.reason(f"Steps {first:,} {end}. Double-click a chart to show all.")
     return ""
+
+
+def insight_card(insights: Sequence[Insight]) -> str:
+    """Return the interpretation of the curves: the main insight, then other warnings."""
+    lines = "".join(_insight_line(one) for one in insights)
+    # Not a live region: its numbers change with every step.
+    return (
+        f'<div class="card insight insight-{insights[0].level}" role="group" '
+        f'aria-label="Insight">{lines}</div>'
+    )
+
+
+def _insight_line(one: Insight) -> str:
+    text = " ".join(filter(None, (one.sentence, one.advice)))
+    label = LEVEL_LABELS[one.level]
+    return (
+        f'<p class="insight-line"><span class="pill pill-{one.level}">{label}</span>'
+        f"<span>{html.escape(text)} <small>rule <code>{one.rule}</code></small></span></p>"
+    )

@@ -10,44 +10,28 @@ import gradio as gr
 
 from orpo_qlora.charts import view as chart_view
 from orpo_qlora.charts.view import Choices
-from orpo_qlora.config import setting_fields
 from orpo_qlora.errors import UnknownRun
 from orpo_qlora.evaluation import request as evaluation_request
-from orpo_qlora.runs import history, present, store
+from orpo_qlora.runs import history, store
 from orpo_qlora.runs.metrics import shared_tail
 from orpo_qlora.runs.process import launch, watch
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.ui.chat import tab as chat_tab
 from orpo_qlora.ui.chat.tab import ChatTab
 from orpo_qlora.ui.data.tab import DataTab
-from orpo_qlora.ui.history import compare, deletion, listing, sweep_panel
+from orpo_qlora.ui.history import compare, listing, sweep_panel
 from orpo_qlora.ui.history.compare import Comparison
 from orpo_qlora.ui.history.listing import HistoryList
 from orpo_qlora.ui.history.shown import Shown, ids_of
-from orpo_qlora.ui.history.sweep_panel import SweepPanel
-from orpo_qlora.ui.parts import cards, theme
+from orpo_qlora.ui.parts import theme
 from orpo_qlora.ui.parts.events import QUIET, READING, parameters_of
 from orpo_qlora.ui.parts.guard import Updates, card_of, guarded
-from orpo_qlora.ui.runs import export_panel, folds, live_view, report_card, snapshot
+from orpo_qlora.ui.runs import export_panel, folds, live_view, report_card, run_view, snapshot
 from orpo_qlora.ui.runs import files as run_files
-from orpo_qlora.ui.runs.actions import (
-    Render,
-    RunActions,
-    action_updates,
-    build_run_actions,
-    connect_action,
-    connect_run_actions,
-)
-from orpo_qlora.ui.runs.export_panel import ExportPanel
-from orpo_qlora.ui.runs.files import RunFiles, RunLabelFields
-from orpo_qlora.ui.runs.live_view import LiveView, live_updates
-from orpo_qlora.ui.runs.report_card import ReportPanel
-from orpo_qlora.ui.runs.snapshot import Snapshot
-from orpo_qlora.ui.train import form
+from orpo_qlora.ui.runs.actions import Render, connect_action, connect_run_actions
+from orpo_qlora.ui.runs.run_view import RunView
 from orpo_qlora.ui.train import tab as train_tab
 from orpo_qlora.ui.train.tab import TrainTab
-
-STATUS, LOG = "run-status", "run-log"
 
 
 @dataclass(frozen=True)
@@ -59,27 +43,13 @@ class RunsTab:
     """Id of the run that is shown; empty while the list or a comparison is."""
     seen: gr.Textbox
     """Fingerprints of what is shown of the run."""
-    empty: gr.HTML
+    stored_folds: gr.Textbox
+    """Names of the open sections, from the browser's storage."""
     card: gr.HTML
+    empty: gr.HTML
     history: HistoryList
     comparison: Comparison
-    view: gr.Column
-    status: gr.HTML
-    failure: gr.HTML
-    queue: gr.HTML
-    actions: RunActions
-    chat: gr.Button
-    live: LiveView
-    report: ReportPanel
-    export: ExportPanel
-    facts: gr.HTML
-    settings: gr.HTML
-    log: gr.Textbox
-    label: RunLabelFields
-    files: RunFiles
-    sweep: SweepPanel
-    stored_folds: gr.Textbox
-    folds: Mapping[str, gr.Accordion]
+    run: RunView
 
     @property
     def shown(self) -> Shown:
@@ -89,12 +59,7 @@ class RunsTab:
     @property
     def outputs(self) -> list[Any]:
         """Every component that changes while a run is shown."""
-        return [
-            *(self.picker, self.seen, self.empty, self.view, self.card, self.status, self.failure),
-            *(self.queue, *self.actions.outputs, self.chat, *self.live.outputs, self.facts),
-            *(*self.report.outputs, *self.export.outputs),
-            *(self.settings, self.log),
-        ]
+        return [self.picker, self.seen, self.empty, self.card, *self.run.outputs]
 
 
 @dataclass(frozen=True)
@@ -120,60 +85,18 @@ def build() -> RunsTab:
         empty = gr.HTML(listing.NO_RUNS, elem_id="runs-empty")
         listed = listing.build_history()
         comparison = compare.build_comparison()
-        with gr.Column(visible=False, elem_id="run-view") as view:
-            run = _build_run()
-    shared = {"tab": tab, "picker": picker, "seen": seen, "empty": empty, "card": card}
+        run = run_view.build()
     return RunsTab(
-        **shared, history=listed, comparison=comparison, view=view, stored_folds=stored, **run
+        tab=tab,
+        picker=picker,
+        seen=seen,
+        stored_folds=stored,
+        card=card,
+        empty=empty,
+        history=listed,
+        comparison=comparison,
+        run=run,
     )
-
-
-def _build_run() -> dict[str, Any]:
-    """Return the components of one run, by their names in `RunsTab`: summary first."""
-    status = gr.HTML(elem_id=STATUS, js_on_load=theme.hold(STATUS))
-    insight = live_view.build_insight()
-    failure = gr.HTML(elem_id="run-failure")
-    with gr.Row(elem_classes="actions"):
-        actions = build_run_actions()
-        chat = gr.Button(
-            "Chat with this run", variant="primary", elem_id="run-chat", scale=0, min_width=200
-        )
-        head = run_files.build_run_head()
-    removal = deletion.build_deletion(head.delete, "run-delete")
-    queue = gr.HTML(elem_id="run-queue")
-    line = report_card.build_report_row()
-    main = live_view.build_main_charts()
-    report = report_card.build_report_panel(line)
-    live = live_view.build_live_view(insight, main)
-    with folds.build_fold("facts", "Data and decisions") as facts_fold:
-        facts = gr.HTML(elem_id="run-facts")
-    with folds.build_fold("settings", "Settings") as settings_fold:
-        settings = gr.HTML(elem_id="run-settings")
-    with folds.build_fold("log", "Log") as log_fold:
-        log = gr.Textbox(
-            label="Last lines of log.txt",
-            lines=12,
-            max_lines=20,
-            interactive=False,
-            autoscroll=True,
-            elem_id=LOG,
-            elem_classes="log",
-        )
-    with folds.build_fold("export", "Export") as export_fold:
-        export = export_panel.build_export_panel()
-        files = run_files.build_run_files(head, removal)
-    sweep = sweep_panel.build_sweep_panel("run-sweep")
-    with folds.build_fold("label", "Name and tags") as label_fold:
-        label = run_files.build_run_label()
-    known = {
-        **{"report": report.fold, **live.folds, "facts": facts_fold, "settings": settings_fold},
-        **{"log": log_fold, "export": export_fold, "sweep": sweep.fold, "label": label_fold},
-    }
-    return {
-        **{"status": status, "failure": failure, "queue": queue, "actions": actions, "chat": chat},
-        **{"live": live, "report": report, "export": export, "facts": facts, "log": log},
-        **{"settings": settings, "label": label, "files": files, "sweep": sweep, "folds": known},
-    }
 
 
 def opened_run(parameters: Mapping[str, str]) -> str:
@@ -201,56 +124,15 @@ def show_updates(
 ) -> Updates | None:
     """Return what changed since `seen`; None if nothing did."""
     if not run_id:
-        return {tab.view: gr.Column(visible=False), tab.seen: ""}
+        return {tab.run.column: gr.Column(visible=False), tab.seen: ""}
     now = snapshot.take_snapshot(run_id)
     changed = snapshot.changed_parts(now, seen, chosen)
     if not changed:
         return None
     updates: Updates = {tab.seen: snapshot.seen_token(now, chosen)}
     if not seen:
-        updates |= _fixed_updates(tab, now)
-    if "status" in changed:
-        updates[tab.status] = status_card(now)
-    if "around" in changed:
-        updates |= _around_updates(tab, now)
-    if "report" in changed:
-        updates |= report_card.report_updates(tab.report, now)
-    updates |= live_updates(tab.live, now, changed, chosen)
-    if "log" in changed:
-        updates[tab.log] = now.log
-    return updates
-
-
-def _fixed_updates(tab: RunsTab, now: Snapshot) -> Updates:
-    fields = setting_fields()
-    rows = [
-        (str(fields[name].title), name, present.setting_value(value))
-        for name, value in form.named_values(now.run.config).items()
-    ]
-    return {
-        tab.view: gr.Column(visible=True),
-        tab.empty: gr.HTML(visible=False),
-        tab.settings: cards.settings_table(rows),
-    }
-
-
-def status_card(now: Snapshot) -> str:
-    """Return status, progress and headline numbers as HTML."""
-    return cards.run_card(now.run, cards.headline_tiles(now.metrics))
-
-
-def _around_updates(tab: RunsTab, now: Snapshot) -> Updates:
-    run, error = now.run, now.run.state.error or now.stalled
-    failure = cards.error_card(error.message, hint=error.hint, where=error.where) if error else ""
-    facts = [f"{run.report.source}: {run.report.sentences()[0]}", *run.report.sentences()[1:]]
-    return {
-        tab.failure: failure,
-        tab.queue: cards.waiting_list(waiting.title for waiting in now.waiting),
-        **action_updates(tab.actions, now),
-        **export_panel.export_updates(tab.export, now),
-        tab.chat: gr.Button(visible=now.outcome.has_adapter),
-        tab.facts: cards.notes_list([*facts, *run.state.notes, f"Run folder: {run.paths.folder}"]),
-    }
+        updates |= {tab.empty: gr.HTML(visible=False), **run_view.settings_updates(tab.run, now)}
+    return updates | run_view.changed_updates(tab.run, now, changed, chosen)
 
 
 def awaits_more(run_id: str | None) -> bool:
@@ -277,12 +159,12 @@ def connect(runs: RunsTab, page: Page) -> list[Any]:
     """Connect the tab; return the events that change data and settings."""
     shown = runs.shown
     render = _connect_run(runs, page)
-    connect_run_actions(runs.actions, render)
-    connect_action(render, runs.report.line.button, report_card.evaluate)
-    live_view.connect_memory(runs.live)
-    export_panel.connect_export_panel(runs.export, runs.picker, runs.card)
-    run_files.connect_run_files(runs.files, shown)
-    run_files.connect_run_label(runs.label, render)
+    connect_run_actions(runs.run.actions, render)
+    connect_action(render, runs.run.report.line.button, report_card.evaluate)
+    live_view.connect_memory(runs.run.live)
+    export_panel.connect_export_panel(runs.run.export, runs.picker, runs.card)
+    run_files.connect_run_files(runs.run.files, shown)
+    run_files.connect_run_label(runs.run.label, render)
     listing.connect_history(runs.history, shown)
     compare.connect_comparison(runs.comparison, shown)
     _connect_view(runs)
@@ -290,13 +172,13 @@ def connect(runs: RunsTab, page: Page) -> list[Any]:
     _connect_chat(runs, page)
     _connect_sweeps(runs, page)
     _connect_watch(runs, page)
-    head, settings = runs.files.head, page.train.form
+    head, settings = runs.run.files.head, page.train.form
     return [run_files.connect_again(head.again, shown, page.data, settings, page.tabs)]
 
 
 def _connect_run(runs: RunsTab, page: Page) -> Render:
     """Render the selected run; return how to render it again."""
-    choices = runs.live.choices
+    choices = runs.run.live.choices
 
     def on_show(run_id: str | None, *chosen: object) -> Updates:
         updates = show_updates(runs, run_id, chosen=Choices.of(chosen))
@@ -308,10 +190,10 @@ def _connect_run(runs: RunsTab, page: Page) -> Render:
         cleared: Updates = {runs.card: ""} if run_id else {}
         parameters = parameters_of(address)
         if run_id and parameters.get("run") == run_id:
-            view = live_view.restored_updates(runs.live, parameters, run_id)
+            view = live_view.restored_updates(runs.run.live, parameters, run_id)
             return {**cleared, **on_show(run_id, *chart_view.values_in(parameters)), **view}
         kept = chosen[: live_view.KEPT_CHOICES]
-        return {**cleared, **on_show(run_id, *kept), **live_view.reset_updates(runs.live)}
+        return {**cleared, **on_show(run_id, *kept), **live_view.reset_updates(runs.run.live)}
 
     shown, picked = [*runs.outputs, page.timer], [runs.picker, *choices]
     # The script passes the page's address in place of `seen`.
@@ -343,7 +225,7 @@ def _on_refresh(runs: RunsTab) -> Callable[..., Updates | None]:
 
 def _connect_watch(runs: RunsTab, page: Page) -> None:
     """Update the run that is shown, or the list and the comparison, on every tick of the timer."""
-    chosen = [runs.picker, runs.seen, *runs.live.choices]
+    chosen = [runs.picker, runs.seen, *runs.run.live.choices]
     refresh = _on_refresh(runs)
 
     def on_tick(*values: Any) -> Updates | None:  # noqa: ANN401 - the inputs' values
@@ -421,9 +303,9 @@ def _connect_own_fields(runs: RunsTab) -> None:
             return None
         run = store.read_run(store.paths_of(run_id))
         offered = sweep_panel.offered_text(run.config.lambda_)
-        return {**run_files.label_updates(runs.label, run), runs.sweep.values: offered}
+        return {**run_files.label_updates(runs.run.label, run), runs.run.sweep.values: offered}
 
-    own = [runs.card, *runs.label.outputs, runs.sweep.values]
+    own = [runs.card, *runs.run.label.outputs, runs.run.sweep.values]
     runs.picker.change(guarded(runs.card, on_pick), runs.picker, own, **QUIET)
 
 
@@ -433,7 +315,7 @@ def _connect_chat(runs: RunsTab, page: Page) -> None:
         return {**chosen, page.tabs: gr.Tabs(selected="chat")}
 
     parts = [runs.card, page.tabs, *page.chat.selection]
-    runs.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
+    runs.run.chat.click(guarded(runs.card, on_chat), runs.picker, parts, **QUIET)
 
 
 def _connect_sweeps(runs: RunsTab, page: Page) -> None:
@@ -443,7 +325,8 @@ def _connect_sweeps(runs: RunsTab, page: Page) -> None:
     inputs = [train.ticket, page.data.dataset_id, *train.form.inputs]
     of_form, of_run = sweep_panel.start_from_form, sweep_panel.start_from_run
     from_form = sweep_panel.connect_sweep(train.sweep, of_form, inputs, shown, tabs, train.card)
-    from_run = sweep_panel.connect_sweep(runs.sweep, of_run, [runs.picker], shown, tabs, runs.card)
+    picked = [runs.picker]
+    from_run = sweep_panel.connect_sweep(runs.run.sweep, of_run, picked, shown, tabs, runs.card)
     from_form.success(train_tab.new_ticket, None, train.ticket, **QUIET)
     for event in (from_form, from_run):
         event.success(lambda: gr.Timer(active=True), None, page.timer, **QUIET)
@@ -473,7 +356,7 @@ def connect_restore(runs: RunsTab, page: gr.Blocks, address: gr.Textbox) -> Any:
             runs.comparison.side: compare.side_of(parameters.get("side", "")),
         }
 
-    folds.connect_folds(runs.folds, page, runs.stored_folds)
+    folds.connect_folds(runs.run.folds, page, runs.stored_folds)
     parts = [runs.card, runs.empty, *part.outputs, *part.filters.values(), part.page]
     outputs = list(dict.fromkeys([*parts, runs.comparison.ids, runs.comparison.side]))
     return page.load(guarded(runs.card, on_load), address, outputs, **READING)

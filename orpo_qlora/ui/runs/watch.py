@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orpo_qlora.charts.view import Choices
 from orpo_qlora.errors import OrpoQloraError
-from orpo_qlora.ui.runs import live_view, snapshot
+from orpo_qlora.ui.runs import live_view, run_view, snapshot
 from orpo_qlora.ui.runs import tab as runs_tab
 from orpo_qlora.ui.runs.snapshot import FED, Snapshot
 
@@ -101,9 +101,9 @@ class Watch:
 
 def _render(now: Snapshot, choices: Choices, part: str) -> dict[str, str]:
     if part == "status":
-        return {runs_tab.STATUS: runs_tab.status_card(now)}
+        return {run_view.STATUS: run_view.status_card(now)}
     if part == "log":
-        return {runs_tab.LOG: now.log}
+        return {run_view.LOG: now.log}
     return live_view.draw(now, choices.chart)
 
 

@@ -19,8 +19,8 @@ from orpo_qlora.runs.insight import Insight
 from orpo_qlora.runs.state import ErrorCard, RunState
 from orpo_qlora.ui.runs import live_view, snapshot
 from orpo_qlora.ui.runs import tab as runs_tab
-from orpo_qlora.ui.runs.insight_view import insight_card
 from orpo_qlora.ui.runs.live_view import LiveView
+from orpo_qlora.ui.runs.run_view import RunView
 from orpo_qlora.ui.runs.tab import RunsTab
 
 
@@ -37,7 +37,7 @@ def stand_in(kind, **parts):
 @pytest.fixture(scope="module")
 def tab():
     live = stand_in(LiveView, plots=tuple(gr.HTML() for _ in plots.PLOTS), folds={})
-    return stand_in(RunsTab, live=live, folds={})
+    return stand_in(RunsTab, run=stand_in(RunView, live=live, folds={}))
 
 
 @pytest.fixture
@@ -52,9 +52,14 @@ def run():
 
 def test_a_fresh_page_gets_every_part(tab, run):
     updates = runs_tab.show_updates(tab, run.id)
-    assert {*tab.live.plots, tab.live.insight, tab.live.table, tab.live.samples} <= set(updates)
-    assert "rule <code>healthy</code>" in updates[tab.live.insight]
-    assert updates[tab.live.remark] == ""
+    assert {
+        *tab.run.live.plots,
+        tab.run.live.insight,
+        tab.run.live.table,
+        tab.run.live.samples,
+    } <= set(updates)
+    assert "rule <code>healthy</code>" in updates[tab.run.live.insight]
+    assert updates[tab.run.live.remark] == ""
 
 
 def test_another_choice_redraws_the_curves_and_nothing_else(tab, run):
@@ -62,8 +67,8 @@ def test_another_choice_redraws_the_curves_and_nothing_else(tab, run):
     assert runs_tab.show_updates(tab, run.id, seen) is None
     chosen = Choices(ChartView(0.0, steps=(10, 20)))
     updates = runs_tab.show_updates(tab, run.id, seen, chosen)
-    assert tab.status not in updates
-    loss = updates[tab.live.plots[0]]
+    assert tab.run.status not in updates
+    loss = updates[tab.run.live.plots[0]]
     assert 'data-low="10" data-high="20"' in loss
     assert "curve-raw" not in loss
     # The page remembers how it was drawn: the next tick has nothing to do.
@@ -71,25 +76,25 @@ def test_another_choice_redraws_the_curves_and_nothing_else(tab, run):
 
 
 def test_another_run_is_shown_whole(tab):
-    updates = live_view.reset_updates(tab.live)
-    assert updates[tab.live.steps] == ""
+    updates = live_view.reset_updates(tab.run.live)
+    assert updates[tab.run.live.steps] == ""
     assert Choices.of((0.2, True)) == Choices(ChartView(0.2, is_log=True))
 
 
 def test_what_could_not_be_understood_is_said(tab, run):
     updates = runs_tab.show_updates(tab, run.id, "", Choices.of((0.6, False, "<b>", "latest")))
-    assert "“&lt;b&gt;” is not a range of steps" in updates[tab.live.remark]
+    assert "“&lt;b&gt;” is not a range of steps" in updates[tab.run.live.remark]
 
 
 def test_a_long_file_is_shown_while_it_is_read(tab, run, monkeypatch):
     monkeypatch.setattr(metrics, "PIECE_BYTES", 100)
     monkeypatch.setattr(snapshot, "MOST_SECONDS", 0.0)
     updates = runs_tab.show_updates(tab, run.id)
-    assert "Reading metrics" in updates[tab.live.insight]
+    assert "Reading metrics" in updates[tab.run.live.insight]
     assert runs_tab.awaits_more(run.id)
     for _ in range(100):
         updates = runs_tab.show_updates(tab, run.id, updates[tab.seen]) or updates
-    assert "healthy" in updates[tab.live.insight]
+    assert "healthy" in updates[tab.run.live.insight]
     assert not runs_tab.awaits_more(run.id)
 
 
@@ -97,14 +102,14 @@ def test_the_step_that_ended_a_run_is_marked(tab, run):
     error = ErrorCard.of(NonFiniteLoss("The loss of step 41 is not a finite number."))
     store.write_state(run, RunState(status="failed", step=40, total_steps=90, error=error))
     updates = runs_tab.show_updates(tab, run.id)
-    loss, logps = updates[tab.live.plots[0]], updates[tab.live.plots[1]]
+    loss, logps = updates[tab.run.live.plots[0]], updates[tab.run.live.plots[1]]
     assert "loss is not a finite number at step 41" in loss
     assert loss.count('class="broken"') == 1
     assert 'class="broken"' not in logps
 
 
 def test_an_insight_shows_its_rule_and_every_warning():
-    card = insight_card(
+    card = live_view.insight_card(
         [Insight("plateau", "watch", "It <stays>.", "Stop."), Insight("overfit", "bad", "Too far.")]
     )
     assert "It &lt;stays&gt;. Stop." in card
@@ -132,5 +137,5 @@ def test_answers_that_are_not_there_are_not_chosen(tab, monkeypatch):
     monkeypatch.setattr(store, "samples_of", lambda _: samples)
     monkeypatch.setattr(store, "paths_of", lambda _: None)
     for asked, shown in (("8", "8"), ("9", "latest"), ("", "latest")):
-        updates = live_view.restored_updates(tab.live, {"answers": asked}, "some run")
-        assert updates[tab.live.answers_step].value == shown
+        updates = live_view.restored_updates(tab.run.live, {"answers": asked}, "some run")
+        assert updates[tab.run.live.answers_step].value == shown

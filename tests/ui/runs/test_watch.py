@@ -15,8 +15,7 @@ from orpo_qlora.charts.view import Choices
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.state import RunState
-from orpo_qlora.ui.runs import live_view, snapshot, watch
-from orpo_qlora.ui.runs import tab as runs_tab
+from orpo_qlora.ui.runs import live_view, run_view, snapshot, watch
 from orpo_qlora.ui.runs.watch import Watch
 
 AT_FIRST = [0.6, False, "", "latest"]
@@ -78,7 +77,7 @@ def test_a_step_changes_what_it_changes_and_nothing_else(run):
     now = snapshot.take_snapshot(run.id)
     parts = update.json()["parts"]
     assert parts == {
-        "run-status": runs_tab.status_card(now),
+        "run-status": run_view.status_card(now),
         **live_view.draw(now, Choices().chart),
     }
     assert "step 4 of 99" in parts["run-status"]
