@@ -119,10 +119,6 @@ class Footprint:
     unpacked: int
     """All 4-bit weights unpacked; counted only where they are kept."""
 
-    def peak(self, tokens: int, *, keeps_unpacked: bool = False) -> int:
-        """Return the predicted peak with so many tokens a forward."""
-        return self.weights + self.above_weights(tokens, keeps_unpacked=keeps_unpacked)
-
     def above_weights(self, tokens: int, *, keeps_unpacked: bool = False) -> int:
         """Return what training adds to the loaded base."""
         kept = self.unpacked if keeps_unpacked else 0

@@ -63,9 +63,9 @@ class OpenAIPreference(Shape):
 
     name = "OpenAI preference"
 
-    def __init__(self, head: Head, indices: tuple[int, int, int]) -> None:
-        self._input, self._chosen, self._rejected = indices
-        self.used = tuple(head.columns[index] for index in indices)
+    def __init__(self, head: Head, messages: int, chosen: int, rejected: int) -> None:
+        self._input, self._chosen, self._rejected = messages, chosen, rejected
+        self.used = tuple(head.columns[index] for index in (messages, chosen, rejected))
 
     def preferences(self, row: Row) -> Sequence[Preference]:
         """Return the preference of a row."""
@@ -81,9 +81,9 @@ class OpenAIPreference(Shape):
 def recognise(head: Head) -> Shape | None:
     """Return the shape of a file of conversations with a rejected response, else None."""
     first = head.find("input", "prompt", "messages")
-    outputs = head.find("preferred_output"), head.find("non_preferred_output")
-    if first is not None and outputs[0] is not None and outputs[1] is not None:
-        return OpenAIPreference(head, (first, outputs[0], outputs[1]))
+    good, bad = head.find("preferred_output"), head.find("non_preferred_output")
+    if first is not None and good is not None and bad is not None:
+        return OpenAIPreference(head, first, good, bad)
     messages, rejected = head.find(*_CONVERSATIONS), head.find(*_REJECTED)
     has_chosen = head.find("chosen", "chosen_response", "chosen_answer") is not None
     if messages is None or rejected is None or has_chosen:

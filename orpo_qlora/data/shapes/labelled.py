@@ -63,7 +63,8 @@ class LabelledAnswers(Shape):
                 texts.append((row.number, row.line, turns))
                 continue
             number, line, other = texts[others.pop(0)]
-            yield _paired(Row((), number, line), (turns, other) if is_good else (other, turns))
+            chosen, rejected = (turns, other) if is_good else (other, turns)
+            yield _paired(Row((), number, line), chosen, rejected)
         for place in sorted(place for places in waiting.values() for place in places):
             number, line, turns = texts[place]
             yield Candidate(Row((), number, line), "unpaired-label", turns[-2].content)
@@ -97,9 +98,9 @@ def _unpacked(data: bytes) -> _Labelled:
     return number, line, [Message(**turn) for turn in turns]
 
 
-def _paired(row: Row, sides: tuple[list[Message], list[Message]]) -> Candidate:
+def _paired(row: Row, chosen: list[Message], rejected: list[Message]) -> Candidate:
     try:
-        return Candidate(row, join(*sides))
+        return Candidate(row, join(chosen, rejected))
     except RowFaultError as exc:
         return Candidate(row, exc.reason, exc.detail)
 

@@ -17,7 +17,7 @@ from orpo_qlora.ui.parts.buttons import choice_button
 SEVERITIES = {"error": "Dropped", "warning": "Warning", "note": "Note"}
 DROP_BROKEN = "Drop broken rows"
 APPLY = "Apply"
-HEADER_LABEL = "First line is a header"
+HEADER_LABEL = "Header in first line"
 
 COLUMNS_HINT = (
     f"Choose the columns below and press “{APPLY}”. If the first line is already a preference, "

@@ -15,7 +15,7 @@ from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.guard import Updates, guarded
 from orpo_qlora.ui.runs.snapshot import Snapshot
 
-STOP = "Stop and keep the adapter"
+STOP = "Stop and keep adapter"
 LEAVE = "Remove from queue"
 
 
