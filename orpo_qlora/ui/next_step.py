@@ -15,11 +15,11 @@ from orpo_qlora.runs import store
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.data import findings_view, uploads
-from orpo_qlora.ui.parts import cards
+from orpo_qlora.ui.parts import cards, form
 from orpo_qlora.ui.parts.buttons import CHOICE_SCRIPT, choice_button, choice_of
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.guard import Updates, guarded
-from orpo_qlora.ui.train import estimate_panel, form
+from orpo_qlora.ui.train import estimate_panel
 
 TABS = {"data": "Data", "train": "Train", "runs": "Runs", "chat": "Chat"}
 """Titles of the tabs a step can lead to, by the tab's id."""

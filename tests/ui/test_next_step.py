@@ -12,9 +12,9 @@ from orpo_qlora.runs.state import ErrorCard, RunState
 from orpo_qlora.ui import next_step
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.next_step import PageState, Step
-from orpo_qlora.ui.parts import cards
+from orpo_qlora.ui.parts import cards, form
 from orpo_qlora.ui.parts.guard import card_of
-from orpo_qlora.ui.train import estimate_panel, form
+from orpo_qlora.ui.train import estimate_panel
 
 VALUES = form.values_of(build_config({}))
 

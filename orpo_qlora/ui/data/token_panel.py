@@ -20,11 +20,10 @@ from orpo_qlora.jobs.token_report import LengthReport, fate_of, report_lengths
 from orpo_qlora.models import local_files
 from orpo_qlora.runs import present
 from orpo_qlora.ui.data import token_view, uploads
-from orpo_qlora.ui.parts import cards
+from orpo_qlora.ui.parts import cards, form
 from orpo_qlora.ui.parts.buttons import CHOICE_SCRIPT, choice_button, choice_of
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.guard import Updates, guarded
-from orpo_qlora.ui.train import form
 
 HISTOGRAMS = ("whole", "prompt", "answers", "difference")
 POLL_SECONDS = 1.0

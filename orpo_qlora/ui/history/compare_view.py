@@ -23,8 +23,7 @@ from orpo_qlora.runs.intervals import wilson
 from orpo_qlora.runs.metrics import Metrics
 from orpo_qlora.runs.results import Measured
 from orpo_qlora.runs.store import Run
-from orpo_qlora.ui.parts import cards
-from orpo_qlora.ui.train import form
+from orpo_qlora.ui.parts import cards, form
 
 MOST_RUNS = 6
 """As many as there are distinct colours and dashes, also for colour-blind readers."""

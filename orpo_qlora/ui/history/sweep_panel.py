@@ -14,9 +14,9 @@ from orpo_qlora.runs import store
 from orpo_qlora.runs.process import sweep
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.history.shown import Shown
+from orpo_qlora.ui.parts import form
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.guard import Updates, guarded
-from orpo_qlora.ui.train import form
 
 ABOUT = (
     "Queues the same training once for each value and compares held-out accuracy, log-prob gap and "

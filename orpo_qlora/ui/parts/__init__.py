@@ -1,1 +1,1 @@
-"""What several tabs share: theme, cards, error handling, downloads. Floor 6; page process."""
+"""What several tabs share: theme, cards, settings form, downloads. Floor 6; page process."""

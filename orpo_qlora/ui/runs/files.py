@@ -28,12 +28,11 @@ from orpo_qlora.ui.data.tab import DataTab
 from orpo_qlora.ui.history import deletion
 from orpo_qlora.ui.history.deletion import Deletion, connect_deletion
 from orpo_qlora.ui.history.shown import Shown
-from orpo_qlora.ui.parts import downloads
+from orpo_qlora.ui.parts import downloads, form
 from orpo_qlora.ui.parts.events import QUIET, UNCHECKED
+from orpo_qlora.ui.parts.form import Form
 from orpo_qlora.ui.parts.guard import Updates, guarded
 from orpo_qlora.ui.runs.actions import Render
-from orpo_qlora.ui.train import form
-from orpo_qlora.ui.train.form import Form
 
 Kind = Literal["settings", "jsonl", "csv", "log"]
 LABELS: dict[Kind, str] = {

@@ -13,7 +13,7 @@ from orpo_qlora.config import setting_fields
 from orpo_qlora.runs import present
 from orpo_qlora.ui.history import deletion, sweep_panel
 from orpo_qlora.ui.history.sweep_panel import SweepPanel
-from orpo_qlora.ui.parts import cards, theme
+from orpo_qlora.ui.parts import cards, form, theme
 from orpo_qlora.ui.parts.guard import Updates
 from orpo_qlora.ui.runs import export_panel, folds, live_view, report_card
 from orpo_qlora.ui.runs import files as run_files
@@ -23,7 +23,6 @@ from orpo_qlora.ui.runs.files import RunFiles, RunLabelFields
 from orpo_qlora.ui.runs.live_view import LiveView
 from orpo_qlora.ui.runs.report_card import ReportPanel
 from orpo_qlora.ui.runs.snapshot import Snapshot
-from orpo_qlora.ui.train import form
 
 STATUS, LOG = "run-status", "run-log"
 

@@ -15,10 +15,9 @@ from orpo_qlora.errors import InputError
 from orpo_qlora.jobs import estimation
 from orpo_qlora.jobs.estimation import Answer, Estimate, EstimateRequest
 from orpo_qlora.ui.data import uploads
-from orpo_qlora.ui.parts import cards
+from orpo_qlora.ui.parts import cards, form
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.guard import Updates, guarded
-from orpo_qlora.ui.train import form
 
 POLL_SECONDS = 1.0
 ESTIMATE = "Estimate"

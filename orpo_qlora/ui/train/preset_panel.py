@@ -19,12 +19,11 @@ from orpo_qlora.config import TrainConfig, build_config, preset_names, setting_f
 from orpo_qlora.errors import ConfigError, InputError
 from orpo_qlora.models.machine import Machine
 from orpo_qlora.runs import present
-from orpo_qlora.ui.parts import cards, downloads, theme
+from orpo_qlora.ui.parts import cards, downloads, form, theme
 from orpo_qlora.ui.parts.buttons import CHOICE_SCRIPT, choice_button, choice_of
 from orpo_qlora.ui.parts.events import QUIET
+from orpo_qlora.ui.parts.form import Form
 from orpo_qlora.ui.parts.guard import Updates, guarded
-from orpo_qlora.ui.train import form
-from orpo_qlora.ui.train.form import Form
 
 EVERYTHING = "*"
 """All settings, in the choice of a reset button."""

@@ -19,12 +19,12 @@ from orpo_qlora.runs.store import RunPaths
 from orpo_qlora.ui.data import token_panel, uploads
 from orpo_qlora.ui.history import sweep_panel
 from orpo_qlora.ui.history.sweep_panel import SweepPanel
-from orpo_qlora.ui.parts import cards
+from orpo_qlora.ui.parts import cards, form
 from orpo_qlora.ui.parts.events import QUIET
+from orpo_qlora.ui.parts.form import Form
 from orpo_qlora.ui.parts.guard import Updates, guarded
-from orpo_qlora.ui.train import estimate_panel, form, preset_panel
+from orpo_qlora.ui.train import estimate_panel, preset_panel
 from orpo_qlora.ui.train.estimate_panel import EstimatePanel
-from orpo_qlora.ui.train.form import Form
 from orpo_qlora.ui.train.preset_panel import PresetPanel
 
 START = "Start training"

@@ -12,7 +12,8 @@ from orpo_qlora.errors import Busy, ConfigError, InputError
 from orpo_qlora.jobs import estimation
 from orpo_qlora.runs.process import launch
 from orpo_qlora.ui.data import uploads
-from orpo_qlora.ui.train import estimate_panel, form
+from orpo_qlora.ui.parts import form
+from orpo_qlora.ui.train import estimate_panel
 from orpo_qlora.ui.train.estimate_panel import EstimatePanel
 
 WAIT_SECONDS = 240.0

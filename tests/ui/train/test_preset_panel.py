@@ -6,8 +6,9 @@ from orpo_qlora import presets
 from orpo_qlora.config import TrainConfig, build_config, setting_fields
 from orpo_qlora.errors import ConfigError, InputError
 from orpo_qlora.models.machine import Gpu, Machine
-from orpo_qlora.ui.train import form, preset_panel
-from orpo_qlora.ui.train.form import Form
+from orpo_qlora.ui.parts import form
+from orpo_qlora.ui.parts.form import Form
+from orpo_qlora.ui.train import preset_panel
 from orpo_qlora.ui.train.preset_panel import PresetPanel
 
 ORIGIN = presets.preset_text(form.config_of_preset("demo-cpu"))

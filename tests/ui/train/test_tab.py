@@ -5,7 +5,7 @@ from orpo_qlora.data.examples import example_path
 from orpo_qlora.errors import InputError
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.history import sweep_panel
-from orpo_qlora.ui.train import form
+from orpo_qlora.ui.parts import form
 from orpo_qlora.ui.train import tab as train_tab
 
 VALUES = form.values_of(build_config({}))

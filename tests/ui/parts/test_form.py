@@ -3,7 +3,7 @@ import pytest
 
 from orpo_qlora.config import build_config, preset_names, setting_fields
 from orpo_qlora.errors import ConfigError
-from orpo_qlora.ui.train import form
+from orpo_qlora.ui.parts import form
 
 
 @pytest.fixture
