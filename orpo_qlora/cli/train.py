@@ -84,14 +84,14 @@ def _finish(run: Run, *, quiet: bool) -> None:
         err.print(f"[red]interrupted:[/] the worker died; see {run.paths.log}")
         raise typer.Exit(1)
     if not quiet:
-        _print_result(run)
+        print_result(run)
     if state.status == "stopped":
         if not quiet:
             out.print(f"Continue later: orpo-qlora resume {run.id}")
         raise typer.Exit(EXIT_STOPPED)
 
 
-def _print_result(run: Run) -> None:
+def print_result(run: Run) -> None:
     """Print accuracy before and after, the insights and where the adapter is."""
     metrics = store.metrics_of(run.paths)
     accuracies = metrics.series("rewards/accuracies", held_out=True)
