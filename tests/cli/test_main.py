@@ -1,5 +1,6 @@
 """The command line as a script sees it: exit codes, messages, JSON."""
 
+import importlib
 import json
 import os
 import signal
@@ -9,7 +10,11 @@ import time
 
 import pytest
 from tiny import claim_layers
+from typer.testing import CliRunner
 
+from orpo_qlora.cli.main import app
+from orpo_qlora.data.summary import DataSummary
+from orpo_qlora.errors import InputError
 from orpo_qlora.runs import store
 
 WAIT_SECONDS = 240
@@ -267,6 +272,26 @@ def test_check_takes_the_pairs_from_a_ranking_that_are_chosen(tmp_path, setting)
     pairs = [json.loads(line) for line in clean.read_text().splitlines()]
     found = [(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs]
     assert found == PAIRS_FROM_RANKING[setting]
+
+
+@pytest.mark.parametrize(
+    ("command", "owner", "name"),
+    [("train", "launch", "start_run"), ("estimate", "estimation", "request_for")],
+)
+def test_train_and_estimate_take_the_same_pairs(tmp_path, monkeypatch, command, owner, name):
+    seen = []
+
+    def stand_in(*arguments):
+        seen.extend(getattr(one, "report", one) for one in arguments)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(getattr(importlib.import_module(f"orpo_qlora.cli.{command}"), owner), name,
+                        stand_in)  # fmt: skip
+    path = tmp_path / "ranked.jsonl"
+    path.write_text(RANKED)
+    CliRunner().invoke(app, [command, str(path), "--pairs-from-ranking", "best_rest"])
+    reports = [one for one in seen if isinstance(one, DataSummary)]
+    assert [(one.pairs, one.choices.pairs_from_ranking) for one in reports] == [(3, "best_rest")]
 
 
 def test_check_names_fixes_it_does_not_know(csv_file):
