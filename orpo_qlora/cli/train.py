@@ -16,6 +16,7 @@ from orpo_qlora.cli.options import (
     Fixes,
     ModelName,
     Preset,
+    Ranking,
     RunName,
     Settings,
     config_of,
@@ -48,12 +49,15 @@ def train(
     name: Annotated[str | None, typer.Option(help="A label for the runs list.")] = None,
     encoding: Encoding = "",
     fixes: Fixes = None,
+    pairs_from_ranking: Ranking = "best_worst",
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
     config = config_of(preset, settings, {"model": model, "name": name})
-    choices = ReadChoices(encoding=encoding, fixes=tuple(fixes or ()))
+    choices = ReadChoices(
+        encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
+    )
     dataset = load_preferences(data_path(file), choices=choices)
     remark = too_many_passes(len(dataset.pairs), config)
     if remark:
