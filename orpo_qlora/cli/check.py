@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress
 
 from orpo_qlora.cli.console import err, job_progress, out, plain
-from orpo_qlora.cli.options import AsJson, DataFile, Encoding, Fixes, data_path
+from orpo_qlora.cli.options import AsJson, DataFile, Encoding, Fixes, Ranking, data_path
 from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.export import write_clean, write_report
@@ -39,6 +39,7 @@ def check(
     system_column: Annotated[str, typer.Option(help="Column of the system message.")] = "",
     header: Annotated[bool, typer.Option(help="Whether the first line names columns.")] = True,
     fixes: Fixes = None,
+    pairs_from_ranking: Ranking = "best_worst",
     export: Annotated[
         Path | None, typer.Option(help="Write the usable pairs to this .csv or .jsonl file.")
     ] = None,
@@ -59,7 +60,12 @@ def check(
     path = data_path(file)
     if export and export.resolve() == path.resolve():
         raise InputError(f"{file} would be overwritten.", hint="Export under another name.")
-    choices = ReadChoices(encoding=encoding, has_header=header, fixes=tuple(fixes or ()))
+    choices = ReadChoices(
+        encoding=encoding,
+        has_header=header,
+        fixes=tuple(fixes or ()),
+        pairs_from_ranking=pairs_from_ranking,
+    )
     with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
         task = bar.add_task("reading", total=1.0)
 

@@ -15,6 +15,7 @@ from orpo_qlora.cli.options import (
     Fixes,
     ModelName,
     Preset,
+    Ranking,
     Settings,
     config_of,
     data_path,
@@ -32,12 +33,15 @@ def estimate(
     settings: Settings = None,
     encoding: Encoding = "",
     fixes: Fixes = None,
+    pairs_from_ranking: Ranking = "best_worst",
     again: Again = False,
     as_json: AsJson = False,
 ) -> None:
     """Estimate memory, disk and time of a training from one real step; exit 1 without a fit."""
     config = config_of(preset, settings, {"model": model})
-    choices = ReadChoices(encoding=encoding, fixes=tuple(fixes or ()))
+    choices = ReadChoices(
+        encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
+    )
     path = data_path(file)
     report = check_file(path, choices=choices)
     request = estimation.request_for(path.resolve(), report, config)

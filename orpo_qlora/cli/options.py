@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from orpo_qlora.config import TrainConfig, build_config, parse_assignments, preset_names
+from orpo_qlora.data.choices import PairsFromRanking
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.presets import read_preset
 
@@ -24,6 +25,14 @@ Encoding = Annotated[str, typer.Option(help="Character encoding of a file that i
 Fixes = Annotated[
     list[str] | None,
     typer.Option("--fix", metavar="ID", help="Fix a finding, by its id; repeatable."),
+]
+Ranking = Annotated[
+    PairsFromRanking,
+    typer.Option(
+        "--pairs-from-ranking",
+        metavar="WAY",
+        help="Pairs of a ranked row: best_worst, best_rest or all.",
+    ),
 ]
 DataFile = Annotated[
     str,

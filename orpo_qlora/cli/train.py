@@ -16,6 +16,7 @@ from orpo_qlora.cli.options import (
     Fixes,
     ModelName,
     Preset,
+    Ranking,
     RunName,
     Settings,
     config_of,
@@ -48,12 +49,15 @@ def train(
     name: Annotated[str | None, typer.Option(help="A label for the runs list.")] = None,
     encoding: Encoding = "",
     fixes: Fixes = None,
+    pairs_from_ranking: Ranking = "best_worst",
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
     config = config_of(preset, settings, {"model": model, "name": name})
-    choices = ReadChoices(encoding=encoding, fixes=tuple(fixes or ()))
+    choices = ReadChoices(
+        encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
+    )
     dataset = load_preferences(data_path(file), choices=choices)
     remark = too_many_passes(len(dataset.pairs), config)
     if remark:
@@ -84,14 +88,14 @@ def _finish(run: Run, *, quiet: bool) -> None:
         err.print(f"[red]interrupted:[/] the worker died; see {run.paths.log}")
         raise typer.Exit(1)
     if not quiet:
-        _print_result(run)
+        print_result(run)
     if state.status == "stopped":
         if not quiet:
             out.print(f"Continue later: orpo-qlora resume {run.id}")
         raise typer.Exit(EXIT_STOPPED)
 
 
-def _print_result(run: Run) -> None:
+def print_result(run: Run) -> None:
     """Print accuracy before and after, the insights and where the adapter is."""
     metrics = store.metrics_of(run.paths)
     accuracies = metrics.series("rewards/accuracies", held_out=True)

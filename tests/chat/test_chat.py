@@ -138,7 +138,7 @@ def test_a_second_question_waits_its_turn(run):
 
 def test_run_without_adapter_names_itself(make_run):
     run = make_run(has_adapter=False)
-    with pytest.raises(ModelNotFound, match=f"Run “{run.id}” has no adapter"):
+    with pytest.raises(ModelNotFound, match=f"Run “{run.title}” has no adapter"):
         ask(run)
     assert run.id not in client.status().runs
 

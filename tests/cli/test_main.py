@@ -1,5 +1,6 @@
 """The command line as a script sees it: exit codes, messages, JSON."""
 
+import importlib
 import json
 import os
 import signal
@@ -9,7 +10,11 @@ import time
 
 import pytest
 from tiny import claim_layers
+from typer.testing import CliRunner
 
+from orpo_qlora.cli.main import app
+from orpo_qlora.data.summary import DataSummary
+from orpo_qlora.errors import InputError
 from orpo_qlora.runs import store
 
 WAIT_SECONDS = 240
@@ -49,6 +54,8 @@ def csv_file(tmp_path):
         (["resume", "nobody"], 2, "no run “nobody”"),
         (["queue", "nobody"], 2, "no run “nobody”"),
         (["runs", "--wrong"], 2, "No such option"),
+        (["train", "hello", "--pairs-from-ranking", "most"], 2, "'best_worst', 'best_rest', 'all'"),
+        (["plan", "hello", "--pairs-from-ranking", ""], 2, "'best_worst', 'best_rest', 'all'"),
         (["--version"], 0, "orpo-qlora 0."),
     ],
 )
@@ -236,6 +243,55 @@ def test_check_mends_and_writes_what_is_usable(tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["rows_read"] == report["pairs"] + sum(one["count"] for one in report["drops"])
     assert report["choices"]["fixes"] == ["broken-rows", "duplicate", "special-tokens"]
+
+
+RANKED = (
+    '{"prompt": "q?", "responses": ["mid", "best", "worst"], "scores": [2, 9, 1]}\n'
+    '{"prompt": "r?", "responses": ["good", "bad"], "scores": [1, 0]}\n'
+)
+PAIRS_FROM_RANKING = {
+    "best_worst": [("q?", "best", "worst"), ("r?", "good", "bad")],
+    "best_rest": [("q?", "best", "mid"), ("q?", "best", "worst"), ("r?", "good", "bad")],
+    "all": [
+        ("q?", "best", "mid"),
+        ("q?", "best", "worst"),
+        ("q?", "mid", "worst"),
+        ("r?", "good", "bad"),
+    ],
+}
+
+
+@pytest.mark.parametrize("setting", PAIRS_FROM_RANKING)
+def test_check_takes_the_pairs_from_a_ranking_that_are_chosen(tmp_path, setting):
+    path, clean = tmp_path / "ranked.jsonl", tmp_path / "clean.jsonl"
+    path.write_text(RANKED)
+    done = run_cli("check", str(path), "--pairs-from-ranking", setting, "--export", str(clean))
+    assert done.returncode == 0, done.stderr
+    counts = "best_worst 2, best_rest 3, all 4"
+    assert f"Pairs from rankings: {counts}; “{setting}” is used." in done.stdout
+    pairs = [json.loads(line) for line in clean.read_text().splitlines()]
+    found = [(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs]
+    assert found == PAIRS_FROM_RANKING[setting]
+
+
+@pytest.mark.parametrize(
+    ("command", "owner", "name"),
+    [("train", "launch", "start_run"), ("estimate", "estimation", "request_for")],
+)
+def test_train_and_estimate_take_the_same_pairs(tmp_path, monkeypatch, command, owner, name):
+    seen = []
+
+    def stand_in(*arguments):
+        seen.extend(getattr(one, "report", one) for one in arguments)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(getattr(importlib.import_module(f"orpo_qlora.cli.{command}"), owner), name,
+                        stand_in)  # fmt: skip
+    path = tmp_path / "ranked.jsonl"
+    path.write_text(RANKED)
+    CliRunner().invoke(app, [command, str(path), "--pairs-from-ranking", "best_rest"])
+    reports = [one for one in seen if isinstance(one, DataSummary)]
+    assert [(one.pairs, one.choices.pairs_from_ranking) for one in reports] == [(3, "best_rest")]
 
 
 def test_check_names_fixes_it_does_not_know(csv_file):

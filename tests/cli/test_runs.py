@@ -32,7 +32,7 @@ def test_runs_are_found_and_told_with_results(said):
     assert [run["name"] for run in json.loads(said("runs", "--json", "--status", "failed")[1])] == [
         "second"
     ]
-    with pytest.raises(InputError, match="no status"):
+    with pytest.raises(InputError, match="not a valid status"):
         said("runs", "--status", "odd")
 
 

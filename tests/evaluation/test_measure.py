@@ -96,7 +96,7 @@ def test_flipped_pairs_come_with_their_texts(copied_run):
 
 def test_a_known_card_is_not_measured_again(copied_run):
     assert evaluation_request.ask(copied_run).card == report_card.read_card(copied_run)
-    assert evaluation_request.read_evaluation(copied_run).state.status == "done"
+    assert not evaluation_request.read_evaluation(copied_run).state.is_busy
 
 
 def test_a_card_is_void_once_the_run_has_another_adapter(copied_run):

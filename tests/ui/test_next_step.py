@@ -112,7 +112,7 @@ def test_a_start_that_failed_leads_to_its_remedy(dataset_id):
 
 def test_an_estimate_that_failed_leads_to_its_remedy(dataset_id, monkeypatch):
     error = ErrorCard(slug="model", message="No model.", hint="Choose another base model.")
-    failed = estimation.Plan(jobs.JobState(status="failed", error=error), None)
+    failed = estimation.Answer(jobs.JobState(status="failed", error=error), None)
     monkeypatch.setattr(estimate_panel, "requested", lambda *_: failed)
     assert step_for(dataset_id) == Step("choose another base model.", "train")
 

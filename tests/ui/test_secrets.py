@@ -87,7 +87,7 @@ def test_a_whole_job_keeps_the_token_and_asks_nobody(tiny_model, own_home, ear, 
         ended.set()
         watch.join()
     assert TOKEN not in shown + served.said + served.rest
-    assert any("runs.worker" in line for line in lines)
+    assert any("runs.process.worker" in line for line in lines)
     assert not any(TOKEN in line for line in lines)
     files = [path for path in own_home.rglob("*") if path.is_file()]
     assert run.paths.log in files

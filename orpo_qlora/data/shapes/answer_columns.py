@@ -19,14 +19,13 @@ from orpo_qlora.data.shapes.cells import (
     turns_of,
 )
 from orpo_qlora.data.shapes.prompts import history_turns, is_history
-from orpo_qlora.data.shapes.turns import (
+from orpo_qlora.data.shapes.transcripts import (
     is_open_transcript,
     is_transcript,
-    join,
-    preference_of,
+    markup_of,
     transcript_turns,
-    with_system,
 )
+from orpo_qlora.data.shapes.turns import join, preference_of, with_system
 
 TEXT, DIALOGUE, MESSAGES = "text", "dialogue", "messages"
 _GUARDED = re.compile(r"\A'(?='*[=+\-@\t\r])")
@@ -64,6 +63,8 @@ class AnswerColumns(Shape):
             self.notes = (
                 f"The turns before the responses are in “{columns[self._conversation]}”.",
             )
+        if self.name == DIALOGUE and "prompt" not in self._positions:
+            self.notes = (_transcript_note(head, self._positions["chosen"]),)
         extra = [index for index in (self._history, self._conversation) if index is not None]
         self.used = (*(column for _, column in mapping.parts()), *(columns[i] for i in extra))
 
@@ -157,6 +158,12 @@ class AnswerColumns(Shape):
     def _with_column(self, fault: RowFaultError, part: str) -> RowFaultError:
         column = dict(self.mapping.parts())[part] if self.mapping else part
         return RowFaultError(fault.reason, f"column “{column}”: {fault.detail}")
+
+
+def _transcript_note(head: Head, chosen: int) -> str:
+    markups = [markup.name for cell in head.cells(chosen) if (markup := markup_of(cell))]
+    names = ", ".join(dict.fromkeys(markups))
+    return f"Whole transcripts ({names}): the turns that both share are the prompt."
 
 
 def _is_object(cell: object) -> bool:

@@ -9,7 +9,7 @@ from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, RowFaultError
 from orpo_qlora.data.shapes.cells import is_message_list, messages_of, text_of, turns_of, unpacked
-from orpo_qlora.data.shapes.turns import is_open_transcript, is_transcript, transcript_turns
+from orpo_qlora.data.shapes.transcripts import is_transcript, transcript_turns
 
 NAMES = (
     "prompt", "instruction", "question", "query", "prompts", "input", "context", "conversations",
@@ -45,7 +45,7 @@ class PromptColumns:
         if self.prompt is None:
             return []
         cell = row.cells[self.prompt]
-        if is_transcript(cell) or is_open_transcript(cell):
+        if is_transcript(cell):
             turns = transcript_turns(str(cell))
             if turns[-1] == Message("assistant", ""):
                 turns.pop()

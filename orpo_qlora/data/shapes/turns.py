@@ -2,35 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from orpo_qlora.data.messages import Message, Role
 from orpo_qlora.data.shapes.base import Preference, RowFaultError
-
-_SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-_SPEAKERS: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
-
-
-def is_transcript(cell: object) -> bool:
-    """Return whether a text is a transcript with “Human:” and “Assistant:”."""
-    return isinstance(cell, str) and cell.lstrip().startswith("Human:") and "\n\nAssistant:" in cell
-
-
-def is_open_transcript(cell: object) -> bool:
-    """Return whether a text is a transcript that ends where the assistant's response begins."""
-    return is_transcript(cell) and str(cell).rstrip().endswith("Assistant:")
-
-
-def transcript_turns(text: str) -> list[Message]:
-    """Split a transcript with “Human:” and “Assistant:” into turns."""
-    parts = _SPEAKER.split(text)
-    if len(parts) < 2 or parts[0].strip():
-        raise RowFaultError("bad-turns")
-    return [
-        Message(_SPEAKERS[speaker], content.strip())
-        for speaker, content in zip(parts[1::2], parts[2::2], strict=True)
-    ]
 
 
 def without_empty_end(turns: Sequence[Message], role: Role) -> list[Message]:

@@ -27,6 +27,12 @@ _VERDICTS = (
     "verdict", "human_preference", "preferred_output", "vote", "choice", "labels", "label",
     "chosen", "judgement", "judgment", "preference_responses", "preference_label", "result",
 )  # fmt: skip
+_BOOLEANS = (
+    "{end}_is_better", "is_{end}_better", "{end}_better", "{end}_wins", "{end}_won",
+    "{end}_is_preferred", "is_{end}_preferred", "{end}_preferred", "prefer_{end}", "prefers_{end}",
+    "{end}_is_chosen", "{end}_is_best",
+)  # fmt: skip
+"""Columns that are true where one of the two responses is the better one."""
 _SCORES = ("score", "rating", "reward", "scores", "ratings")
 _TIES = {
     "tie", "ties", "tied", "draw", "equal", "same", "both", "both good", "both bad", "bothbad",
@@ -106,7 +112,8 @@ def recognise(head: Head) -> Shape | None:
     two = _find_two(head)
     if two is None:
         return None
-    verdict = _one_hot(head, two) or _from_verdict(head, two) or _from_scores(head, two)
+    readings = (_one_hot, _boolean, _from_verdict, _from_scores)
+    verdict = next((found for read in readings if (found := read(head, two))), None)
     return None if verdict is None else TwoAnswers(head, two, verdict)
 
 
@@ -149,6 +156,42 @@ def _one_hot(head: Head, two: _Two) -> _Verdict | None:
 
     indices = tuple(index for index in (first, second, tie) if index is not None)
     return _Verdict(indices, read, "one column of 0 and 1 for each outcome")
+
+
+def _boolean(head: Head, two: _Two) -> _Verdict | None:
+    """Return a verdict that is true or false of one response, or of each of the two."""
+    ends = zip(two.suffixes, ("first", "second"), strict=True)
+    found = [_boolean_column(head, two, end, place) for end, place in ends]
+    indices = tuple(index for index in found if index is not None)
+    if not indices:
+        return None
+
+    def read(row: Row) -> str:
+        first, second = (None if index is None else _truth(row.cells[index]) for index in found)
+        if found[0] is None and second is not None:
+            first = not second
+        if found[1] is None and first is not None:
+            second = not first
+        if first is None or second is None:
+            return UNCLEAR
+        return TIE if first == second else FIRST if first else SECOND
+
+    names = " and ".join(f"“{head.columns[index]}”" for index in indices)
+    return _Verdict(indices, read, f"{names} {'is' if len(indices) == 1 else 'are'} true or false")
+
+
+def _boolean_column(head: Head, two: _Two, end: str, place: str) -> int | None:
+    sides = (end, f"{two.stem}_{end}", f"{two.stem}{end}", f"model_{end}", place)
+    index = head.find(*(form.format(end=side) for side in sides for form in _BOOLEANS))
+    is_boolean = head.most(index, lambda cell: _truth(cell) is not None)
+    return index if is_boolean else None
+
+
+def _truth(cell: object) -> bool | None:
+    """Return a cell as true or false, None if it is neither."""
+    if _is_yes(cell):
+        return True
+    return False if str(cell).strip().casefold() in {"0", "0.0", "false", "no"} else None
 
 
 def _is_yes(cell: object) -> bool:

@@ -1,4 +1,4 @@
-"""The Data tab's columns: which column of the file is which part of a preference."""
+"""The Data tab's columns: which is which part of a preference, and the pairs of a ranking."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import gradio as gr
 
+from orpo_qlora.data.choices import PairsFromRanking
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.summary import DataSummary
-from orpo_qlora.data.wording import brief
+from orpo_qlora.data.wording import brief, plural
 from orpo_qlora.ui.data import findings_view
 from orpo_qlora.ui.parts.guard import Updates
 
@@ -21,6 +22,11 @@ PART_LABELS = {
     "rejected": "Rejected",
     "system": "System message",
     "context": "Context",
+}
+RANKING_LABELS: dict[PairsFromRanking, str] = {
+    "best_worst": "Best against worst",
+    "best_rest": "Best against rest",
+    "all": "Each against all worse",
 }
 
 
@@ -33,6 +39,8 @@ class ColumnRow:
     parts: dict[str, gr.Dropdown]
     has_header: gr.Checkbox
     apply: gr.Button
+    ranking: gr.Radio
+    """Pairs of a ranked row; visible for ranked files only, and applied at once."""
 
     @property
     def inputs(self) -> list[Any]:
@@ -42,7 +50,7 @@ class ColumnRow:
     @property
     def outputs(self) -> list[Any]:
         """Every component that changes with the file."""
-        return [self.fold, self.note, *self.inputs]
+        return [self.fold, self.note, self.ranking, *self.inputs]
 
 
 def build() -> ColumnRow:
@@ -50,6 +58,13 @@ def build() -> ColumnRow:
     fold = gr.Accordion("Columns", open=False, visible=False, elem_id="data-columns")
     with fold:
         note = gr.HTML(elem_id="data-columns-note")
+        ranking = gr.Radio(
+            [(label, setting) for setting, label in RANKING_LABELS.items()],
+            label="Pairs from ranking",
+            visible=False,
+            interactive=True,
+            elem_id="data-ranking",
+        )
         with gr.Row():
             parts = {
                 part: gr.Dropdown(
@@ -72,18 +87,22 @@ def build() -> ColumnRow:
                 container=False,
                 elem_id="data-has-header",
             )
-    return ColumnRow(fold=fold, note=note, parts=parts, has_header=has_header, apply=apply)
+    return ColumnRow(
+        fold=fold, note=note, parts=parts, has_header=has_header, apply=apply, ranking=ranking
+    )
 
 
 def summary_updates(row: ColumnRow, report: DataSummary) -> Updates:
-    """Return the row for a file that was read, open if columns were guessed."""
+    """Return the row for a file that was read, open if columns were guessed or it is ranked."""
     used = dict(report.mapping.parts()) if report.mapping else {}
     is_guessed = bool(report.mapping and report.mapping.guessed)
+    is_open = is_guessed or bool(report.ranking_pairs)
     can_lack_header = not report.format.startswith(("JSON", "Parquet"))
     return {
-        row.fold: gr.Accordion(_title(used), visible=True, open=is_guessed),
+        row.fold: gr.Accordion(_title(used), visible=True, open=is_open),
         row.note: findings_view.columns_note(report),
         row.has_header: gr.Checkbox(report.choices.has_header, visible=can_lack_header),
+        row.ranking: _ranking_update(report),
         **_dropdown_updates(row, report.columns, used),
     }
 
@@ -108,8 +127,20 @@ def question_updates(row: ColumnRow, question: ColumnQuestion) -> Updates:
         # Always visible: the last file may have hidden it, and the error's hint refers to it.
         row.has_header: gr.Checkbox(question.has_header, visible=True),
         row.note: "",
+        row.ranking: gr.Radio(visible=False),
         row.fold: gr.Accordion(_title(used), visible=True, open=True),
     }
+
+
+def _ranking_update(report: DataSummary) -> gr.Radio:
+    """Return the ranking settings with the pair count of each, hidden for a file without ranks."""
+    if not report.ranking_pairs:
+        return gr.Radio(visible=False)
+    choices = [
+        (f"{label}: {plural(report.ranking_pairs[setting], 'pair')}", setting)
+        for setting, label in RANKING_LABELS.items()
+    ]
+    return gr.Radio(choices, value=report.choices.pairs_from_ranking, visible=True)
 
 
 def _title(used: Mapping[str, str]) -> str:

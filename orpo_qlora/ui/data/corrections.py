@@ -1,10 +1,11 @@
-"""The user's corrections to how a file is read: encoding, fixes and columns."""
+"""The user's corrections to how a file is read: encoding, fixes and columns, pairs of a ranking."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
-from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.choices import PairsFromRanking, ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.doctor.findings import FIXES
 from orpo_qlora.data.readers.encodings import codec_of
@@ -73,3 +74,18 @@ def choose_columns(dataset_id: str, values: Sequence[object], *, has_header: boo
     prompt, chosen, rejected, system, context = (str(value or "") for value in values)
     mapping = ColumnMapping(prompt, chosen, rejected, system, context)
     uploads.choose(dataset_id, choices.model_copy(update={"mapping": mapping}))
+
+
+def choose_ranking(dataset_id: str, setting: object) -> None:
+    """Store which pairs are made of the responses of a ranked row.
+
+    Raises:
+        InputError: there is no such setting.
+    """
+    if setting not in get_args(PairsFromRanking):
+        raise InputError(
+            f"“{setting}” is not a way to pair ranked responses.",
+            hint="Reload the page and try again.",
+        )
+    choices = uploads.choices_of(dataset_id)
+    uploads.choose(dataset_id, choices.model_copy(update={"pairs_from_ranking": setting}))

@@ -44,6 +44,8 @@ def _choices_sentence(report: DataSummary) -> str:
     if choices.mapping:
         named = ", ".join(f"{brief(column)} as {part}" for part, column in choices.mapping.parts())
         parts.append(f"columns {named}")
+    if report.ranking_pairs and choices.pairs_from_ranking != ReadChoices().pairs_from_ranking:
+        parts.append(f"pairs from ranking: {choices.pairs_from_ranking}")
     if choices.fixes:
         parts.append(plural(len(choices.fixes), "fix").replace("fixs", "fixes"))
     return f"Your choices: {'; '.join(parts)}." if parts else ""
@@ -54,7 +56,10 @@ def findings_list(report: DataSummary) -> str:
     if not report.findings:
         return cards.text_card("Pair doctor", ["No problems found."])
     items = "".join(_finding(finding) for finding in report.findings)
-    kept = f"{report.rows_read:,} rows = {plural(report.pairs, 'pair')} kept"
+    read = f"{report.rows_read:,} rows"
+    if report.candidates != report.rows_read:
+        read += f" with {plural(report.candidates, 'preference')}"
+    kept = f"{read} = {plural(report.pairs, 'pair')} kept"
     dropped = [f"{drop.count:,} dropped: {drop.label}" for drop in report.drops]
     total = html.escape(" + ".join([kept, *dropped]) + ".")
     return (
@@ -140,6 +145,7 @@ def way_out(error: DataError) -> str:
 
 
 def columns_note(report: DataSummary) -> str:
-    """Return which columns were guessed and which are not used."""
-    lines = [line for line in report.sentences()[1:] if line.startswith("Columns")]
+    """Return how the file was understood, which columns were guessed and which are not used."""
+    columns = [line for line in report.sentences()[1:] if line.startswith("Columns")]
+    lines = [*report.notes, *columns]
     return f'<p class="quiet">{html.escape(" ".join(lines))}</p>' if lines else ""

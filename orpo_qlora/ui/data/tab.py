@@ -203,6 +203,10 @@ def _connect_corrections(tab: DataTab, changed: Callable[[Any], None]) -> None:
         corrections.choose_columns(dataset_id, columns, has_header=bool(has_header))
         return dataset_updates(tab, dataset_id, _reading(progress))
 
+    def on_ranking(dataset_id: str, setting: object, progress: gr.Progress = PROGRESS) -> Updates:
+        corrections.choose_ranking(dataset_id, setting)
+        return dataset_updates(tab, dataset_id, _reading(progress))
+
     for part in (tab.card, tab.summary, tab.findings):
         handler = guarded(tab.card, on_choice)
         reading = {"show_progress_on": part, "trigger_mode": "once", **UNCHECKED}
@@ -210,6 +214,9 @@ def _connect_corrections(tab: DataTab, changed: Callable[[Any], None]) -> None:
     handler = guarded(tab.card, on_columns)
     reading = {"show_progress_on": row.note, "trigger_mode": "once", **UNCHECKED}
     changed(row.apply.click(handler, [tab.dataset_id, *row.inputs], tab.outputs, **reading))
+    handler = guarded(tab.card, on_ranking)
+    reading["trigger_mode"] = "always_last"  # arrow keys pass through the settings between
+    changed(row.ranking.input(handler, [tab.dataset_id, row.ranking], tab.outputs, **reading))
 
 
 def _reading(progress: gr.Progress) -> Progress:

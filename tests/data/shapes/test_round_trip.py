@@ -25,6 +25,10 @@ SHAPES = {
         "messages": [user("hi"), assistant("yes?"), user(q), assistant(good)],
         "rejected_response": bad,
     },
+    "chatml": lambda q, good, bad: {
+        name: f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>\n"
+        for name, text in (("chosen", good), ("rejected", bad))
+    },
     "openai": lambda q, good, bad: {
         "input": {"messages": [user(q)]}, "preferred_output": [assistant(good)],
         "non_preferred_output": [assistant(bad)],

@@ -56,6 +56,34 @@ def test_better_response_is_chosen(tmp_path, write, header, verdicts):
     assert {drop.reason for drop in data.report.drops} <= {"tie", "unclear-verdict"}
 
 
+@pytest.mark.parametrize("write", [json_lines, separated, parquet])
+@pytest.mark.parametrize(
+    ("header", "verdicts"),
+    [
+        pytest.param("prompt response_a response_b a_is_better", [True, False], id="a_is_better"),
+        pytest.param("prompt response_a response_b b_is_better", [False, True], id="b_is_better"),
+        pytest.param("prompt answer_1 answer_2 is_answer_1_better", [True, False, None],
+                     id="is_answer_1_better"),
+        pytest.param("prompt response_1 response_2 response_2_preferred", [0, 1], id="numbers"),
+        pytest.param("prompt left_text right_text first_is_better", ["yes", "no", "?"],
+                     id="yes and no"),
+    ],
+)  # fmt: skip
+def test_a_verdict_may_be_true_or_false(tmp_path, write, header, verdicts):
+    data = read(tmp_path, header.split(), [[verdict] for verdict in verdicts], write)
+    assert texts_of(data) == PAIRS
+    assert f"“{header.split()[-1]}” is true or false." in " ".join(data.report.sentences())
+    expected = [("unclear-verdict", (3,))] if len(verdicts) > 2 else []
+    assert [(drop.reason, drop.rows) for drop in data.report.drops] == expected
+
+
+def test_true_of_both_or_of_neither_is_a_tie(tmp_path):
+    header = ["prompt", "response_a", "response_b", "a_is_better", "b_is_better"]
+    data = read(tmp_path, header, [[True, False], [False, True], [True, True], [False, False]])
+    assert texts_of(data) == PAIRS
+    assert [(drop.reason, drop.rows) for drop in data.report.drops] == [("tie", (3, 4))]
+
+
 def test_one_column_per_outcome(tmp_path):
     header = ONE_HOT
     data = read(tmp_path, header, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])

@@ -1,7 +1,10 @@
 import pytest
+from files import json_lines, texts_of
 
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.errors import InputError, NeedsColumns, NeedsEncoding
+from orpo_qlora.jobs.token_counts import read_dataset
 from orpo_qlora.ui.data import corrections, uploads
 
 ROWS = ["hi,yes,no", "hi,yes,no", "why?,so,not so"]
@@ -103,3 +106,44 @@ def test_only_buttons_that_exist_are_obeyed(dataset_id, choice):
     with pytest.raises(InputError):
         corrections.apply_choice(dataset_id, choice)
     assert uploads.choices_of(dataset_id) == ReadChoices()
+
+
+RANKED = json_lines(
+    [("q?", ["mid", "best", "worst"], [2, 9, 1]), ("r?", ["good", "bad"], [1, 0])],
+    ("prompt", "responses", "scores"),
+)
+PAIRS_FROM_RANKING = {
+    "best_worst": [("q?", "best", "worst"), ("r?", "good", "bad")],
+    "best_rest": [("q?", "best", "mid"), ("q?", "best", "worst"), ("r?", "good", "bad")],
+    "all": [
+        ("q?", "best", "mid"),
+        ("q?", "best", "worst"),
+        ("q?", "mid", "worst"),
+        ("r?", "good", "bad"),
+    ],
+}
+
+
+@pytest.fixture
+def ranked_id(tmp_path):
+    path = tmp_path / "ranked.jsonl"
+    path.write_text(RANKED)
+    return uploads.store_upload(path, "ranked.jsonl")
+
+
+@pytest.mark.parametrize("setting", PAIRS_FROM_RANKING)
+def test_pairs_from_a_ranking_are_stored_with_the_file_and_undone(ranked_id, setting):
+    corrections.choose_ranking(ranked_id, setting)
+    assert uploads.choices_of(ranked_id) == ReadChoices(pairs_from_ranking=setting)
+    assert texts_of(uploads.open_upload(ranked_id)) == PAIRS_FROM_RANKING[setting]
+    request = uploads.tokenize_request(ranked_id, TrainConfig(), ())
+    assert texts_of(read_dataset(request)) == PAIRS_FROM_RANKING[setting]
+    corrections.apply_choice(ranked_id, "forget")
+    assert texts_of(uploads.open_upload(ranked_id)) == PAIRS_FROM_RANKING["best_worst"]
+
+
+@pytest.mark.parametrize("setting", ["", "most", None, ["all"]])
+def test_only_settings_of_a_ranking_that_exist_are_stored(ranked_id, setting):
+    with pytest.raises(InputError, match="is not a way to pair ranked responses"):
+        corrections.choose_ranking(ranked_id, setting)
+    assert uploads.choices_of(ranked_id) == ReadChoices()

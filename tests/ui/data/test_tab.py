@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from files import json_lines
 
-from orpo_qlora.ui.data import column_row, uploads
+from orpo_qlora.ui.data import column_row, corrections, uploads
 from orpo_qlora.ui.data import tab as data_tab
 
 PARTS = ("dataset_id", "card", "summary", "go_on", "findings", "preview")
@@ -29,7 +30,7 @@ with gr.Blocks() as page:
 def tab():
     """Names stand for the components: handlers only say what each is to show."""
     parts = {part: part for part in column_row.PART_LABELS}
-    columns = column_row.ColumnRow("fold", "note", parts, "has_header", "apply")
+    columns = column_row.ColumnRow("fold", "note", parts, "has_header", "apply", "ranking")
     downloads = SimpleNamespace(row="downloads")
     return SimpleNamespace(columns=columns, downloads=downloads, **{part: part for part in PARTS})
 
@@ -77,3 +78,43 @@ def test_columns_of_the_previous_file_are_hidden_under_an_encoding_question(show
     state = shown("b.csv", "prompt,chosen,rejected\nça ?,là,où\n".encode("cp1252"))
     assert 'data-choice="encoding:' in state["card"]["value"]
     assert state["fold"]["visible"] is False
+
+
+RANKED = json_lines(
+    [("q?", ["mid", "best", "worst"], [2, 9, 1])], ("prompt", "responses", "scores")
+)
+
+
+def test_ranked_files_show_the_pair_count_of_each_setting(shown, tab):
+    state = shown("a.jsonl", RANKED.encode())
+    assert state["ranking"]["visible"] is True
+    assert state["ranking"]["value"] == "best_worst"
+    assert [label for label, _ in state["ranking"]["choices"]] == [
+        "Best against worst: 1 pair",
+        "Best against rest: 2 pairs",
+        "Each against all worse: 3 pairs",
+    ]
+    assert state["fold"]["open"] is True
+    assert "“responses” with “scores”, the highest is the best" in state["note"]["value"]
+    assert "Undo my choices" not in state["summary"]["value"]
+    corrections.choose_ranking(state["dataset_id"]["value"], "all")
+    reloaded = data_tab.dataset_updates(tab, state["dataset_id"]["value"])
+    assert reloaded["ranking"].constructor_args["value"] == "all"
+    assert "3 pairs usable" in reloaded["summary"].constructor_args["value"]
+    assert "pairs from ranking: all" in reloaded["summary"].constructor_args["value"]
+    assert (
+        "1 rows with 3 preferences = 3 pairs kept" in reloaded["findings"].constructor_args["value"]
+    )
+    assert [row[2:] for row in reloaded["preview"].constructor_args["value"]] == [
+        ["best", "mid"],
+        ["best", "worst"],
+        ["mid", "worst"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "content", [b"prompt,chosen,rejected\nwhy?,so,not so\n", b"what?,this,that\nhow?,well,badly\n"]
+)
+def test_the_ranking_is_hidden_for_files_without_ranks(shown, content):
+    shown("a.jsonl", RANKED.encode())
+    assert shown("b.csv", content)["ranking"]["visible"] is False

@@ -267,6 +267,8 @@ def test_only_the_id_of_a_kept_file_becomes_a_path(page, config, served, tmp_pat
     ):
         message = ask_part(page, config, name, "click", data, choice)
         assert "is not stored here" in message, (name, choice)
+    message = ask_part(page, config, "data-ranking", "input", [sent, "all"])
+    assert "is not stored here" in message
     assert files_below(served[1]) == before
     assert files_below(tmp_path) == {}
 
