@@ -1,4 +1,4 @@
-"""`chat` and `votes`: talk to base and tuned model, and count blind votes. Floor 6; no torch."""
+"""What the command line does with the chat and its blind votes. Floor 4; no torch."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def chat(
         base.append(Message("assistant", last.base))
         tuned.append(Message("assistant", last.tuned))
         if as_json:
-            answers = {"message": text, "base": last.base, "tuned": last.tuned, "note": last.note}
-            out.print_json(json.dumps(answers))
+            said = {"message": text, "base": last.base, "tuned": last.tuned, "note": last.note}
+            out.print_json(json.dumps(said))
         else:
             out.print(f"[bold]base [/] {plain(last.base)}\n[bold]tuned[/] {plain(last.tuned)}")
 
 
 def _answered(updates: Iterator[ChatUpdate]) -> ChatUpdate:
-    """Print notes about the progress until both answers have ended, and return them."""
-    note = ""
+    """Say what is going on until both answers have ended, and return them."""
+    told = ""
     last = ChatUpdate()
     for last in updates:
-        if last.note and last.note != note:
-            note = last.note
-            err.print(plain(note))
+        if last.note and last.note != told:
+            told = last.note
+            err.print(plain(told))
     return last
 
 

@@ -40,7 +40,7 @@
     high: Number(area.dataset.high),
   });
 
-  const reading = (curve, step, format) => {
+  const told = (curve, step, format) => {
     const [when, value] = nearest(curve.raw ?? curve.points, step);
     const at = when === step ? "" : ` (step ${when.toLocaleString("en")})`;
     const smooth = curve.raw ? `, smoothed ${format(nearest(curve.points, step)[1])}` : "";
@@ -62,7 +62,7 @@
     tip.className = "chart-tip";
     tip.append(line("transparent", `step ${step.toLocaleString("en")}`));
     for (const curve of curves) {
-      tip.append(line(curve.colour, reading(curve, step, formats[area.dataset.format])));
+      tip.append(line(curve.colour, told(curve, step, formats[area.dataset.format])));
     }
     page().append(tip);
     const left = Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8);

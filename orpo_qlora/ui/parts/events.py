@@ -1,4 +1,4 @@
-"""Arguments shared by all Gradio event listeners. Floor 6."""
+"""How the page joins components to handlers. Floor 5."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from orpo_qlora.ui.parts import theme
 
 UNCHECKED: dict[str, Any] = {"preprocess": False, "api_visibility": "private"}
-"""Handlers check raw values themselves: Gradio would compare a selected run with choices that it
-forgets when the page restarts."""
+"""Handlers take values as they come and check them: gradio would compare a picked run with choices
+it forgets when the page's process is started anew."""
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", **UNCHECKED}
 """For handlers that answer at once: no queue, no spinner."""
 READING: dict[str, Any] = {"js": theme.READ_ADDRESS, **QUIET}
-"""For handlers that take the parameters of the page's address."""
+"""For handlers that take what the page's address says."""
 
 
 def parameters_of(address: str) -> dict[str, str]:
