@@ -76,7 +76,16 @@ def build_studio() -> gr.Blocks:
         address = gr.Textbox(visible="hidden", elem_id="address", label="Address")
         refresh = gr.Button("Refresh", visible="hidden", elem_id="run-refresh")
         timer = gr.Timer(POLL_SECONDS, active=False)
-        studio = Studio(address, tabs, timer, refresh, data, train, runs, chat)
+        studio = Studio(
+            address=address,
+            tabs=tabs,
+            timer=timer,
+            refresh=refresh,
+            data=data,
+            train=train,
+            runs=runs,
+            chat=chat,
+        )
         loaded = _connect_address(studio, page)
         _connect_data(studio)
         _connect_train(studio)
@@ -166,7 +175,12 @@ def _connect_train(studio: Studio) -> None:
 
 def _connect_runs(studio: Studio) -> None:
     page = runs_tab.Page(
-        studio.tabs, studio.timer, studio.refresh, studio.data, studio.train, studio.chat
+        tabs=studio.tabs,
+        timer=studio.timer,
+        refresh=studio.refresh,
+        data=studio.data,
+        train=studio.train,
+        chat=studio.chat,
     )
     for event in runs_tab.connect(studio.runs, page):
         _check_train_after(studio, event)

@@ -39,11 +39,11 @@ def build_run_actions() -> RunActions:
     """Return the buttons, all hidden."""
     options: dict[str, Any] = {"visible": False, "scale": 0, "min_width": 260}
     return RunActions(
-        gr.Button(STOP, variant="stop", elem_id="run-stop", **options),
-        gr.Button("End now", variant="stop", elem_id="run-force", **options),
-        gr.Button("Resume", elem_id="run-resume", **options),
-        gr.Button("Earlier in queue", elem_id="run-earlier", **options),
-        gr.Button("Later in queue", elem_id="run-later", **options),
+        stop=gr.Button(STOP, variant="stop", elem_id="run-stop", **options),
+        force=gr.Button("End now", variant="stop", elem_id="run-force", **options),
+        resume=gr.Button("Resume", elem_id="run-resume", **options),
+        earlier=gr.Button("Earlier in queue", elem_id="run-earlier", **options),
+        later=gr.Button("Later in queue", elem_id="run-later", **options),
     )
 
 

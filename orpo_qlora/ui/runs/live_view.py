@@ -134,10 +134,18 @@ def build_live_view(insight: gr.HTML, main: MainCharts) -> LiveView:
             elem_id="run-samples-step",
         )
         samples = gr.HTML(elem_id="run-samples")
-    drawn = (*main.plots, *others)
-    controls = (main.smoothing, main.is_log, main.steps, main.remark)
-    folds = {"charts": charts_fold, "values": values_fold, "samples": samples_fold}
-    return LiveView(insight, *controls, drawn, table, answers_step, samples, folds)
+    return LiveView(
+        insight=insight,
+        smoothing=main.smoothing,
+        is_log=main.is_log,
+        steps=main.steps,
+        remark=main.remark,
+        plots=(*main.plots, *others),
+        table=table,
+        answers_step=answers_step,
+        samples=samples,
+        folds={"charts": charts_fold, "values": values_fold, "samples": samples_fold},
+    )
 
 
 def _held(name: str, min_width: int | None = None) -> gr.HTML:
