@@ -62,7 +62,15 @@ def build_deletion(ask: gr.Button, elem_id: str) -> Deletion:
             release = gr.Button(
                 "Unload the chat", size="md", scale=0, min_width=160, elem_id=f"{elem_id}-release"
             )
-    return Deletion(ask, panel, text, ids, confirm, keep, release)
+    return Deletion(
+        ask=ask,
+        panel=panel,
+        text=text,
+        ids=ids,
+        confirm=confirm,
+        keep=keep,
+        release=release,
+    )
 
 
 def held_by_chat() -> tuple[str, ...]:

@@ -43,6 +43,23 @@ NO_MATCH = cards.empty_card("No run matches", "Change or clear the filters above
 
 
 @dataclass(frozen=True)
+class SelectionBar:
+    """The actions on selected runs."""
+
+    column: gr.Column
+    count: gr.HTML
+    compare: gr.Button
+    tag: gr.Textbox
+    add_tag: gr.Button
+    deletion: Deletion
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What changes with the selection."""
+        return [self.column, self.count, self.compare]
+
+
+@dataclass(frozen=True)
 class HistoryList:
     """The components of the list."""
 
@@ -56,12 +73,7 @@ class HistoryList:
     chosen: gr.Textbox
     """Ids of the selected runs, separated by commas."""
     seen: gr.Textbox
-    bar: gr.Column
-    count: gr.HTML
-    compare: gr.Button
-    tag: gr.Textbox
-    add_tag: gr.Button
-    deletion: Deletion
+    bar: SelectionBar
 
     @property
     def inputs(self) -> list[Any]:
@@ -73,11 +85,6 @@ class HistoryList:
         """What changes when the table is rendered."""
         lists = [self.filters["model"], self.filters["tag"]]
         return [self.view, *lists, self.table, self.note, self.seen]
-
-    @property
-    def bar_outputs(self) -> list[Any]:
-        """What changes with the selection."""
-        return [self.bar, self.count, self.compare]
 
 
 def build_history() -> HistoryList:
@@ -109,12 +116,21 @@ def build_history() -> HistoryList:
             )
         note = gr.HTML(elem_id="history-note")
         table = gr.HTML(elem_id="history-table", js_on_load=history_table.PRESSED)
-        hidden = {
-            name: gr.Textbox(visible="hidden", elem_id=f"history-{name}", label=label)
-            for name, label in (("page", "Page"), ("chosen", "Chosen runs"), ("seen", "Drawn"))
-        }
-        bar_parts = _build_bar()
-    return HistoryList(view, filters, clear, table, note, *hidden.values(), *bar_parts)
+        return HistoryList(
+            view=view,
+            filters=filters,
+            clear=clear,
+            table=table,
+            note=note,
+            page=_hidden_text("page", "Page"),
+            chosen=_hidden_text("chosen", "Selected runs"),
+            seen=_hidden_text("seen", "List fingerprint"),
+            bar=_build_bar(),
+        )
+
+
+def _hidden_text(name: str, label: str) -> gr.Textbox:
+    return gr.Textbox(visible="hidden", elem_id=f"history-{name}", label=label)
 
 
 def _dropdown(label: str, name: str, values: Sequence[str]) -> gr.Dropdown:
@@ -128,9 +144,9 @@ def _dropdown(label: str, name: str, values: Sequence[str]) -> gr.Dropdown:
     )
 
 
-def _build_bar() -> tuple[Any, ...]:
+def _build_bar() -> SelectionBar:
     """Return the bar of actions on selected runs; it sticks to the bottom of the window."""
-    with gr.Column(visible=False, elem_id="history-bar", elem_classes="sticky-bar") as bar:
+    with gr.Column(visible=False, elem_id="history-bar", elem_classes="sticky-bar") as column:
         with gr.Row(elem_classes="actions"):
             count = gr.HTML(elem_id="history-count")
             compare = gr.Button(
@@ -155,8 +171,10 @@ def _build_bar() -> tuple[Any, ...]:
                 "Add tag", size="md", scale=0, min_width=110, elem_id="history-add-tag"
             )
             ask = deletion.build_delete_button("history-delete")
-        parts = deletion.build_deletion(ask, "history-delete")
-    return bar, count, compare, tag, add_tag, parts
+        removal = deletion.build_deletion(ask, "history-delete")
+    return SelectionBar(
+        column=column, count=count, compare=compare, tag=tag, add_tag=add_tag, deletion=removal
+    )
 
 
 def filters_of(values: Sequence[object]) -> Filters:
@@ -250,9 +268,9 @@ def bar_updates(part: HistoryList, chosen: object) -> Updates:
     count = len(ids_of(chosen))
     noun = "run is" if count == 1 else "runs are"
     return {
-        part.bar: gr.Column(visible=count > 0),
-        part.count: cards.reason(f"{count} {noun} selected."),
-        part.compare: gr.Button(interactive=count > 1),
+        part.bar.column: gr.Column(visible=count > 0),
+        part.bar.count: cards.reason(f"{count} {noun} selected."),
+        part.bar.compare: gr.Button(interactive=count > 1),
     }
 
 
@@ -339,14 +357,14 @@ def _connect_bar(
 
     def on_tag(tag: str, *values: object) -> Updates:
         add_tag(ids_of(values[-1]), tag)
-        return {part.tag: "", **on_list(*values)}
+        return {part.bar.tag: "", **on_list(*values)}
 
-    bar = [shown.card, *part.bar_outputs]
+    bar = [shown.card, *part.bar.outputs]
     part.chosen.change(guarded(shown.card, on_choose), part.chosen, bar, **QUIET)
     compared = [shown.card, shown.compared]
-    part.compare.click(guarded(shown.card, on_compare), part.chosen, compared, **QUIET)
-    tagged = [part.tag, *part.inputs]
+    part.bar.compare.click(guarded(shown.card, on_compare), part.chosen, compared, **QUIET)
+    tagged = [part.bar.tag, *part.inputs]
     handler = guarded(shown.card, on_tag)
-    part.add_tag.click(handler, tagged, [*drawn, part.tag], trigger_mode="once", **QUIET)
-    deleted = connect_deletion(part.deletion, part.chosen, shown.card)
+    part.bar.add_tag.click(handler, tagged, [*drawn, part.bar.tag], trigger_mode="once", **QUIET)
+    deleted = connect_deletion(part.bar.deletion, part.chosen, shown.card)
     deleted.success(guarded(shown.card, on_list), part.inputs, drawn, **QUIET)
