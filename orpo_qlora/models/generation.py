@@ -1,6 +1,10 @@
 """Answers of a policy, several conversations in one batch. Floor 1; worker, chat, evaluation.
 
 Knows conversations, adapters and sampling, not runs, sockets or pages.
+
+Not transformers' `generate` (5.23) with a streamer: around the same layers a token costs 1.03 times
+the processor time and 1.16 times the wall time of this loop (medians of 5 alternating rounds, demo
+model, base and tuned in one batch, one thread, busy machine), and ended rows are still computed.
 """
 
 from __future__ import annotations

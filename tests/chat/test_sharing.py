@@ -51,3 +51,7 @@ def test_a_gpu_is_shared_with_no_processor(run, chat, monkeypatch):
 def test_the_page_shows_the_note_beside_the_throughput():
     answers = Answers(("hi",), note=server.SHARED, tokens_per_second=2.0)
     assert _note(answers).endswith(f" · {server.SHARED}")
+
+
+def test_a_rate_is_shown_from_the_second_token():
+    assert "tokens/s" not in _note(Answers(("hi",)))

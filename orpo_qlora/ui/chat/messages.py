@@ -17,7 +17,7 @@ WAITING = "Waiting for the first tokens …"
 NOTHING = "Empty answer."
 HASH_CHARACTERS = 8
 SIDES = ("A", "B")
-LOST = "No answer was saved: the page's process ended meanwhile. Press “Regenerate”."
+LOST = "No answer was saved: the page was shut down meanwhile. Press “Regenerate”."
 OUTCOMES = {
     "a": ("your choice", ""),
     "b": ("", "your choice"),

@@ -161,16 +161,20 @@ def follow_updates(view: ConversationView, under_way: Answering) -> Iterator[Upd
 
 
 def _note(answers: Answers) -> str:
-    rate = present.tokens_per_second(answers.tokens_per_second) if any(answers.texts) else ""
-    return " · ".join(text for text in (rate, answers.note) if text) or messages_view.WAITING
+    return " · ".join(filter(None, (_rate(answers), answers.note))) or messages_view.WAITING
+
+
+def _rate(answers: Answers) -> str:
+    # A first token alone has no rate yet.
+    rate = answers.tokens_per_second
+    return present.tokens_per_second(rate) if rate else ""
 
 
 def _last_note(under_way: Answering) -> str:
     exchange, answers = under_way.exchange, under_way.latest
     names = [messages_view.name_of(exchange, place) for place in range(len(exchange.answers))]
     cut = client.cut_note(names, answers.cut, exchange.settings)
-    rate = present.tokens_per_second(answers.tokens_per_second) if any(answers.texts) else ""
-    return " · ".join(text for text in (rate, cut or exchange.note) if text)
+    return " · ".join(filter(None, (_rate(answers), cut or exchange.note)))
 
 
 def conversation_updates(
