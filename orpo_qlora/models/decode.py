@@ -38,6 +38,8 @@ def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
 
     MKL's kernel for a tall input is slow with two rows: on two Zen 4 cores all products of one
     token of a 135M model take 75 ms as `x @ W.T` and 26 ms as `(W @ x.T).T`.
+    Not so on one thread of an Intel Xeon: there a whole token takes 186 ms of processor time with
+    this product and 106 ms with F.linear (medians of 3 rounds, two rows, busy machine).
     """
     width, height = weight.shape[1], weight.shape[0]
     rows = x.numel() // width
