@@ -1,9 +1,9 @@
-"""How long a conversation waits for its first word, with what was read kept or read again.
+"""Time to the first token of a conversation, with keys and values reused or recomputed.
 
     python -m benchmarks.chat_history [--turns 8]
 
-Base and one adapter of the demo model answer message after message; the adapter is random, which
-changes words and no times.
+Base and one adapter of the demo model answer one message after another; the adapter is random,
+which changes the text but not the times.
 """
 
 from __future__ import annotations
@@ -34,39 +34,41 @@ def main() -> None:
     lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     policy = get_peft_model(base.model, lora, adapter_name="tuned")
     print(f"{hardware.use_all_cores()} threads, {torch.get_num_threads()} used")
-    print("| message | tokens of history | first word, all read | first word, rest read | kept |")
+    print("| message | tokens of history | first token, no reuse | first token, reuse | kept |")
     print("| ---: | ---: | ---: | ---: | ---: |")
     prefixes = Prefixes()
-    talks: list[tuple[Message, ...]] = [(), ()]
+    histories: list[tuple[Message, ...]] = [(), ()]
     for number in range(1, arguments.turns + 1):
-        talks = [(*talk, Message("user", QUESTION)) for talk in talks]
-        asked = [
-            Conversation(talk, name) for talk, name in zip(talks, (BASE, "tuned"), strict=True)
+        histories = [(*history, Message("user", QUESTION)) for history in histories]
+        batch = [
+            Conversation(history, name)
+            for history, name in zip(histories, (BASE, "tuned"), strict=True)
         ]
-        whole, _ = answer(policy, base.tokenizer, asked, None, first_only=True)
-        rest, said = answer(policy, base.tokenizer, asked, prefixes)
-        length = max(len(prompt_ids(base.tokenizer, talk)) for talk in talks)
+        whole, _ = answer(policy, base.tokenizer, batch, None, first_only=True)
+        reused, texts = answer(policy, base.tokenizer, batch, prefixes)
+        length = max(len(prompt_ids(base.tokenizer, history)) for history in histories)
         print(
-            f"| {number} | {length:,} | {whole:.2f} s | {rest:.2f} s "
+            f"| {number} | {length:,} | {whole:.2f} s | {reused:.2f} s "
             f"| {prefixes.bytes / 2**20:.0f} MiB |",
             flush=True,
         )
-        talks = [
-            (*talk, Message("assistant", text)) for talk, text in zip(talks, said, strict=True)
+        histories = [
+            (*history, Message("assistant", text))
+            for history, text in zip(histories, texts, strict=True)
         ]
 
 
-def answer(policy, tokenizer, asked, prefixes, *, first_only=False):
+def answer(policy, tokenizer, batch, prefixes, *, first_only=False):
     """Return the seconds to the first step, and the answers."""
-    said = [""] * len(asked)
+    texts = [""] * len(batch)
     started, first = time.perf_counter(), 0.0
-    for deltas in stream(policy, tokenizer, asked, SAMPLING, prefixes=prefixes):
+    for deltas in stream(policy, tokenizer, batch, SAMPLING, prefixes=prefixes):
         first = first or time.perf_counter() - started
         for delta in deltas:
-            said[delta.row] += delta.text
+            texts[delta.row] += delta.text
         if first_only:
             break
-    return first, said
+    return first, texts
 
 
 if __name__ == "__main__":

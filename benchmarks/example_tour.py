@@ -56,7 +56,7 @@ def ask(page, question: str) -> tuple[str, str]:
     page.locator("#chat-newest .chat-reply").first.wait_for(timeout=2 * MINUTE)
     page.locator("#chat-again:not([disabled])").wait_for(timeout=3 * MINUTE)
     page.wait_for_timeout(1500)
-    print(page.locator("#chat-pace").inner_text())
+    print(page.locator("#chat-note").inner_text())
     answers = page.locator("#chat-newest .chat-text")
     base, tuned = (" ".join(answers.nth(place).inner_text().split()) for place in range(2))
     return base, tuned

@@ -23,7 +23,7 @@ def wait_until(is_true, seconds):
 
 
 def begin(run):
-    """Return an endless answer of which something has been said."""
+    """Return an endless answer that has text already."""
     answer = client.stream(run, ASK, ASK, ENDLESS)
     for update in answer:
         if update.base and update.tuned:

@@ -1,4 +1,4 @@
-"""A question being answered in its own thread, so no page has to stay open. Floor 5; no torch.
+"""Answers generated in a background thread, so a page may close. Floor 5; no torch.
 
 A page follows the answer, also after a reload; the answer is saved when it ends.
 """
@@ -20,7 +20,7 @@ PAUSE_SECONDS = 0.08
 """Shortest time between two updates of a page, seconds; faster is unreadable."""
 
 ALONE_SECONDS = 10.0
-"""How long an answer continues that no page follows; a reload takes less."""
+"""How long an answer continues without a page that follows it; a reload takes less."""
 
 _under_way: dict[str, Answering] = {}
 """The question being answered, by conversation id."""
@@ -28,7 +28,7 @@ _registry = threading.Lock()
 
 
 class Answering:
-    """One question while it is answered; `exchange` grows until `is_done`."""
+    """One question while it is answered; `exchange` grows until the end."""
 
     def __init__(self, conversation_id: str, exchange: Exchange, columns: Sequence[Column]) -> None:
         self.conversation_id = conversation_id
@@ -41,12 +41,12 @@ class Answering:
         self._followers = 0
         self._alone_since = time.monotonic()
         self._end = ""
-        """Why this side ended the answer, in words."""
+        """Why the page or its absence ended the answer; empty if it did not."""
         self._is_done = False
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
-        """Ask."""
+        """Send the question to the chat process."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -61,7 +61,7 @@ class Answering:
     def follow(self) -> Generator[Answers, None, None]:
         """Yield the answers so far, now and after each change, until the question has ended.
 
-        Then `exchange` is what was saved, and `error` the reason of a failure.
+        Then `exchange` is what was saved, and `error` the failure, if any.
         """
         with self._changed:
             self._followers += 1
@@ -88,11 +88,11 @@ class Answering:
     def _run(self) -> None:
         try:
             settings = self.exchange.settings
-            asked = client.ask(self._columns, settings, self.exchange.id)
-            with closing(asked):
-                for answers in asked:
-                    self._note(answers)
-                    if self._is_alone():
+            updates = client.ask(self._columns, settings, self.exchange.id)
+            with closing(updates):
+                for answers in updates:
+                    self._store(answers)
+                    if self._is_abandoned():
                         self._end = "Stopped: no page was open to read it."
                     if self._end:
                         break
@@ -101,12 +101,12 @@ class Answering:
         finally:
             self._finish()
 
-    def _is_alone(self) -> bool:
+    def _is_abandoned(self) -> bool:
         with self._changed:
             waited = time.monotonic() - self._alone_since
             return not self._followers and waited > ALONE_SECONDS
 
-    def _note(self, answers: Answers) -> None:
+    def _store(self, answers: Answers) -> None:
         with self._changed:
             self._version += 1
             self.latest = answers
@@ -133,7 +133,7 @@ class Answering:
 
 
 def grown(exchange: Exchange, answers: Answers) -> Exchange:
-    """Return a question with its columns' text so far."""
+    """Return a question with its answers so far."""
     adapters = answers.adapters or ("",) * len(exchange.answers)
     return exchange.model_copy(
         update={
@@ -153,11 +153,11 @@ def grown(exchange: Exchange, answers: Answers) -> Exchange:
 
 
 def begin(conversation: Conversation, exchange: Exchange) -> Answering:
-    """Ask the next question of a conversation and save it with the conversation.
+    """Save the next question of a conversation and start its answers.
 
     Raises:
-        Busy: the conversation has a question under way.
-        DiskFull: nothing was asked.
+        Busy: the conversation is being answered.
+        DiskFull: the question was not sent.
     """
     with _registry:
         if conversation.id in _under_way:
@@ -165,9 +165,9 @@ def begin(conversation: Conversation, exchange: Exchange) -> Answering:
                 "This conversation is being answered already.",
                 hint="Wait for the answers, or stop them.",
             )
-        with conversations.alone():
-            # Keep what was saved meanwhile: an answer that just ended, a vote in another tab.
-            conversation = conversation.as_kept(conversations.load(conversation.id))
+        with conversations.locked():
+            # Another thread may have saved an answer or a vote meanwhile.
+            conversation = conversation.refreshed(conversations.load(conversation.id))
             conversations.save(conversation.with_exchange(exchange))
         answering = Answering(conversation.id, exchange, columns_of(conversation, exchange))
         answering.start()
@@ -177,12 +177,12 @@ def begin(conversation: Conversation, exchange: Exchange) -> Answering:
 
 def columns_of(conversation: Conversation, exchange: Exchange) -> tuple[Column, ...]:
     """Return each column's messages; both sides of a blind question have the same history."""
-    asked = Message("user", exchange.message)
+    message = Message("user", exchange.message)
     shared = conversation.shared_turns()
     return tuple(
         Column(
             run=answer.run,
-            turns=(*(shared if exchange.is_blind else conversation.turns_of(answer.run)), asked),
+            turns=(*(shared if exchange.is_blind else conversation.turns_of(answer.run)), message),
         )
         for answer in exchange.answers
     )

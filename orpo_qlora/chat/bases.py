@@ -1,4 +1,4 @@
-"""Which runs can answer together: those that share a base model in memory. Floor 4; no torch."""
+"""Runs that can answer in one batch: those of one base model. Floor 5; no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADAPTERS_HELD = 4
 
 @dataclass(frozen=True)
 class BaseKey:
-    """What makes two runs share a base in memory."""
+    """Runs with equal keys share a base in memory."""
 
     model: str
     revision: str
@@ -30,7 +30,7 @@ class BaseKey:
 
     @property
     def label(self) -> str:
-        """The base in words, with all that tells it from another."""
+        """The base as text, with everything that distinguishes it from another."""
         parts = (self.model, self.revision, f"weights {self.quantization}", self.compute_dtype)
         return ", ".join(part for part in parts if part)
 

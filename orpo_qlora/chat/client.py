@@ -1,4 +1,4 @@
-"""The asking side of the chat, for page and terminal. Floor 4; no torch."""
+"""Client of the chat process, for page and terminal. Floor 5; no torch."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ SERVER = "orpo_qlora.chat.server"
 START_SECONDS = 120.0
 """How long a chat process may take to listen; importing torch on a cold disk is most of it."""
 SILENCE_SECONDS = 900.0
-"""How long it may say nothing: a large base model loads from a slow disk without a word."""
-LEAVE_SECONDS = 20.0
+"""Longest silence before a timeout: loading a large base from a slow disk sends nothing."""
+EXIT_SECONDS = 20.0
 POLL_SECONDS = 0.05
 LOG_BYTES = 1_000_000
 
 _children: list[subprocess.Popen[bytes]] = []
-"""Chat processes started here; a dead one stays a zombie until it is asked after."""
+"""Chat processes started here; a dead one stays a zombie until `_reap` polls it."""
 
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How base and tuned are to answer; see `Sampling` for the bounds."""
+    """System prompt and sampling of an answer; see `Sampling` for the bounds."""
 
     system: str = ""
     temperature: float = 0.7
@@ -67,17 +67,17 @@ class ChatSettings:
 
 @dataclass(frozen=True)
 class Answers:
-    """What every column has said so far, in the order they were asked."""
+    """Text of every column so far, in the order of the request."""
 
     texts: tuple[str, ...]
     adapters: tuple[str, ...] = ()
-    """SHA-256 of the adapter that each column has on, empty where it is off; as soon as known."""
+    """SHA-256 of each column's adapter, empty where it is off; set once it is loaded."""
     ended: frozenset[int] = frozenset()
-    """Columns that have nothing more to say."""
+    """Columns whose answer has ended."""
     cut: frozenset[int] = frozenset()
     """Those of them that ended at the longest answer."""
     note: str = ""
-    """What is going on, in words: loading, waiting, stopped."""
+    """What happens or slows the answer: loading, waiting, stopped."""
     is_done: bool = False
     tokens_per_second: float = 0.0
     """In each column."""
@@ -90,7 +90,7 @@ class ChatUpdate:
     base: str = ""
     tuned: str = ""
     note: str = ""
-    """What is going on, in words: loading, waiting, cut at the longest answer."""
+    """What happens or slows the answers: loading, waiting, cut at the longest answer."""
     is_done: bool = False
     tokens_per_second: float = 0.0
     """In each column."""
@@ -101,27 +101,27 @@ def ask(
 ) -> Generator[Answers, None, None]:
     """Answer the last message of every column at the same time, with the same random numbers.
 
-    The chat process is started when there is none. Closing the iterator ends the generation. The
-    last word has `is_done`, also after `stop`.
+    Starts the chat process if there is none. Closing the iterator ends the generation. The last
+    item has `is_done`, also after `stop`.
 
     Args:
-        columns: who is to answer, at least one of them a run; all runs have one base.
-        settings: how they are to answer; the system prompt is put before every column's turns.
-        question: a name for `stop`.
+        columns: models and their messages, at least one of them a run; all runs have one base.
+        settings: sampling, and the system prompt put before every column's turns.
+        question: an id for `stop`.
 
     Raises:
         InputError: a setting is out of its bounds, or the runs have no base in common.
         ModelError: the base or an adapter cannot be used.
-        ResourceError: the memory does not allow it now; the message says why.
+        ResourceError: not enough memory now; the message says why.
         WorkerLost: the chat process died; the hint has the last lines of its log.
     """
-    told = tuple(
+    with_system = tuple(
         Column(run=column.run, turns=(*settings.system_turns, *column.turns)) for column in columns
     )
     request = Request(
-        token="", kind="chat", question=question, columns=told, sampling=settings.sampling
+        token="", kind="chat", question=question, columns=with_system, sampling=settings.sampling
     )
-    answers = Answers(("",) * len(told))
+    answers = Answers(("",) * len(columns))
     for is_last_try in (False, True):
         if not storage.is_locked(protocol.lock_file()):
             yield replace(answers, note="starting the chat process…")
@@ -132,7 +132,7 @@ def ask(
                 if answers.is_done:
                     return
         except (OSError, EOFError) as exc:
-            # A process that was killed or left between two messages costs a new start, no more.
+            # A process that was killed or exited between two messages is started again.
             if is_last_try or any(answers.texts):
                 raise _lost("The chat process ended in the middle of an answer.") from exc
 
@@ -153,11 +153,11 @@ def _grown(answers: Answers, reply: Reply) -> Answers:
 
 
 def cut_note(names: Sequence[str], cut: Collection[int], settings: ChatSettings) -> str:
-    """Return which columns were cut at the longest answer, in words; empty for none."""
+    """Return a sentence on the columns cut at the longest answer; empty for none."""
     if not cut:
         return ""
-    said = " and ".join(names[index] for index in sorted(cut))
-    return f"{said} cut at {settings.max_tokens} tokens; allow more to read on"
+    columns = " and ".join(names[index] for index in sorted(cut))
+    return f"{columns} cut at {settings.max_tokens} tokens; allow more to read on"
 
 
 def stream(
@@ -192,29 +192,29 @@ def status() -> ChatStatus | None:
 
 
 def release() -> None:
-    """Let the chat process unload everything and exit; returns when it has.
+    """Make the chat process exit, and wait for that.
 
     Raises:
-        WorkerLost: it did not leave in time.
+        WorkerLost: it did not exit in time.
     """
     if _ask_running("release") is None:
         return
-    deadline = time.monotonic() + LEAVE_SECONDS
+    deadline = time.monotonic() + EXIT_SECONDS
     while storage.is_locked(protocol.lock_file()):
         if time.monotonic() > deadline:
-            raise _lost("The chat process does not leave.")
+            raise _lost("The chat process does not exit.")
         time.sleep(POLL_SECONDS)
-    _reap(LEAVE_SECONDS)
+    _reap(EXIT_SECONDS)
 
 
 def _ask_running(kind: str, question: str = "") -> Reply | None:
-    """Ask a process that is there already; None without one."""
+    """Send a request to the running process; None without one."""
     connection = _reach()
     if connection is None:
         return None
     try:
-        asked = {"token": "", "kind": kind, "question": question}
-        return next(_replies(connection, Request.model_validate(asked)))
+        request = {"token": "", "kind": kind, "question": question}
+        return next(_replies(connection, Request.model_validate(request)))
     except (OSError, EOFError):
         return None
 
@@ -227,7 +227,7 @@ def _replies(connection: tuple[socket.socket, str], request: Request) -> Iterato
     """Yield the answers to a request; the connection is closed with the iterator.
 
     Raises:
-        EOFError: the process closed before its last word.
+        EOFError: the connection closed before the last reply.
     """
     wire, token = connection
     with wire, wire.makefile("rb") as lines:
@@ -242,7 +242,7 @@ def _replies(connection: tuple[socket.socket, str], request: Request) -> Iterato
 
 
 def _reach() -> tuple[socket.socket, str] | None:
-    """Return a connection to the running process with the token that opens it, or None."""
+    """Return a connection to the running process and its token, or None."""
     address = protocol.read_address()
     if address is None or not storage.is_locked(protocol.lock_file()):
         return None
@@ -254,7 +254,7 @@ def _reach() -> tuple[socket.socket, str] | None:
 
 
 def _connect() -> tuple[socket.socket, str]:
-    """Return a connection, starting the process when there is none.
+    """Return a connection and its token, starting the process if there is none.
 
     Raises:
         WorkerLost: it died twice or did not listen in time.
@@ -266,7 +266,7 @@ def _connect() -> tuple[socket.socket, str]:
         connection = _reach()
         if connection is not None:
             return connection
-        # A held lock without a connection is a process that is starting or leaving.
+        # A held lock without a connection is a process that is starting or exiting.
         is_absent = child is None or child.poll() is not None
         if is_absent and not storage.is_locked(protocol.lock_file()):
             if starts == 2:
@@ -288,7 +288,7 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _reap(timeout_seconds: float) -> None:
-    """Let dead children go, waiting for the living that long."""
+    """Remove exited children, waiting for running ones at most so long."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         _children[:] = [child for child in _children if child.poll() is None]

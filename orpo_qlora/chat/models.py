@@ -1,6 +1,6 @@
-"""What the chat process holds in memory: one base and the adapters of some runs. Floor 4.
+"""The models in the chat process: one base and up to four adapters of runs. Floor 5.
 
-Knows memory and models; knows nothing of sockets.
+Knows memory and models, not sockets.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.memory import NF4_BYTES
 from orpo_qlora.models.prefixes import Prefixes
 from orpo_qlora.runs.store import Run
+from orpo_qlora.storage import FileStamp
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +32,7 @@ GIB = 2**30
 WEIGHTS = "adapter_model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """Which writing of an adapter is in memory: a run that goes on replaces its adapter."""
-
-    changed_ns: int
-    size_bytes: int
+OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,8 @@ class LoadedAdapter:
     """An adapter in memory under a name of PEFT."""
 
     name: str
-    stamp: Stamp
+    stamp: FileStamp
+    """Of its file; a resumed run replaces it."""
     sha256: str
     """Of the file its weights came from."""
 
@@ -58,7 +52,7 @@ class LoadedPolicies:
     def __init__(self) -> None:
         self.key: BaseKey | None = None
         self.prefixes = Prefixes()
-        """What these policies have read, so that a next message reads only what is new."""
+        """Keys and values of earlier messages, so that only new tokens are processed."""
         self._base: loading.Base | None = None
         self._policy: PeftModel | None = None
         self._adapters: dict[str, LoadedAdapter] = {}
@@ -71,7 +65,7 @@ class LoadedPolicies:
 
     @property
     def device(self) -> str:
-        """Where the base is, empty without one."""
+        """Device of the base, empty without one."""
         return self._base.arithmetic.device if self._base else ""
 
     @property
@@ -89,30 +83,30 @@ class LoadedPolicies:
         return self._base.tokenizer
 
     def prepare(
-        self, runs: Sequence[Run], active: Run | None, say: Say
+        self, runs: Sequence[Run], active: Run | None, on_progress: OnProgress
     ) -> dict[str, LoadedAdapter]:
-        """Have the runs' common base and their adapters in memory; return the adapters by run.
+        """Load the runs' common base and their adapters where needed; return the adapters by run.
 
         Args:
             runs: the runs to chat with, `ADAPTERS_HELD` at most.
-            active: the run that is at work on this machine, if one is.
-            say: told what takes time.
+            active: the run that trains on this machine, if any.
+            on_progress: called with a note before each slow step.
 
         Raises:
             InputError: the runs have no base in common.
             ModelError: the base or an adapter cannot be used.
-            ResourceError: the memory does not allow it; what is loaded stays.
+            ResourceError: not enough memory; what was loaded before is kept.
         """
         key = common_base(runs)
         stamps = {run.id: _examine_adapter(run) for run in runs}
         if self.key != key:
-            self._load_base(key, active, say)
-        return {run.id: self._hold(run, stamps[run.id], say) for run in runs}
+            self._load_base(key, active, on_progress)
+        return {run.id: self._hold(run, stamps[run.id], on_progress) for run in runs}
 
-    def _hold(self, run: Run, stamp: Stamp, say: Say) -> LoadedAdapter:
+    def _hold(self, run: Run, stamp: FileStamp, on_progress: OnProgress) -> LoadedAdapter:
         held = self._adapters.pop(run.id, None)
         if held is None or held.stamp != stamp:
-            say("loading the adapter…")
+            on_progress("loading the adapter…")
             fresh = self._attach(run, stamp)
             if held is not None:
                 self.policy.delete_adapter(held.name)
@@ -123,13 +117,13 @@ class LoadedPolicies:
             self.policy.delete_adapter(self._adapters.pop(oldest).name)
         return held
 
-    def _load_base(self, key: BaseKey, active: Run | None, say: Say) -> None:
+    def _load_base(self, key: BaseKey, active: Run | None, on_progress: OnProgress) -> None:
         self.unload()
-        say("looking for the base model…")
+        on_progress("looking for the base model…")
         folder = loading.find_weights(key.model, key.revision)
         arithmetic = hardware.choose_arithmetic(key.compute_dtype)
         _refuse_when_short(_weight_bytes(folder, key, arithmetic), arithmetic.device, active)
-        say("loading the base model…")
+        on_progress("loading the base model…")
         self._base = loading.load_base(
             key.model,
             key.revision,
@@ -139,8 +133,8 @@ class LoadedPolicies:
         )
         self.key = key
 
-    def _attach(self, run: Run, stamp: Stamp) -> LoadedAdapter:
-        """Add the run's adapter under a new name; an old one of the run stays usable meanwhile."""
+    def _attach(self, run: Run, stamp: FileStamp) -> LoadedAdapter:
+        """Load the run's adapter under a new name; an older version stays usable meanwhile."""
         if self._base is None:
             raise RuntimeError("an adapter needs its base first")
         self._loads += 1
@@ -151,13 +145,13 @@ class LoadedPolicies:
         try:
             self._policy = loading.attach_saved_adapter(model, run.paths.adapter, name)
         except (RuntimeError, ValueError, TypeError, KeyError) as exc:
-            # Half of it may be in place; the next message starts from the disk again.
+            # The adapter may be loaded in part; the next message loads everything from disk.
             self.unload()
             raise UnsupportedModel(
                 f"The adapter of run “{run.title}” does not fit its base model: {exc}",
                 hint="The adapter or the base was changed after the run; train it again.",
             ) from exc
-        if _stamp_of(weights) != stamp:
+        if FileStamp.of(weights) != stamp:
             raise Busy(
                 f"The adapter of run “{run.title}” was replaced while it was read.",
                 hint="Send the message again.",
@@ -165,7 +159,7 @@ class LoadedPolicies:
         return LoadedAdapter(name, stamp, sha256)
 
     def unload(self) -> None:
-        """Give all memory back."""
+        """Unload the base and all adapters."""
         self.key = self._base = self._policy = None
         self._adapters.clear()
         self.prefixes.clear()
@@ -174,22 +168,22 @@ class LoadedPolicies:
             torch.cuda.empty_cache()
 
 
-def _examine_adapter(run: Run) -> Stamp:
-    """Return the stamp of a run's adapter after a look at the folder; nothing is loaded.
+def _examine_adapter(run: Run) -> FileStamp:
+    """Return the stamp of a run's adapter file; checks the folder, loads nothing.
 
     Raises:
         ModelNotFound: the run has no adapter, or none yet.
-        UnsupportedModel: there is something else than a safetensors LoRA adapter.
+        UnsupportedModel: the folder holds anything but a safetensors LoRA adapter.
     """
     folder = run.paths.adapter
     try:
-        stamp = _stamp_of(folder / WEIGHTS)
+        stamp = FileStamp.of(folder / WEIGHTS)
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         if run.is_active:
             raise ModelNotFound(
                 f"Run “{run.title}” is {run.state.status} and has no adapter yet.",
-                hint="Wait until it ends, or stop it: a stopped run keeps what it learnt.",
+                hint="Wait until it ends, or stop it: a stopped run keeps its adapter.",
             ) from exc
         raise ModelNotFound(
             f"Run “{run.title}” has no adapter in {folder}.",
@@ -209,13 +203,8 @@ def _examine_adapter(run: Run) -> Stamp:
     return stamp
 
 
-def _stamp_of(weights: Path) -> Stamp:
-    found = weights.stat()
-    return Stamp(found.st_mtime_ns, found.st_size)
-
-
 def _weight_bytes(folder: Path, key: BaseKey, arithmetic: hardware.Arithmetic) -> int:
-    """Return the memory the base will take, from the headers of its files."""
+    """Return the memory the base needs, from the headers of its files."""
     is_packed = key.quantization == "nf4" and arithmetic.device != "cpu"
     total = 0.0
     for path in _weight_files(folder):
@@ -231,7 +220,7 @@ def _weight_bytes(folder: Path, key: BaseKey, arithmetic: hardware.Arithmetic) -
 
 
 def _weight_files(folder: Path) -> Iterable[Path]:
-    """Return the files that are loaded: a folder may hold the same weights in another cut too."""
+    """Return the files to load: a folder may also hold the same weights split differently."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return folder.glob("*.safetensors")
@@ -243,14 +232,14 @@ def _refuse_when_short(weight_bytes: int, device: str, active: Run | None) -> No
     """Refuse a base that would take memory from a run, or that cannot fit at all.
 
     Raises:
-        Busy: a run is at work and the rest of the memory is too small.
-        OutOfMemory: no run is at work, and it is too small all the same.
+        Busy: a run is active and too little memory is free beside it.
+        OutOfMemory: no run is active, and too little memory is free.
     """
     if device == "cpu":
         free, place = hardware.free_host_bytes(), "memory"
     else:
         free, place = torch.cuda.mem_get_info()[0], "GPU memory"
-    # Beside a run there must be room for what it still takes: its longest step may be to come.
+    # Beside a run some memory must stay free: its longest step may be still to come.
     needed = weight_bytes * 1.5 + GIB if active else weight_bytes
     if free >= needed:
         return

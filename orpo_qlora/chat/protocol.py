@@ -1,13 +1,12 @@
-"""Messages between the chat's client and server, and the files they meet at. Floor 5; no torch.
+"""Messages between the chat's client and server, and their files. Floor 5; no torch.
 
-One JSON line asks, JSON lines answer; the server listens on loopback only, and its port and the
-secret that opens it are in a file only the owner can read.
+A request is one JSON line, its replies are JSON lines. The server listens on loopback only; its
+port and its token are in a file that only the owner can read.
 """
 
 from __future__ import annotations
 
 import os
-import uuid
 from pathlib import Path
 from typing import Literal
 
@@ -54,12 +53,12 @@ class Request(BaseModel):
     question: str = ""
     """Id of the question; a stop with an id ends that answer, one without ends all."""
     columns: tuple[Column, ...] = ()
-    """At least one of them a run's, which says what base is meant."""
+    """At least one has a run, which decides the base."""
     sampling: Sampling = Sampling()
 
 
 class ChatStatus(BaseModel):
-    """What the chat process has in memory and does."""
+    """What the chat process has loaded, and whether it generates."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,7 +72,7 @@ class ChatStatus(BaseModel):
 
 
 class Reply(BaseModel):
-    """One line back: a phase in words, text to append, an error, or a status."""
+    """One line of a reply: a note, text to append, an error, or a status."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -94,7 +93,7 @@ class Reply(BaseModel):
 
 
 def to_line(message: Request | Reply) -> bytes:
-    """Return a message as it goes over the wire."""
+    """Return a message as one line of JSON."""
     return message.model_dump_json().encode(ENCODING) + b"\n"
 
 
@@ -106,12 +105,12 @@ def folder() -> Path:
 
 
 def lock_file() -> Path:
-    """Return the file whose lock the chat process holds for its life."""
+    """Return the file that the chat process keeps locked while it lives."""
     return folder() / "lock"
 
 
 def log_file() -> Path:
-    """Return where the chat process writes its output."""
+    """Return the log of the chat process."""
     return folder() / "log.txt"
 
 
@@ -121,15 +120,13 @@ def address_file() -> Path:
 
 
 def write_address(address: Address) -> None:
-    """Publish the address, readable by the owner only from its first byte on."""
+    """Publish the address in a file that is never readable by others."""
     path = address_file()
     storage.sweep_temporaries(path)  # only one chat process lives at a time
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with storage.disk_errors(path):
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with storage.replacing(path) as draft:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding=ENCODING) as file:
             file.write(address.model_dump_json())
-        temporary.replace(path)
 
 
 def read_address() -> Address | None:
@@ -141,7 +138,7 @@ def read_address() -> Address | None:
 
 
 def error_of(card: ErrorCard) -> OrpoQloraError:
-    """Return the error that a card was made of, of the same class where the slug is known."""
+    """Return an error with the card's texts, of the class its slug names."""
     classes = _descendants(OrpoQloraError)
     kind = next((kind for kind in classes if kind.slug == card.slug), OrpoQloraError)
     return kind(card.message, hint=card.hint, where=card.where)

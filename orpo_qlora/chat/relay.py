@@ -15,13 +15,13 @@ def relay(
     columns: int,
     note: Callable[[], str],
 ) -> None:
-    """Send each step as one line, and a last one with `is_done` when every column has ended.
+    """Send each step as one reply, and a last one with `is_done`.
 
     Args:
         steps: new text of the rows still being answered.
         reply: sends one line to the client.
         columns: rows of the batch.
-        note: what the user should know at this step, empty for nothing.
+        note: returns what slows the answer at this step, empty for nothing.
     """
     started, speed = 0.0, 0.0
     working = columns

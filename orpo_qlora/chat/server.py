@@ -1,7 +1,7 @@
-"""The chat process: `python -m orpo_qlora.chat.server`. Floor 4; one per home folder.
+"""The chat process: `python -m orpo_qlora.chat.server`. Floor 5; one per home folder.
 
-Holds one base and adapters of runs, answers on a loopback socket, and leaves by itself: after a
-while without questions, when asked to, or when a run needs the memory.
+Holds one base and adapters of runs, answers on a loopback socket, and exits when idle, on request,
+or when a run needs the memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.chat import protocol
-from orpo_qlora.chat.models import GIB, LoadedAdapter, LoadedPolicies, Say
+from orpo_qlora.chat.models import GIB, LoadedAdapter, LoadedPolicies, OnProgress
 from orpo_qlora.chat.protocol import Address, ChatStatus, Reply, Request
 from orpo_qlora.chat.relay import relay
 from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
@@ -47,22 +47,22 @@ IDLE_VARIABLE = "ORPO_QLORA_CHAT_IDLE_SECONDS"
 IDLE_SECONDS = 600.0
 WATCH_SECONDS = 1.0
 LOCK_SECONDS = 2.0
-WORTH_A_NOTE_SECONDS = 0.3
-LEAVE_SECONDS = 5.0
+UNREPORTED_WAIT_SECONDS = 0.3
+EXIT_SECONDS = 5.0
 RUN_NEEDS_BYTES = 2 * GIB
-"""Host memory that must stay free beside a run while the chat has nothing to do."""
+"""Host memory that must stay free beside a run, else the chat unloads."""
 STOPS_REMEMBERED = 64
 SHARED = "a training run shares the processor: answers are slow"
 NICENESS = 5
-"""Of the chat beside a run: it gets a quarter of one core there. 19 would leave it 1 to 5 %, so an
-answer would take minutes; 10 about 12 % (processor time of two pinned busy loops, measured)."""
-TURN_POLL_SECONDS = 0.2
+"""Of the chat beside a run. Of two busy loops pinned to one core, the one at niceness 5 got 26 % of
+the processor time, at 10 it got 12 %, at 19 it got 6 %."""
+LOCK_POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 5.0
-"""A waiting question repeats its note after this time, so that a client that left is noticed."""
+"""A waiting question repeats its note after this time, which detects a closed connection."""
 
 
 class Chat:
-    """The process's state: what is loaded, who is being answered, when to leave."""
+    """State of the process: loaded models, the answer in progress, when to exit."""
 
     def __init__(self, token: str, idle_seconds: float) -> None:
         self.token = token
@@ -70,27 +70,27 @@ class Chat:
         self.leaving = threading.Event()
         self._idle_seconds = idle_seconds
         self._last_used = time.monotonic()
-        self._turn = threading.Lock()
+        self._model_lock = threading.Lock()
         self._is_answering = False
         self._stops = 0
         self._stopped: deque[str] = deque(maxlen=STOPS_REMEMBERED)
-        """Questions that are to end, by name; a stop may come before its question has a turn."""
+        """Ids of questions to stop; a stop may arrive before its question has the model."""
         self._beside = ""
-        """Run that was active when the chat last answered, with room for both on its GPU."""
+        """Run that was active when the chat last answered, with enough GPU memory for both."""
         self._shares_processor = False
         """Whether a run trains on the processor that answers are computed on."""
         self._why = ""
-        """Why the process leaves by itself."""
+        """Reason for exiting without a request."""
 
     def answer(self, request: Request, reply: Callable[[Reply], None], gone: Gone) -> None:
-        """Do what a request asks.
+        """Execute a request and send its replies.
 
         Raises:
-            OrpoQloraError: it cannot be done; the message says why.
-            ConnectionError: the client went away while it was being told.
+            OrpoQloraError: the request failed.
+            ConnectionError: the client disconnected.
         """
         if request.kind == "chat":
-            self._chat(request, self._saying_why(reply), gone)
+            self._chat(request, self._with_exit_reason(reply), gone)
             return
         if request.kind == "stop" and request.question:
             self._stopped.append(request.question)
@@ -101,7 +101,7 @@ class Chat:
             self.leaving.set()
         reply(Reply(is_done=True, status=self._status()))
 
-    def _saying_why(self, reply: Callable[[Reply], None]) -> Callable[[Reply], None]:
+    def _with_exit_reason(self, reply: Callable[[Reply], None]) -> Callable[[Reply], None]:
         def send(message: Reply) -> None:
             if message.is_done and message.note and self._why:
                 message = message.model_copy(update={"note": f"{message.note}: {self._why}"})
@@ -126,17 +126,17 @@ class Chat:
             is_stopped = self._stops != stops or request.question in self._stopped
             return is_stopped or self.leaving.is_set() or gone()
 
-        def say(note: str) -> None:
+        def on_progress(note: str) -> None:
             reply(Reply(note=note))
 
-        with self._own_turn(say, should_stop):
+        with self._model_held(on_progress, should_stop):
             if self.leaving.is_set():
-                # Hanging up tells the client to ask the next process.
+                # The client then sends its request to the next process.
                 raise ConnectionAbortedError("the process is leaving")
             if should_stop():
                 reply(Reply(is_done=True, note="stopped"))
                 return
-            adapters = self._prepare(request, say)
+            adapters = self._prepare(request, on_progress)
             shas = tuple(adapter.sha256 if adapter else "" for adapter in adapters)
             note = self._note()
             reading = "; ".join(text for text in ("reading…", note) if text)
@@ -161,14 +161,14 @@ class Chat:
         return interactive.answering() if self.loaded.device == "cpu" else nullcontext()
 
     def _note(self) -> str:
-        """Return what slows the answer, in words; adapt to a run that began or ended meanwhile."""
+        """Return what slows the answer; adapt to a run that began or ended meanwhile."""
         if self.loaded.device != "cpu":
             return ""
         if self._shares_processor == (torch.get_num_threads() > 1):
             self._use_cores()
         if self._shares_processor:
             return SHARED
-        job = interactive.job_at_work()
+        job = interactive.running_job()
         return f"{job} pauses until this answer ends" if job else ""
 
     def _memory_is_used_up(self) -> OutOfMemory:
@@ -178,16 +178,16 @@ class Chat:
             hint="Clear the conversation, or allow fewer tokens.",
         )
 
-    def _prepare(self, request: Request, say: Say) -> list[LoadedAdapter | None]:
-        """Have in memory what the columns need, and return the adapter of each."""
-        asked = dict.fromkeys(column.run for column in request.columns if column.run)
-        runs = [store.read_run(store.paths_of(run)) for run in asked]
+    def _prepare(self, request: Request, on_progress: OnProgress) -> list[LoadedAdapter | None]:
+        """Load what the columns need, and return the adapter of each; None for the base."""
+        ids = dict.fromkeys(column.run for column in request.columns if column.run)
+        runs = [store.read_run(store.paths_of(run)) for run in ids]
         active = active_run()
         self._beside = active.id if active else ""
-        adapters = self.loaded.prepare(runs, active, say)
+        adapters = self.loaded.prepare(runs, active, on_progress)
         self._share_processor_with(active)
         threads = self._use_cores()
-        log.info("answering with run %s on %d threads", ", ".join(asked), threads)
+        log.info("answering with run %s on %d threads", ", ".join(ids), threads)
         return [adapters.get(column.run) for column in request.columns]
 
     def _share_processor_with(self, active: Run | None) -> None:
@@ -204,31 +204,33 @@ class Chat:
         return 1
 
     @contextmanager
-    def _own_turn(self, say: Say, should_stop: Callable[[], bool]) -> Iterator[None]:
-        """Hold the model alone; a second page waits its turn, unless it goes away."""
-        # The watch holds the turn for a moment now and then; that is not worth a word.
-        has_turn = self._turn.acquire(timeout=WORTH_A_NOTE_SECONDS)
-        noted_at = -math.inf
-        while not has_turn and not should_stop():
-            if time.monotonic() - noted_at >= HEARTBEAT_SECONDS:
-                noted_at = time.monotonic()
-                say("waiting for another answer to end…")
-            has_turn = self._turn.acquire(timeout=TURN_POLL_SECONDS)
+    def _model_held(
+        self, on_progress: OnProgress, should_stop: Callable[[], bool]
+    ) -> Iterator[None]:
+        """Hold the model exclusively; another page waits unless it disconnects."""
+        # The watch thread also takes the lock, briefly; such a wait is not reported.
+        has_model = self._model_lock.acquire(timeout=UNREPORTED_WAIT_SECONDS)
+        reported_at = -math.inf
+        while not has_model and not should_stop():
+            if time.monotonic() - reported_at >= HEARTBEAT_SECONDS:
+                reported_at = time.monotonic()
+                on_progress("waiting for another answer to end…")
+            has_model = self._model_lock.acquire(timeout=LOCK_POLL_SECONDS)
         try:
-            self._is_answering = has_turn or self._is_answering
+            self._is_answering = has_model or self._is_answering
             yield
         finally:
             self._last_used = time.monotonic()
-            if has_turn:
+            if has_model:
                 self._is_answering = False
-                self._turn.release()
+                self._model_lock.release()
 
     def watch(self) -> None:
-        """Return when it is time to leave; the answer in progress has ended or been told to."""
+        """Block until the process should exit; an answer in progress is then stopped."""
         while not self.leaving.wait(WATCH_SECONDS):
-            is_idle = self._turn.acquire(blocking=False)
+            is_idle = self._model_lock.acquire(blocking=False)
             try:
-                # A run does not wait for the end of an answer.
+                # A run does not wait for an answer to end.
                 reason = self._run_to_make_way_for() or (self._too_long_idle() if is_idle else "")
                 if reason:
                     log.info("leaving: %s", reason)
@@ -236,11 +238,11 @@ class Chat:
                     self.leaving.set()
             finally:
                 if is_idle:
-                    self._turn.release()
+                    self._model_lock.release()
 
     def _too_long_idle(self) -> str:
         is_over = time.monotonic() - self._last_used > self._idle_seconds
-        return "nothing was asked for a while" if is_over else ""
+        return "idle" if is_over else ""
 
     def _run_to_make_way_for(self) -> str:
         if not self.loaded.key:
@@ -255,16 +257,16 @@ class Chat:
         return f"run {active.id} needs the memory" if is_short else ""
 
     def wait_until_quiet(self, seconds: float) -> None:
-        """Give the answer in progress a moment to notice that it is to end."""
-        if self._turn.acquire(timeout=seconds):
-            self._turn.release()
+        """Wait until the answer in progress has stopped, at most so long."""
+        if self._model_lock.acquire(timeout=seconds):
+            self._model_lock.release()
 
 
 Gone = Callable[[], bool]
 
 
 def active_run() -> Run | None:
-    """Return the run at work; a run folder that is being removed counts as none."""
+    """Return the active run; a run folder that is being removed counts as none."""
     try:
         return store.active_run()
     except OrpoQloraError as exc:
@@ -273,26 +275,26 @@ def active_run() -> Run | None:
 
 
 class _Connection(socketserver.StreamRequestHandler):
-    """One connection: one request, its replies."""
+    """One connection: one request and its replies."""
 
     server: _Listener
     timeout = 30
 
     def handle(self) -> None:
-        """Answer, or hang up without a word on whoever does not know the token."""
+        """Answer one request; without the right token the connection is closed silently."""
         try:
             line = self.rfile.readline(protocol.MAX_LINE_BYTES)
             request = Request.model_validate_json(line)
         except (OSError, ValidationError):
             return
         except OrpoQloraError as exc:
-            self._tell(Reply(is_done=True, error=ErrorCard.of(exc)))
+            self._send_last(Reply(is_done=True, error=ErrorCard.of(exc)))
             return
         if not hmac.compare_digest(request.token, self.server.chat.token):
             return
         error = self._answer(request)
         if error is not None:
-            self._tell(Reply(is_done=True, error=ErrorCard.of(error)))
+            self._send_last(Reply(is_done=True, error=ErrorCard.of(error)))
 
     def _answer(self, request: Request) -> OrpoQloraError | None:
         try:
@@ -316,14 +318,14 @@ class _Connection(socketserver.StreamRequestHandler):
         except OSError as exc:
             raise ConnectionAbortedError(f"a reply could not be sent: {exc}") from exc
 
-    def _tell(self, reply: Reply) -> None:
+    def _send_last(self, reply: Reply) -> None:
         try:
             self._send(reply)
         except ConnectionError as exc:
             log.info("the client went away: %s", exc)
 
     def _is_gone(self) -> bool:
-        # A client says nothing after its request: what can be read now is its end.
+        # A client sends nothing after its request: readable means closed.
         return bool(select.select([self.connection], [], [], 0)[0])
 
 
@@ -337,7 +339,7 @@ class _Listener(socketserver.ThreadingTCPServer):
 
 
 def serve() -> None:
-    """Listen until it is time to leave.
+    """Listen until the process should exit.
 
     Raises:
         Busy: another chat process serves this home folder.
@@ -366,7 +368,7 @@ def serve() -> None:
         finally:
             protocol.address_file().unlink(missing_ok=True)
             listener.shutdown()
-            chat.wait_until_quiet(LEAVE_SECONDS)
+            chat.wait_until_quiet(EXIT_SECONDS)
             lock.release()
 
 

@@ -1,7 +1,7 @@
-"""Votes of blind comparisons: kept, counted, and turned into preference pairs. Floor 4; no torch.
+"""Votes of blind comparisons: stored, counted, exported as preference pairs. Floor 5; no torch.
 
-`votes/votes.jsonl` under the home has one vote a line, appended whole. A vote is about two answers
-to the very same turns, so it is a preference pair that training can take.
+`votes/votes.jsonl` under the home has one vote per line. Both answers of a vote have the same
+history, so a vote is a preference pair.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from orpo_qlora.runs.intervals import Interval, wilson
 
 
 class CastVote(BaseModel):
-    """One vote, with everything it is about."""
+    """One vote, with both answers and their history."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
-    """The question's; of two votes with the same name the later one counts."""
+    """Id of the question; of two votes with one id the later one counts."""
     at: float
     model: str
     turns: tuple[Message, ...]
-    """What both answers answer; a system prompt first, the message last."""
+    """History of both answers: a system prompt first, the message last."""
     a: Answer
     b: Answer
     vote: Vote
@@ -44,7 +44,7 @@ class CastVote(BaseModel):
 
 @dataclass(frozen=True)
 class Score:
-    """How one adapter fared against another, or against the base model."""
+    """Votes on one adapter against another, or against the base model."""
 
     model: str
     one: Answer
@@ -53,7 +53,7 @@ class Score:
     losses: int = 0
     ties: int = 0
     bad: int = 0
-    """Votes that both answers were bad."""
+    """Votes “both are bad”."""
 
     @property
     def decided(self) -> int:
@@ -62,38 +62,38 @@ class Score:
 
     @property
     def win_rate(self) -> float | None:
-        """Share of the decided votes that were won; None without any."""
+        """Wins as a share of the decided votes; None without any."""
         return self.wins / self.decided if self.decided else None
 
     @property
     def interval(self) -> Interval:
-        """Where the win rate lies with 95 % confidence (Wilson)."""
+        """95 % interval of the win rate (Wilson)."""
         return wilson(self.win_rate or 0.0, self.decided)
 
 
 @dataclass(frozen=True)
 class Export:
-    """The preference pairs that votes make, and how many votes make none, by reason."""
+    """Preference pairs from votes, and the number of skipped votes by reason."""
 
     pairs: tuple[PreferencePair, ...]
     left_out: dict[str, int]
 
 
 def votes_file() -> Path:
-    """Return where votes are kept, in a private folder made if missing."""
+    """Return the file of votes, in a private folder made if missing."""
     folder = storage.home() / "votes"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder / "votes.jsonl"
 
 
 def cast(conversation_id: str, vote: Vote) -> Conversation:
-    """Keep the vote on a conversation's newest question, and return the conversation.
+    """Save a vote on a conversation's newest question, and return the conversation.
 
     Raises:
-        InputError: nothing can be voted on: an answer is missing, or the vote is known already.
-        DiskFull: the vote is not kept, and can be given again.
+        InputError: an answer is missing, or the question has a vote already.
+        DiskFull: the vote is not saved and can be cast again.
     """
-    with conversations.alone():
+    with conversations.locked():
         conversation = conversations.load(conversation_id)
         exchange = conversation.last
         if exchange is None or not exchange.is_votable:
@@ -101,7 +101,7 @@ def cast(conversation_id: str, vote: Vote) -> Conversation:
                 "There is nothing to vote on now.",
                 hint="Ask something in blind mode and wait for both answers.",
             )
-        # Kept before it is shown: what comes between costs a second line of the same name.
+        # Saved first: a crash in between costs a second line with the same id.
         _append(_vote_of(conversation, exchange, vote))
         voted = conversation.with_exchange(exchange.model_copy(update={"vote": vote}))
         conversations.save(voted)
@@ -137,7 +137,7 @@ def _append(vote: CastVote) -> None:
 
 
 def read_votes() -> list[CastVote]:
-    """Return every vote, oldest first; lines of a version that knew others are passed over."""
+    """Return every vote, oldest first; lines of another version are skipped."""
     found: dict[str, CastVote] = {}
     for record in storage.read_json_lines(votes_file())[0]:
         try:
@@ -149,9 +149,9 @@ def read_votes() -> list[CastVote]:
 
 
 def scores(votes: Iterable[CastVote]) -> list[Score]:
-    """Return how each adapter fared against each other, the one voted on last first.
+    """Return one score per pair of adapters, the pair with the latest vote first.
 
-    An adapter is its file: a run that went on training starts a new line.
+    An adapter is its file: a run that was resumed starts a new score.
     """
     counts: dict[tuple[str, ...], Counter[str]] = {}
     sides: dict[tuple[str, ...], tuple[str, Answer, Answer]] = {}
@@ -160,7 +160,7 @@ def scores(votes: Iterable[CastVote]) -> list[Score]:
         one, other = (vote.b, vote.a) if is_swapped else (vote.a, vote.b)
         key = (vote.model, one.run, one.sha256, other.run, other.sha256)
         better = {"a": "losses", "b": "wins"} if is_swapped else {"a": "wins", "b": "losses"}
-        # Taken out and put back at the end: the order is that of the last vote.
+        # Reinserted at the end: the order is that of the last vote.
         counted = counts.pop(key, Counter())
         counted[better.get(vote.vote, "ties" if vote.vote == "tie" else "bad")] += 1
         counts[key] = counted
@@ -172,12 +172,12 @@ def scores(votes: Iterable[CastVote]) -> list[Score]:
 
 
 def _rank(answer: Answer) -> tuple[bool, str]:
-    # A run is told against the base model, and a newer run against an older one.
+    # A run is scored against the base model, and a newer run against an older one.
     return bool(answer.run), answer.run
 
 
 def export_of(votes: Sequence[CastVote]) -> Export:
-    """Return the pairs that votes make: the better answer chosen, the other one rejected."""
+    """Return the votes as pairs: the preferred answer chosen, the other one rejected."""
     pairs: list[PreferencePair] = []
     left_out: Counter[str] = Counter()
     for vote in votes:
@@ -200,11 +200,11 @@ def export_of(votes: Sequence[CastVote]) -> Export:
 
 
 def _reason_against(vote: Vote, better: Answer, worse: Answer) -> str:
-    """Return why a vote is no pair to train on, empty if it is one."""
+    """Return why a vote makes no pair, empty if it makes one."""
     if vote not in {"a", "b"}:
         return "no answer was better"
     if better.is_cut:
-        # Trained on, it would teach to end in mid-sentence.
+        # Training on it would teach the model to end in mid-sentence.
         return "the better answer was cut at the longest answer"
     if not better.text.strip() or not worse.text.strip():
         return "an answer is empty"
@@ -212,15 +212,15 @@ def _reason_against(vote: Vote, better: Answer, worse: Answer) -> str:
 
 
 def write_export(path: Path, export: Export) -> None:
-    """Write the pairs as CSV or JSON lines, by the name's ending; the Data tab reads both.
+    """Write the pairs as CSV or JSON Lines, by the file's ending; the Data tab reads both.
 
     Raises:
-        InputError: there is no pair, or a text cannot stand in a CSV.
-        DiskFull: a file that was there before is kept.
+        InputError: there is no pair, or a text cannot be written as CSV.
+        DiskFull: an earlier file is kept.
     """
     if not export.pairs:
         raise InputError(
             "No vote makes a preference pair yet.",
-            hint="Compare in blind mode and say which answer is better.",
+            hint="Compare in blind mode and vote for the better answer.",
         )
     write_clean(path, export.pairs)

@@ -1,4 +1,4 @@
-"""What the command line does with the chat and its blind votes. Floor 4; no torch."""
+"""Commands `chat` and `votes`. Floor 6; no torch."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def chat(
         base.append(Message("assistant", last.base))
         tuned.append(Message("assistant", last.tuned))
         if as_json:
-            said = {"message": text, "base": last.base, "tuned": last.tuned, "note": last.note}
-            out.print_json(json.dumps(said))
+            answers = {"message": text, "base": last.base, "tuned": last.tuned, "note": last.note}
+            out.print_json(json.dumps(answers))
         else:
             out.print(f"[bold]base [/] {plain(last.base)}\n[bold]tuned[/] {plain(last.tuned)}")
 
 
 def _answered(updates: Iterator[ChatUpdate]) -> ChatUpdate:
-    """Say what is going on until both answers have ended, and return them."""
-    told = ""
+    """Print notes to stderr until both answers have ended, and return them."""
+    note = ""
     last = ChatUpdate()
     for last in updates:
-        if last.note and last.note != told:
-            told = last.note
-            err.print(plain(told))
+        if last.note and last.note != note:
+            note = last.note
+            err.print(plain(note))
     return last
 
 
@@ -88,7 +88,7 @@ def votes(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how each adapter fares in blind votes, with the 95 % interval of its win rate."""
+    """Print each adapter's win rate in blind votes, with its 95 % interval."""
     found = cast_votes.read_votes()
     export = cast_votes.export_of(found)
     if target is not None:

@@ -1,7 +1,7 @@
 """Background jobs yield the processor to a chat answer. Floor 4; no torch.
 
-The chat holds one lock file while it generates on a CPU, a job holds another while it works. The
-kernel frees both when their process dies, so neither side waits for a dead one.
+The chat locks one file while it generates on a CPU, a job locks another while it runs. The kernel
+releases both when their process dies, so neither side waits for a dead one.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def _give_way_at_first_answer() -> None:
     give_way()
 
 
-def job_at_work() -> str:
-    """Return the name of the background job that computes on this machine; empty without one."""
+def running_job() -> str:
+    """Return the name of the background job that runs on this machine; empty without one."""
     path = _job_file()
     return path.read_text(encoding="utf-8") if storage.is_locked(path) else ""
 
@@ -88,7 +88,7 @@ def wait_for_answer() -> float:
     """Pause this background job while the chat answers; call it between pairs or steps.
 
     Returns:
-        Seconds waited, at most `MOST_SECONDS`; 0 for an answer that was given up on before.
+        Seconds waited, at most `MOST_SECONDS`; 0 for an answer that reached this limit before.
     """
     started = time.monotonic()
     while is_answering():

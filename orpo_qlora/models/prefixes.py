@@ -1,7 +1,7 @@
-"""Keys and values of what was read, kept for the next message of a conversation. Floor 1.
+"""Keys and values kept for the next message of a conversation. Floor 1.
 
-The tokens of an earlier turn have the same keys and values when the next message is answered, so
-only what is new is read. A conversation is recognised by its token ids and its adapter alone.
+Tokens of earlier turns have the same keys and values when the next message is answered, so only
+new tokens are processed. A conversation is recognised by its token ids and its adapter alone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 KEPT_BYTES = 512 * 2**20
-"""What may be kept; the conversation that was quiet for longest is forgotten first."""
+"""Memory limit; the least recently used conversation is dropped first."""
 CHANGING_ROPES = {"dynamic", "longrope"}
-"""Position embeddings under which a key depends on how long the whole text is."""
+"""Position embeddings under which a key depends on the length of the whole text."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The beginning of a conversation as one adapter has read it."""
+    """Token ids of a conversation, with one adapter's keys and values."""
 
     adapter: str
     ids: tuple[int, ...]
@@ -33,38 +33,38 @@ class Prefix:
 
     @property
     def bytes(self) -> int:
-        """The memory it takes."""
+        """Memory of the keys and values."""
         return sum(kept.nbytes for pair in self.layers for kept in pair)
 
     def common(self, ids: Sequence[int]) -> int:
-        """Return how many tokens another text begins with alike."""
+        """Return the length of the common prefix with other ids."""
         pairs = zip(self.ids, ids, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 @dataclass(frozen=True)
 class Opening:
-    """How much of a prompt is known, and from where."""
+    """Number of cached tokens at the start of a prompt, and the prefix that has them."""
 
     length: int = 0
     prefix: Prefix | None = None
 
 
 class Prefixes:
-    """What was read for the latest conversations."""
+    """Prefixes of the latest conversations, within a memory limit."""
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
         self._most_bytes = most_bytes
         self._kept: list[Prefix] = []
-        """The one used last at the end."""
+        """Most recently used last."""
 
     @property
     def bytes(self) -> int:
-        """The memory that is kept."""
+        """Memory of all prefixes."""
         return sum(prefix.bytes for prefix in self._kept)
 
     def find(self, adapter: str, ids: Sequence[int]) -> Opening:
-        """Return the longest known beginning of a prompt; its last token is always left to read."""
+        """Return the longest cached beginning of a prompt, always without its last token."""
         best = Opening()
         for prefix in self._kept:
             length = min(prefix.common(ids), len(ids) - 1) if prefix.adapter == adapter else 0
@@ -73,7 +73,7 @@ class Prefixes:
         return best
 
     def keep(self, prefix: Prefix) -> None:
-        """Keep what one row of a batch has read; what it goes on from is given up for it."""
+        """Store a prefix; it replaces the ones that it extends."""
         self._kept = [
             kept
             for kept in self._kept
@@ -84,12 +84,12 @@ class Prefixes:
             del self._kept[0]
 
     def clear(self) -> None:
-        """Give the memory back."""
+        """Drop all prefixes."""
         self._kept.clear()
 
 
 def can_be_kept(config: PretrainedConfig, cache: DynamicCache) -> bool:
-    """Whether keys and values of a prefix are those of any longer text, each token in its place."""
+    """Whether a prefix has the same keys and values in every longer text, one per token."""
     ropes: Any = getattr(config.get_text_config(), "rope_parameters", None) or {}
     nested = [ropes, *(rope for rope in ropes.values() if isinstance(rope, dict))]
     if any(rope.get("rope_type") in CHANGING_ROPES for rope in nested):
@@ -98,7 +98,7 @@ def can_be_kept(config: PretrainedConfig, cache: DynamicCache) -> bool:
 
 
 def cache_of(openings: Sequence[Opening]) -> DynamicCache:
-    """Return a cache with the known beginnings, one row each, filled up on the left."""
+    """Return a cache with the openings, one row each, left-padded."""
     longest = max(opening.length for opening in openings)
     known = next((opening.prefix for opening in openings if opening.prefix), None)
     cache = DynamicCache()
@@ -130,14 +130,14 @@ def _stacked(rows: Sequence[Tensor | None], like: Tensor, longest: int) -> Tenso
 def prefix_of(
     adapter: str, ids: Sequence[int], cache: DynamicCache, row: int, read: Tensor
 ) -> Prefix:
-    """Return what one row of a batch has read.
+    """Return the prefix of one row of a batch.
 
     Args:
-        adapter: which adapter has read it.
+        adapter: the row's adapter.
         ids: the row's tokens, as many as are in the cache.
         cache: keys and values of all rows.
-        row: which one.
-        read: where its tokens are, (tokens in the cache,), true for a token and false for filling.
+        row: index of the row.
+        read: (tokens in the cache,), nonzero for the row's tokens, 0 for padding.
     """
     places = torch.nonzero(read).squeeze(1)
     return Prefix(

@@ -1,4 +1,4 @@
-"""What a generation is asked for: conversations and how to draw tokens. Floor 1; no torch."""
+"""Input of a generation: conversations and sampling settings. Floor 1; no torch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import ConfigError
 
 BASE = "__base__"
-"""The adapter name that means “no adapter” (PEFT's own word)."""
+"""PEFT's adapter name for “no adapter”."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """The turns so far, the last one a user's, and the adapter that is to answer."""
+    """Messages so far, the last one a user's, and the name of the adapter that answers."""
 
     turns: tuple[Message, ...]
     adapter: str = BASE
@@ -21,16 +21,16 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; the same seed gives the same answer on the same machine.
+    """Sampling settings; the same seed gives the same answer on the same machine.
 
     Raises:
         ConfigError: a value is out of its bounds.
     """
 
     temperature: float = 0.7
-    """0 takes the likeliest token every time."""
+    """0 always takes the most likely token."""
     top_p: float = 0.95
-    """Share of the probability, likeliest tokens first, that is drawn from."""
+    """Sample from the most likely tokens up to this probability."""
     max_tokens: int = 256
     seed: int = 0
 

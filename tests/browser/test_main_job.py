@@ -147,5 +147,5 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
         for column in ("base", run.id):
             answer = page.locator(f'.chat-reply[data-column="{column}"] .chat-text')
             expect(answer).to_contain_text(re.compile(r"\w+ \w+ \w+"))
-        expect(page.locator("#chat-pace")).to_contain_text("tokens")
+        expect(page.locator("#chat-note")).to_contain_text("tokens")
         assert errors == []

@@ -1,4 +1,4 @@
-"""Questions that are asked in the background, with a real chat process and a tiny real model."""
+"""Background answers, with a real chat process and a tiny real model."""
 
 import threading
 from contextlib import closing
@@ -29,12 +29,12 @@ def new_talk():
     return Conversation(id=conversations.new_id())
 
 
-def begun(run):
-    """Return an endless answer of which something has been said."""
+def started(run):
+    """Return an endless answer that has text already."""
     talk = new_talk()
     under_way = answering.begin(talk, question(run, ENDLESS))
-    with closing(under_way.follow()) as heard:
-        next(answers for answers in heard if all(answers.texts))
+    with closing(under_way.follow()) as updates:
+        next(answers for answers in updates if all(answers.texts))
     return talk, under_way
 
 
@@ -42,12 +42,12 @@ def test_an_answer_is_kept_and_every_follower_sees_it(run):
     talk, asked = new_talk(), question(run)
     under_way = answering.begin(talk, asked)
     assert answering.under_way(talk.id) is under_way
-    heard = []
-    other = threading.Thread(target=lambda: heard.extend(under_way.follow()))
+    seen = []
+    other = threading.Thread(target=lambda: seen.extend(under_way.follow()))
     other.start()
     *_, last = under_way.follow()
     other.join(PATIENCE_SECONDS)
-    assert heard[-1] == last
+    assert seen[-1] == last
     assert answering.under_way(talk.id) is None
     kept = conversations.load(talk.id)
     assert kept.exchanges == (under_way.exchange,)
@@ -64,8 +64,8 @@ def test_an_answer_is_kept_and_every_follower_sees_it(run):
 
 
 def test_a_question_is_kept_before_it_is_answered(run):
-    """So a page that is reloaded meanwhile shows it, and finds who answers it."""
-    talk, under_way = begun(run)
+    """So a page that is reloaded meanwhile shows it and can follow it."""
+    talk, under_way = started(run)
     kept = conversations.load(talk.id)
     assert [exchange.id for exchange in kept.exchanges] == [under_way.exchange.id]
     with pytest.raises(Busy, match="being answered already"):
@@ -78,12 +78,12 @@ def test_a_question_is_kept_before_it_is_answered(run):
     assert not any(answer.is_whole for answer in exchange.answers)
     again = answering.begin(talk, question(run))
     *_, last = again.follow()
-    assert last.is_done, "the conversation can go on"
+    assert last.is_done, "the conversation can continue"
 
 
 def test_a_question_asked_from_an_old_view_takes_nothing_back(run):
     """Two tabs, or Enter just when the answer ends: the view is from before its end."""
-    talk, under_way = begun(run)
+    talk, under_way = started(run)
     seen = talk.with_exchange(under_way.exchange)
     under_way.stop()
     *_, last = under_way.follow()
@@ -96,7 +96,7 @@ def test_a_question_asked_from_an_old_view_takes_nothing_back(run):
 
 
 def test_an_answer_that_no_page_follows_ends(run, monkeypatch):
-    talk, under_way = begun(run)
+    talk, under_way = started(run)
     assert under_way.exchange.note == ""
     monkeypatch.setattr(answering, "ALONE_SECONDS", 0.2)
     under_way.join(PATIENCE_SECONDS)
@@ -105,7 +105,7 @@ def test_an_answer_that_no_page_follows_ends(run, monkeypatch):
     assert all(answer.text and not answer.is_whole for answer in exchange.answers)
 
 
-def test_a_failure_is_told_and_kept(make_run):
+def test_a_failure_is_reported_and_kept(make_run):
     run = make_run(has_adapter=False)
     talk = new_talk()
     under_way = answering.begin(talk, question(run))

@@ -1,5 +1,6 @@
 """Conversations with a real chat process and a tiny real model; one process for all tests here."""
 
+import re
 import shutil
 import time
 from itertools import pairwise
@@ -47,8 +48,8 @@ def test_two_columns_stream_and_a_second_message_continues(run):
     assert not any("loading" in update.note for update in updates), "the model stays in memory"
     assert updates[-1].base != last.base
 
-    told = ask(run, ChatSettings(system="Be brief.", temperature=0, max_tokens=12))[-1]
-    assert told.base != last.base, "the system prompt reaches the model"
+    prompted = ask(run, ChatSettings(system="Be brief.", temperature=0, max_tokens=12))[-1]
+    assert prompted.base != last.base, "the system prompt reaches the model"
 
 
 def test_answers_are_those_of_plain_peft(run):
@@ -65,7 +66,7 @@ def test_answers_are_those_of_plain_peft(run):
         add_generation_prompt=True,
         return_tensors="pt",
     )
-    said = []
+    texts = []
     with torch.no_grad():
         for is_tuned in (False, True):
             if is_tuned:
@@ -74,8 +75,8 @@ def test_answers_are_those_of_plain_peft(run):
                 with policy.disable_adapter():
                     new = policy.generate(**ids, do_sample=False, max_new_tokens=12)
             answer = new[0, ids["input_ids"].shape[1] :]
-            said.append(base.tokenizer.decode(answer, skip_special_tokens=True))
-    assert [update.base, update.tuned] == said
+            texts.append(base.tokenizer.decode(answer, skip_special_tokens=True))
+    assert [update.base, update.tuned] == texts
 
 
 def test_two_runs_share_one_base(make_run):
@@ -117,7 +118,7 @@ def test_closing_the_answer_frees_the_process_for_the_next(run):
     assert ask(run)[-1].is_done
 
 
-def test_stop_ends_the_answer_with_a_last_word(run):
+def test_stop_ends_the_answer_and_keeps_its_text(run):
     answer = begin(run)
     client.stop()
     *_, last = answer
@@ -138,7 +139,7 @@ def test_a_second_question_waits_its_turn(run):
 
 def test_run_without_adapter_names_itself(make_run):
     run = make_run(has_adapter=False)
-    with pytest.raises(ModelNotFound, match=f"Run “{run.title}” has no adapter"):
+    with pytest.raises(ModelNotFound, match=re.escape(f"Run “{run.title}” has no adapter")):
         ask(run)
     assert run.id not in client.status().runs
 
@@ -167,7 +168,7 @@ def test_an_adapter_of_another_model_is_a_clear_error(run, adapter_of, tmp_path)
     with pytest.raises(UnsupportedModel, match="does not fit its base model"):
         ask(run)
     adapter_of(run.config.model, run.paths.adapter)
-    assert ask(run)[-1].is_done, "the next message starts afresh"
+    assert ask(run)[-1].is_done, "the next message loads everything again"
 
 
 def test_a_removed_run_is_a_clear_error(run):
@@ -184,7 +185,7 @@ def test_errors_come_back_as_the_class_they_were():
     assert protocol.error_of(ErrorCard(slug="of-tomorrow", message="new")).message == "new"
 
 
-def test_no_more_adapters_are_held_than_promised(make_run):
+def test_at_most_four_adapters_are_held(make_run):
     runs = [make_run(seed=seed) for seed in range(5)]
     first = ask(runs[0])[-1].tuned
     for run in runs[1:]:
@@ -212,7 +213,7 @@ def answers_of(runs, settings=GREEDY, question=""):
     return list(client.ask(columns, settings, question))
 
 
-def test_base_and_several_runs_answer_together_and_prove_who_they_are(make_run):
+def test_base_and_several_runs_answer_together_with_their_hashes(make_run):
     one, two = make_run(), make_run(seed=1)
     last = answers_of([one, None, two])[-1]
     first, second = ask(one)[-1], ask(two)[-1]
@@ -226,7 +227,7 @@ def test_base_and_several_runs_answer_together_and_prove_who_they_are(make_run):
     assert last.is_done
 
 
-def test_runs_of_another_base_are_told_apart_and_nothing_is_unloaded(make_run, tmp_path):
+def test_runs_of_another_base_are_refused_and_nothing_is_unloaded(make_run, tmp_path):
     mine = make_run()
     other = make_run(make_tiny_model(tmp_path / "other", hidden=32))
     ask(mine)
@@ -237,7 +238,7 @@ def test_runs_of_another_base_are_told_apart_and_nothing_is_unloaded(make_run, t
     assert client.status().model == mine.config.model
 
 
-def test_the_base_alone_has_no_run_to_say_which_it_is():
+def test_the_base_alone_is_refused_without_a_run():
     with pytest.raises(InputError, match="No run is chosen"):
         answers_of([None])
 
@@ -248,7 +249,7 @@ def test_no_more_runs_answer_at_once_than_adapters_are_held(make_run):
         bases.common_base(runs)
 
 
-def test_a_stop_by_name_ends_that_question_only(run):
+def test_a_stop_by_id_ends_that_question_only(run):
     columns = [Column(run=run.id, turns=ASK)]
     answer = client.ask(columns, ENDLESS, "mine")
     next(update for update in answer if any(update.texts))

@@ -79,12 +79,12 @@ def test_a_name_from_the_address_is_no_path(name):
         conversations.load(name)
 
 
-def test_a_file_that_cannot_be_read_is_told_and_stays_as_it_is():
+def test_an_unreadable_file_is_reported_and_left_unchanged():
     talk = Conversation(id=conversations.new_id())
     conversations.save(talk)
     path = conversations._file(talk.id)
     path.write_text('{"id": "of tomorrow"')
-    with pytest.raises(InputError, match="damaged, or of another version") as caught:
+    with pytest.raises(InputError, match="damaged or from another version") as caught:
         conversations.update(talk.id, exchange("hi", ("", "there")))
     assert caught.value.where == str(path)
     assert path.read_text() == '{"id": "of tomorrow"'

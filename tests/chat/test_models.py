@@ -1,4 +1,4 @@
-"""When the chat may take memory, and when it gives it back."""
+"""When the chat may load a model, and when it unloads it."""
 
 import json
 import shutil
@@ -17,11 +17,11 @@ GIB = chat_models.GIB
 
 @pytest.fixture
 def with_free(monkeypatch):
-    def say(free_bytes):
+    def set_free(free_bytes):
         memory = SimpleNamespace(available=free_bytes)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
 
-    return say
+    return set_free
 
 
 def test_beside_a_run_the_chat_needs_half_as_much_again_and_a_gibibyte(run, with_free):
@@ -47,15 +47,15 @@ def test_weight_bytes_are_those_of_the_loaded_model(run, endless_model, tmp_path
 
     arithmetic = hardware.choose_arithmetic(dtype)
     model = AutoModelForCausalLM.from_pretrained(endless_model, dtype=arithmetic.dtype)
-    told = chat_models._weight_bytes(endless_model, chat_models.BaseKey.of(run), arithmetic)
+    needed = chat_models._weight_bytes(endless_model, chat_models.BaseKey.of(run), arithmetic)
     footprint = model.get_memory_footprint(return_buffers=False)
-    assert told == footprint
+    assert needed == footprint
     folder = shutil.copytree(endless_model, tmp_path / "twice")
     shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
     index = {"weight_map": dict.fromkeys(model.state_dict(), "model.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    told = chat_models._weight_bytes(folder, chat_models.BaseKey.of(run), arithmetic)
-    assert told == footprint, "the same weights in another cut are not loaded"
+    needed = chat_models._weight_bytes(folder, chat_models.BaseKey.of(run), arithmetic)
+    assert needed == footprint, "the same weights split differently are not loaded"
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ def test_an_idle_chat_makes_room_for_a_run(
 ):
     with_free(free)
     monkeypatch.setattr(server, "active_run", lambda: run)
-    monkeypatch.setattr(server, "give_way", lambda: None)  # this process has more to do
+    monkeypatch.setattr(server, "give_way", lambda niceness: None)  # not for this process
     monkeypatch.setattr(chat_models.LoadedPolicies, "device", device)
     chat = server.Chat("token", idle_seconds=60)
-    assert chat._run_to_make_way_for() == "", "without a model there is nothing to give back"
+    assert chat._run_to_make_way_for() == "", "without a model there is nothing to unload"
     chat.loaded.key = chat_models.BaseKey.of(run)
     chat._beside = run.id if beside else ""
     assert chat._run_to_make_way_for().endswith(reason)

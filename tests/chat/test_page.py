@@ -15,15 +15,15 @@ pytestmark = pytest.mark.browser
 MINUTE = 60_000
 MARKUP = "<b>Why</b> ${1+1} {{value}} <img src=x onerror=alert(1)>?"
 ENDS = 120
-"""So many of the 400 tokens end an answer, so that a random model's answers end by themselves."""
+"""Number of the 400 tokens that end an answer, so that a random model's answers end."""
 
 
 @pytest.fixture(scope="module")
 def brief_model(tmp_path_factory):
     folder = make_tiny_model(tmp_path_factory.mktemp("brief") / "model")
     path = folder / "generation_config.json"
-    told = json.loads(path.read_text())
-    path.write_text(json.dumps(told | {"eos_token_id": [2, *range(400 - ENDS, 400)]}))
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"eos_token_id": [2, *range(400 - ENDS, 400)]}))
     return folder
 
 
@@ -51,7 +51,7 @@ def talk(home_of_the_module, make_run, brief_model):
 
 @pytest.fixture
 def page(talk, shared_home):
-    """The page with an empty conversation, named as a person sees it."""
+    """The page with an empty conversation, ready for a question."""
     if talk.locator(".chat-exchange").count():
         talk.locator("#chat-clear").click()
     expect(talk.locator(".chat-exchange")).to_have_count(0)
@@ -60,7 +60,7 @@ def page(talk, shared_home):
 
 
 def pick(page, *titles):
-    """Choose who answers."""
+    """Choose the models."""
     box, picked = page.locator("#chat-run input"), page.locator("#chat-run .token")
     for left in reversed(range(picked.count())):
         box.press("Backspace")
@@ -134,7 +134,7 @@ def edit(page):
     expect(page.locator("#chat-message textarea")).to_have_value(MARKUP)
 
 
-def test_escape_stops_and_keeps_the_words(page):
+def test_escape_stops_and_keeps_the_text(page):
     pick(page, "Base model", "endless", "run 1")
     ask(page, "Go on.")
     expect(page.locator("#chat-error")).to_contain_text("only runs of one base")
@@ -142,7 +142,7 @@ def test_escape_stops_and_keeps_the_words(page):
     pick(page, "Base model", "endless")
     page.locator("#chat-blind input").check()
     ask(page, "Go on.")
-    expect(page.locator("#chat-pace")).to_contain_text("tokens/s", timeout=MINUTE)
+    expect(page.locator("#chat-note")).to_contain_text("tokens/s", timeout=MINUTE)
     for text in (page.locator("#chat-newest .chat-text").nth(place) for place in (0, 1)):
         expect(text).to_have_text(re.compile(r"\S[\s\S]{5}"), timeout=MINUTE)
     expect(page.locator("#chat-error")).to_be_empty()
@@ -153,7 +153,7 @@ def test_escape_stops_and_keeps_the_words(page):
     expect(page.locator("#chat-vote-a")).to_be_disabled()
 
 
-def test_a_blind_vote_tells_the_names_is_counted_and_becomes_data(page):
+def test_a_blind_vote_reveals_names_is_counted_and_becomes_data(page):
     pick(page, "Base model", "run 2")
     page.locator("#chat-blind input").check()
     ask(page, "Which is better?")
@@ -167,13 +167,13 @@ def test_a_blind_vote_tells_the_names_is_counted_and_becomes_data(page):
     page.locator("#chat-vote-b").click()
     names = page.locator("#chat-newest h3")
     expect(names.nth(1)).to_contain_text("your choice")
-    told = [name.split(": ")[1].split(" your")[0] for name in names.all_inner_texts()]
-    assert sorted(told) == ["Base model", "run 2"]
+    titles = [name.split(": ")[1].split(" your")[0] for name in names.all_inner_texts()]
+    assert sorted(titles) == ["Base model", "run 2"]
     (kept,) = votes.read_votes()
     assert kept.vote == "b"
-    assert kept.b.title == told[1]
+    assert kept.b.title == titles[1]
     assert kept.b.text == right
-    won = "1 of 1" if told[1] == "run 2" else "0 of 1"
+    won = "1 of 1" if titles[1] == "run 2" else "0 of 1"
     expect(page.locator("#chat-scores")).to_contain_text(f"against the base model: won {won}")
     expect(page.locator("#chat-scores")).to_contain_text("1 vote can be trained on")
 

@@ -1,4 +1,4 @@
-"""The life of the chat process: start, death, idleness, release, and who may open its door."""
+"""The chat process: start, crash, idle exit, release, and access to its socket."""
 
 import os
 import signal
@@ -78,7 +78,7 @@ def test_a_second_process_is_refused_by_the_lock(run, own_home):
     assert ask(run)[-1].is_done
 
 
-def test_an_idle_process_leaves(run, monkeypatch):
+def test_an_idle_process_exits(run, monkeypatch):
     monkeypatch.setenv("ORPO_QLORA_CHAT_IDLE_SECONDS", "0.5")
     answer = begin(run)
     pid = client.status().pid  # asked while it is busy: later it may be gone
@@ -89,7 +89,7 @@ def test_an_idle_process_leaves(run, monkeypatch):
     assert ask(run)[-1].is_done
 
 
-def test_only_the_owner_can_find_and_open_the_door(run, own_home):
+def test_only_the_owner_with_the_token_can_connect(run, own_home):
     ask(run)
     folder = own_home / "chat"
     assert folder.stat().st_mode & 0o777 == 0o700

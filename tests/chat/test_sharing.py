@@ -1,4 +1,4 @@
-"""What the chat says and does beside a run or a job on the same processor."""
+"""The chat beside a run or a job on the same processor."""
 
 import pytest
 
@@ -6,14 +6,14 @@ from orpo_qlora.chat import models as chat_models
 from orpo_qlora.chat import server
 from orpo_qlora.chat.client import Answers
 from orpo_qlora.jobs import interactive
-from orpo_qlora.ui.chat.turns import _pace
+from orpo_qlora.ui.chat.turns import _note
 
 
 @pytest.fixture
 def chat(monkeypatch):
     """A chat whose base is on the processor, and the priorities that it took."""
     taken = []
-    monkeypatch.setattr(server, "give_way", taken.append)  # this process has more to do
+    monkeypatch.setattr(server, "give_way", taken.append)  # not for this process
     monkeypatch.setattr(chat_models.LoadedPolicies, "device", "cpu")
     chat = server.Chat("token", idle_seconds=60)
     chat.taken = taken
@@ -50,4 +50,8 @@ def test_a_gpu_is_shared_with_no_processor(run, chat, monkeypatch):
 
 def test_the_page_shows_the_note_beside_the_throughput():
     answers = Answers(("hi",), note=server.SHARED, tokens_per_second=2.0)
-    assert _pace(answers).endswith(f" · {server.SHARED}")
+    assert _note(answers).endswith(f" · {server.SHARED}")
+
+
+def test_a_rate_is_shown_from_the_second_token():
+    assert "tokens/s" not in _note(Answers(("hi",)))

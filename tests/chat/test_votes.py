@@ -18,7 +18,7 @@ def answer(text, run="", sha256="", **values):
     return Answer(run=run, sha256=sha256 or run, title=run or "Base model", text=text, **values)
 
 
-def vote(said, a, b, *earlier, prompt="why?", name=""):
+def vote(choice, a, b, *earlier, prompt="why?", name=""):
     return CastVote(
         id=name or conversations.new_id(),
         at=0.0,
@@ -26,19 +26,19 @@ def vote(said, a, b, *earlier, prompt="why?", name=""):
         turns=(*earlier, Message("user", prompt)),
         a=a,
         b=b,
-        vote=said,
+        vote=choice,
         settings=ChatSettings(),
     )
 
 
-def blind(message, left, right, said="", **settings):
+def blind(message, left, right, choice="", **settings):
     return Exchange(
         id=conversations.new_id(),
         message=message,
         settings=ChatSettings(**settings),
         answers=(answer(left, RUN, is_whole=True), answer(right, is_whole=True)),
         is_blind=True,
-        vote=said,
+        vote=choice,
     )
 
 

@@ -37,7 +37,7 @@ def run(endless_model):
 
 @pytest.fixture
 def set_free(shim, tmp_path, monkeypatch):
-    """Say how much memory is free for the chat process."""
+    """Return a function that sets the free memory the chat process sees."""
     file = tmp_path / "free"
 
     def set_to(count):
@@ -65,7 +65,7 @@ def test_a_run_that_needs_the_memory_does_not_wait_for_the_end_of_an_answer(
     paths = start(max_steps=100_000)
     wait_for(lambda: store.read_run(paths).state.step > 2)
     for _ in range(20):
-        assert not next(answer).is_done, "while there is memory for both, both go on"
+        assert not next(answer).is_done, "while there is memory for both, both continue"
     # The answer runs at low priority, also when it began before the run.
     wait_until(lambda: niceness(client.status().pid) == {NICENESS}, seconds=30)
     set_free(GIB)
@@ -83,7 +83,7 @@ def test_a_run_that_needs_the_memory_does_not_wait_for_the_end_of_an_answer(
     assert ask(run)[-1].is_done
 
 
-def test_beside_a_run_the_chat_says_that_both_share_the_processor(
+def test_beside_a_run_the_chat_notes_that_both_share_the_processor(
     run, fake_worker, start, wait_for
 ):
     paths = start(max_steps=100_000)
@@ -130,12 +130,12 @@ def is_answering():
 
 
 def has_begun(tab):
-    """Tell whether words of the answer are on the page."""
-    return "tokens/s" in str(tab.value("chat-pace"))
+    """Whether text of the answer is on the page."""
+    return "tokens/s" in str(tab.value("chat-note"))
 
 
 def test_a_tab_closed_and_a_process_killed_in_mid_answer(run, own_home):
-    """As the page does it: the answer goes on for a tab that is reloaded, and not for long."""
+    """An answer continues for a moment without a page, in case the tab is reloaded."""
     with serving(own_home) as served:
         tab = Visitor(served.address)
         tab.load()
@@ -148,7 +148,7 @@ def test_a_tab_closed_and_a_process_killed_in_mid_answer(run, own_home):
         tab.close()
         wait_until(lambda: not is_answering(), seconds=PATIENCE_SECONDS)
 
-        # The next one is not kept waiting, and is told when the process dies.
+        # The next one need not wait, and sees an error when the process dies.
         tab = Visitor(served.address)
         tab.load()
         tab.put("chat-run", ["base", run.id])

@@ -67,7 +67,7 @@ def wait_until(is_true):
 
 def test_without_an_answer_a_job_does_not_wait(own_home):
     assert interactive.wait_for_answer() < interactive.POLL_SECONDS
-    assert interactive.job_at_work() == ""
+    assert interactive.running_job() == ""
 
 
 def test_a_job_pauses_while_the_chat_answers_and_continues_when_it_dies(start):
@@ -96,10 +96,10 @@ def test_a_chat_that_hangs_stops_a_job_once_and_not_at_every_pair(start, monkeyp
 
 def test_the_chat_can_name_the_job_which_gets_low_priority_at_the_first_answer(start):
     job = start(JOB)
-    assert interactive.job_at_work() == "an evaluation"
+    assert interactive.running_job() == "an evaluation"
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert int(job.stdout.readline()) == own
     with interactive.answering():
         wait_until(lambda: os.getpriority(os.PRIO_PROCESS, job.pid) == 19)
     job.kill()
-    wait_until(lambda: interactive.job_at_work() == "")
+    wait_until(lambda: interactive.running_job() == "")

@@ -34,7 +34,7 @@ def policy(tiny_model):
 
 
 def hf_answer(policy, tokenizer, turns, adapter, tokens=24):
-    """What transformers' own `generate` says, one conversation alone."""
+    """Answers of transformers' own `generate`, one conversation at a time."""
     ids = torch.tensor([generation.prompt_ids(tokenizer, turns)])
     options = {
         "attention_mask": torch.ones_like(ids),
@@ -143,7 +143,7 @@ def test_four_bit_policy_in_training_answers_like_plain_peft(
     tiny_model, tokenizer, monkeypatch, has_memory
 ):
     if not has_memory:
-        monkeypatch.setattr(decode, "UNPACKED_SHARE", 0)
+        monkeypatch.setattr(decode, "DEQUANTIZED_SHARE", 0)
     config = TrainConfig(model=str(tiny_model), lora_r=4)
     policy = loading.attach_new_adapter(loading.load_base(config.model), config)
     torch.manual_seed(2)
@@ -209,7 +209,7 @@ def hf_tokens(policy, tokenizer, turns):
 
 
 def test_a_row_ends_at_the_end_of_turn_and_the_other_goes_on(policy, tokenizer):
-    """A word of the base that the tuned never says becomes an end token."""
+    """A token of the base's answer that the tuned never generates becomes an end token."""
     with policy.disable_adapter():
         base = hf_tokens(policy, tokenizer, SHORT)
     tuned = hf_tokens(policy, tokenizer, LONG)

@@ -85,7 +85,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
         cards.settings_table([(HOSTILE, HOSTILE, HOSTILE)]),
         cards.notes_list([HOSTILE]),
         cards.reason(HOSTILE),
-        cards.pace(HOSTILE),
+        cards.note(HOSTILE),
     ],
 )
 def test_text_from_files_and_models_is_never_markup(block):

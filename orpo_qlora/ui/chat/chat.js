@@ -1,4 +1,4 @@
-// Runs once for each part of the conversation; `element` and `trigger` are that component's own.
+// Runs once per part of the conversation; `element` and `trigger` belong to that component.
 element.addEventListener("click", (event) => {
   const choice = event.target.closest("[data-choice]");
   if (choice) { trigger("click", { choice: choice.dataset.choice }); }
@@ -9,8 +9,8 @@ element.addEventListener("click", (event) => {
 window.orpoChat ??= (() => {
   const part = (id) => document.querySelector(`#${id}`);
 
-  // Without TLS there is no clipboard but the old one.
-  const put = async (text) => {
+  // Without TLS only execCommand can copy.
+  const toClipboard = async (text) => {
     if (window.isSecureContext) { await navigator.clipboard.writeText(text); return; }
     const area = document.createElement("textarea");
     area.value = text;
@@ -22,13 +22,13 @@ window.orpoChat ??= (() => {
 
   const copy = async (button) => {
     const text = button.closest(".chat-reply").querySelector(".chat-text").textContent;
-    await put(text);
+    await toClipboard(text);
     button.textContent = "Copied";
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
     button.focus();
   };
 
-  // A finger would get the keyboard on the screen in the way of the answers.
+  // On a touch screen the keyboard would cover the answers.
   const focus = () => {
     const box = part("chat-message")?.querySelector("textarea");
     if (box?.offsetParent && window.matchMedia("(pointer: fine)").matches) { box.focus(); }
@@ -42,14 +42,14 @@ window.orpoChat ??= (() => {
   };
 
   document.addEventListener("keydown", (event) => {
-    // In an open list Escape closes the list.
+    // Escape in an open list closes the list.
     if (event.key !== "Escape" || event.target.closest?.("[role=combobox], [role=listbox]")) {
       return;
     }
     if (press("chat-stop") || press("chat-cancel-edit")) { focus(); }
   });
 
-  // The newest words stay in sight, unless the person has scrolled up to read.
+  // Scroll with the newest text unless the user has scrolled up.
   let isAtEnd = true, newest = "";
   const follow = () => {
     const box = part("chat-scroll");
@@ -59,7 +59,7 @@ window.orpoChat ??= (() => {
     if (last !== newest) { isAtEnd = true; newest = last; }
     if (isAtEnd) { box.scrollTop = box.scrollHeight; }
   };
-  // What a person does, and not where the box stands: it moves by itself while words come.
+  // Watch the user's actions, not the position: the box also scrolls by itself.
   const readUp = (event) => {
     if (event.target.closest?.("#chat-scroll") && !(event.deltaY > 0)) { isAtEnd = false; }
   };

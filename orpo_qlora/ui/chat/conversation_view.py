@@ -1,4 +1,4 @@
-"""The components of a conversation: columns, messages, question, votes, settings. Floor 6."""
+"""Components of a conversation: columns, messages, question, votes, settings. Floor 6."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VOTES: dict[Vote, str] = {
 
 @dataclass(frozen=True)
 class ColumnPicker:
-    """Which models answer."""
+    """Choice of the models."""
 
     runs: gr.Dropdown
     blind: gr.Checkbox
@@ -82,7 +82,7 @@ class AnswerSettings:
 
 @dataclass(frozen=True)
 class ConversationView:
-    """Every component that a question, a vote or an edit reads or changes."""
+    """Components that a question, a vote or an edit reads or changes."""
 
     card: gr.HTML
     conversation_id: gr.Textbox
@@ -109,7 +109,7 @@ class ConversationView:
 
 
 def build_picker() -> ColumnPicker:
-    """Return the choice of models, without any."""
+    """Return the choice of models, empty."""
     with gr.Row(elem_id="chat-choice"):
         runs = gr.Dropdown(
             [],
@@ -134,7 +134,7 @@ def build_picker() -> ColumnPicker:
 
 
 def hidden_text(elem_id: str, label: str) -> gr.Textbox:
-    """Return a text that the page keeps without showing it."""
+    """Return a text box that is not shown."""
     return gr.Textbox(visible="hidden", elem_id=elem_id, label=label)
 
 

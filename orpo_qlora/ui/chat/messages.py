@@ -1,7 +1,9 @@
-"""A conversation as the page shows it: each message once, its answers side by side. Floor 5.
+"""HTML of a conversation: each message once, its answers side by side. Floor 6.
 
-Everything that a person, a run's name or a model wrote is escaped here. What nobody may know before
-a vote is not in the markup.
+Text of users, models and run names is escaped here. The markup of a blind question does not name
+the models before the vote.
+Not gr.Chatbot: even without markdown gradio 6.31 inserts sanitised HTML, so an `<img>` in an answer
+is fetched, and one Chatbot cannot show several answers side by side under one message.
 """
 
 from __future__ import annotations
@@ -11,22 +13,22 @@ from collections.abc import Sequence
 
 from orpo_qlora.chat.conversations import Answer, Conversation, Exchange
 
-WAITING = "Waiting for the first words …"
-NOTHING = "It ended without a word."
+WAITING = "Waiting for the first tokens …"
+NOTHING = "Empty answer."
 HASH_CHARACTERS = 8
 SIDES = ("A", "B")
-LOST = "No answer was kept: the page was shut down meanwhile. Press “Regenerate”."
+LOST = "No answer was saved: the page was shut down meanwhile. Press “Regenerate”."
 OUTCOMES = {
     "a": ("your choice", ""),
     "b": ("", "your choice"),
     "tie": ("tie", "tie"),
     "bad": ("bad", "bad"),
 }
-"""What a vote says about either side."""
+"""Labels of both sides after a vote."""
 
 
 def past_html(exchanges: Sequence[Exchange]) -> str:
-    """Return the questions that are over, oldest first."""
+    """Return the earlier messages with their answers, oldest first."""
     return "".join(
         exchange_html(exchange, number) for number, exchange in enumerate(exchanges, start=1)
     )
@@ -69,11 +71,11 @@ def _reply(exchange: Exchange, place: int, *, is_live: bool) -> str:
         if answer.text and not is_live
         else ""
     )
-    silence = WAITING if is_live else NOTHING if answer.is_whole else ""
+    placeholder = WAITING if is_live else NOTHING if answer.is_whole else ""
     return (
         f'<article class="chat-reply" data-column="{html.escape(column)}">'
         f"<h3>{html.escape(name_of(exchange, place))}{_outcome(exchange, place)}</h3>"
-        f'<div class="chat-text" dir="auto">{html.escape(answer.text) or _quiet(silence)}</div>'
+        f'<div class="chat-text" dir="auto">{html.escape(answer.text) or _quiet(placeholder)}</div>'
         f'<div class="chat-foot"><span class="chat-proof" title="{_whole_proof(exchange, answer)}">'
         f"{html.escape(_proof(exchange, answer))}</span>{copy}</div></article>"
     )
@@ -84,7 +86,7 @@ def _quiet(text: str) -> str:
 
 
 def name_of(exchange: Exchange, place: int) -> str:
-    """Return what a column is called: a letter until the vote, then who it was."""
+    """Return a column's title; in a blind question a letter until the vote."""
     answer = exchange.answers[place]
     if exchange.hides_names:
         return f"Answer {SIDES[place]}"
@@ -92,8 +94,8 @@ def name_of(exchange: Exchange, place: int) -> str:
 
 
 def _outcome(exchange: Exchange, place: int) -> str:
-    said = OUTCOMES[exchange.vote][place] if exchange.vote else ""
-    return f' <span class="pill">{said}</span>' if said else ""
+    label = OUTCOMES[exchange.vote][place] if exchange.vote else ""
+    return f' <span class="pill">{label}</span>' if label else ""
 
 
 def _proof(exchange: Exchange, answer: Answer) -> str:
@@ -125,20 +127,20 @@ def _note(exchange: Exchange, *, is_live: bool) -> str:
 
 
 def opening_html(prompts: Sequence[str]) -> str:
-    """Return what an empty conversation says: what to do, and what could be asked."""
+    """Return the card of an empty conversation, with prompts to try."""
     tries = "".join(
         f'<button type="button" class="choice-button" data-choice="try:{html.escape(prompt)}">'
         f"{html.escape(prompt)}</button>"
         for prompt in prompts
     )
     return (
-        '<div class="card-empty"><p class="card-title">Ask all of them the same thing</p>'
-        "<p>One message, one seed, one model in memory: what differs is what an adapter learnt.</p>"
+        '<div class="card-empty"><p class="card-title">Ask every model the same question</p>'
+        "<p>Same message, same seed, same base model: answers differ only by the adapter.</p>"
         f'<div class="chat-tries">{tries}</div></div>'
     )
 
 
 def conversation_html(conversation: Conversation, *, is_live: bool) -> tuple[str, str]:
-    """Return the questions that are over, and the newest one."""
+    """Return the earlier messages, and the newest one."""
     *past, last = conversation.exchanges
     return past_html(past), exchange_html(last, len(past) + 1, is_live=is_live)

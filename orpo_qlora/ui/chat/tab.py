@@ -1,4 +1,4 @@
-"""The Chat tab: one message, answered side by side by the base model and by runs' adapters."""
+"""The Chat tab: one message, answered side by side by base model and adapters. Floor 6."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from orpo_qlora.runs import present
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.chat import conversation_view, turns, votes_panel
 from orpo_qlora.ui.chat.conversation_view import BASE_CHOICE, SCRIPT, ConversationView
-from orpo_qlora.ui.chat.turns import Asker, asker_inputs
+from orpo_qlora.ui.chat.turns import ChatInputs, input_components
 from orpo_qlora.ui.parts import cards, theme
 from orpo_qlora.ui.parts.events import QUIET, UNCHECKED, parameters_of
 from orpo_qlora.ui.parts.guard import Updates, guarded, guarded_stream
 
 FOLLOWED_AT_ONCE = 8
-"""Pages that may follow an answer at the same time; the chat process answers one after another."""
+"""Pages that may follow answers at the same time; the chat process answers one at a time."""
 ANSWERING: dict[str, Any] = {
     "show_progress": "hidden",
     "concurrency_limit": FOLLOWED_AT_ONCE,
@@ -85,7 +85,7 @@ def build_chat_tab() -> ChatTab:
                 past=past,
                 newest=newest,
                 votes=conversation_view.build_votes(),
-                status=gr.HTML(elem_id="chat-pace"),
+                status=gr.HTML(elem_id="chat-note"),
                 editing=conversation_view.build_editing(editing_id),
                 question=conversation_view.build_question(),
                 settings=conversation_view.build_settings(),
@@ -115,20 +115,20 @@ def wire_chat_tab(tab: ChatTab, address: gr.Textbox, loaded: Any) -> None:  # no
 
 
 def _wire_asking(view: ConversationView) -> list[Any]:
-    """Return the events that show answers while they grow."""
+    """Return the events that stream answers."""
 
     def on_send(message: str, editing: str, *values: object) -> Iterator[Updates]:
-        return turns.send_updates(view, Asker.of(values), message, editing)
+        return turns.send_updates(view, ChatInputs.of(values), message, editing)
 
     def on_again(*values: object) -> Iterator[Updates]:
-        return turns.again_updates(view, Asker.of(values))
+        return turns.again_updates(view, ChatInputs.of(values))
 
-    question, inputs = view.question, asker_inputs(view)
-    asked = [question.message, view.editing.exchange_id, *inputs]
+    question, inputs = view.question, input_components(view)
+    sent = [question.message, view.editing.exchange_id, *inputs]
     once = {"trigger_mode": "once", **ANSWERING}
     send = guarded_stream(view.card, on_send)
     triggers = [question.message.submit, question.send.click]
-    sending = gr.on(triggers, send, asked, view.outputs, **once)
+    sending = gr.on(triggers, send, sent, view.outputs, **once)
     again = question.again.click(guarded_stream(view.card, on_again), inputs, view.outputs, **once)
     # At once, not after the answers: the user may type the next message meanwhile.
     for button in (question.send, question.again, question.stop):
@@ -185,23 +185,23 @@ def _wire_votes(view: ConversationView) -> None:
         event.then(None, None, None, js=FOCUS, **QUIET)
 
 
-def select_updates(tab: ChatTab, asked: str | Sequence[str] | None) -> Updates:
+def select_updates(tab: ChatTab, wanted: str | Sequence[str] | None) -> Updates:
     """Return the updates that select a run beside the base model, or keep the selection.
 
     Args:
         tab: the tab's components.
-        asked: one run, or all values of the picker; the newest run replaces removed ones.
+        wanted: one run, or all values of the picker; the newest run replaces removed ones.
     """
     runs = chat_runs()
     ids = [run.id for run in runs]
-    wanted = [BASE_CHOICE, asked] if isinstance(asked, str) else asked or [BASE_CHOICE]
-    chosen = [pick for pick in wanted if pick in {BASE_CHOICE, *ids}]
+    picks = [BASE_CHOICE, wanted] if isinstance(wanted, str) else wanted or [BASE_CHOICE]
+    chosen = [pick for pick in picks if pick in {BASE_CHOICE, *ids}]
     if not any(pick in ids for pick in chosen):
         chosen = [BASE_CHOICE, *ids[:1]]
     names_bases = len({BaseKey.of(run) for run in runs}) > 1
     choices = [(_label(run, names_base=names_bases), run.id) for run in runs]
     # An unchanged selection is not sent back: the user may have changed it meanwhile.
-    picked = {} if chosen == asked else {"value": chosen}
+    picked = {} if chosen == wanted else {"value": chosen}
     return {
         tab.picker: gr.update(choices=[("Base model", BASE_CHOICE), *choices], **picked),
         tab.empty: gr.HTML(visible=not runs),

@@ -1,4 +1,4 @@
-"""What happens to a conversation on the page: asked, stopped, asked again, edited. Floor 5."""
+"""Handlers of the Chat tab: send, stop, regenerate, edit, vote, restore. Floor 6."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from orpo_qlora.ui.parts.guard import Updates
 PROMPTS_TRIED = 3
 PROMPT_CHARACTERS = 120
 _shuffle = random.SystemRandom().shuffle
-"""Not seeded by anything: whoever votes must not be able to know the sides."""
+"""Not seeded: the sides of a blind question must not be predictable."""
 
 
 @dataclass(frozen=True)
-class Asker:
-    """What the page holds when a button is pressed."""
+class ChatInputs:
+    """Values of the page's inputs when a question is sent."""
 
     conversation_id: str
     picked: Sequence[str]
@@ -43,62 +43,62 @@ class Asker:
     settings: tuple[Any, ...]
 
     @classmethod
-    def of(cls, values: Sequence[Any]) -> Asker:
-        """Return it from the inputs' values, in the order of `asker_inputs`."""
+    def of(cls, values: Sequence[Any]) -> ChatInputs:
+        """Build from values in the order of `input_components`."""
         conversation_id, picked, is_blind, *settings = values
         return cls(conversation_id or "", picked or (), bool(is_blind), tuple(settings))
 
 
-def asker_inputs(view: ConversationView) -> list[Any]:
-    """Return the inputs of `Asker.of`."""
+def input_components(view: ConversationView) -> list[Any]:
+    """Return the inputs of `ChatInputs.of`."""
     return [view.conversation_id, view.picker.runs, view.picker.blind, *view.settings.inputs]
 
 
 def send_updates(
-    view: ConversationView, asker: Asker, message: str, editing: str = ""
+    view: ConversationView, inputs: ChatInputs, message: str, editing: str = ""
 ) -> Iterator[Updates]:
     """Ask every chosen column the message, and show the answers while they grow.
 
     Args:
         view: the components.
-        asker: what else the page holds.
-        message: what to ask; nothing happens if it is blank.
-        editing: the message that this one takes the place of, with all that followed.
+        inputs: the other inputs of the page.
+        message: the question; a blank one is ignored.
+        editing: id of the message that this one replaces, with all later ones.
 
     Raises:
         InputError: the columns cannot answer together, or a vote is due first.
     """
     text = message.strip()
     if not text:
-        yield {}  # a stream that says nothing empties every output
+        yield {}  # a handler that yields nothing empties every output
         return
-    conversation = conversations.load(asker.conversation_id or conversations.new_id())
+    conversation = conversations.load(inputs.conversation_id or conversations.new_id())
     last = conversation.last
     if last is not None and last.is_votable and not editing:
         raise InputError(
             "This question waits for your vote.",
-            hint="Vote first: the conversation goes on from the answer you prefer.",
+            hint="Vote first: the conversation continues from the answer you prefer.",
         )
-    exchange = _question(asker, text, settings_from(asker.settings))
+    exchange = _question(inputs, text, settings_from(inputs.settings))
     yield from _asked_updates(view, conversation.before(editing), exchange)
 
 
-def again_updates(view: ConversationView, asker: Asker) -> Iterator[Updates]:
-    """Ask the newest message again with the next seed; its answers give way."""
-    conversation = conversations.load(asker.conversation_id)
+def again_updates(view: ConversationView, inputs: ChatInputs) -> Iterator[Updates]:
+    """Ask the newest message again with the next seed; its answers are replaced."""
+    conversation = conversations.load(inputs.conversation_id)
     last = conversation.last
     if last is None:
         yield {}
         return
-    settings = replace(settings_from(asker.settings), seed=last.settings.seed + 1)
-    exchange = _question(asker, last.message, settings)
+    settings = replace(settings_from(inputs.settings), seed=last.settings.seed + 1)
+    exchange = _question(inputs, last.message, settings)
     yield from _asked_updates(view, conversation.before(last.id), exchange)
 
 
-def _question(asker: Asker, message: str, settings: client.ChatSettings) -> Exchange:
-    settings.sampling  # noqa: B018 - says what is out of bounds before anything is kept
-    base, columns = _columns(asker.picked)
-    if asker.is_blind:
+def _question(inputs: ChatInputs, message: str, settings: client.ChatSettings) -> Exchange:
+    settings.sampling  # noqa: B018 - raises for values out of bounds before anything is saved
+    base, columns = _columns(inputs.picked)
+    if inputs.is_blind:
         if len(columns) != 2:
             raise InputError(
                 f"A blind question compares two answers; {len(columns)} columns are chosen.",
@@ -111,7 +111,7 @@ def _question(asker: Asker, message: str, settings: client.ChatSettings) -> Exch
         settings=settings,
         model=base.model,
         answers=tuple(columns),
-        is_blind=asker.is_blind,
+        is_blind=inputs.is_blind,
     )
 
 
@@ -140,43 +140,47 @@ def _asked_updates(
 
 
 def follow_updates(view: ConversationView, under_way: Answering) -> Iterator[Updates]:
-    """Show the answers while they grow, and what can be done once they are there.
+    """Show the answers while they grow, and enable the buttons at the end.
 
     Raises:
-        OrpoQloraError: the question could not be answered; the page shows what there is.
+        OrpoQloraError: the answers failed; the page shows the text so far.
     """
     before = conversations.load(under_way.conversation_id).before(under_way.exchange.id)
     for answers in under_way.follow():
         number = len(before.exchanges) + 1
         newest = messages_view.exchange_html(under_way.exchange, number, is_live=True)
-        yield {view.newest: newest, view.status: cards.pace(_pace(answers))}
-    pace = _last_pace(under_way)
+        yield {view.newest: newest, view.status: cards.note(_note(answers))}
+    note = _last_note(under_way)
     conversation = before.with_exchange(under_way.exchange)
     yield {
         **conversation_updates(view, conversation),
-        view.status: cards.pace(pace) if pace else "",
+        view.status: cards.note(note) if note else "",
     }
     if under_way.error is not None:
         raise under_way.error
 
 
-def _pace(answers: Answers) -> str:
-    rate = present.tokens_per_second(answers.tokens_per_second) if any(answers.texts) else ""
-    return " · ".join(text for text in (rate, answers.note) if text) or messages_view.WAITING
+def _note(answers: Answers) -> str:
+    return " · ".join(filter(None, (_rate(answers), answers.note))) or messages_view.WAITING
 
 
-def _last_pace(under_way: Answering) -> str:
+def _rate(answers: Answers) -> str:
+    # A first token alone has no rate yet.
+    rate = answers.tokens_per_second
+    return present.tokens_per_second(rate) if rate else ""
+
+
+def _last_note(under_way: Answering) -> str:
     exchange, answers = under_way.exchange, under_way.latest
     names = [messages_view.name_of(exchange, place) for place in range(len(exchange.answers))]
     cut = client.cut_note(names, answers.cut, exchange.settings)
-    rate = present.tokens_per_second(answers.tokens_per_second) if any(answers.texts) else ""
-    return " · ".join(text for text in (rate, cut or exchange.note) if text)
+    return " · ".join(filter(None, (_rate(answers), cut or exchange.note)))
 
 
 def conversation_updates(
     view: ConversationView, conversation: Conversation, under_way: Answering | None = None
 ) -> Updates:
-    """Return everything the page shows of a conversation, and the buttons that fit it."""
+    """Return the updates that show a conversation and enable its buttons."""
     last = conversation.last
     if last is None:
         return empty_updates(view)
@@ -192,7 +196,7 @@ def conversation_updates(
 
 
 def empty_updates(view: ConversationView) -> Updates:
-    """Return the page without a conversation."""
+    """Return the updates that show an empty conversation."""
     return {
         view.conversation_id: "",
         view.past: "",
@@ -205,10 +209,10 @@ def empty_updates(view: ConversationView) -> Updates:
 
 
 def _prompts() -> list[str]:
-    """Return what could be asked: what the newest run was asked while it trained."""
+    """Return sample prompts of the newest run that has short ones."""
     for run in chat_runs():
-        asked = (str(sample.get("prompt", "")) for sample in store.samples_of(run.paths))
-        short = [text for text in dict.fromkeys(asked) if 0 < len(text) <= PROMPT_CHARACTERS]
+        prompts = (str(sample.get("prompt", "")) for sample in store.samples_of(run.paths))
+        short = [text for text in dict.fromkeys(prompts) if 0 < len(text) <= PROMPT_CHARACTERS]
         return short[:PROMPTS_TRIED]
     return []
 
@@ -216,7 +220,7 @@ def _prompts() -> list[str]:
 def _button_updates(
     view: ConversationView, *, is_live: bool, is_open: bool, is_empty: bool = False
 ) -> Updates:
-    # Not gr.Button: this also runs while the page is built, where a component is put on the page.
+    # Not gr.Button: this also runs while the page is built, which would add the component.
     return {
         view.question.send: gr.update(interactive=not is_live and not is_open),
         view.question.stop: gr.update(interactive=is_live),
@@ -226,50 +230,50 @@ def _button_updates(
 
 
 def stop_updates(view: ConversationView, conversation_id: str) -> Updates:
-    """End the answers of this conversation; the words so far stay."""
+    """Stop the answers of this conversation; the text so far is kept."""
     under_way = answering.under_way(conversation_id)
     if under_way is None:
         return {view.question.stop: gr.update(interactive=False)}
     under_way.stop()
-    return {view.question.stop: gr.update(interactive=False), view.status: cards.pace("stopping…")}
+    return {view.question.stop: gr.update(interactive=False), view.status: cards.note("stopping…")}
 
 
 def clear_updates(view: ConversationView, conversation_id: str) -> Updates:
-    """Begin a new conversation; the old one stays on disk, its answers under way end."""
+    """Start a new conversation; the old one stays on disk, its answers stop."""
     stop_updates(view, conversation_id)
     return empty_updates(view)
 
 
 def vote_updates(view: ConversationView, vote: Vote, conversation_id: str) -> Updates:
-    """Keep a vote, tell the names and count it.
+    """Save a vote, reveal the names and update the win rates.
 
     Raises:
-        InputError: nothing can be voted on.
-        DiskFull: the vote is not kept.
+        InputError: there is nothing to vote on.
+        DiskFull: the vote is not saved.
     """
     conversation = votes.cast(conversation_id, vote)
     return {
         **conversation_updates(view, conversation),
         **panel_updates(view.panel, is_open=True),
-        view.status: cards.pace(vote_sentence(conversation)),
+        view.status: cards.note(vote_sentence(conversation)),
     }
 
 
 def edit_updates(view: ConversationView, exchange: Exchange | None) -> Updates:
-    """Return what lets a message be changed, or what ends that."""
+    """Return the updates that start editing a message; None ends it."""
     if exchange is None:
         return {view.editing.exchange_id: "", view.editing.row: gr.update(visible=False)}
     return {
         view.editing.exchange_id: exchange.id,
         view.editing.row: gr.update(visible=True),
         view.question.message: exchange.message,
-        # Also when a vote is due: what is edited away needs none.
+        # Also while a vote is due: the edited question needs none.
         view.question.send: gr.update(interactive=True),
     }
 
 
 def choice_updates(view: ConversationView, conversation_id: str, choice: str) -> Updates | None:
-    """Do what a button inside the conversation says: “edit:<message’s id>” or “try:<text>”."""
+    """Handle a button inside the conversation: `edit:<id of a message>` or `try:<text>`."""
     kind, _, exchange_id = choice.partition(":")
     if kind == "try":
         return {view.question.message: exchange_id}
@@ -282,7 +286,7 @@ def choice_updates(view: ConversationView, conversation_id: str, choice: str) ->
 
 
 def restore_updates(view: ConversationView, conversation_id: str) -> Iterator[Updates]:
-    """Show a conversation again after a reload, and follow it if it is being answered."""
+    """Show a conversation after a reload, and follow it while it is being answered."""
     under_way = answering.under_way(conversation_id)
     conversation = conversations.load(conversation_id or conversations.new_id())
     last = conversation.last
@@ -292,7 +296,7 @@ def restore_updates(view: ConversationView, conversation_id: str) -> Iterator[Up
     picked = [answer.run or BASE_CHOICE for answer in last.answers]
     yield {
         **conversation_updates(view, conversation, under_way),
-        # In a fixed order: the sides of a blind question are a secret.
+        # In a fixed order: the sides of a blind question must not show.
         view.picker.runs: gr.update(
             value=sorted(picked, key=lambda pick: (pick != BASE_CHOICE, pick))
         ),

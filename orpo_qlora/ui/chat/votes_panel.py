@@ -27,10 +27,10 @@ from orpo_qlora.ui.parts.guard import Updates, guarded
 
 KINDS = {"csv": "Votes as CSV", "jsonl": "Votes as JSON Lines"}
 SOURCE = "votes.jsonl"
-"""What the Data tab calls the file."""
+"""File name in the Data tab."""
 SCORES_SHOWN = 12
 NO_VOTES = (
-    "No votes yet. Tick “Blind”, ask something and say which answer is better: the win rate "
+    "No votes yet. Tick “Blind”, ask something and vote for the better answer: the win rate "
     "appears here, and the votes become preference pairs."
 )
 
@@ -52,7 +52,7 @@ class VotesPanel:
 
 
 def build_votes_panel(file: gr.File) -> VotesPanel:
-    """Return the panel without votes; `file` holds a download on its way to the browser."""
+    """Return the panel without votes; `file` passes a download to the browser."""
     with gr.Accordion("Votes", open=False, elem_id="chat-scores-fold") as fold:
         scores = gr.HTML(cards.reason(NO_VOTES), elem_id="chat-scores")
         with gr.Row(elem_classes="actions"):
@@ -89,7 +89,7 @@ def wire_votes_to_data(panel: VotesPanel, card: gr.HTML, data: DataTab, tabs: gr
     """Connect “Use votes as data”; return the event after which the Data tab shows them."""
 
     def on_use() -> Updates:
-        shown = data_tab.dataset_updates(data, keep_as_data())
+        shown = data_tab.dataset_updates(data, store_as_data())
         return {**shown, data.upload: None, tabs: gr.Tabs(selected="data")}
 
     parts = [card, *data.outputs, data.upload, tabs]
@@ -97,22 +97,22 @@ def wire_votes_to_data(panel: VotesPanel, card: gr.HTML, data: DataTab, tabs: gr
 
 
 def panel_updates(panel: VotesPanel, *, is_open: bool | None = None) -> Updates:
-    """Return what the panel shows of all votes; `is_open` unfolds it, None leaves it as it is."""
-    given = votes.read_votes()
-    export = votes.export_of(given)
+    """Return the updates for all votes; `is_open` None keeps the panel open or closed."""
+    found = votes.read_votes()
+    export = votes.export_of(found)
     can_export = gr.update(interactive=bool(export.pairs))
     opening = {} if is_open is None else {"open": is_open}
-    title = f"Votes ({len(given):,})" if given else "Votes"
+    title = f"Votes ({len(found):,})" if found else "Votes"
     return {
         panel.fold: gr.update(label=title, **opening),
-        panel.scores: scores_html(votes.scores(given), export) if given else cards.reason(NO_VOTES),
+        panel.scores: scores_html(votes.scores(found), export) if found else cards.reason(NO_VOTES),
         panel.use: can_export,
         **{button: can_export for button in panel.downloads.values()},
     }
 
 
 def scores_html(scores: list[Score], export: Export) -> str:
-    """Return every comparison as a sentence with its interval drawn, and what can be exported."""
+    """Return each score as a sentence with an interval bar, and what can be exported."""
     rows = "".join(_score(score) for score in scores[:SCORES_SHOWN])
     more = len(scores) - SCORES_SHOWN
     rest = f"<li>… and {more} older comparisons.</li>" if more > 0 else ""
@@ -127,14 +127,14 @@ def _score(score: Score) -> str:
 
 
 def score_sentence(score: Score) -> str:
-    """Return how one adapter fared, with the interval and what it means."""
-    who = f"{_side(score.one)} against {_side(score.other)}"
+    """Return a score as a sentence, with its interval and what it means."""
+    sides = f"{_side(score.one)} against {_side(score.other)}"
     undecided = _listed(
         plural(score.ties, "tie") if score.ties else "",
         f"{score.bad} times both bad" if score.bad else "",
     )
     if score.win_rate is None:
-        return f"{who}: no answer was preferred yet ({undecided})."
+        return f"{sides}: no answer was preferred yet ({undecided})."
     low, high = score.interval.low, score.interval.high
     meaning = "it may still be chance"
     if low > 0.5:
@@ -143,7 +143,7 @@ def score_sentence(score: Score) -> str:
         meaning = "worse, beyond chance"
     beside = f", {undecided}" if undecided else ""
     return (
-        f"{who}: won {score.wins:,} of {plural(score.decided, 'decided vote')}, "
+        f"{sides}: won {score.wins:,} of {plural(score.decided, 'decided vote')}, "
         f"{present.percent(score.win_rate)} (95 % interval {present.percent(low)} to "
         f"{present.percent(high)}){beside}: {meaning}."
     )
@@ -177,7 +177,7 @@ def _listed(*parts: str) -> str:
 
 
 def vote_sentence(conversation: Conversation) -> str:
-    """Return what the newest vote said, now that the names may be known."""
+    """Return the newest vote as a sentence with the models' names."""
     last = conversation.last
     if last is None or not last.vote:
         return ""
@@ -185,15 +185,15 @@ def vote_sentence(conversation: Conversation) -> str:
         names = " and ".join(messages_view.name_of(last, place) for place in range(2))
         return f"{names}: {'a tie' if last.vote == 'tie' else 'both bad'}."
     title = f"“{last.preferred.title}”" if last.preferred.run else "the base model"
-    return f"You preferred {title}. Both go on from that answer."
+    return f"You preferred {title}. Both continue from that answer."
 
 
 def export_file(kind: str) -> Path:
-    """Write all votes that make a pair as a file of this kind, and return where.
+    """Write all votes that make a pair as `csv` or `jsonl`, and return the path.
 
     Raises:
-        InputError: there are none, or a text cannot stand in a CSV.
-        DiskFull: nothing is left behind.
+        InputError: there are none, or a text cannot be written as CSV.
+        DiskFull: no file remains.
     """
     folder = Path(tempfile.gettempdir()) / "votes"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -202,11 +202,11 @@ def export_file(kind: str) -> Path:
     return path
 
 
-def keep_as_data(progress: Callable[[float], None] | None = None) -> str:
-    """Bring all votes that make a pair into the Data tab like an upload; return the file's id.
+def store_as_data(progress: Callable[[float], None] | None = None) -> str:
+    """Store all votes that make a pair like an upload of the Data tab; return the file's id.
 
     Raises:
         InputError: there are none.
-        DiskFull: nothing is kept.
+        DiskFull: no file remains.
     """
     return uploads.store_upload(export_file("jsonl"), SOURCE, progress)

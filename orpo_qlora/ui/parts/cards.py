@@ -77,8 +77,8 @@ def busy(text: str) -> str:
     return f'<p class="busy" role="status">{html.escape(text)}</p>'
 
 
-def pace(text: str) -> str:
-    """Return how the answers are coming along."""
+def note(text: str) -> str:
+    """Return a quiet status line."""
     return f'<p class="quiet" role="status">{html.escape(text[:1].upper() + text[1:])}</p>'
 
 

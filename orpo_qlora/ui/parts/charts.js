@@ -1,5 +1,5 @@
-// What the server cannot do for a chart: values under the pointer, and choosing steps by dragging.
-// The chosen steps live in a field of the page, so they outlive every redrawing.
+// Values under the pointer, and a selection of steps by dragging. The selected steps are kept in a
+// field of the page, so they survive every new rendering.
 (() => {
   const AREA = ".chart-area[data-curves]";
   const LEAST_DRAG = 8;
@@ -40,7 +40,7 @@
     high: Number(area.dataset.high),
   });
 
-  const told = (curve, step, format) => {
+  const valueText = (curve, step, format) => {
     const [when, value] = nearest(curve.raw ?? curve.points, step);
     const at = when === step ? "" : ` (step ${when.toLocaleString("en")})`;
     const smooth = curve.raw ? `, smoothed ${format(nearest(curve.points, step)[1])}` : "";
@@ -62,7 +62,7 @@
     tip.className = "chart-tip";
     tip.append(line("transparent", `step ${step.toLocaleString("en")}`));
     for (const curve of curves) {
-      tip.append(line(curve.colour, told(curve, step, formats[area.dataset.format])));
+      tip.append(line(curve.colour, valueText(curve, step, formats[area.dataset.format])));
     }
     page().append(tip);
     const left = Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8);
@@ -86,7 +86,7 @@
 
   const end = () => { drag?.shade.remove(); drag = undefined; };
 
-  // A refresh may replace the chart in the middle of a drag: all that counts is kept here.
+  // A refresh may replace the chart during a drag, so the drag's state is not kept in it.
   document.addEventListener("pointerdown", (event) => {
     const area = event.target.closest?.(AREA);
     if (!area || event.button !== 0) { return; }
@@ -115,7 +115,7 @@
   document.addEventListener("pointercancel", end);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") { end(); } });
   document.addEventListener("dblclick", (event) => {
-    // Also where nothing is drawn, because nothing was measured in the chosen steps.
+    // Also on an empty chart: the selected steps may have no measurements.
     if (event.target.closest?.(`${AREA}, .chart-waiting`)) { choose(""); }
   });
 })();

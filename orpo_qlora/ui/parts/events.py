@@ -1,4 +1,4 @@
-"""How the page joins components to handlers. Floor 5."""
+"""Event options shared by all tabs, and the page's address. Floor 6."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from orpo_qlora.ui.parts import theme
 
 UNCHECKED: dict[str, Any] = {"preprocess": False, "api_visibility": "private"}
-"""Handlers take values as they come and check them: gradio would compare a picked run with choices
-it forgets when the page's process is started anew."""
+"""Handlers check values themselves: gradio compares a picked run with choices that it loses when
+the page's process restarts."""
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", **UNCHECKED}
-"""For handlers that answer at once: no queue, no spinner."""
+"""For fast handlers: no queue, no spinner."""
 READING: dict[str, Any] = {"js": theme.READ_ADDRESS, **QUIET}
-"""For handlers that take what the page's address says."""
+"""For handlers that read the page's address."""
 
 
 def parameters_of(address: str) -> dict[str, str]:
     """Return the parameters of the page's address, from the text that `READING` gives.
 
-    A browser may send anything, or nothing, in its place.
+    Anything else that a browser sends gives no parameters.
     """
     try:
         parameters = json.loads(address)

@@ -10,7 +10,7 @@ from orpo_qlora.ui.chat import messages as messages_view
 from orpo_qlora.ui.chat import tab as chat_tab
 from orpo_qlora.ui.chat import turns as chat_turns
 from orpo_qlora.ui.chat.tab import ChatTab
-from orpo_qlora.ui.chat.turns import Asker
+from orpo_qlora.ui.chat.turns import ChatInputs
 from orpo_qlora.ui.chat.votes_panel import VotesPanel
 
 MARKUP = '<img src=x onerror="alert(1)"> &amp; 1 < 2 **bold** ![x](http://evil.example/x.png)'
@@ -55,16 +55,16 @@ def test_every_answer_carries_its_proof():
 
 
 @pytest.mark.parametrize("is_live", [True, False])
-def test_nothing_tells_a_blind_side_before_the_vote(is_live):
+def test_nothing_reveals_a_blind_side_before_the_vote(is_live):
     asked = exchange(is_blind=True)
     shown = messages_view.exchange_html(asked, 1, is_live=is_live)
     for secret in ("Base", "base", "my run", "r-id", "abab", "adapter"):
         assert secret not in shown, secret
     assert "Answer A" in shown
     assert 'data-column="b"' in shown
-    told = messages_view.exchange_html(asked.model_copy(update={"vote": "b"}), 1)
-    assert "A: Base model" in told
-    assert 'B: my run <span class="pill">your choice</span>' in told
+    revealed = messages_view.exchange_html(asked.model_copy(update={"vote": "b"}), 1)
+    assert "A: Base model" in revealed
+    assert 'B: my run <span class="pill">your choice</span>' in revealed
 
 
 def test_an_answer_that_was_lost_says_so():
@@ -88,12 +88,16 @@ def test_cleared_inputs_fall_back_to_the_defaults():
 )
 def test_columns_that_cannot_answer_are_refused(picked, is_blind, message):
     with pytest.raises(InputError, match=message):
-        next(chat_turns.send_updates(None, Asker("", picked, is_blind, SETTINGS), "hi"))
+        next(chat_turns.send_updates(None, ChatInputs("", picked, is_blind, SETTINGS), "hi"))
 
 
 def test_settings_out_of_bounds_keep_nothing(own_home):
     with pytest.raises(ConfigError, match="seed"):
-        next(chat_turns.send_updates(None, Asker("", ("base",), False, (*SETTINGS[:4], -1)), "hi"))
+        next(
+            chat_turns.send_updates(
+                None, ChatInputs("", ("base",), False, (*SETTINGS[:4], -1)), "hi"
+            )
+        )
     assert list(own_home.rglob("conversations/*.json")) == []
 
 
@@ -101,32 +105,32 @@ def test_a_question_that_waits_for_its_vote_comes_first():
     talk = Conversation(id=conversations.new_id(), exchanges=(exchange(is_blind=True),))
     conversations.save(talk)
     with pytest.raises(InputError, match="waits for your vote"):
-        next(chat_turns.send_updates(None, Asker(talk.id, ("base",), True, SETTINGS), "next"))
+        next(chat_turns.send_updates(None, ChatInputs(talk.id, ("base",), True, SETTINGS), "next"))
 
 
-def test_what_asks_nothing_changes_nothing():
-    """But says so: gradio takes a stream that yields nothing for one that empties its outputs."""
-    nobody = Asker(conversations.new_id(), (), False, SETTINGS)
-    assert list(chat_turns.send_updates(None, nobody, "  \n")) == [{}]
-    assert list(chat_turns.again_updates(None, nobody)) == [{}]
+def test_a_blank_message_changes_nothing():
+    """It yields no updates: gradio empties the outputs of a handler that yields nothing."""
+    inputs = ChatInputs(conversations.new_id(), (), False, SETTINGS)
+    assert list(chat_turns.send_updates(None, inputs, "  \n")) == [{}]
+    assert list(chat_turns.again_updates(None, inputs)) == [{}]
 
 
-def test_a_page_without_a_conversation_says_what_to_do():
+def test_a_page_without_a_conversation_shows_prompts():
     view = named_view()
     for name in ("", conversations.new_id()):
         (updates,) = chat_turns.restore_updates(view, name)
-        assert "Ask all of them the same thing" in updates[view.newest]
+        assert "Ask every model the same question" in updates[view.newest]
         assert updates[view.conversation_id] == ""
 
 
-def test_a_choice_that_stands_is_not_sent_back():
-    """It would take the place of one made before the answer came."""
+def test_an_unchanged_choice_is_not_sent_back():
+    """It would replace a choice made before the answer arrived."""
     paths = make_run()
     leave_adapter(paths)
     tab = named_parts(ChatTab, view=named_view())
 
-    def sent(asked):
-        return chat_tab.select_updates(tab, asked)["runs"].get("value")
+    def sent(wanted):
+        return chat_tab.select_updates(tab, wanted)["runs"].get("value")
 
     assert sent(["base", paths.id]) is None
     assert sent(paths.id) == sent([]) == sent(["gone"]) == ["base", paths.id]
