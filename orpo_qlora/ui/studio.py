@@ -15,7 +15,7 @@ import gradio as gr
 from orpo_qlora.ui import next_step
 from orpo_qlora.ui.chat import tab as chat_tab
 from orpo_qlora.ui.chat.tab import ChatTab
-from orpo_qlora.ui.chat.votes_panel import wire_votes_to_data
+from orpo_qlora.ui.chat.votes_panel import connect_votes_to_data
 from orpo_qlora.ui.data import tab as data_tab
 from orpo_qlora.ui.data import token_panel
 from orpo_qlora.ui.data.tab import DataTab
@@ -72,7 +72,7 @@ def build_studio() -> gr.Blocks:
             data = data_tab.build()
             train = train_tab.build()
             runs = runs_tab.build()
-            chat = chat_tab.build_chat_tab()
+            chat = chat_tab.build()
         address = gr.Textbox(visible="hidden", elem_id="address", label="Address")
         refresh = gr.Button("Refresh", visible="hidden", elem_id="run-refresh")
         timer = gr.Timer(POLL_SECONDS, active=False)
@@ -187,8 +187,8 @@ def _connect_runs(studio: Studio) -> None:
 
 
 def _connect_chat(studio: Studio, loaded: Any) -> None:  # noqa: ANN401 - gradio's dependency
-    chat_tab.wire_chat_tab(studio.chat, studio.address, loaded)
+    chat_tab.connect(studio.chat, studio.address, loaded)
     view = studio.chat.view
-    event = wire_votes_to_data(view.panel, view.card, studio.data, studio.tabs)
+    event = connect_votes_to_data(view.panel, view.card, studio.data, studio.tabs)
     _check_train_after(studio, event)
     data_tab.refresh_tokens_after(studio.data, _token_settings(studio), event)

@@ -56,7 +56,7 @@ class ChatTab:
         return [self.picker, self.empty, self.column, *self.view.panel.outputs]
 
 
-def build_chat_tab() -> ChatTab:
+def build() -> ChatTab:
     """Return the tab's components, empty."""
     with gr.Tab("Chat", id="chat", elem_id="tab-chat", render_children=True) as tab:
         picker = conversation_view.build_picker()
@@ -94,7 +94,7 @@ def build_chat_tab() -> ChatTab:
     return ChatTab(tab, empty, column, view)
 
 
-def wire_chat_tab(tab: ChatTab, address: gr.Textbox, loaded: Any) -> None:  # noqa: ANN401
+def connect(tab: ChatTab, address: gr.Textbox, loaded: Any) -> None:  # noqa: ANN401
     """Connect the tab's events.
 
     Args:
@@ -107,14 +107,14 @@ def wire_chat_tab(tab: ChatTab, address: gr.Textbox, loaded: Any) -> None:  # no
         return select_updates(tab, picked)
 
     view = tab.view
-    answers = [*_wire_asking(view), _wire_restoring(view, address, loaded)]
-    _wire_choices(view, answers)
-    _wire_votes(view)
-    votes_panel.wire_votes_panel(view.panel, view.card)
+    answers = [*_connect_asking(view), _connect_restoring(view, address, loaded)]
+    _connect_choices(view, answers)
+    _connect_votes(view)
+    votes_panel.connect_votes_panel(view.panel, view.card)
     tab.tab.select(guarded(view.card, on_open), tab.picker, [view.card, *tab.selection], **QUIET)
 
 
-def _wire_asking(view: ConversationView) -> list[Any]:
+def _connect_asking(view: ConversationView) -> list[Any]:
     """Return the events that stream answers."""
 
     def on_send(message: str, editing: str, *values: object) -> Iterator[Updates]:
@@ -136,7 +136,7 @@ def _wire_asking(view: ConversationView) -> list[Any]:
     return [sending, again]
 
 
-def _wire_restoring(view: ConversationView, address: gr.Textbox, loaded: Any) -> Any:  # noqa: ANN401
+def _connect_restoring(view: ConversationView, address: gr.Textbox, loaded: Any) -> Any:  # noqa: ANN401
     def on_restore(parameters: str) -> Iterator[Updates]:
         return turns.restore_updates(view, conversation_of(parameters))
 
@@ -151,7 +151,7 @@ def conversation_of(parameters: str) -> str:
     return named if CONVERSATION_ID.match(named) else ""
 
 
-def _wire_choices(view: ConversationView, answers: list[Any]) -> None:
+def _connect_choices(view: ConversationView, answers: list[Any]) -> None:
     def on_stop(conversation_id: str) -> Updates:
         return turns.stop_updates(view, conversation_id)
 
@@ -177,7 +177,7 @@ def _wire_choices(view: ConversationView, answers: list[Any]) -> None:
         event.then(None, None, None, js=FOCUS, **QUIET)
 
 
-def _wire_votes(view: ConversationView) -> None:
+def _connect_votes(view: ConversationView) -> None:
     outputs = [*view.outputs, *view.panel.outputs]
     for vote, button in view.votes.buttons.items():
         handler = guarded(view.card, partial(turns.vote_updates, view, vote))

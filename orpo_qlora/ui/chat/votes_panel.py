@@ -73,7 +73,7 @@ def build_votes_panel(file: gr.File) -> VotesPanel:
     return VotesPanel(fold, scores, use, downloads, file)
 
 
-def wire_votes_panel(panel: VotesPanel, card: gr.HTML) -> None:
+def connect_votes_panel(panel: VotesPanel, card: gr.HTML) -> None:
     """Connect the downloads; errors appear in `card`."""
 
     def on_download(kind: str) -> Updates:
@@ -85,7 +85,7 @@ def wire_votes_panel(panel: VotesPanel, card: gr.HTML) -> None:
         event.success(None, panel.file, None, js=downloads.SAVE, **QUIET)
 
 
-def wire_votes_to_data(panel: VotesPanel, card: gr.HTML, data: DataTab, tabs: gr.Tabs) -> Any:  # noqa: ANN401
+def connect_votes_to_data(panel: VotesPanel, card: gr.HTML, data: DataTab, tabs: gr.Tabs) -> Any:  # noqa: ANN401
     """Connect “Use votes as data”; return the event after which the Data tab shows them."""
 
     def on_use() -> Updates:
