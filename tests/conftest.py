@@ -48,17 +48,13 @@ def whole_float64(monkeypatch):
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by the marks given here
 def pytest_collection_modifyitems(items):
-    """Mark the tests of the second part, and let a failed browser test run once more.
-
-    A browser shares its file's page, so its tests stay in one process; the others go anywhere.
-    """
+    """Mark the tests of the second part, and let a failed browser test run once more."""
     for item in items:
         is_browser = item.get_closest_marker("browser") is not None
         if is_browser or FAULTS in item.path.parents:
             item.add_marker(pytest.mark.waiting)
         if is_browser:
             item.add_marker(pytest.mark.flaky(reruns=1))
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -133,7 +133,7 @@ def test_memory_that_runs_out_where_nothing_smaller_can_be_tried_is_a_card(
 def test_a_native_crash_is_named_and_the_next_run_starts_by_itself(
     tiny_model, start, inject, wait_for
 ):
-    inject(act="segv", op="write", path="metrics.jsonl", n=2)
+    inject(act="segv", op="write", path="metrics.jsonl", n=1)
     crashing = start(model=str(tiny_model), max_steps=3)
     inject()
     waiting = start(model="/no/such/model", max_steps=3)
