@@ -131,6 +131,9 @@ def test_smoothing_and_axes_outlive_every_refresh(watched):
 
 def test_how_a_run_is_seen_outlives_a_reload(watched):
     page, run = watched
+    page.locator("#chart-smoothing input[type=number]").fill("0")
+    page.locator("#chart-smoothing input[type=number]").blur()
+    page.locator("#chart-log input").check()
     page.locator("#chart-steps :is(input, textarea)").fill("5-30")
     for wanted in (r"smoothing=0(&|$)", "log=true", "steps=5-30"):
         expect(page).to_have_url(re.compile(wanted))

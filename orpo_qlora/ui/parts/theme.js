@@ -1,10 +1,14 @@
 // Read before the first tab opens itself and changes the address.
 window.orpoAddress = JSON.stringify(Object.fromEntries(new URLSearchParams(location.search)));
 
-// The address applies once: a run that is opened again later has the default view.
+// The address applies once: a run that is opened again later has the default view. Gradio may report
+// one selection twice, once more when the tab is drawn: the view is then the one in the address now.
 let orpoUnseen = window.orpoAddress;
+let orpoSelected = "";
 window.orpoView = (run) => {
-  const address = orpoUnseen;
+  const current = JSON.stringify(Object.fromEntries(new URLSearchParams(location.search)));
+  const address = run && run === orpoSelected ? current : orpoUnseen;
+  orpoSelected = run;
   if (run) { orpoUnseen = "{}"; }
   return address;
 };
