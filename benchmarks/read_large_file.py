@@ -143,7 +143,7 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in ("datasets", "pandas", "pyarrow"))
     text = (
         f"# Reading a large file\n\nA CSV of {ROWS:,} preferences, {size / 1e9:.2f} GB; in "
-        f"{ROWS // NA_EVERY:,} rows the rejected answer is the text “NA”. Each reader in a fresh "
+        f"{ROWS // NA_EVERY:,} rows the rejected response is the text “NA”. Each reader in a fresh "
         f"process, with its default settings.\n\n" + "\n".join(lines) + "\n\n"
         f"Measured on {psutil.cpu_count(logical=False)} CPU cores with Python "
         f"{platform.python_version()}, {versions}: `python -m benchmarks.read_large_file`.\n"

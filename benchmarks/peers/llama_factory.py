@@ -1,7 +1,7 @@
 """LLaMA-Factory's ORPO, its own loop, in an environment of its own. See `turns`.
 
-It tokenises by itself, and its NLL is the chosen answer's alone, a mean over sequences: only speed
-and memory compare. Nothing of this project is imported here.
+It tokenises by itself, and its NLL is the chosen response's alone, a mean over sequences: only
+speed and memory compare. Nothing of this project is imported here.
 """
 
 from __future__ import annotations

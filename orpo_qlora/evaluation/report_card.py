@@ -30,7 +30,8 @@ FEW_PROMPTS = 30
 
 SPACE = "\N{NO-BREAK SPACE}"
 HOW = (
-    "Accuracy: the share of held-out pairs whose chosen answer has the higher mean token log-prob.",
+    "Accuracy: the share of held-out pairs whose chosen response has the higher mean token "
+    "log-prob.",
     "Intervals are 95 % bootstrap intervals over prompts (2,000 draws, seeded); where all pairs "
     "agree, Wilson's. The difference is drawn pair by pair.",
     "Equal length: a logistic fit of “chosen preferred” on the difference in tokens, with Firth's "
@@ -63,7 +64,7 @@ class Scores(BaseModel):
         return np.subtract(chosen, rejected, dtype=np.float64)
 
     def won(self, *, tuned: bool) -> NDArray[np.bool_]:
-        """Return which pairs' chosen answer is preferred, as the run's own accuracy counts."""
+        """Return which pairs' chosen response is preferred, as the run's own accuracy counts."""
         return np.asarray(self.margins(tuned=tuned) > 0)
 
 
@@ -78,7 +79,7 @@ class Side(BaseModel):
     chosen_logp: float
     rejected_logp: float
     accuracy_not_longer: Interval | None
-    """Where the chosen answer has no more tokens than the rejected one; None without such pairs."""
+    """Over pairs whose chosen response has no more tokens than the rejected one; None without."""
     accuracy_equal_length: Interval
     """Read off a logistic fit where both answers have as many tokens."""
 
@@ -91,9 +92,9 @@ class Difference(BaseModel):
     accuracy: Interval
     margin: Interval
     gained: int
-    """Pairs whose chosen answer only the tuned model prefers."""
+    """Pairs whose chosen response only the tuned model prefers."""
     lost: int
-    """Pairs whose chosen answer only the base prefers."""
+    """Pairs whose chosen response only the base prefers."""
 
 
 class ReportCard(BaseModel):
@@ -108,9 +109,9 @@ class ReportCard(BaseModel):
     pairs: int
     prompts: int
     pairs_not_longer: int
-    """Those whose chosen answer has no more tokens than the rejected one."""
+    """Those whose chosen response has no more tokens than the rejected one."""
     is_extrapolated: bool
-    """Whether every chosen answer is longer, or every one shorter: equal length was not seen."""
+    """Whether every chosen response is longer, or every one shorter: equal length was not seen."""
     base: Side
     tuned: Side
     difference: Difference
@@ -132,7 +133,7 @@ class ReportCard(BaseModel):
         """Return what changed and whether chance explains it."""
         base, tuned, change = self.base.accuracy, self.tuned.accuracy, self.difference.accuracy
         text = (
-            f"Tuned prefers the chosen answer in {in_percent(tuned)}, base in {in_percent(base)} "
+            f"Tuned prefers the chosen response in {in_percent(tuned)}, base in {in_percent(base)} "
             f"of {plural(self.pairs, 'held-out pair')}: {in_points(change)}. "
         )
         if change.is_above_zero:
@@ -152,9 +153,9 @@ class ReportCard(BaseModel):
             equal += " (beyond what was seen: all length differences have one sign)"
         base, tuned = self.base.accuracy_not_longer, self.tuned.accuracy_not_longer
         if base is None or tuned is None:
-            return f"no pair's chosen answer is as short as its rejected one; {equal}."
+            return f"no pair's chosen response is as short as its rejected one; {equal}."
         return (
-            f"where the chosen answer is not longer ({plural(self.pairs_not_longer, 'pair')}), "
+            f"where the chosen response is not longer ({plural(self.pairs_not_longer, 'pair')}), "
             f"{in_percent(tuned)}, base {in_percent(base)}; {equal}."
         )
 
@@ -172,7 +173,7 @@ class ReportCard(BaseModel):
         """Return how many pairs changed sides."""
         change = self.difference
         return (
-            f"{plural(change.gained, 'pair')} flipped to the chosen answer, "
+            f"{plural(change.gained, 'pair')} flipped to the chosen response, "
             f"{change.lost:,} away from it."
         )
 

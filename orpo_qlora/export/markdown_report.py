@@ -52,7 +52,7 @@ def changed_settings(run: Run) -> list[tuple[str, str, str]]:
 def _report_card(run: Run, card: ReportCard) -> list[str]:
     lines = [f"- {plain(sentence)}" for sentence in card.sentences()]
     lines += ["", *report_figures(card)]
-    for gained, words in ((True, "to the chosen answer"), (False, "away from it")):
+    for gained, words in ((True, "to the chosen response"), (False, "away from it")):
         found = report_card.flips(run, card, gained=gained, most=FLIPS_TOLD)
         if found:
             head = ("row", "prompt", "chosen", "rejected", "margin of base", "of tuned")

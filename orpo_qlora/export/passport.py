@@ -15,8 +15,8 @@ from orpo_qlora.export.origin import Origin
 from orpo_qlora.runs.store import Run
 
 _NLL_ON = {
-    "sequence": "prompt and chosen answer (as TRL and the authors' code train)",
-    "answer": "chosen answer alone (the paper's formula)",
+    "sequence": "prompt and chosen response (as TRL and the authors' code train)",
+    "answer": "chosen response alone (the paper's formula)",
 }
 _NLL_REDUCTION = {
     "token": "mean over all tokens of an optimizer step",
@@ -56,7 +56,7 @@ def loss_passport(run: Run, origin: Origin) -> list[Fact]:
 def _objective(config: TrainConfig) -> list[Fact]:
     formula = "NLL + λ · mean(−log σ(z)), z = log odds(chosen) − log odds(rejected)"
     if config.lambda_ == 0:
-        formula = "NLL alone: λ = 0 is plain fine-tuning on the chosen answers"
+        formula = "NLL alone: λ = 0 is plain fine-tuning on the chosen responses"
     return [
         Fact("Objective", f"ORPO (arXiv 2403.07691): {formula}"),
         Fact("λ", f"{config.lambda_:g}"),

@@ -65,7 +65,7 @@ def flip_tables(report: Report) -> str:
     change = report.card.difference
     return "".join(
         (
-            _flip_table("gained", "flipped to the chosen answer", change.gained, report.gained),
+            _flip_table("gained", "flipped to the chosen response", change.gained, report.gained),
             _flip_table("lost", "flipped away from it", change.lost, report.lost),
         )
     )

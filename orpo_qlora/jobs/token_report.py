@@ -98,7 +98,7 @@ class LengthReport(BaseModel):
     chosen: Spread
     rejected: Spread
     chosen_longer: int
-    """Pairs whose chosen answer has more tokens than the rejected one."""
+    """Pairs whose chosen response has more tokens than the rejected one."""
     rejected_longer: int
     median_difference: int
     """Tokens of chosen minus tokens of rejected."""
@@ -120,8 +120,8 @@ class LengthReport(BaseModel):
             self.policy_sentence(),
             f"Tokens of prompt and longer answer: {self.whole.sentence()}.",
             f"Tokens of the prompt: {self.prompt.sentence()}.",
-            f"Tokens of the chosen answer: {self.chosen.sentence()}.",
-            f"Tokens of the rejected answer: {self.rejected.sentence()}.",
+            f"Tokens of the chosen response: {self.chosen.sentence()}.",
+            f"Tokens of the rejected response: {self.rejected.sentence()}.",
             self.difference_sentence(),
         ]
 

@@ -22,7 +22,7 @@ NAME = "orpo_segments"
 
 UNUSED_MASK_SHAPE = (1, 1, 1, 1)
 """A 4-D mask of any size stops transformers 5 from building one. Without it, masks are derived from
-`position_ids`, which for a branched row cuts the rejected answer off from its prompt."""
+`position_ids`, which for a branched row cuts the rejected response off from its prompt."""
 
 
 def segment_attention(

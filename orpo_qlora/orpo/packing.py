@@ -3,7 +3,8 @@
 Three layouts, fastest first, that give the same numbers:
 
 - shared: every pair is `prompt chosen rejected` in one long row without padding; both answers
-  attend to the prompt, not to each other; the rejected answer's positions continue from the prompt.
+  attend to the prompt, not to each other; positions of the rejected response continue from the
+  prompt.
 - packed: `prompt chosen` and `prompt rejected` of all pairs one after another, without padding.
 - padded: one row a sequence, padded on the right to the longest of the micro-step.
 

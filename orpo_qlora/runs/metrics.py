@@ -51,9 +51,9 @@ METRICS = (
         "log odds(chosen) − log odds(rejected), mean over pairs.",
         "log_odds_chosen",
     ),
-    Metric("logps/chosen", "nats", "Mean token log-prob of the chosen answers.", "logps/chosen"),
+    Metric("logps/chosen", "nats", "Mean token log-prob of the chosen responses.", "logps/chosen"),
     Metric(
-        "logps/rejected", "nats", "Mean token log-prob of the rejected answers.", "logps/rejected"
+        "logps/rejected", "nats", "Mean token log-prob of the rejected responses.", "logps/rejected"
     ),
     Metric("rewards/chosen", "nats", "λ · logps/chosen.", "rewards/chosen"),
     Metric("rewards/rejected", "nats", "λ · logps/rejected.", "rewards/rejected"),
@@ -61,7 +61,7 @@ METRICS = (
     Metric(
         "rewards/accuracies",
         "share",
-        "Pairs whose chosen answer has the higher mean token log-prob.",
+        "Pairs whose chosen response has the higher mean token log-prob.",
         "rewards/accuracies",
     ),
     Metric("grad_norm", "L2", "Length of the gradient before clipping.", "grad_norm"),

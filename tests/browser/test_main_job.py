@@ -125,10 +125,10 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
         # The result on held-out pairs, and the export.
         page.locator("#report-evaluate").click()
         result = page.locator("#report-message")
-        expect(result).to_contain_text("Tuned prefers the chosen answer", timeout=3 * MINUTE)
+        expect(result).to_contain_text("Tuned prefers the chosen response", timeout=3 * MINUTE)
         page.locator("#run-report-fold button").first.click()
         report = page.locator("#report-view")
-        expect(report).to_contain_text("Tuned prefers the chosen answer")
+        expect(report).to_contain_text("Tuned prefers the chosen response")
         expect(report.locator("figure")).to_have_attribute("aria-label", re.compile("^Margins"))
         page.locator("#run-export-fold button").first.click()
         with page.expect_download(timeout=MINUTE) as taken:

@@ -53,10 +53,11 @@ GOOD = ("how?", "so", "not")
             [ROW, (" ", "b", "c")], "1 dropped: the prompt is empty (row 2)", id="B27 no prompt"
         ),
         pytest.param(
-            [ROW, ("a", " ", "c")], "1 dropped: the chosen answer is empty (row 2)", id="B28 chosen"
+            [ROW, ("a", " ", "c")], "1 dropped: the chosen response is empty (row 2)",
+            id="B28 chosen",
         ),
         pytest.param(
-            [ROW, ("a", "b", "\n")], "1 dropped: the rejected answer is empty (row 2)",
+            [ROW, ("a", "b", "\n")], "1 dropped: the rejected response is empty (row 2)",
             id="B28 rejected",
         ),
         pytest.param(

@@ -84,7 +84,7 @@ def test_file_without_a_usable_pair_is_refused_with_its_counts(tmp_path):
         load_preferences(path)
     assert caught.value.message == (
         "pairs.csv has 4 rows and no usable pair: the prompt is empty in 1, "
-        "the chosen answer is empty in 1, chosen and rejected are the same in 2."
+        "the chosen response is empty in 1, chosen and rejected are the same in 2."
     )
     assert caught.value.hint
 

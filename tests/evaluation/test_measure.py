@@ -76,7 +76,7 @@ def test_the_command_line_tells_the_same_card(copied_run):
     card = report_card.read_card(copied_run)
     assert report_card.ReportCard.model_validate(told) == card
     assert sentences == card.sentences()
-    assert "Tuned prefers the chosen answer in" in sentences[0]
+    assert "Tuned prefers the chosen response in" in sentences[0]
 
 
 def test_flipped_pairs_come_with_their_texts(copied_run):

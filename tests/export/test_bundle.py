@@ -100,7 +100,7 @@ def test_the_card_tells_numbers_settings_and_passport(ended_run, tmp_path):
     last = store.metrics_of(ended_run.paths).series("rewards/accuracies", held_out=True)[-1]
     assert re.search(rf"rewards/accuracies .*\| {last[1]:.4g} \|", card)
     for words in (
-        *("made.csv", "cd" * 32, "24 pairs usable", "λ | 0.5", "prompt and chosen answer"),
+        *("made.csv", "cd" * 32, "24 pairs usable", "λ | 0.5", "prompt and chosen response"),
         *("mean over all tokens of an optimizer step", "computed once for both answers"),
         *("left out (drop). None was longer", "6 of 6 steps of 4 pairs", "4-bit NormalFloat"),
         *("transformers", "is not known here", "seed 42"),

@@ -129,7 +129,9 @@ def test_layers_of_another_kind_go_through_peft_itself(policy, tokenizer, monkey
     assert answers == expected
 
 
-def test_few_rows_are_multiplied_to_the_same_result():
+@pytest.mark.parametrize("fewest", [1, 4])
+def test_few_rows_are_multiplied_to_the_same_result(monkeypatch, fewest):
+    monkeypatch.setattr(decode, "fewest_transposed_rows", lambda: fewest)
     torch.manual_seed(0)
     plain = torch.nn.Linear(5, 7)
     for shape in ((2, 5), (2, 3, 5), (4, 5, 5), (1, 1, 5)):

@@ -118,7 +118,7 @@ def test_micro_steps_hold_every_pair_once_and_stay_within_the_budget(layout):
 
 
 def test_a_wrong_layout_is_caught_and_the_next_one_taken(monkeypatch):
-    """A model that ignores the segments would let the rejected answer see the chosen one."""
+    """A model that ignores the segments would let the rejected response see the chosen one."""
 
     def ignores_segments(module, query, key, value, mask, **kwargs):
         kwargs.pop("segments", None)

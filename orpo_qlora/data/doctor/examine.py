@@ -211,7 +211,7 @@ class Doctor:
         return Finding(
             id=kind.id,
             severity=kind.severity,
-            label=f"the chosen answer is the {direction} one in {share:.0%} of the pairs",
+            label=f"the chosen response is the {direction} one in {share:.0%} of the pairs",
             count=count,
             share=share,
             advice=f"{kind.advice} Expect {direction} answers, whatever else it learns.",

@@ -70,10 +70,10 @@ DROPS = (
     Kind(
         "empty-chosen",
         "error",
-        "the chosen answer is empty",
+        "the chosen response is empty",
         advice="An empty answer has no log-prob; one of them would ruin the run.",
     ),
-    Kind("empty-rejected", "error", "the rejected answer is empty"),
+    Kind("empty-rejected", "error", "the rejected response is empty"),
     Kind(
         "identical",
         "error",
@@ -150,7 +150,7 @@ KINDS = (
     Kind(
         "truncated",
         "warning",
-        "the chosen answer stops in the middle of a sentence",
+        "the chosen response stops in the middle of a sentence",
         advice="The adapter would learn to stop there too.",
         fix="Drop these pairs",
         drops=True,
@@ -212,7 +212,7 @@ KINDS = (
     Kind(
         "length-bias",
         "warning",
-        "the chosen answer is the longer one",
+        "the chosen response is the longer one",
         advice="Length is the easiest feature to learn from these pairs.",
     ),
     Kind(

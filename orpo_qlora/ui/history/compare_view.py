@@ -28,10 +28,10 @@ from orpo_qlora.ui.parts import cards, form
 MOST_RUNS = 6
 """As many as there are distinct colours and dashes, also for colour-blind readers."""
 PLOTS = (
-    ("nll_loss", "NLL of the chosen answer", "nats", "falls", None),
+    ("nll_loss", "NLL of the chosen response", "nats", "falls", None),
     ("rewards/accuracies", "Preference accuracy", "share of pairs", "rises", (0.0, 1.0)),
     ("log_odds_ratio", "Log odds ratio", "nats", "grows above 0", None),
-    ("logps/chosen", "Log-prob of the chosen answer", "nats per token", "rises", None),
+    ("logps/chosen", "Log-prob of the chosen response", "nats per token", "rises", None),
     ("rewards/margins", "Reward margin", "nats, grows with λ", "grows above 0", None),
     ("loss", "Loss", "nats, not comparable between different λ", "falls", None),
 )

@@ -115,7 +115,13 @@ def test_the_html_report_is_whole_in_itself_and_shows_texts_as_texts(copied_run)
     card = cards.read_card(copied_run)
     assert card.difference.gained + card.difference.lost >= 1
     for words in (
-        *(hostile, "ours <b>|` λ", card.accuracy_sentence(), "prompt and chosen answer", "cd" * 32),
+        *(
+            hostile,
+            "ours <b>|` λ",
+            card.accuracy_sentence(),
+            "prompt and chosen response",
+            "cd" * 32,
+        ),
         *(
             "Log-probs",
             "Margins of the held-out pairs",
