@@ -173,7 +173,7 @@ class TokenizeJob(BackgroundJob[TokenizeRequest, Answer]):
 
 
 JOB = TokenizeJob()
-paths_of, ask, read_answer = JOB.paths, JOB.ask, JOB.read
+paths_of, ask, read_answer, cancel = JOB.paths, JOB.ask, JOB.read, JOB.cancel
 
 
 def request_of(

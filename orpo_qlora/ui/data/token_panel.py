@@ -56,7 +56,7 @@ class TokenPanel:
     longest: gr.Button
     tokens: gr.HTML
     seen: gr.Textbox
-    """What the panel shows now, so that a poll sends only what changed."""
+    """What the panel shows, the request's key first, so that a poll sends only what changed."""
     timer: gr.Timer
 
     @property
@@ -167,6 +167,9 @@ def _row_of(pair: PreferencePair) -> int:
 def look(panel: TokenPanel, question: Question, seen: str = "") -> Updates | None:
     """Return what the panel shows now; starts the job by itself if the tokenizer is local."""
     request = question.request
+    shown = seen.partition(" ")[0]
+    if shown and shown != request.key:
+        token_counts.cancel(shown)
     is_known = token_counts.paths_of(request).folder.is_dir()
     if not is_known and not local_files.has_tokenizer(request.model, request.revision):
         return _waiting_updates(panel, question)
@@ -178,9 +181,12 @@ def count(panel: TokenPanel, question: Question) -> Updates | None:
     return _answer_updates(panel, question, token_counts.ask(question.request, again=True), "")
 
 
-def nothing(panel: TokenPanel) -> Updates:
+def nothing(panel: TokenPanel, seen: str) -> Updates:
     """Return the panel hidden, as without a file."""
-    return {panel.view: gr.Column(visible=False), panel.timer: gr.Timer(active=False)}
+    if seen:
+        token_counts.cancel(seen.partition(" ")[0])
+    hidden = gr.Column(visible=False)
+    return {panel.view: hidden, panel.timer: gr.Timer(active=False), panel.seen: ""}
 
 
 def _waiting_updates(panel: TokenPanel, question: Question) -> Updates:
@@ -324,12 +330,13 @@ class QuestionInputs:
 
 def refresh_after(panel: TokenPanel, inputs: QuestionInputs, event: Any) -> None:  # noqa: ANN401 - gradio's dependency
     """Update the panel once an event that changes the data is over."""
-    event.then(_on_refresh(panel, inputs), inputs.components, panel.outputs, **QUIET)
+    values = [panel.seen, *inputs.components]
+    event.then(_on_refresh(panel, inputs), values, panel.outputs, **QUIET)
 
 
 def _on_refresh(panel: TokenPanel, inputs: QuestionInputs) -> Callable[..., Any]:
-    def on_refresh(*values: object) -> Updates | None:
-        return look(panel, inputs.question(values)) if values[0] else nothing(panel)
+    def on_refresh(seen: str, *values: object) -> Updates | None:
+        return look(panel, inputs.question(values), seen) if values[0] else nothing(panel, seen)
 
     return _guarded(panel, on_refresh)
 
@@ -365,8 +372,9 @@ def connect(panel: TokenPanel, inputs: QuestionInputs, tab: gr.Tab, preview: gr.
     refresh = _on_refresh(panel, inputs)
     panel.timer.tick(_guarded(panel, on_tick), [panel.seen, *values], outputs, **QUIET)
     panel.count.click(_guarded(panel, on_count), values, outputs, **QUIET)
-    panel.row.input(refresh, values, outputs, trigger_mode="always_last", **QUIET)
-    tab.select(refresh, values, outputs, **QUIET)
+    refreshed = [panel.seen, *values]
+    panel.row.input(refresh, refreshed, outputs, trigger_mode="always_last", **QUIET)
+    tab.select(refresh, refreshed, outputs, **QUIET)
     remedied = [*outputs, *inputs.settings.values()]
     panel.summary.click(_guarded(panel, on_remedy), values, remedied, **QUIET)
     _connect_row(panel, inputs, preview)
