@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.methods import LossNeeds, method_of
 from orpo_qlora.orpo.objectives.base import Objective, PairSums, StepTotals, Terms
+from orpo_qlora.orpo.objectives.cpo import Cpo
 from orpo_qlora.orpo.objectives.orpo import Orpo
+from orpo_qlora.orpo.objectives.sft import Sft
+from orpo_qlora.orpo.objectives.simpo import SimPO
 from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 OBJECTIVES: dict[str, Callable[[TrainConfig], Objective]] = {
     "orpo": Orpo.of,
+    "sft": Sft.of,
+    "simpo": SimPO.of,
+    "cpo": Cpo.of,
 }
 """By the names in `methods.METHODS`."""
 
@@ -48,7 +54,7 @@ class Loss:
 
 def loss_for(config: TrainConfig) -> Loss:
     """Return the loss that these settings ask for."""
-    return Loss(OBJECTIVES["orpo"](config), method_of(config).needs(config))
+    return Loss(OBJECTIVES[config.method](config), method_of(config).needs(config))
 
 
 def needs_of(config: TrainConfig) -> Needs:

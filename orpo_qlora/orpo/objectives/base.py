@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
+from torch.nn import functional as F
 
 PROMPT, CHOSEN, REJECTED = 0, 1, 2
 
@@ -83,3 +84,10 @@ def nll_share(pairs: PairSums, totals: StepTotals, nll_on: str, nll_reduction: s
     if nll_reduction == "token":
         return -sums.sum() / totals.nll_tokens
     return -(sums / counts).sum() / totals.pairs
+
+
+def sigmoid_loss(margins: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return −(1 − ε)·log σ(m) − ε·log σ(−m) of reward margins m, shape (B,), ε the smoothing."""
+    if not label_smoothing:
+        return -F.logsigmoid(margins)
+    return -(1 - label_smoothing) * F.logsigmoid(margins) - label_smoothing * F.logsigmoid(-margins)

@@ -15,20 +15,21 @@ from orpo_qlora.orpo.objectives.log_odds import log_odds_ratio
 
 @torch.no_grad()
 def response_metrics(pairs: PairSums) -> dict[str, Tensor]:
-    """Return mean token log-probs, and the log odds ratio where rejected were measured."""
+    """Return mean token log-probs and, where rejected were measured, how they compare."""
     metrics = {"logps/chosen": pairs.chosen}
     if pairs.has_rejected:
         metrics["log_odds_ratio"] = log_odds_ratio(pairs.chosen, pairs.rejected)
         metrics["logps/rejected"] = pairs.rejected
+        metrics["logps/accuracies"] = (pairs.chosen > pairs.rejected).to(pairs.sums.dtype)
     return metrics
 
 
 @torch.no_grad()
-def reward_metrics(chosen: Tensor, rejected: Tensor, *, has_rejected: bool) -> dict[str, Tensor]:
+def reward_metrics(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
     """Return an objective's implicit rewards, each of shape (B,), and what follows from them."""
-    metrics = {"rewards/chosen": chosen.detach()}
-    if has_rejected:
-        metrics["rewards/rejected"] = rejected.detach()
-        metrics["rewards/margins"] = chosen.detach() - rejected.detach()
-        metrics["rewards/accuracies"] = (chosen > rejected).to(chosen.dtype)
-    return metrics
+    return {
+        "rewards/chosen": chosen.detach(),
+        "rewards/rejected": rejected.detach(),
+        "rewards/margins": chosen.detach() - rejected.detach(),
+        "rewards/accuracies": (chosen > rejected).to(chosen.dtype),
+    }
