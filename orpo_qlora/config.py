@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
 PRESETS = Path(__file__).parent.parent / "presets"
 PACKAGED_PRESETS = Path(__file__).parent / "presets"
 
+MethodName = Literal["orpo", "sft", "simpo", "cpo"]
 Group = Literal["Model", "Objective", "Optimisation", "Data", "Memory", "Logging"]
 
 
@@ -31,9 +32,11 @@ def _setting(
     label: str,
     help: str,
     basic: bool = False,
+    methods: tuple[MethodName, ...] = (),
     **bounds: Any,  # noqa: ANN401 - passed through to pydantic
 ) -> Any:  # noqa: ANN401
-    extra: dict[str, Any] = {"group": group, "basic": basic}
+    """Return a field; `methods` are those that read the setting, empty for all."""
+    extra: dict[str, Any] = {"group": group, "basic": basic, "methods": methods}
     return Field(default, title=label, description=help, json_schema_extra=extra, **bounds)
 
 
@@ -44,6 +47,10 @@ def _switch_name(value: object) -> object:
 
 def _zero_if_auto(value: object) -> object:
     return 0 if value == "auto" else value
+
+
+def _none_if_auto(value: object) -> object:
+    return None if value in ("auto", "") else value
 
 
 class TrainConfig(BaseModel):
@@ -77,9 +84,18 @@ class TrainConfig(BaseModel):
         help="Branch, tag or commit of a Hub model; empty is the latest.",
         max_length=80,
     )
+    method: MethodName = _setting(
+        "orpo",
+        group="Objective",
+        label="Method",
+        help="orpo: NLL plus odds ratio; sft: NLL alone; simpo: mean log-probs and a margin; cpo: "
+        "summed log-probs plus NLL.",
+        basic=True,
+    )
     lambda_: float = _setting(
         0.1,
         group="Objective",
+        methods=("orpo",),
         label="λ",
         help="Weight of the odds-ratio loss: 0 is plain SFT on the chosen responses; higher values "
         "push chosen and rejected further apart (paper: 0.1 to 1).",
@@ -89,9 +105,63 @@ class TrainConfig(BaseModel):
         allow_inf_nan=False,
         basic=True,
     )
+    beta: Annotated[float | None, BeforeValidator(_none_if_auto)] = _setting(
+        None,
+        group="Objective",
+        methods=("simpo", "cpo"),
+        label="β",
+        help="Scale of the rewards. Empty is the method's own: 0.1 for cpo (TRL), 2 for simpo (its "
+        "paper).",
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        basic=True,
+    )
+    gamma: float = _setting(
+        1.0,
+        group="Objective",
+        methods=("simpo",),
+        label="γ",
+        help="Margin by which the chosen reward must exceed the rejected one; the SimPO paper uses "
+        "0.3 to 1.6, about half of β.",
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        basic=True,
+    )
+    cpo_alpha: float = _setting(
+        1.0,
+        group="Objective",
+        methods=("cpo",),
+        label="α",
+        help="Weight of the NLL beside CPO's preference term; 1 in the paper and in TRL.",
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        basic=True,
+    )
+    label_smoothing: float = _setting(
+        0.0,
+        group="Objective",
+        methods=("simpo", "cpo"),
+        label="Label smoothing",
+        help="Assumed share of pairs whose labels are swapped; 0 trusts all (TRL's default).",
+        ge=0,
+        lt=0.5,
+        allow_inf_nan=False,
+    )
+    ratio: Literal["odds", "probability"] = _setting(
+        "odds",
+        group="Objective",
+        methods=("orpo",),
+        label="Ratio",
+        help="odds: ORPO; probability: the ablation of the paper's section 7.1, which lowers "
+        "rejected responses more abruptly.",
+    )
     nll_on: Literal["sequence", "answer"] = _setting(
         "sequence",
         group="Objective",
+        methods=("orpo", "sft"),
         label="NLL on",
         help="sequence: prompt and chosen response, as in TRL and the authors' code; answer: the "
         "chosen response only, the paper's formula.",
@@ -99,20 +169,24 @@ class TrainConfig(BaseModel):
     nll_reduction: Literal["token", "pair"] = _setting(
         "token",
         group="Objective",
+        methods=("orpo", "sft", "cpo"),
         label="NLL mean over",
         help="token: all tokens of the step weigh the same; pair: all pairs weigh the same.",
     )
     track_rejected: bool = _setting(
         True,
         group="Objective",
-        label="Track rejected at λ = 0",
-        help="Also measure rejected responses at λ = 0, where the loss does not need them.",
+        methods=("orpo", "sft"),
+        label="Track rejected",
+        help="Also measure rejected responses where the loss does not need them: with sft, and "
+        "with orpo at λ = 0.",
     )
     learning_rate: float = _setting(
         2e-4,
         group="Optimisation",
         label="Learning rate",
-        help="Peak learning rate; LoRA needs about ten times that of full fine-tuning.",
+        help="Peak learning rate. With LoRA, 1e-4 to 3e-4 suits orpo and sft; the other methods "
+        "need 5e-6 to 5e-5.",
         gt=0,
         le=1,
         allow_inf_nan=False,
@@ -320,6 +394,12 @@ def setting_fields() -> dict[str, FieldInfo]:
 def choices_of(info: FieldInfo) -> tuple[str, ...]:
     """Return the allowed values of a choice setting, empty for any other."""
     return tuple(value for value in get_args(info.annotation) if isinstance(value, str))
+
+
+def methods_of(info: FieldInfo) -> tuple[str, ...]:
+    """Return the methods that read a setting, empty for all."""
+    extra = info.json_schema_extra
+    return tuple(extra["methods"]) if isinstance(extra, dict) else ()  # type: ignore[arg-type]
 
 
 def build_config(settings: Mapping[str, object], *, source: str = "the settings") -> TrainConfig:

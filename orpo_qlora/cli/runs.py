@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from orpo_qlora import methods
 from orpo_qlora.chat import client
 from orpo_qlora.cli.console import err, out, plain
 from orpo_qlora.cli.options import AsJson, RunName
@@ -70,7 +71,7 @@ def _row(run: Run) -> tuple[str, ...]:
     held_out = history.results(run).held_out
     return (
         *(run.id, plain(run.title), state.status, f"{state.step}/{state.total_steps}"),
-        f"{config.lambda_:g}",
+        methods.short_name(config).removeprefix("λ "),
         _number(held_out, "rewards/accuracies", ".0%"),
         _number(held_out, "loss", ".3g"),
         *(plain(config.model), str(run.report.pairs), plain(", ".join(run.label.tags))),

@@ -102,7 +102,7 @@ def print_result(run: Run) -> None:
     if accuracies:
         first, last = accuracies[0][1], accuracies[-1][1]
         out.print(f"Held-out preference accuracy: {first:.0%} before, {last:.0%} after.")
-    for one in insight.judge(metrics, run.config.lambda_):
+    for one in insight.judge(metrics, run.config):
         text = " ".join(filter(None, (one.sentence, one.advice)))
         out.print(f"{plain(text)} ({one.rule})", soft_wrap=True)
     if run.has_adapter:

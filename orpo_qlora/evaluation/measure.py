@@ -27,7 +27,7 @@ from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.orpo.budget import Budget, settle_memory
 from orpo_qlora.orpo.engine import Engine, build_engine
-from orpo_qlora.orpo.objectives.orpo import CHOSEN, REJECTED
+from orpo_qlora.orpo.objectives.base import CHOSEN, REJECTED
 from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.tokens import TokenizedPair
 from orpo_qlora.runs import store

@@ -18,12 +18,14 @@ from orpo_qlora.export.markdown import plain, table
 from orpo_qlora.export.origin import Origin, portable_config
 from orpo_qlora.export.passport import loss_passport
 from orpo_qlora.export.snippet import loading_code
+from orpo_qlora.methods import method_with_strength
 from orpo_qlora.runs import store
 from orpo_qlora.runs.metrics import METRICS
 from orpo_qlora.runs.store import Run
 
 CURVES = (
-    *("loss", "nll_loss", "or_loss", "log_odds_ratio", "logps/chosen", "logps/rejected"),
+    *("loss", "nll_loss", "or_loss", "preference_loss", "log_odds_ratio"),
+    *("logps/chosen", "logps/rejected"),
     *("rewards/margins", "rewards/accuracies"),
 )
 """The metrics that a card lists."""
@@ -42,8 +44,8 @@ def model_card(run: Run, origin: Origin, folder: str, hashes: Mapping[str, str])
         *_front_matter(origin),
         f"# {plain(run.title)}",
         "",
-        f"A LoRA adapter for {plain(origin.sentence)}, tuned to preferences with ORPO "
-        f"(λ = {run.config.lambda_:g}) by orpo-qlora, run `{run.id}`.",
+        f"A LoRA adapter for {plain(origin.sentence)}, tuned to preferences with "
+        f"{method_with_strength(run.config)} by orpo-qlora, run `{run.id}`.",
         *(["", plain(origin.remark)] if origin.remark else []),
         *("", "## Load it", "", "```python"),
         *loading_code(origin, run.config, folder).splitlines(),
@@ -76,7 +78,7 @@ def merged_card(run: Run, origin: Origin, dtype: str, difference: float) -> str:
     """
     about = (
         f"{plain(origin.sentence)} with the adapter of run `{run.id}` merged in, tuned to "
-        f"preferences with ORPO (λ = {run.config.lambda_:g}) by orpo-qlora."
+        f"preferences with {method_with_strength(run.config)} by orpo-qlora."
     )
     weights = "the 4-bit base weights unpacked" if run.config.quantization == "nf4" else "the base"
     lines = [

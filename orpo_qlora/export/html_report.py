@@ -74,7 +74,7 @@ def _curves(run: Run) -> str:
     metrics = store.metrics_of(run.paths)
     drawn = "".join(
         line_charts.draw_chart(
-            plot, plots.curves_of(plot, metrics, run.config.lambda_), run.state.total_steps
+            plot, plots.curves_of(plot, metrics, run.config), run.state.total_steps
         )
         for plot in plots.PLOTS
     )

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orpo_qlora import storage
+from orpo_qlora import methods, storage
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import InputError
 from orpo_qlora.models.catalogue import find_model
 from orpo_qlora.runs.file_cache import FileMemory
@@ -34,17 +35,16 @@ class RunLabel(BaseModel):
 NO_LABEL = RunLabel()
 
 
-def default_name(source: str, model: str, lambda_: float) -> str:
+def default_name(source: str, config: TrainConfig) -> str:
     """Return the default name of a run: “short_answers · SmolLM2 135M · λ 0.1”.
 
     Args:
         source: name of the data file.
-        model: the base model, as in the settings.
-        lambda_: weight of the odds-ratio loss.
+        config: the run's settings.
     """
-    entry = find_model(model)
-    title = entry.title.removesuffix(" Instruct") if entry else Path(model).name
-    return " · ".join((Path(source).stem, title, f"λ {lambda_:g}"))
+    entry = find_model(config.model)
+    title = entry.title.removesuffix(" Instruct") if entry else Path(config.model).name
+    return " · ".join((Path(source).stem, title, methods.short_name(config)))
 
 
 def label_of(name: str, tags: str | Iterable[str]) -> RunLabel:

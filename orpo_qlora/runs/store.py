@@ -59,7 +59,7 @@ class Run:
     def title(self) -> str:
         """Its name, or the default one made of data, model and λ."""
         config = self.config
-        return self.name or default_name(self.report.source, config.model, config.lambda_)
+        return self.name or default_name(self.report.source, config)
 
     @property
     def name(self) -> str:

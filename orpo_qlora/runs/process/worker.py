@@ -29,8 +29,9 @@ from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.sampling import BASE
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.batches import total_steps
+from orpo_qlora.orpo.step import Record
 from orpo_qlora.orpo.tokens import Tokenized
-from orpo_qlora.orpo.trainer import OrpoTrainer, Record
+from orpo_qlora.orpo.trainer import OrpoTrainer
 from orpo_qlora.program import run_program
 from orpo_qlora.runs import checkpoints, metrics, store
 from orpo_qlora.runs.checkpoints import Checkpoint, Found

@@ -33,7 +33,7 @@ REMEDIES = {
     "cut_answers": "Cut responses right",
 }
 """Buttons for over-long pairs, by the value of `over_length` they set."""
-SETTINGS = ("model", "revision", "max_length", "over_length", "nll_on", "lambda")
+SETTINGS = ("model", "revision", "max_length", "over_length", "method", "nll_on", "lambda")
 """Settings of the Train tab that decide how a pair is tokenized, cut and coloured."""
 SHOW = "() => { document.getElementById('token-actions')?.scrollIntoView({behavior: 'smooth'}); }"
 """Script that scrolls to the pair, far below the preview in which it was picked."""

@@ -113,7 +113,7 @@ def draw_curves(several: Sequence[Compared], *, held_out: bool) -> str:
 def _curves(one: Compared, plot: Plot, metric: str, held_out: bool) -> list[Curve]:
     mark: Literal["round", "square"] = "square" if one.place % 2 else "round"
     alone = replace(plot, quantities=(Quantity(metric, one.label, one.colour, mark=mark),))
-    found = plots.curves_of(alone, one.metrics, one.run.config.lambda_, ChartView())
+    found = plots.curves_of(alone, one.metrics, one.run.config, ChartView())
     # Smoothed as on a run's page, without the raw values.
     drawn = [replace(curve, label=one.label, raw=None) for curve in found]
     return [curve for curve in drawn if curve.is_held_out == held_out]
