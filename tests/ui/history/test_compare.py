@@ -138,7 +138,7 @@ def test_a_deleted_run_leaves_the_comparison(part, sweep):
     ("lambda_", "text"), [(0.1, "0.05, 0.1, 0.2"), (0, "0.05, 0.1, 0.5"), (None, "0.05, 0.1, 0.2")]
 )
 def test_values_to_try_follow_the_setting(lambda_, text):
-    assert sweep_panel.offered_text(lambda_) == text
+    assert sweep_panel.offered_text("lambda", lambda_) == text
 
 
 def test_long_files_are_compared_while_they_are_read(sweep, monkeypatch):

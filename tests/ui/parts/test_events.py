@@ -107,9 +107,11 @@ def test_what_went_wrong_stays_while_the_list_changes(tab):
 
 
 def test_values_to_try_follow_the_preset_until_others_are_typed(tab):
-    assert tab.value("train-sweep-values") == sweep_panel.offered_text(tab.value("setting-lambda"))
+    assert tab.value("train-sweep-values") == sweep_panel.offered_text(
+        "lambda", tab.value("setting-lambda")
+    )
     tab.change("setting-lambda", 0.4)
-    assert tab.value("train-sweep-values") == sweep_panel.offered_text(0.4)
+    assert tab.value("train-sweep-values") == sweep_panel.offered_text("lambda", 0.4)
     tab.put("train-sweep-values", "0.3, 0.6")
     tab.change("setting-lambda", 0.2)
     assert tab.value("train-sweep-values") == "0.3, 0.6"

@@ -1,0 +1,104 @@
+"""`sweep`: the same training with several values of one or two settings. Floor 6; no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from orpo_qlora.cli.console import out, plain
+from orpo_qlora.cli.options import (
+    AsJson,
+    Encoding,
+    Fixes,
+    ModelName,
+    Preset,
+    Ranking,
+    Settings,
+    config_of,
+    data_path,
+)
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.examples import example_names
+from orpo_qlora.data.pairs import load_preferences, split_pairs
+from orpo_qlora.errors import InputError
+from orpo_qlora.runs import store
+from orpo_qlora.runs.differences import text_of
+from orpo_qlora.runs.process import sweep
+from orpo_qlora.runs.process.sweep import Variation
+from orpo_qlora.runs.store import Run
+
+
+def sweep_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|RUN",
+            help="A file as for `train`, or a run (id, name or “last”) whose pairs and settings "
+            "are taken; that run is part of the sweep.",
+        ),
+    ],
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE",
+            help="A setting with its values; a second --over crosses two. Without, a run's λ is "
+            "halved and doubled.",
+        ),
+    ] = None,
+    preset: Preset = None,
+    model: ModelName = None,
+    settings: Settings = None,
+    name: Annotated[str | None, typer.Option(help="What the runs' names begin with.")] = None,
+    encoding: Encoding = "",
+    fixes: Fixes = None,
+    pairs_from_ranking: Ranking = "best_worst",
+    as_json: AsJson = False,
+) -> None:
+    """Queue the same training with several values of one or two settings, on the same pairs."""
+    variations = [sweep.parse_over(text) for text in over or ()]
+    if _is_file(source):
+        if not variations:
+            raise InputError(
+                "There is nothing to vary.", hint="Add for example --over lambda=0.1,0.5,1."
+            )
+        config = config_of(preset, settings, {"model": model, "name": name})
+        sweep.runs_from(config, variations)  # before a long file is read
+        choices = ReadChoices(
+            encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
+        )
+        dataset = load_preferences(data_path(source), choices=choices)
+        split = split_pairs(dataset.pairs, config.held_out, config.seed)
+        runs = sweep.start_sweep(config, variations, split, dataset.report)
+    else:
+        if preset or model or settings or name or encoding or fixes:
+            raise InputError(
+                f"There is no file “{source}”, and a sweep of a run takes everything that is not "
+                "varied from that run.",
+                hint="Name a file, or leave out --preset, --model, --set, --name, --encoding and "
+                "--fix.",
+            )
+        runs = _from_run(store.find_run(source), variations)
+    _print(runs, as_json=as_json)
+
+
+def _is_file(source: str) -> bool:
+    return source in example_names() or data_path(source).exists()
+
+
+def _from_run(run: Run, variations: Sequence[Variation]) -> list[Run]:
+    offered = Variation("lambda", sweep.offered_values(run.config, "lambda"))
+    return sweep.sweep_from(run, variations or [offered])
+
+
+def _print(runs: Sequence[Run], *, as_json: bool) -> None:
+    tag = sweep.tag_of(runs[-1])
+    if as_json:
+        out.print_json(json.dumps({"sweep": tag, "runs": [run.id for run in runs]}))
+        return
+    for run in runs:
+        varied = text_of(run.config, runs[-1].label.varied)
+        out.print(f"{run.id} {plain(varied)} {run.state.status}", soft_wrap=True)
+    out.print(f"Compare them: orpo-qlora runs --sweep {tag}", soft_wrap=True)
