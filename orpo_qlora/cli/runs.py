@@ -12,11 +12,14 @@ from rich.table import Table
 from orpo_qlora.chat import client
 from orpo_qlora.cli.console import err, out, plain
 from orpo_qlora.cli.options import AsJson, RunName
+from orpo_qlora.cli.sweep import print_comparison
 from orpo_qlora.errors import InputError
+from orpo_qlora.evaluation import comparison
 from orpo_qlora.runs import history, labels, store
 from orpo_qlora.runs.history import Filters, Order
 from orpo_qlora.runs.process import deletion as deletion_of_runs
 from orpo_qlora.runs.process import watch
+from orpo_qlora.runs.process.sweep import group_of
 from orpo_qlora.runs.results import Measured
 from orpo_qlora.runs.store import Run
 
@@ -32,9 +35,20 @@ def runs(
     status: Annotated[str, typer.Option(help="Only with this status.")] = "",
     tag: Annotated[str, typer.Option(help="Only with this tag.")] = "",
     order: Annotated[str, typer.Option(help=f"{', '.join(history.ORDERS)}.")] = "newest",
+    sweep: Annotated[
+        str, typer.Option(metavar="TAG", help="Compare the runs of this sweep, or of the “last”.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first, or compare those of a sweep."""
+    if sweep:
+        if find or status or tag:
+            raise InputError(
+                "--sweep compares all runs of a sweep.",
+                hint="Leave out --find, --status and --tag.",
+            )
+        print_comparison(comparison.compare(group_of(sweep)), as_json=as_json)
+        return
     listed = history.read_history()
     filters = Filters(find, _one_of(status, history.STATUSES, "status"), tag=tag)
     wanted = _one_of(order, history.ORDERS, "order")

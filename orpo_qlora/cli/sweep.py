@@ -1,4 +1,4 @@
-"""`sweep`: the same training with several values of one or two settings. Floor 6; no torch."""
+"""`sweep`, and its runs side by side. Floor 6; no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from orpo_qlora.cli.console import out, plain
 from orpo_qlora.cli.options import (
@@ -24,8 +25,10 @@ from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.examples import example_names
 from orpo_qlora.data.pairs import load_preferences, split_pairs
 from orpo_qlora.errors import InputError
-from orpo_qlora.runs import store
-from orpo_qlora.runs.differences import text_of
+from orpo_qlora.evaluation import comparison
+from orpo_qlora.evaluation.comparison import Column, Comparison, Entry
+from orpo_qlora.runs import present, store
+from orpo_qlora.runs.differences import text_of, value_of
 from orpo_qlora.runs.process import sweep
 from orpo_qlora.runs.process.sweep import Variation
 from orpo_qlora.runs.store import Run
@@ -102,3 +105,29 @@ def _print(runs: Sequence[Run], *, as_json: bool) -> None:
         varied = text_of(run.config, runs[-1].label.varied)
         out.print(f"{run.id} {plain(varied)} {run.state.status}", soft_wrap=True)
     out.print(f"Compare them: orpo-qlora runs --sweep {tag}", soft_wrap=True)
+
+
+def print_comparison(found: Comparison, *, as_json: bool) -> None:
+    """Print results and cost of runs, the varied settings as columns; the best bold."""
+    if as_json:
+        out.print_json(json.dumps(comparison.to_json(found)))
+        return
+    for columns in (comparison.RESULTS, comparison.COSTS):
+        out.print(_table(found, comparison.columns_of(found, columns)))
+    sentence = comparison.result_sentence(found)
+    for line in filter(None, [sentence, *comparison.NOTES]):
+        out.print(plain(line), soft_wrap=True)
+
+
+def _table(found: Comparison, columns: Sequence[Column]) -> Table:
+    table = Table("run", "status", *found.settings, *(plain(each.title) for each in columns))
+    for one in found.entries:
+        varied = [present.setting_value(value_of(one.run.config, name)) for name in found.settings]
+        cells = [_cell(found, column, one) for column in columns]
+        table.add_row(one.run.id, one.run.state.status, *map(plain, varied), *cells)
+    return table
+
+
+def _cell(found: Comparison, column: Column, one: Entry) -> str:
+    text = plain(column.text(one))
+    return f"[bold]{text}[/]" if comparison.is_bold(found, column, one) else text
