@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from orpo_qlora.cli.console import out, plain
@@ -32,6 +35,8 @@ from orpo_qlora.runs.differences import text_of, value_of
 from orpo_qlora.runs.process import sweep
 from orpo_qlora.runs.process.sweep import Variation
 from orpo_qlora.runs.store import Run
+
+WIDEST = 1000
 
 
 def sweep_(
@@ -113,14 +118,22 @@ def print_comparison(found: Comparison, *, as_json: bool) -> None:
         out.print_json(json.dumps(comparison.to_json(found)))
         return
     for columns in (comparison.RESULTS, comparison.COSTS):
-        out.print(_table(found, comparison.columns_of(found, columns)))
+        shown = comparison.columns_of(found, columns)
+        if not shown:
+            continue
+        table = _table(found, shown)
+        # Whole even where the terminal is narrower: cells cut short could not be read at all.
+        width = Measurement.get(out, out.options.update(max_width=WIDEST), table).maximum
+        Console(highlight=False, width=max(width, out.width)).print(table)
     sentence = comparison.result_sentence(found)
     for line in filter(None, [sentence, *comparison.NOTES]):
         out.print(plain(line), soft_wrap=True)
 
 
 def _table(found: Comparison, columns: Sequence[Column]) -> Table:
-    table = Table("run", "status", *found.settings, *(plain(each.title) for each in columns))
+    table = Table(box=SIMPLE_HEAD)
+    for title in ("run", "status", *found.settings, *(each.title for each in columns)):
+        table.add_column(plain(title))
     for one in found.entries:
         varied = [present.setting_value(value_of(one.run.config, name)) for name in found.settings]
         cells = [_cell(found, column, one) for column in columns]

@@ -75,6 +75,8 @@ class Comparison:
     entries: tuple[Entry, ...]
     best: Entry | None
     """The run with the highest held-out accuracy."""
+    is_sweep: bool
+    """Whether the labels are the settings that are varied."""
     has_same_pairs: bool
     """Whether all runs were measured on the same held-out pairs."""
     bold: Mapping[str, str]
@@ -105,7 +107,14 @@ def compare(runs: Sequence[Run], metrics: Mapping[str, Metrics] | None = None) -
         entries = [replace(one, difference=_difference(best, one)) for one in entries]
         best = next(one for one in entries if one.run.id == best.run.id)
     bold = _bold(best, entries) if has_same_pairs else {}
-    return Comparison(tuple(settings), tuple(entries), best, has_same_pairs, bold)
+    return Comparison(
+        settings=tuple(settings),
+        entries=tuple(entries),
+        best=best,
+        is_sweep=_is_sweep(runs),
+        has_same_pairs=has_same_pairs,
+        bold=bold,
+    )
 
 
 def labels_of(runs: Sequence[Run], settings: Sequence[str]) -> dict[str, str]:
@@ -113,13 +122,14 @@ def labels_of(runs: Sequence[Run], settings: Sequence[str]) -> dict[str, str]:
 
     Runs that would have the same label have their id in it.
     """
-    is_sweep = sum(bool(run.label.varied) for run in runs) >= max(1, len(runs) - 1)
-    texts = {
-        run.id: text_of(run.config, settings) if is_sweep and settings else run.title
-        for run in runs
-    }
+    is_sweep = _is_sweep(runs)
+    texts = {run.id: text_of(run.config, settings) if is_sweep else run.title for run in runs}
     counts = Counter(texts.values())
     return {id_: text if counts[text] == 1 else f"{text} ({id_})" for id_, text in texts.items()}
+
+
+def _is_sweep(runs: Sequence[Run]) -> bool:
+    return bool(runs) and all(run.label.varied for run in runs)
 
 
 def _entry(run: Run, label: str, metrics: Metrics) -> Entry:

@@ -60,12 +60,10 @@ def settings_that_differ(runs: Sequence[Run]) -> list[str]:
 
 
 def varied_settings(runs: Sequence[Run]) -> list[str]:
-    """Return what a sweep recorded that it varies, or else the settings in which runs differ.
+    """Return what the runs' sweeps recorded that they vary, or else in which settings runs differ.
 
-    A recorded setting counts only if every run but at most one has recorded it: the run from which
-    a sweep was started may be part of another.
+    Of runs of several sweeps these are the settings of all.
     """
-    recorded = [run.label.varied for run in runs if run.label.varied]
-    if recorded and len(recorded) >= len(runs) - 1:
-        return list(dict.fromkeys(name for names in recorded for name in names))
+    if runs and all(run.label.varied for run in runs):
+        return list(dict.fromkeys(name for run in runs for name in run.label.varied))
     return settings_that_differ(runs)

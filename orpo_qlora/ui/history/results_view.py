@@ -61,7 +61,9 @@ def _row(found: Comparison, columns: Sequence[Column], one: Entry, place: int) -
         text = html.escape(column.text(one))
         is_bold = comparison.is_bold(found, column, one)
         cells.append(f"<td>{f'<strong>{text}</strong>' if is_bold else text}</td>")
-    return f"<tr><th>{stroke(place)}{html.escape(one.label)}</th>{''.join(cells)}</tr>"
+    # The label of a sweep's run is in the columns beside it.
+    name = one.run.id if found.is_sweep else html.escape(one.label)
+    return f"<tr><th>{stroke(place)}{name}</th>{''.join(cells)}</tr>"
 
 
 def stroke(place: int) -> str:

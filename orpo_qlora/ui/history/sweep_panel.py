@@ -83,10 +83,9 @@ def build_sweep_panel(elem_id: str, offered: str = "") -> SweepPanel:
         "Sweep", open=False, elem_id=f"{elem_id}-fold", elem_classes="run-fold"
     ) as fold:
         gr.HTML(f'<p class="quiet">{ABOUT}</p>')
-        with gr.Row(elem_classes="actions"):
+        with gr.Group(elem_classes=["settings-grid", "sweep-grid"]):
             setting = _build_setting("Setting", settings, "lambda", f"{elem_id}-setting")
             values = _build_values("Values", offered, f"{elem_id}-values")
-        with gr.Row(elem_classes="actions"):
             several = [("None", NONE), *settings]
             second = _build_setting("Second setting", several, NONE, f"{elem_id}-second")
             second_values = _build_values("Its values", "", f"{elem_id}-second-values")
@@ -117,15 +116,11 @@ def _build_setting(
         elem_id=elem_id,
         filterable=True,
         interactive=True,
-        scale=0,
-        min_width=300,
     )
 
 
 def _build_values(label: str, value: str, elem_id: str) -> gr.Textbox:
-    return gr.Textbox(
-        value, label=label, elem_id=elem_id, interactive=True, scale=0, min_width=240, max_lines=1
-    )
+    return gr.Textbox(value, label=label, elem_id=elem_id, interactive=True, max_lines=1)
 
 
 def offered_text(setting: str, value: object = None) -> str:
