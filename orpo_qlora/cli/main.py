@@ -19,6 +19,7 @@ from orpo_qlora.cli.estimate import estimate
 from orpo_qlora.cli.evaluate import evaluate
 from orpo_qlora.cli.export import export
 from orpo_qlora.cli.runs import add_run_verbs
+from orpo_qlora.cli.sweep import sweep_
 from orpo_qlora.cli.train import add_train_verbs
 from orpo_qlora.cli.verify import add_verify
 from orpo_qlora.errors import InputError, OrpoQloraError
@@ -87,6 +88,7 @@ app.command()(check)
 app.command()(estimate)
 app.command("plan", help="Another name of `estimate`.", hidden=True)(estimate)
 add_train_verbs(app)
+app.command("sweep")(sweep_)
 app.command()(evaluate)
 app.command()(export)
 add_run_verbs(app)

@@ -26,6 +26,7 @@ from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.orpo.budget import Budget, settle_memory
+from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.objectives.base import CHOSEN, REJECTED
 from orpo_qlora.orpo.packing import Needs
@@ -96,11 +97,15 @@ class EvaluationProgram(JobProgram):
         tuned = self._logps(engine, tokenized.pairs, budget, "measuring with the adapter")
         with policy.disable_adapter():
             bare = self._logps(engine, tokenized.pairs, budget, "measuring the base alone")
+        self.report("measuring the drift from the base")
+        drift = budget.spend(
+            lambda tokens: mean_kl(engine, tokenized.pairs, tokens, interactive.wait_for_answer)
+        )
         scores = _scores(pairs, tokenized.pairs, bare, tuned)
         return ReportCard.model_validate(
             {
                 **report_card.summarise(scores),
-                **{"run": run.id, "made_at": started, "adapter_sha256": adapter},
+                **{"kl_base": drift, "run": run.id, "made_at": started, "adapter_sha256": adapter},
                 **{"notes": self.notes, "seconds": time.time() - started, "scores": scores},
             }
         )

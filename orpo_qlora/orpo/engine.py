@@ -89,6 +89,15 @@ class Engine:
         sums = sums.view_as(batch.counts)
         return PairSums(sums, batch.counts, self.needs.rejected), batch.tokens
 
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
+        """Return the final hidden state of each of N wanted log-probs, shape (N, H)."""
+        with _autocast(self.policy):
+            return self._hidden(batch).flatten(0, 1)[batch.sources]
+
+    def forwards(self, pairs: Sequence[TokenizedPair]) -> int:
+        """Return how many sequences, prompt with one response, `measure` computes for pairs."""
+        return len(pairs) * (2 if self.needs.rejected else 1)
+
     def _hidden(self, batch: PackedBatch) -> Tensor:
         inputs: dict[str, object] = {
             "input_ids": batch.input_ids,

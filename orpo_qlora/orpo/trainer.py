@@ -30,6 +30,7 @@ from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.batches import steps_an_epoch, total_steps, training_batches
 from orpo_qlora.orpo.budget import Budget, settle_memory
+from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import loss_for
 from orpo_qlora.orpo.resume import preserved_random_state
@@ -79,7 +80,8 @@ class RunCallback(Protocol):
 class OrpoTrainer(Trainer):
     """Trains a policy's adapter with ORPO; reports every step to a RunCallback.
 
-    Evaluates every `eval_every` steps and after the last. The base model, which is the policy with
+    Evaluates every `eval_every` steps and after the last, where it also measures the drift from the
+    base. The base model, which is the policy with
     its adapter disabled, is evaluated together with the first of these and recorded as step 0, so
     that nothing delays the first step. Offers a checkpoint every `checkpoint_every` steps and after
     the last, also when stopped; `resume_from` names the folder of one to start from.
@@ -174,6 +176,7 @@ class OrpoTrainer(Trainer):
                 self.engine, inputs, self.loss, tokens, self.accelerator.backward
             )
         )
+        self.last_record["forwards"] = self.engine.forwards(inputs)
         loss = self.last_record["loss"]
         if not math.isfinite(loss):
             raise _non_finite("loss", inputs, self.state.global_step + 1)
@@ -236,6 +239,8 @@ class OrpoTrainer(Trainer):
         values = self.budget.spend(
             lambda tokens: measure_pairs(self.engine, self.held_out, self.loss, tokens)
         )
+        if state.global_step == self.steps:
+            values = {**values, "kl_base": self._drift()}
         record = {f"eval/{name}": value for name, value in values.items()}
         self.run_callback.on_evaluation({"step": state.global_step, "epoch": epochs, **record})
         # Clears the request, which the loop reads again at the end of an epoch.
@@ -243,6 +248,11 @@ class OrpoTrainer(Trainer):
             self.args, state, self.control, record
         )
         return record
+
+    def _drift(self) -> float:
+        """Return KL(policy ‖ base) a token on the chosen responses of the held-out pairs."""
+        self.run_callback.on_phase("measuring the drift from the base")
+        return self.budget.spend(lambda tokens: mean_kl(self.engine, self.held_out, tokens))
 
     def floating_point_ops(self, inputs: Mapping[str, object]) -> int:
         """Return 0: transformers' estimate knows only batches of tensors."""

@@ -24,12 +24,16 @@ MOST_TAGS = 12
 
 
 class RunLabel(BaseModel):
-    """A name and tags; an empty name means the one in the settings."""
+    """A name and tags; an empty name means the one in the settings.
+
+    `varied` names the settings that the run's sweep varies.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str = Field(default="", max_length=NAME_CHARACTERS)
     tags: tuple[str, ...] = ()
+    varied: tuple[str, ...] = ()
 
 
 NO_LABEL = RunLabel()
@@ -95,9 +99,11 @@ def read_label(path: Path) -> RunLabel:
 
 
 def write_label(path: Path, label: RunLabel) -> None:
-    """Replace the label in a file.
+    """Replace the label in a file; without `varied` the recorded one is kept.
 
     Raises:
         DiskFull: the old label is kept.
     """
+    if not label.varied:
+        label = label.model_copy(update={"varied": read_label(path).varied})
     storage.write_whole(path, label.model_dump_json(indent=1))

@@ -105,7 +105,7 @@ def create_run(
     *,
     place: int = 0,
     ticket: str = "",
-    tags: tuple[str, ...] = (),
+    label: RunLabel = NO_LABEL,
 ) -> RunPaths:
     """Make a run folder that holds everything the worker needs; its run is queued.
 
@@ -117,7 +117,7 @@ def create_run(
         report: the data summary of their file.
         place: where in the queue.
         ticket: what the order carried.
-        tags: by which it is found among many.
+        label: tags by which it is found among many, and what its sweep varies.
 
     Raises:
         DiskFull: no run folder is left behind.
@@ -134,8 +134,8 @@ def create_run(
             draft.report.write_text(report.model_dump_json(indent=1), encoding="utf-8")
             draft.config.write_text(_config_text(config, report), encoding="utf-8")
             write_state(draft, RunState(created_at=time.time(), place=place, ticket=ticket))
-            if tags:
-                write_label(draft.label, RunLabel(tags=tags))
+            if label != NO_LABEL:
+                write_label(draft.label, label)
             storage.sync_files(draft.train.parent)
             storage.sync_files(draft.folder)
             draft.folder.rename(final)

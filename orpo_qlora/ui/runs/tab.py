@@ -306,10 +306,10 @@ def _connect_own_fields(runs: RunsTab) -> None:
         if not run_id:
             return None
         run = store.read_run(store.paths_of(run_id))
-        offered = sweep_panel.offered_text(run.config.lambda_)
-        return {**run_files.label_updates(runs.run.label, run), runs.run.sweep.values: offered}
+        labelled = run_files.label_updates(runs.run.label, run)
+        return {**labelled, **sweep_panel.run_updates(runs.run.sweep, run)}
 
-    own = [runs.card, *runs.run.label.outputs, runs.run.sweep.values]
+    own = [runs.card, *runs.run.label.outputs, *runs.run.sweep.inputs]
     handler = guarded(runs.card, on_pick, keeps_card=True)
     runs.picker.change(handler, runs.picker, own, js=theme.NEW_SELECTION, **QUIET)
 
@@ -324,14 +324,13 @@ def _connect_chat(runs: RunsTab, page: Page) -> None:
 
 
 def _connect_sweeps(runs: RunsTab, page: Page) -> None:
-    """Connect the λ sweep of the Train tab and the one of a run."""
+    """Connect the sweep of the Train tab and the one of a run."""
     train, shown, tabs = page.train, runs.shown, page.tabs
     sweep_panel.connect_offer(train.sweep, train.form.components["lambda"])
-    inputs = [train.ticket, page.data.dataset_id, *train.form.inputs]
-    of_form, of_run = sweep_panel.start_from_form, sweep_panel.start_from_run
-    from_form = sweep_panel.connect_sweep(train.sweep, of_form, inputs, shown, tabs, train.card)
-    picked = [runs.picker]
-    from_run = sweep_panel.connect_sweep(runs.run.sweep, of_run, picked, shown, tabs, runs.card)
+    of_form = sweep_panel.FormSource(train.ticket, page.data.dataset_id, train.form.inputs)
+    of_run = sweep_panel.RunSource(runs.picker)
+    from_form = sweep_panel.connect_sweep(train.sweep, of_form, shown, tabs, train.card)
+    from_run = sweep_panel.connect_sweep(runs.run.sweep, of_run, shown, tabs, runs.card)
     from_form.success(train_tab.new_ticket, None, train.ticket, **QUIET)
     for event in (from_form, from_run):
         event.success(lambda: gr.Timer(active=True), None, page.timer, **QUIET)

@@ -69,7 +69,7 @@ def build(machine: Machine | None = None) -> TrainTab:
         presets = preset_panel.build(machine)
         values = form.named_values(form.config_of_preset(machine.preset))
         components = _build_settings(values)
-        offered = sweep_panel.offered_text(values["lambda"])
+        offered = sweep_panel.offered_text("lambda", values["lambda"])
         sweep = sweep_panel.build_sweep_panel("train-sweep", offered)
         card = gr.HTML(elem_id="train-error")
         with gr.Row(elem_classes="actions", elem_id="train-actions"):
