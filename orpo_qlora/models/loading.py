@@ -31,6 +31,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import ModelNotFound, NoChatTemplate, OutOfMemory, UnsupportedModel
 from orpo_qlora.models import convert, demo
 from orpo_qlora.models.catalogue import DEMO, find_model
+from orpo_qlora.models.experts import lora_targets
 from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic, memory_errors
 from orpo_qlora.models.trust import refuse_unsafe_adapter, refuse_unsafe_base
 
@@ -226,16 +227,22 @@ def attach_new_adapter(base: Base, config: TrainConfig) -> PeftModel:
     """Return the policy: the base with a fresh LoRA adapter, only the adapter trainable.
 
     Raises:
-        UnsupportedModel: the model has none of the configured target modules.
+        UnsupportedModel: the model has none of the configured target modules, or they are experts
+            and the settings ask for dropout.
     """
-    targets: str | list[str] = config.lora_targets
-    if targets != "all-linear":
-        targets = [name.strip() for name in config.lora_targets.split(",") if name.strip()]
+    targets = lora_targets(base.model, config.lora_targets)
+    if targets.parameters and config.lora_dropout:
+        raise UnsupportedModel(
+            f"LoRA dropout cannot be applied to the experts of {base.folder.name}.",
+            hint="Set LoRA dropout to 0, or name the attention layers as LoRA targets "
+            "(q_proj,k_proj,v_proj,o_proj).",
+        )
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=targets,
+        target_modules=_peft_names(targets.modules),
+        target_parameters=list(targets.parameters) or None,
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -248,6 +255,10 @@ def attach_new_adapter(base: Base, config: TrainConfig) -> PeftModel:
         ) from exc
     _keep_adapter_exact(policy)
     return policy
+
+
+def _peft_names(modules: tuple[str, ...] | str) -> list[str] | str:
+    return modules if isinstance(modules, str) else list(modules)
 
 
 def recompute_activations(model: PreTrainedModel) -> None:
