@@ -19,7 +19,14 @@ from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora import storage
 from orpo_qlora.chat.bases import ADAPTERS_HELD, BaseKey, common_base
-from orpo_qlora.errors import Busy, InputError, ModelNotFound, OutOfMemory, UnsupportedModel
+from orpo_qlora.errors import (
+    Busy,
+    InputError,
+    ModelError,
+    ModelNotFound,
+    OutOfMemory,
+    UnsupportedModel,
+)
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.memory import NF4_BYTES
 from orpo_qlora.models.prefixes import Prefixes
@@ -165,14 +172,12 @@ class LoadedPolicies:
         sha256 = storage.sha256_of(weights)
         model = self._policy or self._base.model
         try:
-            self._policy = loading.attach_saved_adapter(model, run.paths.adapter, name)
-        except (RuntimeError, ValueError, TypeError, KeyError) as exc:
+            title = f"The adapter of run “{run.title}”"
+            self._policy = loading.attach_saved_adapter(model, run.paths.adapter, name, title)
+        except ModelError:
             # The adapter may be loaded in part; the next message loads everything from disk.
             self.unload()
-            raise UnsupportedModel(
-                f"The adapter of run “{run.title}” does not fit its base model: {exc}",
-                hint="The adapter or the base was changed after the run; train it again.",
-            ) from exc
+            raise
         if FileStamp.of(weights) != stamp:
             raise Busy(
                 f"The adapter of run “{run.title}” was replaced while it was read.",
