@@ -66,7 +66,8 @@ _KNOWN: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Reason]], ...] = 
     (
         re.compile(r"an? (\w+) quantized model|quantization method (?:'|\")?(\w+)", re.IGNORECASE),
         lambda found: Reason(
-            f"its weights are stored in {(found[1] or found[2]).upper()}, which cannot be read here",
+            f"its weights are stored in {(found[1] or found[2]).upper()}, "
+            "which cannot be read here",
             "Choose the original, unquantised version of the model.",
         ),
     ),

@@ -30,9 +30,16 @@ from transformers import (
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.wording import plural
-from orpo_qlora.errors import ModelNotFound, NoChatTemplate, OutOfMemory, UnsupportedModel
+from orpo_qlora.errors import (
+    InputError,
+    ModelNotFound,
+    NoChatTemplate,
+    OutOfMemory,
+    UnsupportedModel,
+)
 from orpo_qlora.models import convert, demo
 from orpo_qlora.models.catalogue import DEMO, find_model
+from orpo_qlora.models.converted import converted_copy
 from orpo_qlora.models.experts import lora_targets
 from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic, memory_errors
 from orpo_qlora.models.load_errors import DOWNLOAD_AGAIN, loading_errors
@@ -44,6 +51,7 @@ ADAPTER = "default"
 ADAPTER_HINT = "The adapter or its base was changed since; choose another run, or train it again."
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt"]
 MODEL_FILES = ["*.safetensors", *TOKENIZER_FILES]
+PICKLED_FILES = ["pytorch_model*.bin", *TOKENIZER_FILES]
 OTHER_FILES = ["consolidated*"]
 """A second copy of the weights, for other programs (Mistral)."""
 
@@ -65,14 +73,39 @@ def find_weights(model: str, revision: str = "") -> Path:
 
     Raises:
         ModelNotFound: not on this disk, and the hub has no such model or cannot be reached.
-        UnsupportedModel: the folder has no safetensors weights.
+        UnsupportedModel: the folder has no safetensors weights, and they were not converted.
     """
     folder = _find_folder(model, revision, MODEL_FILES)
     _check_config(folder)
+    if any(folder.glob("*.safetensors")):
+        return folder
+    copy = converted_copy(folder)
+    if copy is not None:
+        return copy
+    at = f" --revision {revision}" if revision else ""
+    raise UnsupportedModel(
+        f"{folder} has no safetensors weights; pickled weights are never loaded.",
+        hint=f"Convert them once: orpo-qlora convert-weights {model}{at} — or choose another "
+        "model.",
+    )
+
+
+def find_pickled(model: str, revision: str = "") -> Path:
+    """Return the local folder of a base model with pickled weights, downloaded if necessary.
+
+    Raises:
+        ModelNotFound: as for `find_weights`.
+        UnsupportedModel: the model needs code of its own.
+        InputError: it has safetensors weights.
+    """
+    folder = _find_folder(model, revision, MODEL_FILES)
     if not any(folder.glob("*.safetensors")):
-        raise UnsupportedModel(
-            f"{folder} has no safetensors weights; pickled weights are never loaded.",
-            hint="Convert the model to safetensors, or choose another.",
+        folder = _find_folder(model, revision, PICKLED_FILES)
+    _check_config(folder)
+    if any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{folder.name} has safetensors weights, so there is nothing to convert.",
+            hint=f"Train with it: --model {model}",
         )
     return folder
 
