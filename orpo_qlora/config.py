@@ -276,7 +276,8 @@ class TrainConfig(BaseModel):
         "all-linear",
         group="Model",
         label="LoRA targets",
-        help="all-linear, or module names separated by commas (q_proj,v_proj).",
+        help="all-linear, or module names separated by commas (q_proj,v_proj). In a mixture of "
+        "experts all-linear includes every expert, not the router.",
         min_length=1,
     )
     quantization: Literal["nf4", "none"] = _setting(

@@ -64,6 +64,35 @@ def make_tiny_model(
     return folder
 
 
+def make_tiny_experts(folder: Path, kind: str) -> Path:
+    """Write a tiny mixture of four experts: `mixtral`, `qwen3_moe` or `qwen2_moe`."""
+    import torch
+    from transformers import AutoModelForCausalLM, MixtralConfig, Qwen2MoeConfig, Qwen3MoeConfig
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.save_pretrained(folder)
+    ends = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    sizes = {
+        **{"vocab_size": len(tokenizer), "hidden_size": 64, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048},
+        **{"initializer_range": 0.2, "intermediate_size": 96, "num_experts_per_tok": 2},
+        **{"pad_token_id": ends[0], "bos_token_id": ends[1], "eos_token_id": ends[2]},
+    }
+    qwen = {"num_experts": 4, "moe_intermediate_size": 48}
+    configs = {
+        "mixtral": lambda: MixtralConfig(**sizes, num_local_experts=4),
+        "qwen3_moe": lambda: Qwen3MoeConfig(**sizes, **qwen, head_dim=16),
+        "qwen2_moe": lambda: Qwen2MoeConfig(**sizes, **qwen, shared_expert_intermediate_size=32),
+    }
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(configs[kind]()).to(torch.float32)
+    torch.set_rng_state(state)
+    model.save_pretrained(folder)
+    return folder
+
+
 def make_endless_model(folder: Path) -> Path:
     """Write a tiny model whose end tokens are never the likeliest, so that it talks until stopped.
 

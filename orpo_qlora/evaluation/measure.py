@@ -12,12 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from safetensors import SafetensorError
 
 from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair
-from orpo_qlora.errors import InputError, OutOfMemory, UnsupportedModel
+from orpo_qlora.errors import InputError, OutOfMemory
 from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.report_card import ReportCard, Scores
@@ -83,7 +81,9 @@ class EvaluationProgram(JobProgram):
         if base.arithmetic.device == "cpu":
             interactive.work_behind_answers("an evaluation")
         self.report("loading the adapter")
-        policy = _with_adapter(base, run)
+        policy = loading.attach_saved_adapter(
+            base.model, run.paths.adapter, loading.ADAPTER, f"The adapter of run “{run.title}”"
+        )
         self.report("tokenizing the held-out pairs")
         pairs = store.held_out_pairs(self.run_paths)
         tokenized = training_setup.tokenize(run.config, base.tokenizer, pairs)
@@ -136,16 +136,6 @@ class EvaluationProgram(JobProgram):
         found = budget.spend(measure)
         self.report(phase, done=before + len(found))
         return found
-
-
-def _with_adapter(base: loading.Base, run: Run) -> PeftModel:
-    try:
-        return loading.attach_saved_adapter(base.model, run.paths.adapter, loading.ADAPTER)
-    except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as exc:
-        raise UnsupportedModel(
-            f"The adapter of run “{run.title}” does not fit its base model: {exc}",
-            hint="The adapter or the base was changed after the run; train it again.",
-        ) from exc
 
 
 def _scores(

@@ -47,6 +47,7 @@ def loss_passport(run: Run, origin: Origin) -> list[Fact]:
         Fact("Layout of the pairs", _note(run, "Layout: ") or "not recorded"),
         Fact("Optimizer", _optimizer(run)),
         Fact("Adapter", _adapter(config)),
+        *_experts(run),
         Fact("Base model", origin.sentence),
         Fact("Base weights", _base_weights(config)),
         Fact("Arithmetic", _note(run, "Arithmetic: ") or config.compute_dtype),
@@ -114,6 +115,11 @@ def _adapter(config: TrainConfig) -> str:
         f"LoRA, rank {config.lora_r}, alpha {config.lora_alpha:g}, dropout "
         f"{config.lora_dropout:g}, on {config.lora_targets}"
     )
+
+
+def _experts(run: Run) -> list[Fact]:
+    note = _note(run, "Experts: ")
+    return [Fact("Experts", note)] if note else []
 
 
 def _base_weights(config: TrainConfig) -> str:

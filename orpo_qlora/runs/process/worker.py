@@ -26,6 +26,7 @@ from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware, loading
+from orpo_qlora.models.experts import describe_experts
 from orpo_qlora.models.sampling import BASE
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.batches import total_steps
@@ -84,6 +85,9 @@ class Worker:
         found = self._checkpoint()
         policy = self._policy = loading.attach_new_adapter(base, self.config)
         self._check_room(policy, found)
+        experts = describe_experts(policy, self.config.lora_targets)
+        if experts:
+            self.on_note(experts)
 
         self._phase("tokenizing the pairs")
         train, held_out = self._tokenize(base)
