@@ -119,7 +119,7 @@ def print_comparison(found: Comparison, *, as_json: bool) -> None:
         return
     for columns in (comparison.RESULTS, comparison.COSTS):
         shown = comparison.columns_of(found, columns)
-        if not shown:
+        if not shown and columns is comparison.COSTS:
             continue
         table = _table(found, shown)
         # Whole even where the terminal is narrower: cells cut short could not be read at all.
