@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from orpo_qlora.errors import ConfigError
@@ -22,6 +22,10 @@ PRESETS = Path(__file__).parent.parent / "presets"
 PACKAGED_PRESETS = Path(__file__).parent / "presets"
 
 MethodName = Literal["orpo", "sft", "simpo", "cpo"]
+CHAT_TEMPLATES = ("auto", "chatml", "zephyr", "llama2", "mistral", "alpaca")
+"""Values of `chat_template` by name; else it is the path of a .jinja file, or a template's text."""
+TEMPLATE_CHARACTERS = 65_536
+
 Group = Literal["Model", "Objective", "Optimisation", "Data", "Memory", "Logging"]
 
 
@@ -51,6 +55,18 @@ def _zero_if_auto(value: object) -> object:
 
 def _none_if_auto(value: object) -> object:
     return None if value in ("auto", "") else value
+
+
+def is_template_text(chat_template: str) -> bool:
+    """Whether a value of `chat_template` is a template itself, not a name or a path."""
+    return "{{" in chat_template or "{%" in chat_template
+
+
+def _known_template(value: str) -> str:
+    is_file = value.lower().endswith(".jinja")
+    if not (value in CHAT_TEMPLATES or is_file or is_template_text(value)):
+        raise ValueError(f"choose {', '.join(CHAT_TEMPLATES)} or the path of a .jinja file")
+    return value
 
 
 class TrainConfig(BaseModel):
@@ -83,6 +99,14 @@ class TrainConfig(BaseModel):
         label="Revision",
         help="Branch, tag or commit of a Hub model; empty is the latest.",
         max_length=80,
+    )
+    chat_template: Annotated[str, AfterValidator(_known_template)] = _setting(
+        "auto",
+        group="Model",
+        label="Chat template",
+        help="auto: the model's own, or chatml for a base model without one. Others: chatml, "
+        "zephyr, llama2, mistral, alpaca, or the path of a .jinja file.",
+        max_length=TEMPLATE_CHARACTERS,
     )
     method: MethodName = _setting(
         "orpo",

@@ -116,6 +116,52 @@ def claim_layers(model: Path, folder: Path, layers: int = 60_000) -> Path:
     return folder
 
 
+def make_sentencepiece_tokenizer():
+    """Return a tokenizer as Llama 2 has it, without a chat template: ▁ for a space, `<s>` first."""
+    import string
+
+    from tokenizers import SentencePieceBPETokenizer, processors
+    from transformers import PreTrainedTokenizerFast
+
+    learner = SentencePieceBPETokenizer()
+    learner.train_from_iterator(
+        LINES,
+        vocab_size=400,
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=list(string.printable),
+    )
+    learner._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=learner._tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_base_model(folder: Path, *, is_sentencepiece: bool = False) -> Path:
+    """Write a tiny model without a chat template into `folder` and return it."""
+    make_tiny_model(folder)
+    if is_sentencepiece:
+        (folder / "tokenizer.json").unlink()
+        make_sentencepiece_tokenizer().save_pretrained(folder)
+    return strip_template(folder)
+
+
+def strip_template(folder: Path) -> Path:
+    """Take the chat template out of a model folder."""
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
 def make_tiny_tokenizer(lines: Iterable[str] = LINES, size: int = 400):
     """Return a byte-level BPE tokenizer with a ChatML template, learnt from a few lines."""
     from tokenizers import ByteLevelBPETokenizer

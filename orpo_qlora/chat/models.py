@@ -30,6 +30,7 @@ from orpo_qlora.errors import (
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.memory import NF4_BYTES
 from orpo_qlora.models.prefixes import Prefixes
+from orpo_qlora.models.templates import template_text
 from orpo_qlora.runs.store import Run
 from orpo_qlora.storage import FileStamp
 
@@ -51,6 +52,8 @@ class LoadedAdapter:
     """Of its file; a resumed run replaces it."""
     sha256: str
     """Of the file its weights came from."""
+    chat_template: str
+    """Text of the template it was trained with."""
 
 
 class LoadedPolicies:
@@ -183,7 +186,8 @@ class LoadedPolicies:
                 f"The adapter of run “{run.title}” was replaced while it was read.",
                 hint="Send the message again.",
             )
-        return LoadedAdapter(name, stamp, sha256)
+        template = template_text(self.tokenizer, run.trained_config.chat_template)
+        return LoadedAdapter(name, stamp, sha256, template)
 
     def unload(self) -> None:
         """Unload the base and all adapters."""

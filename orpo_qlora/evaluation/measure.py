@@ -76,7 +76,7 @@ class EvaluationProgram(JobProgram):
         hardware.use_all_cores()
         adapter = report_card.adapter_sha256(self.run_paths)
         self.report("loading the base model")
-        base = training_setup.load_base(run.config)
+        base = training_setup.load_base(run.trained_config)
         self.notes.append(f"Arithmetic: {base.arithmetic.reason}.")
         if base.arithmetic.device == "cpu":
             interactive.work_behind_answers("an evaluation")

@@ -64,7 +64,7 @@ class EstimateProgram(JobProgram):
         split = split_pairs(dataset.pairs, self.config.held_out, self.config.seed)
         self.report("finding the base model")
         folder = loading.find_weights(self.config.model, self.config.revision)
-        tokenizer = loading.load_tokenizer(folder)
+        tokenizer = loading.load_tokenizer(folder, self.config.chat_template)
         self.report("tokenizing the pairs")
         train = training_setup.tokenize(self.config, tokenizer, split.train).pairs
         held_out = training_setup.tokenize(self.config, tokenizer, split.held_out).pairs

@@ -24,6 +24,7 @@ from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import Busy
 from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState
 from orpo_qlora.jobs.token_counts import TokenizeRequest, request_of
+from orpo_qlora.models import chat_templates
 from orpo_qlora.runs import identity
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
@@ -279,7 +280,12 @@ paths_of, ask, read_answer, is_requested = JOB.paths, JOB.ask, JOB.read, JOB.is_
 
 
 def request_for(path: Path, report: DataSummary, config: TrainConfig) -> EstimateRequest:
-    """Return the request for training on a file that was read, with these settings."""
+    """Return the request for training on a file that was read, with these settings.
+
+    Raises:
+        ConfigError: the chat template cannot be used.
+    """
+    config = chat_templates.recorded(config)
     return EstimateRequest(data=request_of(path, report, config), config=config)
 
 

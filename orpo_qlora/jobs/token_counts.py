@@ -22,6 +22,8 @@ from orpo_qlora.data.pairs import PreferenceData, load_preferences
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import DataError
 from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState
+from orpo_qlora.models import chat_templates
+from orpo_qlora.models.chat_templates import UNCHANGED, TemplateChanges, TemplateInUse
 from orpo_qlora.orpo.length_policy import PairLengths
 from orpo_qlora.runs.state import ErrorCard
 
@@ -41,6 +43,8 @@ class TokenizeRequest(BaseModel):
     choices: ReadChoices = ReadChoices()
     model: str
     revision: str = ""
+    chat_template: str = "auto"
+    """Value of the setting, a file's text in place of its path."""
     rows: tuple[int, ...] = ()
     """Rows of pairs whose tokens are returned; lengths are counted for all."""
 
@@ -94,6 +98,8 @@ class TokenLengths(BaseModel):
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
     same_start: tuple[int, ...]
+    template: TemplateInUse | None = None
+    changes: TemplateChanges = UNCHANGED
 
     def pairs(self) -> Iterator[PairLengths]:
         """Yield the counts pair by pair."""
@@ -179,7 +185,11 @@ paths_of, ask, read_answer, cancel = JOB.paths, JOB.ask, JOB.read, JOB.cancel
 def request_of(
     path: Path, report: DataSummary, config: TrainConfig, rows: tuple[int, ...] = ()
 ) -> TokenizeRequest:
-    """Return the request for a file that was read, with the model of these settings."""
+    """Return the request for a file that was read, with the model of these settings.
+
+    Raises:
+        ConfigError: the chat template cannot be used.
+    """
     choices = report.choices
     if report.is_remembered:
         # The remembered mapping may change before the job reads the file; what was shown counts.
@@ -191,6 +201,7 @@ def request_of(
         choices=choices,
         model=config.model,
         revision=config.revision,
+        chat_template=chat_templates.recorded(config).chat_template,
         rows=rows,
     )
 

@@ -157,9 +157,9 @@ def stream(
     Raises:
         InputError: a conversation does not fit the context, or the chat template refuses it.
     """
-    prompts = [prompt_ids(tokenizer, conversation.turns) for conversation in conversations]
+    prompts = [prompt_ids(tokenizer, one.turns, one.chat_template) for one in conversations]
     limit = min(sampling.max_tokens, _room(policy, prompts))
-    ends = end_ids(policy, tokenizer)
+    ends = [end_ids(policy, tokenizer, one.chat_template) for one in conversations]
     with _evaluating(policy), fast_products(policy):
         for group in _groups(policy, conversations):
             members = [conversations[index] for index in group]
@@ -188,7 +188,8 @@ class _Rules:
     """How the answers of a batch are drawn and when they end."""
 
     sampling: Sampling
-    ends: frozenset[int]
+    ends: Sequence[frozenset[int]]
+    """End tokens by conversation."""
     limit: int
     """Most tokens of an answer."""
     should_stop: Callable[[], bool]
@@ -232,19 +233,23 @@ def answer_all(
     return answers
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message]) -> list[int]:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], template: str | None = None
+) -> list[int]:
     """Return the token ids of a conversation up to the start of the answer.
 
     Raises:
         InputError: the chat template refuses the conversation.
     """
-    text = templates.render(tokenizer, turns, is_open=True)
+    text = templates.render(tokenizer, turns, is_open=True, template=template)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def end_ids(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_ids(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, template: str | None = None
+) -> frozenset[int]:
     """Return the tokens that end an answer: the model's, the tokenizer's and the template's."""
-    ends = {tokenizer.eos_token_id, templates.end_of_answer(tokenizer).token}
+    ends = {tokenizer.eos_token_id, templates.end_of_answer(tokenizer, template).token}
     declared = policy.generation_config.eos_token_id
     ends.update(declared if isinstance(declared, list) else [declared])
     return frozenset(token for token in ends if token is not None)
@@ -349,10 +354,13 @@ def _advance(model: nn.Module, batch: _Batch, should_stop: Callable[[], bool]) -
     return logits
 
 
-def _take(batch: _Batch, chosen: list[int], ends: frozenset[int], limit: int) -> tuple[Delta, ...]:
-    """Append a token to each row, and return the new text."""
+def _take(
+    batch: _Batch, chosen: list[int], ends: Sequence[frozenset[int]], limit: int
+) -> tuple[Delta, ...]:
+    """Append a token to each row, and return the new text; `ends` are by conversation."""
     deltas = tuple(
-        _grow(row, token, ends, limit) for row, token in zip(batch.rows, chosen, strict=True)
+        _grow(row, token, ends[row.index], limit)
+        for row, token in zip(batch.rows, chosen, strict=True)
     )
     batch.ids = torch.tensor(chosen, device=batch.ids.device).unsqueeze(1)
     if batch.mask is not None:

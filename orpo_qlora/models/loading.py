@@ -33,7 +33,6 @@ from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import (
     InputError,
     ModelNotFound,
-    NoChatTemplate,
     OutOfMemory,
     UnsupportedModel,
 )
@@ -43,6 +42,7 @@ from orpo_qlora.models.converted import converted_copy
 from orpo_qlora.models.experts import lora_targets
 from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic, memory_errors
 from orpo_qlora.models.load_errors import DOWNLOAD_AGAIN, loading_errors
+from orpo_qlora.models.templates import use_template
 from orpo_qlora.models.trust import refuse_unsafe_adapter, refuse_unsafe_base
 
 log = logging.getLogger(__name__)
@@ -176,19 +176,16 @@ def _check_config(folder: Path) -> None:
     refuse_unsafe_base(folder)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model folder.
+def load_tokenizer(folder: Path, chat_template: str = "auto") -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model folder with the chat template that a setting asks for.
 
     Raises:
-        NoChatTemplate: plain prompts cannot be turned into conversations.
+        ConfigError: a template file cannot be used.
+        NoChatTemplate: the tokenizer has no token that could end a turn.
     """
     with loading_errors(f"The tokenizer of {folder.name} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer.chat_template is None:
-        raise NoChatTemplate(
-            f"{folder.name} has no chat template.",
-            hint="Choose an instruct (chat) model; base models do not know turns.",
-        )
+    use_template(tokenizer, chat_template, folder.name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -201,6 +198,7 @@ def load_base(
     quantization: Literal["nf4", "none"] = "nf4",
     compute_dtype: str = "auto",
     dequantized: bool = False,
+    chat_template: str = "auto",
 ) -> Base:
     """Return a frozen base model and its tokenizer.
 
@@ -211,6 +209,7 @@ def load_base(
         compute_dtype: a number type's name, or `auto` for the best one of this hardware.
         dequantized: hold the 4-bit weights unpacked: same numbers, more memory, faster tokens on
             a CPU.
+        chat_template: value of the setting.
 
     Raises:
         ModelError: see `find_weights` and `load_tokenizer`.
@@ -218,7 +217,7 @@ def load_base(
     """
     arithmetic = choose_arithmetic(compute_dtype)
     folder = find_weights(model, revision)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, chat_template)
     quantized = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -61,7 +61,11 @@ def verify(config: TrainConfig, pairs: Sequence[PreferencePair]) -> dict[str, ob
     use_all_cores()
     torch.manual_seed(config.seed)
     base = load_base(
-        config.model, config.revision, quantization=config.quantization, compute_dtype="float32"
+        config.model,
+        config.revision,
+        quantization=config.quantization,
+        compute_dtype="float32",
+        chat_template=config.chat_template,
     )
     tokenized = tokenize_pairs(base.tokenizer, pairs, config.max_length, config.over_length)
     policy = attach_new_adapter(base, config)
@@ -98,6 +102,7 @@ def _tokens_per_forward(config: TrainConfig, engine: Engine, pairs: Sequence[Tok
 
 def _notes(config: TrainConfig, tokenized: Tokenized) -> list[str]:
     notes = [tokenized.sentence(config.max_length)] if tokenized.sentence(config.max_length) else []
+    notes += tokenized.changes.sentences()
     if (config.nll_on, config.nll_reduction) != ("sequence", "token"):
         notes.append(
             "TRL has no other NLL than nll_on=sequence with nll_reduction=token; the steps are "

@@ -28,6 +28,7 @@ from orpo_qlora.config import SCHEMA_VERSION, TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split, read_pairs, write_pairs
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import ConfigError, InputError, UnknownRun
+from orpo_qlora.models.tokenizer_files import TEMPLATE_FILE
 from orpo_qlora.runs.checkpoints import find_checkpoint
 from orpo_qlora.runs.file_cache import FileMemory
 from orpo_qlora.runs.labels import NO_LABEL, RunLabel, default_name, read_label, write_label
@@ -86,6 +87,18 @@ class Run:
         """The step of the newest intact checkpoint, 0 without one."""
         newest = find_checkpoint(self.paths.checkpoints, read_everything=False).newest
         return newest.step if newest else 0
+
+    @property
+    def trained_config(self) -> TrainConfig:
+        """The settings with the text of the chat template saved beside the adapter, if it is.
+
+        The base's own template may change after a run.
+        """
+        saved = self.paths.adapter / TEMPLATE_FILE
+        if not saved.is_file():
+            return self.config
+        text = saved.read_text(encoding="utf-8")
+        return self.config.model_copy(update={"chat_template": text})
 
     @property
     def has_adapter(self) -> bool:

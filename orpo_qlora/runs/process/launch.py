@@ -20,6 +20,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import PreferenceData, Split, split_pairs
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError, WorkerLost
+from orpo_qlora.models import chat_templates
 from orpo_qlora.program import start_program
 from orpo_qlora.runs import checkpoints, store, trackers
 from orpo_qlora.runs.differences import order_key, value_of
@@ -51,7 +52,8 @@ def start_run(config: TrainConfig, dataset: PreferenceData, ticket: str = "") ->
         ticket: idempotency key: the same ticket twice makes one run.
 
     Raises:
-        InputError: the home folder is not usable, or the tracker is not installed.
+        InputError: the home folder or the chat template is not usable, or the tracker is not
+            installed.
         DiskFull: nothing was started.
     """
     # Two clicks, two pages or a page and a terminal: check and creation are one step.
@@ -102,6 +104,7 @@ def _queue_new(
     ticket: str = "",
     label: RunLabel = NO_LABEL,
 ) -> list[RunPaths]:
+    complete = [_with_absolute_model(chat_templates.recorded(config)) for config in configs]
     for tracker in {config.report_to for config in configs}:
         trackers.check_installed(tracker)
     preflight.check_home()
@@ -110,7 +113,7 @@ def _queue_new(
     try:
         return [
             store.create_run(config, split, report, place=place + at, ticket=ticket, label=label)
-            for at, config in enumerate(map(_with_absolute_model, configs))
+            for at, config in enumerate(complete)
         ]
     finally:
         _start_next()

@@ -36,6 +36,7 @@ def load_base(config: TrainConfig) -> loading.Base:
         config.revision,
         quantization=config.quantization,
         compute_dtype=config.compute_dtype,
+        chat_template=config.chat_template,
     )
 
 
