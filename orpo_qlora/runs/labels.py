@@ -44,7 +44,12 @@ def default_name(source: str, model: str, lambda_: float) -> str:
     """
     entry = find_model(model)
     title = entry.title.removesuffix(" Instruct") if entry else Path(model).name
-    return " · ".join((Path(source).stem, title, f"λ {lambda_:g}"))
+    return " · ".join((_stem(source), title, f"λ {lambda_:g}"))
+
+
+def _stem(source: str) -> str:
+    # Several files are “a.csv + b.jsonl”.
+    return " + ".join(Path(name).stem for name in source.split(" + "))
 
 
 def label_of(name: str, tags: str | Iterable[str]) -> RunLabel:
