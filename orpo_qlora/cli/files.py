@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from orpo_qlora.cli.options import data_path
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.examples import example_names
-from orpo_qlora.data.sources import ALL, FileSet, Quota, SourceFile, parse_cap, parse_share
+from orpo_qlora.data.sources import ALL, FileSet, SourceFile, parse_cap, parse_share
 from orpo_qlora.errors import InputError
 
 DataFiles = Annotated[
@@ -51,6 +52,7 @@ def file_set(
     caps: Sequence[str] | None = None,
     encodings: Sequence[str] | None = None,
     sample_seed: int = 0,
+    locate: Callable[[str], Path] = data_path,
 ) -> FileSet:
     """Return the files that a command names, each with its share or cap and its encoding.
 
@@ -61,6 +63,7 @@ def file_set(
         caps: as typed, “FILE=500”.
         encodings: as typed, “FILE=NAME”.
         sample_seed: decides which pairs a share or a cap takes.
+        locate: returns the path of the file that an argument names; called once for each.
 
     Raises:
         InputError: a value is wrong, or names none or several of the files.
@@ -71,18 +74,15 @@ def file_set(
             raise InputError(f"{file} has both a share and a cap.", hint="Give it one of them.")
         quotas[file] = cap
     named = _by_file("--encoding", encodings, files, lambda text, _: text)
-    sources = tuple(_source(file, quotas, named, choices) for file in files)
-    return FileSet(files=sources, sample_seed=sample_seed, fixes=choices.fixes)
-
-
-def _source(
-    file: str, quotas: dict[str, Quota], encodings: dict[str, str], choices: ReadChoices
-) -> SourceFile:
-    return SourceFile(
-        path=str(data_path(file).absolute()),
-        choices=choices.model_copy(update={"encoding": encodings.get(file, "")}),
-        quota=quotas.get(file, ALL),
-    )
+    sources = []
+    for file in files:
+        path = locate(file).absolute()
+        # A file that is named otherwise than its argument, such as a downloaded one.
+        source = "" if path.name == Path(file).name or file in example_names() else file
+        own = choices.model_copy(update={"encoding": named.get(file, "")})
+        quota = quotas.get(file, ALL)
+        sources.append(SourceFile(path=str(path), source=source, choices=own, quota=quota))
+    return FileSet(files=tuple(sources), sample_seed=sample_seed, fixes=choices.fixes)
 
 
 def _by_file(
@@ -113,7 +113,7 @@ def _named_file(option: str, name: str, files: Sequence[str]) -> str:
     """Return the FILE argument that is meant by itself or by its last part."""
     if name in files:
         return name
-    meant = [file for file in files if name and data_path(file).name == name]
+    meant = [file for file in files if name and Path(file).name == name]
     if len(meant) == 1:
         return meant[0]
     fact = "several" if meant else "none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from orpo_qlora.data.pairs import (
 )
 from orpo_qlora.data.readers.source import Progress
 from orpo_qlora.data.shapes.base import Preference
-from orpo_qlora.data.sources import FileSet, Quota, joined_name
+from orpo_qlora.data.sources import FileSet, Quota, SourceFile, joined_name
 from orpo_qlora.data.spool import Chosen, Lazy
 from orpo_qlora.data.summary import DataSummary, Drop, FilePart, Finding
 from orpo_qlora.errors import InputError
@@ -28,24 +28,37 @@ ABOUT_ALL = {"length-bias", "few-pairs"}
 """Findings that are made again for all files together."""
 NOT_TAKEN = "not-taken"
 """Reason of the pairs that a share or a cap leaves out."""
+ReadFile = Callable[[SourceFile, Progress | None], PreferenceData]
 
 
-def load_files(data: FileSet, progress: Progress | None = None) -> PreferenceData:
+def read_file(file: SourceFile, progress: Progress | None = None) -> PreferenceData:
+    """Return all pairs of one file and its summary; raises what `load_preferences` does."""
+    return load_preferences(Path(file.path), file.source, file.choices, progress)
+
+
+def load_files(
+    data: FileSet, progress: Progress | None = None, *, read: ReadFile | None = None
+) -> PreferenceData:
     """Read the files of a data set into pairs, in their order; rows count through all files.
 
     A single file of which all pairs are taken gives exactly what `load_preferences` gives.
+
+    Args:
+        data: the files.
+        progress: called now and then with the share done, 0 to 1.
+        read: reads one file; may return what was read before.
 
     Raises:
         InputError: two of the files are the same file.
         DataError: a file cannot be used, as `load_preferences` raises it.
     """
+    read = read or read_file
     if data.is_one_file:
-        only = data.files[0]
-        return load_preferences(Path(only.path), only.source, only.choices, progress)
+        return read(data.files[0], progress)
     _refuse_same(data)
-    combined = _Combined(data)
+    combined = _Combined(data, read)
     for place in range(len(data.files)):
-        combined.add(place, _part_of(progress, place, len(data.files)))
+        combined.add(place, progress_part(progress, place, len(data.files)))
     return combined.result()
 
 
@@ -106,7 +119,8 @@ def _refuse_same(data: FileSet) -> None:
         raise InputError(f"{twice.name} is given twice.", hint="Name each file once.")
 
 
-def _part_of(progress: Progress | None, place: int, files: int) -> Progress | None:
+def progress_part(progress: Progress | None, place: int, files: int) -> Progress | None:
+    """Return the progress of one of several files, as part of the whole."""
     if progress is None:
         return None
     return lambda share: progress((place + share) / files)
@@ -123,8 +137,8 @@ class _Taken:
 class _Combined:
     """Files read so far."""
 
-    def __init__(self, data: FileSet) -> None:
-        self._data, self._names = data, data.names()
+    def __init__(self, data: FileSet, read: ReadFile) -> None:
+        self._data, self._names, self._read = data, data.names(), read
         self._across = AcrossFiles(data.fixes)
         self._rows_before = 0
         self._taken: list[_Taken] = []
@@ -134,7 +148,7 @@ class _Combined:
     def add(self, place: int, progress: Progress | None) -> None:
         """Read the next file and take its share."""
         file, name = self._data.files[place], self._names[place]
-        found = load_preferences(Path(file.path), name, file.choices, progress)
+        found = self._read(file.model_copy(update={"source": name}), progress)
         usable = self._across.usable(name, _numbered(found.pairs), len(found.pairs))
         places = sample(found.pairs, usable, file.quota, self._data.sample_seed)
         taken = _Taken(Chosen(found.pairs, places), self._rows_before)
