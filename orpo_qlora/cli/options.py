@@ -21,7 +21,6 @@ ModelName = Annotated[str | None, typer.Option("--model", help="Catalogue name, 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
 ]
-Encoding = Annotated[str, typer.Option(help="Character encoding of a file that is not Unicode.")]
 Fixes = Annotated[
     list[str] | None,
     typer.Option("--fix", metavar="ID", help="Fix a finding, by its id; repeatable."),
@@ -32,14 +31,6 @@ Ranking = Annotated[
         "--pairs-from-ranking",
         metavar="WAY",
         help="Pairs of a ranked row: best_worst, best_rest or all.",
-    ),
-]
-DataFile = Annotated[
-    str,
-    typer.Argument(
-        metavar="FILE",
-        help=f"CSV, JSON lines, JSON or Parquet with prompt, chosen and rejected; or an example: "
-        f"{', '.join(example_names())}.",
     ),
 ]
 

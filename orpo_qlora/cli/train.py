@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from orpo_qlora.cli.console import err, out, plain
+from orpo_qlora.cli.files import Caps, DataFiles, Encodings, SampleSeed, Shares, file_set
 from orpo_qlora.cli.options import (
     AsJson,
-    DataFile,
     Detach,
-    Encoding,
     Fixes,
     ModelName,
     Preset,
@@ -20,11 +19,10 @@ from orpo_qlora.cli.options import (
     RunName,
     Settings,
     config_of,
-    data_path,
 )
 from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.combine import load_files
 from orpo_qlora.data.doctor.examine import too_many_passes
-from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import insight, store
 from orpo_qlora.runs.process import launch
@@ -42,12 +40,15 @@ def add_train_verbs(app: typer.Typer) -> None:
 
 
 def train(
-    file: DataFile,
+    files: DataFiles,
     preset: Preset = None,
     model: ModelName = None,
     settings: Settings = None,
     name: Annotated[str | None, typer.Option(help="A label for the runs list.")] = None,
-    encoding: Encoding = "",
+    shares: Shares = None,
+    caps: Caps = None,
+    sample_seed: SampleSeed = 0,
+    encodings: Encodings = None,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = "best_worst",
     detach: Detach = False,
@@ -55,10 +56,11 @@ def train(
 ) -> None:
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
     config = config_of(preset, settings, {"model": model, "name": name})
-    choices = ReadChoices(
-        encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
+    choices = ReadChoices(fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking)
+    data = file_set(
+        files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed
     )
-    dataset = load_preferences(data_path(file), choices=choices)
+    dataset = load_files(data)
     remark = too_many_passes(len(dataset.pairs), config)
     if remark:
         err.print(plain(remark.sentence()), soft_wrap=True)

@@ -12,7 +12,7 @@ import yaml
 
 from orpo_qlora import __version__
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.summary import DataSummary
+from orpo_qlora.data.summary import DataSummary, Finding
 from orpo_qlora.evaluation.report_card import HOW, ReportCard, read_card
 from orpo_qlora.export.markdown import plain, table
 from orpo_qlora.export.origin import Origin, portable_config
@@ -141,15 +141,28 @@ def report_figures(card: ReportCard) -> list[str]:
     return [*table(head, card.figures()), "", *(f"- {plain(how)}" for how in HOW)]
 
 
+def _label(finding: Finding) -> str:
+    return f"{finding.file}: {finding.label}" if finding.file else finding.label
+
+
 def _data(report: DataSummary) -> list[str]:
     lines = [f"- {plain(sentence)}" for sentence in report.sentences()]
     if report.findings:
         rows = [
-            (f.id, f.label, f.severity, f"{f.count:,}", f"{f.share:.1%}", "yes" if f.fixed else "")
+            (
+                f.id,
+                _label(f),
+                f.severity,
+                f"{f.count:,}",
+                f"{f.share:.1%}",
+                "yes" if f.fixed else "",
+            )
             for f in report.findings
         ]
         lines += ["", *table(("finding", "what", "severity", "rows", "share", "fixed"), rows)]
-    return [*lines, "", f"SHA-256 of the file {plain(report.source)}: `{report.sha256}`"]
+    if not report.files:
+        return [*lines, "", f"SHA-256 of the file {plain(report.source)}: `{report.sha256}`"]
+    return [*lines, "", *(f"- {plain(what)}: `{value}`" for what, value in report.hashes())]
 
 
 def settings_of(config: TrainConfig) -> list[tuple[str, str]]:

@@ -131,6 +131,13 @@ def _base_weights(config: TrainConfig) -> str:
 def _data(run: Run) -> list[Fact]:
     paths, report = run.paths, run.report
     facts = [Fact("Data file", f"{report.source}, SHA-256 {report.sha256}")]
+    if report.files:
+        facts = [Fact("Data files", f"{report.source}, SHA-256 of all {report.sha256}")]
+        facts += [
+            Fact(f"File {number}", f"{part.sentence()} SHA-256 {part.sha256}")
+            for number, part in enumerate(report.files, start=1)
+        ]
+        facts.append(Fact("Sampling seed", str(report.sample_seed)))
     for label, path in (("Training pairs", paths.train), ("Held-out pairs", paths.held_out)):
         if path.is_file():
             with path.open("rb") as lines:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora import __version__, storage
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.sources import FileSet
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import Busy
@@ -279,14 +280,14 @@ JOB = EstimateJob()
 paths_of, ask, read_answer, is_requested = JOB.paths, JOB.ask, JOB.read, JOB.is_requested
 
 
-def request_for(path: Path, report: DataSummary, config: TrainConfig) -> EstimateRequest:
-    """Return the request for training on a file that was read, with these settings.
+def request_for(data: FileSet | Path, report: DataSummary, config: TrainConfig) -> EstimateRequest:
+    """Return the request for training on files that were read, with these settings.
 
     Raises:
         ConfigError: the chat template cannot be used.
     """
     config = chat_templates.recorded(config)
-    return EstimateRequest(data=request_of(path, report, config), config=config)
+    return EstimateRequest(data=request_of(data, report, config), config=config)
 
 
 def wait_for(

@@ -48,7 +48,12 @@ def default_name(source: str, config: TrainConfig) -> str:
     """
     entry = find_model(config.model)
     title = entry.title.removesuffix(" Instruct") if entry else Path(config.model).name
-    return " · ".join((Path(source).stem, title, methods.short_name(config)))
+    return " · ".join((_stem(source), title, methods.short_name(config)))
+
+
+def _stem(source: str) -> str:
+    # Several files are “a.csv + b.jsonl”.
+    return " + ".join(Path(name).stem for name in source.split(" + "))
 
 
 def label_of(name: str, tags: str | Iterable[str]) -> RunLabel:

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from orpo_qlora import storage
 from orpo_qlora.config import SCHEMA_VERSION, TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split, read_pairs, write_pairs
-from orpo_qlora.data.summary import DataSummary
+from orpo_qlora.data.summary import DataSummary, FilePart
 from orpo_qlora.errors import ConfigError, InputError, UnknownRun
 from orpo_qlora.models.tokenizer_files import TEMPLATE_FILE
 from orpo_qlora.runs.checkpoints import find_checkpoint
@@ -190,12 +190,21 @@ def remove_folder(path: Path) -> None:
 
 
 def _config_text(config: TrainConfig, report: DataSummary) -> str:
-    about = {
+    about: dict[str, object] = {
         "schema": SCHEMA_VERSION,
         "dataset_sha256": report.sha256,
         "versions": {name: _installed(name) for name in VERSIONED},
     }
+    if report.files:
+        about["files"] = [_file_record(part) for part in report.files]
+        about["sample_seed"] = report.sample_seed
     return yaml.safe_dump({"run": about}, sort_keys=False) + config.to_yaml()
+
+
+def _file_record(part: FilePart) -> dict[str, object]:
+    return part.model_dump(exclude={"summary", "rows_before", "quota"}) | part.quota.model_dump(
+        exclude_none=True
+    )
 
 
 def _installed(package: str) -> str:

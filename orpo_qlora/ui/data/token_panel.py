@@ -226,7 +226,9 @@ def _answer_updates(
     if answer.lengths is not None:
         updates |= _count_updates(panel, question, answer.lengths)
     if pair is not None:
-        updates[panel.tokens] = token_view.draw_tokens(pair, question.config)
+        report = question.dataset.report
+        place = report.place_of(pair.row) if report.files else ""
+        updates[panel.tokens] = token_view.draw_tokens(pair, question.config, place)
     return updates
 
 
@@ -380,6 +382,11 @@ def connect(panel: TokenPanel, inputs: QuestionInputs, tab: gr.Tab, preview: gr.
     _connect_row(panel, inputs, preview)
 
 
+def _picked_row(cell: object) -> int:
+    """Return the row of a cell of the preview: “3”, with several files “1,003 · b.csv, row 3”."""
+    return int(str(cell).partition(" ")[0].replace(",", ""))
+
+
 def _connect_row(panel: TokenPanel, inputs: QuestionInputs, preview: gr.Dataframe) -> None:
     """Connect what chooses the pair that is shown token by token."""
 
@@ -392,7 +399,7 @@ def _connect_row(panel: TokenPanel, inputs: QuestionInputs, preview: gr.Datafram
         return row_updates(panel, question, longest_row(question))
 
     def on_pick(event: gr.SelectData, *values: object) -> Updates:
-        return row_updates(panel, inputs.question(values), int(event.row_value[0]))
+        return row_updates(panel, inputs.question(values), _picked_row(event.row_value[0]))
 
     values, outputs = inputs.components, [panel.row, *panel.outputs]
     panel.previous.click(_guarded(panel, partial(on_step, -1)), values, outputs, **QUIET)

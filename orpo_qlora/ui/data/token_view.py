@@ -41,12 +41,18 @@ class _Part:
     roles: Sequence[Role]
 
 
-def draw_tokens(pair: PairTokens, config: TrainConfig) -> str:
-    """Return a pair's tokens as HTML, each coloured by its role under these settings."""
+def draw_tokens(pair: PairTokens, config: TrainConfig, place: str = "") -> str:
+    """Return a pair's tokens as HTML, each coloured by its role under these settings.
+
+    Args:
+        pair: the tokens.
+        config: the settings.
+        place: file and row in words; “Row 3” if empty.
+    """
     kept = fit(pair.lengths, config.max_length, config.over_length)
     parts = _parts(pair, kept, config)
     drawn = "".join(_draw_part(part) for part in parts)
-    title = f"Row {pair.row:,}: {_length_sentence(pair, kept, config)}"
+    title = f"{place or f'Row {pair.row:,}'}: {_length_sentence(pair, kept, config)}"
     return (
         f'<section class="card token-view"><p class="card-title">{html.escape(title)}</p>'
         f"{_legend(parts)}{drawn}"
