@@ -27,6 +27,9 @@ from orpo_qlora.jobs.token_report import LengthReport, count_tokens
 TokenModel = Annotated[
     str, typer.Option("--model", help="Count tokens too, with this base model's tokenizer.")
 ]
+TemplateName = Annotated[
+    str, typer.Option(help="With --model: auto, a template's name or a .jinja file.")
+]
 MaxLength = Annotated[int, typer.Option(help="Longest sequence in tokens, with --model.")]
 OverLengthWay = Annotated[
     str, typer.Option(help="With --model, over-long pairs: drop, cut_prompt or cut_answers.")
@@ -54,11 +57,15 @@ def check(
         Path | None, typer.Option("--report", help="Write the report to this .json or .md file.")
     ] = None,
     model: TokenModel = "",
+    chat_template: TemplateName = "auto",
     max_length: MaxLength = 1024,
     over_length: OverLengthWay = "drop",
 ) -> None:
     """Read a preference file and report what it holds; exit 2 when no row is usable."""
-    wanted = {"model": model, "max_length": max_length, "over_length": over_length}
+    wanted = {
+        **{"model": model, "chat_template": chat_template},
+        **{"max_length": max_length, "over_length": over_length},
+    }
     config = build_config({k: v for k, v in wanted.items() if v != ""}, source="the options")
     columns = {
         "prompt": prompt_column, "chosen": chosen_column, "rejected": rejected_column,

@@ -24,6 +24,7 @@ from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.combine import load_files
 from orpo_qlora.data.doctor.examine import too_many_passes
 from orpo_qlora.errors import InputError
+from orpo_qlora.models import tokenizer_files
 from orpo_qlora.runs import insight, store
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process import queue as run_queue
@@ -64,6 +65,9 @@ def train(
     remark = too_many_passes(len(dataset.pairs), config)
     if remark:
         err.print(plain(remark.sentence()), soft_wrap=True)
+    used = tokenizer_files.known_template(config.model, config.revision, config.chat_template)
+    for sentence in used.sentences(config.model) if used else []:
+        err.print(plain(sentence), soft_wrap=True)
     paths = launch.start_run(config, dataset)
     if not as_json:
         out.print(f"Run {paths.id}")

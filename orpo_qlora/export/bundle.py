@@ -31,6 +31,10 @@ from orpo_qlora.runs.store import Run
 
 WEIGHTS = "adapter_model.safetensors"
 CARD, CONFIG, LICENCE, MANIFEST = "README.md", "config.yaml", "BASE_LICENSE.txt", "manifest.json"
+TOKENIZER = (
+    *("chat_template.jinja", "tokenizer_config.json", "tokenizer.json", "tokenizer.model"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+)
 SCHEMA = 1
 NAME_CHARACTERS = 60
 PIECE_BYTES = 1 << 20
@@ -110,6 +114,7 @@ def _files(run: Run, origin: Origin) -> dict[str, Content]:
         WEIGHTS: run.paths.adapter / WEIGHTS,
         ADAPTER_CONFIG: _portable_adapter_config(run, origin),
         CONFIG: _portable_settings(run, origin),
+        **{path.name: path for path in _tokenizer_files(run.paths.adapter)},
         LICENCE: f"{origin.licence_sentence}\n".encode(),
     }
     hashes = {name: _sha256(content) for name, content in files.items()}
@@ -121,6 +126,11 @@ def _files(run: Run, origin: Origin) -> dict[str, Content]:
     about = {"schema": SCHEMA, "run": run.id, "orpo_qlora": __version__, "files": facts}
     files[MANIFEST] = (json.dumps(about, indent=1) + "\n").encode()
     return files
+
+
+def _tokenizer_files(adapter: Path) -> list[Path]:
+    """Return the tokenizer with its chat template; runs of older versions have none."""
+    return [adapter / name for name in TOKENIZER if (adapter / name).is_file()]
 
 
 def _refuse_damaged(run: Run) -> None:

@@ -19,6 +19,7 @@ from orpo_qlora.export.origin import Origin, portable_config
 from orpo_qlora.export.passport import loss_passport
 from orpo_qlora.export.snippet import loading_code
 from orpo_qlora.methods import method_with_strength
+from orpo_qlora.models.chat_templates import label_of
 from orpo_qlora.runs import store
 from orpo_qlora.runs.metrics import METRICS
 from orpo_qlora.runs.store import Run
@@ -48,7 +49,7 @@ def model_card(run: Run, origin: Origin, folder: str, hashes: Mapping[str, str])
         f"{method_with_strength(run.config)} by orpo-qlora, run `{run.id}`.",
         *(["", plain(origin.remark)] if origin.remark else []),
         *("", "## Load it", "", "```python"),
-        *loading_code(origin, run.config, folder).splitlines(),
+        *loading_code(origin, run.config, folder, run.saved_template).splitlines(),
         *("```", "", "## What training did", ""),
         *final_numbers(run),
         *_report_card(run),
@@ -168,10 +169,13 @@ def _data(report: DataSummary) -> list[str]:
 def settings_of(config: TrainConfig) -> list[tuple[str, str]]:
     """Return every setting with its value as text."""
     values = config.model_dump(mode="json", by_alias=True)
-    return [
-        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for name, value in values.items()
-    ]
+    return [(name, _setting_text(value)) for name, value in values.items()]
+
+
+def _setting_text(value: object) -> str:
+    if isinstance(value, str):
+        return label_of(value)  # the text of a chat template is a file of its own
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _versions(run: Run) -> list[tuple[str, str]]:

@@ -90,7 +90,8 @@ def _tokens(run: Run) -> list[Fact]:
     sides = [f"{side}: {what}" for side, what in zip(("training", "held out"), done, strict=True)]
     happened = " ".join(sentence for sentence, what in zip(sides, done, strict=True) if what)
     return [
-        Fact("Prompt", "tokenised apart from the answers, with the base model's chat template"),
+        Fact("Chat template", _note(run, "Chat template: ") or "the model's own"),
+        Fact("Tokens", "those of the prompt as in a chat, then those of each answer after it"),
         Fact(
             "Longest sequence",
             f"{config.max_length:,} tokens; longer pairs are {_OVER_LENGTH[config.over_length]}"

@@ -253,9 +253,16 @@ def _read(path: Path) -> str:
         ) from exc
 
 
-@lru_cache(maxsize=32)
 def _checked(text: str, name: str) -> str:
-    """Return the text if it renders a conversation; tried in a process with limits."""
+    problem, hint = _problem_of(text)
+    if problem:
+        raise ConfigError(f"{name} {problem}.", where=name, hint=hint)
+    return text
+
+
+@lru_cache(maxsize=32)
+def _problem_of(text: str) -> tuple[str, str]:
+    """Return why a template cannot be used and what to do, tried in a process with limits."""
     environment = {**PROGRAM_ENVIRONMENT, **os.environ, "USE_TORCH": "0"}
     try:
         done = subprocess.run(
@@ -270,6 +277,4 @@ def _checked(text: str, name: str) -> str:
     except (subprocess.TimeoutExpired, ValueError):
         problem = "takes too much time or memory to render two short messages"
         hint = "Take the long loops out of it."
-    if problem:
-        raise ConfigError(f"{name} {problem}.", where=name, hint=hint)
-    return text
+    return str(problem), str(hint)

@@ -33,7 +33,10 @@ REMEDIES = {
     "cut_answers": "Cut responses right",
 }
 """Buttons for over-long pairs, by the value of `over_length` they set."""
-SETTINGS = ("model", "revision", "max_length", "over_length", "method", "nll_on", "lambda")
+SETTINGS = (
+    *("model", "revision", "chat_template", "max_length", "over_length"),
+    *("method", "nll_on", "lambda"),
+)
 """Settings of the Train tab that decide how a pair is tokenized, cut and coloured."""
 SHOW = "() => { document.getElementById('token-actions')?.scrollIntoView({behavior: 'smooth'}); }"
 """Script that scrolls to the pair, far below the preview in which it was picked."""
@@ -245,9 +248,10 @@ def _status(answer: Answer) -> str:
 def _count_updates(panel: TokenPanel, question: Question, counted: TokenLengths) -> Updates:
     report = report_of(question.config, counted)
     drawn = token_histograms.histograms_of(counted, report)
+    sentences = [report.policy_sentence(), *report.template_sentences()]
     title = f"Tokens with {present.model_title(report.model)}"
     return {
-        panel.summary: cards.text_card(title, [report.policy_sentence()], _remedies(report)),
+        panel.summary: cards.text_card(title, sentences, _remedies(report)),
         **{
             component: token_histograms.draw_histogram(histogram)
             for component, histogram in zip(panel.histograms, drawn, strict=True)

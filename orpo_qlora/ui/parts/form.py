@@ -11,14 +11,17 @@ from annotated_types import Ge, Le, MaxLen
 from pydantic.fields import FieldInfo
 
 from orpo_qlora.config import (
+    CHAT_TEMPLATES,
     Group,
     TrainConfig,
     build_config,
     choices_of,
+    is_template_text,
     methods_of,
     setting_fields,
 )
 from orpo_qlora.models.catalogue import CATALOGUE
+from orpo_qlora.models.chat_templates import label_of
 from orpo_qlora.presets import read_preset
 from orpo_qlora.runs.trackers import is_offered
 
@@ -90,6 +93,8 @@ def build_component(name: str, value: object = None, *, method: object = None) -
     if name == "model":
         models = [(entry.label, entry.name) for entry in CATALOGUE]
         return gr.Dropdown(models, allow_custom_value=True, filterable=True, **common)
+    if name == "chat_template":
+        return gr.Dropdown(_templates(value), allow_custom_value=True, **common)
     if choices_of(info):
         choices = [choice for choice in choices_of(info) if is_offered(name, choice)]
         kind = gr.Radio if len(choices) <= RADIO_CHOICES else gr.Dropdown
@@ -102,6 +107,20 @@ def build_component(name: str, value: object = None, *, method: object = None) -
     # A length bound on a list counts its items, not its characters.
     length = _bound(info, MaxLen, "max_length") if lines == 1 else None
     return gr.Textbox(lines=lines, max_length=length, **common)
+
+
+def _templates(value: object) -> list[tuple[str, str]]:
+    """Return the templates by name, and a template's text under a short label."""
+    names = [(name, name) for name in CHAT_TEMPLATES]
+    is_text = isinstance(value, str) and is_template_text(value)
+    return [*names, (label_of(str(value)), str(value))] if is_text else names
+
+
+def update_of(name: str, value: object) -> Any:  # noqa: ANN401 - a value or a component
+    """Return what makes a setting's input show a value."""
+    if name == "chat_template" and is_template_text(str(value)):
+        return gr.Dropdown(_templates(value), value=value)
+    return shown_value(name, value)
 
 
 def _number(info: FieldInfo, common: Mapping[str, object]) -> Any:  # noqa: ANN401
@@ -175,7 +194,7 @@ def _typed(info: FieldInfo, value: object) -> object:
     if isinstance(value, str):
         if info.annotation is not str and not choices_of(info):
             return [line.strip() for line in value.splitlines() if line.strip()]
-        return value.strip()
+        return value if is_template_text(value) else value.strip()
     return value
 
 
@@ -191,6 +210,11 @@ def config_of_preset(preset: str) -> TrainConfig:
 def values_of(config: TrainConfig) -> list[object]:
     """Return the values of the form's inputs for these settings."""
     return [shown_value(name, value) for name, value in named_values(config).items()]
+
+
+def updates_of(config: TrainConfig) -> list[object]:
+    """Return what makes the form's inputs show these settings."""
+    return [update_of(name, value) for name, value in named_values(config).items()]
 
 
 def named_values(config: TrainConfig) -> dict[str, object]:

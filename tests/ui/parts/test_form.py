@@ -53,6 +53,18 @@ def test_untouched_form_gives_the_default_settings():
     assert form.config_from(defaults()) == build_config({})
 
 
+def test_the_text_of_a_template_is_a_choice_with_a_short_label_and_keeps_every_character():
+    text = "\n{% for m in messages %}{{ m.content }}\n{% endfor %}\n\n"
+    config = build_config({"chat_template": text})
+    assert form.config_from(form.values_of(config)).chat_template == text
+    shown = dict(zip(form.setting_names(), form.updates_of(config), strict=True))
+    assert shown["chat_template"].choices[-1][0].startswith("custom (54 characters")
+    assert shown["chat_template"].choices[-1][1] == shown["chat_template"].value == text
+    built = form.build_component("chat_template")
+    assert [value for _, value in built.choices][:3] == ["auto", "chatml", "zephyr"]
+    assert built.allow_custom_value
+
+
 def test_values_of_a_form_survive_the_way_there_and_back():
     config = build_config({"lambda": 0.35, "sample_prompts": ["one", "two"], "name": "mine"})
     assert form.config_from(form.values_of(config)) == config
