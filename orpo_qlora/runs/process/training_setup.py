@@ -16,7 +16,7 @@ from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.models import loading
 from orpo_qlora.models.generation import answer_all
-from orpo_qlora.models.sampling import Conversation, Sampling
+from orpo_qlora.models.sampling import BASE, Conversation, Sampling
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import needs_of
 from orpo_qlora.orpo.token_cache import tokenize_once
@@ -82,4 +82,8 @@ def answer_samples(
     """Return the likeliest answers with the adapter, or with `BASE`, in the prompts' order."""
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
     conversations = [Conversation((Message("user", text),), adapter) for text in prompts]
+    if adapter == BASE:
+        # The engine's fused feed-forwards compute with the adapter unless it is disabled.
+        with policy.disable_adapter():
+            return answer_all(policy.get_base_model(), tokenizer, conversations, sampling)
     return answer_all(policy, tokenizer, conversations, sampling)

@@ -1,12 +1,13 @@
 """Runs on base models without a chat template, from settings to chat and export."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from lesson import lesson
+from lesson import dataset_of, lesson
 from safetensors.torch import load_file
-from tiny import make_base_model
+from tiny import make_base_model, strip_template
 from transformers import AutoTokenizer
 
 from orpo_qlora.chat import client
@@ -178,3 +179,67 @@ def test_the_end_of_turn_is_part_of_the_trained_answer(runs, base_model):
     assert measured.counts[0, CHOSEN] == len(pair.chosen)
     assert float(measured.sums[0, CHOSEN]) == pytest.approx(float(expected), rel=1e-4)
     assert base.model.get_input_embeddings().num_embeddings == 400
+
+
+THINGS = [
+    "cats",
+    "dogs",
+    "rain",
+    "snow",
+    "tea",
+    "bread",
+    "trains",
+    "ships",
+    "stars",
+    "trees",
+    "music",
+    "books",
+]
+OPINIONS = dataset_of(
+    *(
+        (
+            f"What do you think of {thing}?",
+            f"I like {thing}.",
+            f"I do not want to talk about {thing}, and then there is more to say about that",
+        )
+        for thing in THINGS
+    )
+)
+
+
+@pytest.fixture
+def real_base(demo_models, tmp_path):
+    """The real demo model without its chat template; its weights are not copied."""
+    source, folder = demo_models / "smollm2-135m-instruct", tmp_path / "smollm2-base"
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).symlink_to(path)
+    settings = folder / "tokenizer_config.json"
+    settings.unlink()
+    shutil.copy(source / settings.name, settings)
+    return strip_template(folder)
+
+
+@pytest.mark.slow
+def test_a_real_base_model_learns_the_format_and_stops_at_the_end_of_turn(real_base):
+    """With Zephyr's template, which this model has never seen: the base talks on."""
+    question = "What do you think of pizza?"
+    values = {
+        **{"model": str(real_base), "chat_template": "zephyr", "lora_r": 8, "max_steps": 6},
+        **{"learning_rate": 1e-3, "scheduler": "constant", "warmup_ratio": 0, "held_out": 0},
+        **{"pairs_per_step": 4, "max_length": 256, "sample_prompts": [question]},
+    }
+    run = launch.wait_for(launch.start_run(build_config(values), OPINIONS), WAIT_SECONDS)
+    assert run.state.status == "finished", store.log_tail(run.paths)
+    columns = [Column(run=run_id, turns=(Message("user", question),)) for run_id in ("", run.id)]
+    try:
+        last = list(client.ask(columns, ChatSettings(temperature=0, max_tokens=24)))[-1]
+    finally:
+        client.release()
+    assert last.ended == {0, 1}
+    assert last.cut == {0}, "the base reaches the limit, the adapter ends its turn"
+    base, tuned = last.texts
+    assert tuned == "I like pizza."
+    samples = {one["when"]: one["answer"] for one in store.samples_of(run.paths)}
+    assert samples["end"] == tuned
+    assert samples["start"].startswith(base), "the base answers without the adapter"
