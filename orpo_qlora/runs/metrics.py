@@ -98,6 +98,18 @@ METRICS = (
         "log-prob.",
         "rewards/accuracies",
     ),
+    Metric("grad_norm", "L2", "Length of the gradient before clipping.", "grad_norm"),
+    Metric("learning_rate", "", "Step size used by this optimizer step.", "learning_rate"),
+    Metric("pairs", "count", "Pairs in this step or evaluation.", ""),
+    Metric("tokens", "count", "Tokens sent through the model.", ""),
+    Metric("seconds", "s", "Wall time of this step or evaluation.", ""),
+    Metric("peak_memory_bytes", "bytes", "Peak memory of the worker so far.", ""),
+    Metric(
+        "forwards",
+        "count",
+        "Sequences, prompt with one response, that the model computed in this step.",
+        "",
+    ),
     Metric(
         "kl_base",
         "nats",
@@ -105,18 +117,6 @@ METRICS = (
         "held-out chosen responses; in the last evaluation only.",
         "",
     ),
-    Metric("grad_norm", "L2", "Length of the gradient before clipping.", "grad_norm"),
-    Metric("learning_rate", "", "Step size used by this optimizer step.", "learning_rate"),
-    Metric("pairs", "count", "Pairs in this step or evaluation.", ""),
-    Metric(
-        "forwards",
-        "count",
-        "Sequences, prompt with one response, that the model computed in this step.",
-        "",
-    ),
-    Metric("tokens", "count", "Tokens sent through the model.", ""),
-    Metric("seconds", "s", "Wall time of this step or evaluation.", ""),
-    Metric("peak_memory_bytes", "bytes", "Peak memory of the worker so far.", ""),
 )
 NAMES = tuple(metric.name for metric in METRICS)
 
