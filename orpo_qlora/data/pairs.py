@@ -169,7 +169,7 @@ def complete_mapping(path: Path, choices: ReadChoices, columns: Mapping[str, str
     parts = {**free, **chosen}
     prompt, good, bad, system, context = (parts.get(part, "") for part in SYNONYMS)
     mapping = ColumnMapping(prompt, good, bad, system, context)
-    check_mapping(mapping, table.columns, table.source)
+    check_mapping(mapping, table.columns, table.source, has_header=table.has_header)
     return mapping
 
 
@@ -240,7 +240,7 @@ def _shape_of(table: Table, choices: ReadChoices) -> tuple[Shape, bool]:
     columns = table.columns
     head = Head(columns, table.head(HEAD_SAMPLE), choices.pairs_from_ranking)
     if choices.mapping:
-        check_mapping(choices.mapping, columns, table.source)
+        check_mapping(choices.mapping, columns, table.source, has_header=table.has_header)
         return _with_prompt(choices.mapping, table, head), False
     shape = recognise(head)
     if shape is not None:

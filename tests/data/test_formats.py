@@ -236,7 +236,7 @@ GOOD = json_lines([("a", "b", "c")], end="")
         ("[]", "holds no JSON objects with keys"),
         ("[[]]", "holds no JSON objects with keys"),
         ('{\n  "prompt": "a"\n}', "is one JSON value spread over lines"),
-        ('{"a": {"\\ud800": 1}, "\\ud800": 2}', "column whose name is damaged"),
+        ('{"a": {"\\ud800": 1}, "\\ud800": 2}', "key whose name is damaged"),
     ],
 )
 def test_json_that_cannot_be_read_on_is_refused(tmp_path, content, fault):

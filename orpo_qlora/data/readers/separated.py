@@ -100,7 +100,7 @@ def _of_other_width(cells: list[str], width: int, row: Row, layout: Layout) -> R
     return Row(row.cells, row.number, row.line, fault, hint)
 
 
-def check_header(columns: tuple[str, ...], name: str) -> None:
+def check_header(columns: tuple[str, ...], name: str, *, has_header: bool = True) -> None:
     """Check that column names are unique.
 
     Raises:
@@ -111,8 +111,9 @@ def check_header(columns: tuple[str, ...], name: str) -> None:
     twice = [brief(column) for column, count in counts.items() if count > 1]
     if twice:
         raise DataError(
-            f"{name}: the header names {', '.join(twice[:PROBLEMS_SHOWN])} more than once.",
-            where=f"{name}, header",
+            f"{name}{': the header' if has_header else ''} names "
+            f"{', '.join(twice[:PROBLEMS_SHOWN])} more than once.",
+            where=f"{name}, header" if has_header else name,
             hint="Give every column a name of its own.",
         )
 

@@ -64,10 +64,12 @@ class Table:
             ) from exc
         problems.refuse_any()
         if not count:
+            about = "a header but no rows" if self.has_header else "no rows"
+            place = " under the header" if self.has_header else ""
             raise DataError(
-                f"{self.source} has a header but no rows.",
+                f"{self.source} has {about}.",
                 where=self.source,
-                hint="Add one row per preference under the header.",
+                hint=f"Add one row per preference{place}.",
             )
 
     def head(self, count: int) -> list[Row]:
@@ -102,7 +104,7 @@ def open_table(
     if opened.is_parquet:
         parquet = Parquet(opened)
         columns = parquet.columns()
-        separated.check_header(columns, opened.name)
+        separated.check_header(columns, opened.name, has_header=False)
         return _table(opened, columns, "Parquet", parquet.rows, choices)
     head = _head_of(opened)
     if not head.strip().strip("\ufeff"):
@@ -131,16 +133,17 @@ def _table(
     read: Callable[[], Iterator[Row]],
     choices: ReadChoices,
 ) -> Table:
+    has_header = kind in separated.FORMATS.values()
+    noun, place = ("column", ", header") if has_header else ("key", "")
     try:
         "".join(columns).encode()
     except UnicodeEncodeError as exc:
         raise DataError(
-            f"{opened.name} has a column whose name is damaged.",
-            where=f"{opened.name}, header",
-            hint="Rename the columns and save the file as UTF-8.",
+            f"{opened.name} has a {noun} whose name is damaged.",
+            where=f"{opened.name}{place}",
+            hint=f"Rename the {noun}s and save the file as UTF-8.",
         ) from exc
     keeps_broken = BrokenRows.fix in choices.fixes
-    has_header = kind in separated.FORMATS.values()
     return Table(
         columns, opened.name, opened.sha256, kind, opened.encoding, has_header, read, keeps_broken
     )

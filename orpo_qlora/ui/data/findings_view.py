@@ -19,10 +19,8 @@ DROP_BROKEN = "Drop broken rows"
 APPLY = "Apply"
 HEADER_LABEL = "Header in first line"
 
-COLUMNS_HINT = (
-    f"Choose the columns below and press “{APPLY}”. If the first line is already a preference, "
-    f"untick “{HEADER_LABEL}” first."
-)
+COLUMNS_HINT = f"Choose the columns below and press “{APPLY}”."
+HEADER_HINT = f" If the first line is already a preference, untick “{HEADER_LABEL}” first."
 
 
 def summary_card(report: DataSummary) -> str:
@@ -134,7 +132,7 @@ def question_card(error: DataError, choices: ReadChoices) -> str:
     buttons: list[str] = []
     hint = error.hint
     if isinstance(error, NeedsColumns):
-        hint = COLUMNS_HINT
+        hint = COLUMNS_HINT + (HEADER_HINT if error.has_header else "")
     if isinstance(error, NeedsEncoding):
         buttons = [
             f'<li><q dir="auto">{html.escape(candidate.preview)}</q>'
