@@ -81,7 +81,7 @@ def test_what_is_no_white_space_in_json_does_not_begin_an_array(tmp_path, space)
 
 def test_confirmed_encoding_is_read_and_recorded(tmp_path):
     rows = [("你好吗", "我很好", "不好")]
-    choices = ReadChoices(encoding="gb18030")
+    choices = ReadChoices(encoding="gb18030", pairs_from_ranking="best_worst")
     dataset = load_preferences(write(tmp_path, separated(rows), "gbk"), choices=choices)
     assert dataset.pairs[0].prompt == "你好吗"
     assert (dataset.report.encoding, dataset.report.choices) == ("gb18030", choices)
