@@ -97,7 +97,8 @@ class NeedsEncoding(DataError):
 class NeedsColumns(DataError):
     """The columns of a preference cannot be inferred from their names.
 
-    `columns` are the file's own; `found` maps the recognised parts, such as `prompt`, to theirs.
+    `columns` are the file's own; `found` maps the recognised parts, such as `prompt`, to theirs;
+    `has_header` is whether a first line may name them, as in a CSV.
     """
 
     def __init__(
@@ -108,10 +109,12 @@ class NeedsColumns(DataError):
         where: str = "",
         columns: tuple[str, ...] = (),
         found: dict[str, str] | None = None,
+        has_header: bool = True,
     ) -> None:
         super().__init__(message, hint=hint, where=where)
         self.columns = columns
         self.found = found or {}
+        self.has_header = has_header
 
 
 class BrokenRows(DataError):

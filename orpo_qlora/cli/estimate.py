@@ -34,7 +34,7 @@ def estimate(
     sample_seed: SampleSeed = 0,
     encodings: Encodings = None,
     fixes: Fixes = None,
-    pairs_from_ranking: Ranking = "best_worst",
+    pairs_from_ranking: Ranking = None,
     again: Again = False,
     as_json: AsJson = False,
 ) -> None:

@@ -26,7 +26,7 @@ Fixes = Annotated[
     typer.Option("--fix", metavar="ID", help="Fix a finding, by its id; repeatable."),
 ]
 Ranking = Annotated[
-    PairsFromRanking,
+    PairsFromRanking | None,
     typer.Option(
         "--pairs-from-ranking",
         metavar="WAY",

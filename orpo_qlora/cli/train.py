@@ -51,7 +51,7 @@ def train(
     sample_seed: SampleSeed = 0,
     encodings: Encodings = None,
     fixes: Fixes = None,
-    pairs_from_ranking: Ranking = "best_worst",
+    pairs_from_ranking: Ranking = None,
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:

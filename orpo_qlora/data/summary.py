@@ -138,6 +138,8 @@ class DataSummary(BaseModel):
     """The columns used; `mapping.guessed` lists parts the user has not confirmed."""
     is_remembered: bool = False
     """Whether the columns are those the user chose for an earlier file with the same columns."""
+    is_ranking_remembered: bool = False
+    """Whether `pairs_from_ranking` was chosen for an earlier file with the same columns."""
     choices: ReadChoices = ReadChoices()
     notes: tuple[str, ...] = ()
     """How the shape was understood, in sentences."""
@@ -176,9 +178,9 @@ class DataSummary(BaseModel):
         lines += self.notes
         if self.ranking_pairs:
             counts = ", ".join(f"{name} {count:,}" for name, count in self.ranking_pairs.items())
-            lines.append(
-                f"Pairs from rankings: {counts}; “{self.choices.pairs_from_ranking}” is used."
-            )
+            before = ", as chosen before for such a file" if self.is_ranking_remembered else ""
+            used = self.choices.pairs_from_ranking
+            lines.append(f"Pairs from rankings: {counts}; “{used}” is used{before}.")
         if self.mapping and self.mapping.guessed:
             parts = [part for part in self.mapping.parts() if part[0] in self.mapping.guessed]
             named = ", ".join(f"{brief(column)} as {part}" for part, column in parts)

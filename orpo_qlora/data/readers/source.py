@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.readers.encodings import candidates_for, codec_of
-from orpo_qlora.data.readers.foreign import SAVE_AS_UTF8, foreign_kind
+from orpo_qlora.data.readers.foreign import foreign_kind, save_as_utf8
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import BrokenRows, DataError, NeedsEncoding
 
@@ -153,7 +153,7 @@ def open_source(
     sha256, error = scan.run(codec)
     lets_through = codec == "utf-8-sig" and BrokenRows.fix in choices.fixes
     if error is not None and not lets_through:
-        scan.refuse(error, codec, encoding)
+        scan.refuse(error, codec, encoding, save_as_utf8(head))
     errors = _errors_for(codec, lets_through=lets_through, is_whole=is_whole)
     return Source(path, name, size, sha256, codec, encoding, errors, on_progress)
 
@@ -204,7 +204,7 @@ def _codec_for(head: bytes, name: str, choices: ReadChoices) -> tuple[str, str]:
         raise DataError(
             f"{name} is text that looks like UTF-16 without its mark, or no text at all.",
             where=name,
-            hint=SAVE_AS_UTF8,
+            hint=save_as_utf8(head),
         )
     return "utf-8-sig", "UTF-8"
 
@@ -253,8 +253,15 @@ class _Scan:
         except OSError as exc:
             raise _unopened(self._name, exc) from exc
 
-    def refuse(self, fault: _Fault, codec: str, encoding: str) -> None:
-        """Raise the error for a fault, with what the user can do about it."""
+    def refuse(self, fault: _Fault, codec: str, encoding: str, way_out: str) -> None:
+        """Raise the error for a fault, with what the user can do about it.
+
+        Args:
+            fault: the first one.
+            codec: with which the text was decoded.
+            encoding: the same in words.
+            way_out: how such a file is saved as UTF-8.
+        """
         line, byte = self._place(fault.offset)
         where = f"{self._name}, line {line}"
         place = f"line {line:,}, byte offset {fault.offset:,}"
@@ -262,7 +269,7 @@ class _Scan:
             raise DataError(
                 f"{self._name} holds a NUL byte on line {line:,} (byte offset {fault.offset:,}).",
                 where=where,
-                hint="The file is damaged or not text: export it again as CSV (UTF-8).",
+                hint="The file is damaged or not text: export it again as UTF-8.",
             )
         if codec != "utf-8-sig":
             raise NeedsEncoding(
@@ -282,7 +289,7 @@ class _Scan:
         raise NeedsEncoding(
             f"{fact}.",
             where=where,
-            hint=f"Choose the encoding in which the text reads right. {SAVE_AS_UTF8}",
+            hint=f"Choose the encoding in which the text reads right. {way_out}",
             candidates=candidates_for(sample),
         )
 

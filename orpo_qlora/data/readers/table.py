@@ -14,6 +14,7 @@ from pathlib import Path
 
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.readers import columnar, json_records, separated, wrapped
+from orpo_qlora.data.readers.ahead import Ahead
 from orpo_qlora.data.readers.parquet import Parquet
 from orpo_qlora.data.readers.rows import Problems, Row
 from orpo_qlora.data.readers.source import Progress, Source, open_source
@@ -25,7 +26,7 @@ HEAD_CHARACTERS = 4096
 
 @dataclass(frozen=True)
 class Table:
-    """The exact cells of a file; each call of `rows` reads the file again."""
+    """The exact cells of a file: `head` looks at the first rows of the pass that `rows` takes."""
 
     columns: tuple[str, ...]
     source: str
@@ -36,11 +37,13 @@ class Table:
     encoding: str
     has_header: bool
     """Whether the first line of the file names the columns; never in JSON and Parquet."""
-    _read: Callable[[], Iterator[Row]]
+    _read: Ahead[Row]
     _keeps_broken: bool
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows in file order; broken ones only if dropping them was chosen.
+
+        A second call reads the file again.
 
         Raises:
             BrokenRows: some rows cannot be read; raised after the last row and listing them.
@@ -49,7 +52,7 @@ class Table:
         problems = Problems(self.source)
         count = 0
         try:
-            for row in self._read():
+            for row in self._read.take():
                 count += 1
                 if row.fault and not (self._keeps_broken and not row.is_end):
                     problems.add(row)
@@ -64,15 +67,17 @@ class Table:
             ) from exc
         problems.refuse_any()
         if not count:
+            about = "a header but no rows" if self.has_header else "no rows"
+            place = " under the header" if self.has_header else ""
             raise DataError(
-                f"{self.source} has a header but no rows.",
+                f"{self.source} has {about}.",
                 where=self.source,
-                hint="Add one row per preference under the header.",
+                hint=f"Add one row per preference{place}.",
             )
 
     def head(self, count: int) -> list[Row]:
         """Return the first unbroken rows without reading further."""
-        return list(islice((row for row in self._read() if not row.fault), count))
+        return list(islice((row for row in self._read.look() if not row.fault), count))
 
 
 def open_table(
@@ -102,7 +107,7 @@ def open_table(
     if opened.is_parquet:
         parquet = Parquet(opened)
         columns = parquet.columns()
-        separated.check_header(columns, opened.name)
+        separated.check_header(columns, opened.name, has_header=False)
         return _table(opened, columns, "Parquet", parquet.rows, choices)
     head = _head_of(opened)
     if not head.strip().strip("\ufeff"):
@@ -131,18 +136,26 @@ def _table(
     read: Callable[[], Iterator[Row]],
     choices: ReadChoices,
 ) -> Table:
+    has_header = kind in separated.FORMATS.values()
+    noun, place = ("column", ", header") if has_header else ("key", "")
     try:
         "".join(columns).encode()
     except UnicodeEncodeError as exc:
         raise DataError(
-            f"{opened.name} has a column whose name is damaged.",
-            where=f"{opened.name}, header",
-            hint="Rename the columns and save the file as UTF-8.",
+            f"{opened.name} has a {noun} whose name is damaged.",
+            where=f"{opened.name}{place}",
+            hint=f"Rename the {noun}s and save the file as UTF-8.",
         ) from exc
     keeps_broken = BrokenRows.fix in choices.fixes
-    has_header = kind in separated.FORMATS.values()
     return Table(
-        columns, opened.name, opened.sha256, kind, opened.encoding, has_header, read, keeps_broken
+        columns,
+        opened.name,
+        opened.sha256,
+        kind,
+        opened.encoding,
+        has_header,
+        Ahead(read),
+        keeps_broken,
     )
 
 
@@ -158,8 +171,9 @@ def _head_of(opened: Source) -> str:
 def _open_json(
     opened: Source, kind: str, objects: Callable[[], Iterator[Row]], choices: ReadChoices
 ) -> Table:
-    columns = json_records.columns_of(objects())
-    first = next(objects(), None)
+    ahead = Ahead(objects)
+    columns = json_records.columns_of(ahead.look())
+    first = next(ahead.look(), None)
     if first is not None and first.fault and (first.is_end or not columns):
         problems = Problems(opened.name)
         problems.add(first)
@@ -167,14 +181,20 @@ def _open_json(
     json_records.refuse_keyless(columns, opened.name)
 
     def read() -> Iterator[Row]:
-        return (json_records.spread(row, columns) for row in objects())
+        return (json_records.spread(row, columns) for row in ahead.take())
 
     return _table(opened, columns, kind, read, choices)
 
 
 def _open_separated(opened: Source, choices: ReadChoices) -> Table:
-    layout = separated.find_layout(opened)
-    first = next(separated.read_records(opened, layout, has_header=choices.has_header), None)
+    lines = Ahead(opened.lines)
+    layout = separated.find_layout(lines)
+
+    def records() -> Iterator[Row]:
+        return separated.read_records(opened, lines.take(), layout, has_header=choices.has_header)
+
+    ahead = Ahead(records)
+    first = next(ahead.look(), None)
     if first is None:
         raise DataError(
             f"{opened.name} is empty.", where=opened.name, hint="Choose a file that has rows."
@@ -190,7 +210,6 @@ def _open_separated(opened: Source, choices: ReadChoices) -> Table:
         columns = tuple(f"Column {index}" for index in range(1, len(columns) + 1))
 
     def read() -> Iterator[Row]:
-        records = separated.read_records(opened, layout, has_header=choices.has_header)
-        return islice(records, 1 if choices.has_header else 0, None)
+        return islice(ahead.take(), 1 if choices.has_header else 0, None)
 
     return _table(opened, columns, layout.format, read, choices)

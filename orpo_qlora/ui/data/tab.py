@@ -37,6 +37,9 @@ from orpo_qlora.ui.parts.guard import Updates, guarded, guarded_stream
 PREVIEW_PAIRS = 50
 COLUMNS = ["Row", "Prompt", "Chosen", "Rejected"]
 PREVIEW_CHARACTERS = 400
+ROW_WIDTH, PLACE_WIDTH = "64px", "200px"
+"""Width of the row numbers, and of row numbers with their file."""
+TEXT_WIDTHS = ("280px", "380px", "380px")
 FILE_TYPES = [".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet"]
 PROGRESS = gr.Progress()
 """Gradio replaces this default with the progress bar of the request."""
@@ -148,7 +151,7 @@ def _build_preview() -> gr.Dataframe:
         wrap=True,
         visible=False,
         max_height=420,
-        column_widths=["64px", "280px", "380px", "380px"],
+        column_widths=[ROW_WIDTH, *TEXT_WIDTHS],
         label="Preview",
         elem_id="data-preview",
         buttons=["fullscreen"],
@@ -362,7 +365,9 @@ def _question_updates(tab: DataTab, file_id: str, error: DataError) -> Updates:
         tab.card: findings_view.question_card(error, choices),
     }
     if isinstance(error, NeedsColumns):
-        question = ColumnQuestion(error.columns, error.found, choices.mapping, choices.has_header)
+        question = ColumnQuestion(
+            *(error.columns, error.found, choices.mapping, choices.has_header, error.has_header)
+        )
         updates |= column_row.question_updates(tab.columns, question)
     return updates
 
@@ -399,7 +404,9 @@ def _preview(
         ]
         for pair in pairs
     ]
-    return gr.Dataframe(rows, visible=True, label=label)
+    row_width = PLACE_WIDTH if report and report.files else ROW_WIDTH
+    widths: list[str | int] = [row_width, *TEXT_WIDTHS]
+    return gr.Dataframe(rows, visible=True, label=label, column_widths=widths)
 
 
 def _row_cell(row: int, report: DataSummary | None) -> str:

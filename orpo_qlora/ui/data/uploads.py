@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.combine import load_files, progress_part
+from orpo_qlora.data.combine import load_files, pinned_choices, progress_part
 from orpo_qlora.data.pairs import PreferenceData
 from orpo_qlora.data.sources import ALL, FileSet, Quota, SourceFile, joined_name
 from orpo_qlora.errors import (
@@ -94,10 +94,9 @@ def store_upload(path: Path, source: str, progress: Progress | None = None) -> s
     try:
         _drop_cached(dataset_id)
         report = open_upload(dataset_id, progress).report
-        if report.is_remembered:
+        if report.is_remembered or report.is_ranking_remembered:
             # Stored with the file, so that a later choice for another file does not change it.
-            choices = report.choices.model_copy(update={"mapping": report.mapping})
-            choose(dataset_id, choices)
+            choose(dataset_id, pinned_choices(report))
     except QUESTIONS:
         pass  # the page opens the file next and shows the question
     except DataError:
