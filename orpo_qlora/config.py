@@ -77,6 +77,14 @@ class TrainConfig(BaseModel):
         help="Branch, tag or commit of a Hub model; empty is the latest.",
         max_length=80,
     )
+    start_from: str = _setting(
+        "",
+        group="Model",
+        label="Start from adapter",
+        help="Run id or name, or folder of a LoRA adapter, to train further; base, rank, alpha and "
+        "targets are the adapter's. Empty trains a new adapter.",
+        max_length=300,
+    )
     lambda_: float = _setting(
         0.1,
         group="Objective",

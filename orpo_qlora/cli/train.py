@@ -47,6 +47,10 @@ def train(
     model: ModelName = None,
     settings: Settings = None,
     name: Annotated[str | None, typer.Option(help="A label for the runs list.")] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN", help="Train this run's adapter, or a folder's, on."),
+    ] = None,
     encoding: Encoding = "",
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = "best_worst",
@@ -54,7 +58,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
-    config = config_of(preset, settings, {"model": model, "name": name})
+    config = config_of(preset, settings, {"model": model, "name": name, "start_from": start_from})
     choices = ReadChoices(
         encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
     )

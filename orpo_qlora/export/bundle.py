@@ -27,6 +27,8 @@ from orpo_qlora.export.card import model_card
 from orpo_qlora.export.origin import ADAPTER_CONFIG, Origin, origin_of, portable_config
 from orpo_qlora.models.trust import refuse_unsafe_adapter
 from orpo_qlora.runs import store
+from orpo_qlora.runs.lineage import LINEAGE
+from orpo_qlora.runs.process.start import ancestor_of
 from orpo_qlora.runs.store import Run
 
 WEIGHTS = "adapter_model.safetensors"
@@ -111,6 +113,7 @@ def _files(run: Run, origin: Origin) -> dict[str, Content]:
         ADAPTER_CONFIG: _portable_adapter_config(run, origin),
         CONFIG: _portable_settings(run, origin),
         LICENCE: f"{origin.licence_sentence}\n".encode(),
+        LINEAGE: _lineage(run),
     }
     hashes = {name: _sha256(content) for name, content in files.items()}
     files[CARD] = model_card(run, origin, name_of(run), hashes).encode()
@@ -121,6 +124,11 @@ def _files(run: Run, origin: Origin) -> dict[str, Content]:
     about = {"schema": SCHEMA, "run": run.id, "orpo_qlora": __version__, "files": facts}
     files[MANIFEST] = (json.dumps(about, indent=1) + "\n").encode()
     return files
+
+
+def _lineage(run: Run) -> bytes:
+    ancestor = ancestor_of(run, storage.sha256_of(run.paths.adapter / WEIGHTS))
+    return (ancestor.model_dump_json(indent=1) + "\n").encode()
 
 
 def _refuse_damaged(run: Run) -> None:

@@ -26,6 +26,7 @@ from orpo_qlora.runs.identity import identity_of
 from orpo_qlora.runs.process import preflight
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.process.ending import record_end
+from orpo_qlora.runs.process.start import copy_start, with_start
 from orpo_qlora.runs.store import Run, RunPaths
 
 WORKER = "orpo_qlora.runs.process.worker"
@@ -49,7 +50,9 @@ def start_run(config: TrainConfig, dataset: PreferenceData, ticket: str = "") ->
         ticket: idempotency key: the same ticket twice makes one run.
 
     Raises:
-        InputError: the home folder is not usable, or the tracker is not installed.
+        InputError: the home folder is not usable, or the tracker is not installed, or a setting
+            contradicts the adapter to start from.
+        ModelError: that adapter cannot be trained further.
         DiskFull: nothing was started.
     """
     # Two clicks, two pages or a page and a terminal: check and creation are one step.
@@ -93,13 +96,25 @@ def _queue_new(
     preflight.check_home()
     store.sweep_drafts()
     place = _last_place()
+    complete = [_with_absolute_model(with_start(config)) for config in configs]
+    made = []
     try:
-        return [
-            store.create_run(config, split, report, place=place + at, ticket=ticket, tags=tags)
-            for at, config in enumerate(map(_with_absolute_model, configs))
-        ]
+        for at, config in enumerate(complete):
+            made.append(
+                store.create_run(config, split, report, place=place + at, ticket=ticket, tags=tags)
+            )
+            _copy_start(made[-1], config)
+        return made
     finally:
         _start_next()
+
+
+def _copy_start(paths: RunPaths, config: TrainConfig) -> None:
+    try:
+        copy_start(paths, config)
+    except BaseException:
+        store.remove_folder(store.set_aside(paths))
+        raise
 
 
 def _with_absolute_model(config: TrainConfig) -> TrainConfig:
