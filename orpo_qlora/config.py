@@ -108,6 +108,14 @@ class TrainConfig(BaseModel):
         "zephyr, llama2, mistral, alpaca, or the path of a .jinja file.",
         max_length=TEMPLATE_CHARACTERS,
     )
+    start_from: str = _setting(
+        "",
+        group="Model",
+        label="Start from adapter",
+        help="Run id or name, or folder of a LoRA adapter, to train further; base, rank, alpha and "
+        "targets are the adapter's. Empty trains a new adapter.",
+        max_length=300,
+    )
     method: MethodName = _setting(
         "orpo",
         group="Objective",

@@ -50,13 +50,17 @@ def train(
     caps: Caps = None,
     sample_seed: SampleSeed = 0,
     encodings: Encodings = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN", help="Train this run's adapter, or a folder's, on."),
+    ] = None,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = None,
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
-    config = config_of(preset, settings, {"model": model, "name": name})
+    config = config_of(preset, settings, {"model": model, "name": name, "start_from": start_from})
     choices = ReadChoices(fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking)
     data = file_set(
         files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed

@@ -13,6 +13,7 @@ from orpo_qlora.config import TrainConfig, methods_of, setting_fields
 from orpo_qlora.data.wording import plural
 from orpo_qlora.export.origin import Origin
 from orpo_qlora.methods import beta_of, method_of
+from orpo_qlora.runs.lineage import read_lineage
 from orpo_qlora.runs.store import Run
 
 _NLL_ON = {
@@ -48,6 +49,7 @@ def loss_passport(run: Run, origin: Origin) -> list[Fact]:
         Fact("Optimizer", _optimizer(run)),
         Fact("Adapter", _adapter(config)),
         *_experts(run),
+        *_start(run),
         Fact("Base model", origin.sentence),
         Fact("Base weights", _base_weights(config)),
         Fact("Arithmetic", _note(run, "Arithmetic: ") or config.compute_dtype),
@@ -121,6 +123,11 @@ def _adapter(config: TrainConfig) -> str:
 def _experts(run: Run) -> list[Fact]:
     note = _note(run, "Experts: ")
     return [Fact("Experts", note)] if note else []
+
+
+def _start(run: Run) -> list[Fact]:
+    ancestor = read_lineage(run.paths.start)
+    return [Fact("Started from", ancestor.sentence())] if ancestor else []
 
 
 def _base_weights(config: TrainConfig) -> str:

@@ -34,6 +34,7 @@ from orpo_qlora.orpo.packing import Layout, cost_in_tokens
 from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair
 from orpo_qlora.runs import checkpoints
 from orpo_qlora.runs.process import preflight, training_setup
+from orpo_qlora.runs.process.start import with_start
 
 SAMPLED_TOKENS = 8
 LAYOUT: Layout = "shared"
@@ -61,6 +62,7 @@ class EstimateProgram(JobProgram):
 
     def _answer(self) -> Estimate:
         hardware.use_all_cores()
+        self.config = with_start(self.config)
         transformers.set_seed(self.config.seed)
         free_bytes = hardware.free_memory_bytes() + own_bytes()
         self.report("reading the pairs")
@@ -146,6 +148,7 @@ class EstimateProgram(JobProgram):
         base = training_setup.load_base(self.config)
         if base.arithmetic.device == "cpu":
             interactive.work_behind_answers("an estimate")
+        # A starting adapter's weights take what new ones of its rank and targets take.
         policy = loading.attach_new_adapter(base, self.config)
         self.report("checking the layout")
         engine = training_setup.engine_for(self.config, policy, train)

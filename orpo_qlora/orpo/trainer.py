@@ -108,6 +108,8 @@ class OrpoTrainer(Trainer):
         self.resume_from: Path | None = None
         self.has_base_evaluation = not held_out
         """Set it before `train` where an earlier process has recorded step 0 already."""
+        self.evaluates_start = False
+        """Set it before `train` to measure an adapter that is not new before the first step."""
         self._savepoints = resume.Savepoints(config.checkpoint_every, self.steps)
         self.last_record: Record = {}
         self.memory = settle_memory(engine, config, [*train, *held_out])
@@ -133,8 +135,10 @@ class OrpoTrainer(Trainer):
         return self.state.global_step / per_epoch
 
     def start(self) -> None:
-        """Restore the state in `resume_from`, if there is one."""
+        """Restore the state in `resume_from`, or measure an adapter that was trained before."""
         if self.resume_from is None:
+            if self.evaluates_start and self.held_out:
+                self._evaluate_start()
             return
         progress = resume.restore(self.resume_from, self.model, self.optimizer, self.lr_scheduler)
         # A different cut into forwards would round differently.
@@ -234,6 +238,16 @@ class OrpoTrainer(Trainer):
         with preserved_random_state(), policy.disable_adapter():
             self._report_held_out(start, 0.0)
         self.has_base_evaluation = True
+
+    def _evaluate_start(self) -> None:
+        """Report the base model and then the adapter before the first step, both as step 0."""
+        self.evaluate_base()
+        self.run_callback.on_phase("evaluating the starting adapter")
+        start = copy.copy(self.state)
+        start.global_step, start.epoch = 0, 0.0
+        with preserved_random_state():
+            self._report_held_out(start, 0.0)
+        self.evaluates_start = False
 
     def _report_held_out(self, state: TrainerState, epochs: float) -> Record:
         values = self.budget.spend(

@@ -83,6 +83,11 @@ class RunPaths:
         return self.folder / "checkpoints"
 
     @property
+    def start(self) -> Path:
+        """Copy of the adapter that the training starts from, with its chain."""
+        return self.folder / "start"
+
+    @property
     def adapter(self) -> Path:
         """The final PEFT adapter."""
         return self.folder / "adapter"

@@ -113,7 +113,9 @@ def model_title(model: str) -> str:
 
 
 def setting_value(value: object) -> str:
-    """Return a setting's value as text."""
+    """Return a setting's value as text; None, the method's own, as “auto”."""
+    if value is None:
+        return "auto"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

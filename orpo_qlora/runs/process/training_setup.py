@@ -6,6 +6,7 @@ The worker and the estimate share this, so that what is measured is what will be
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -55,6 +56,16 @@ def tokenize(
 def engine_for(config: TrainConfig, policy: PeftModel, pairs: Sequence[TokenizedPair]) -> Engine:
     """Return the engine of a training; raises what `build_engine` does."""
     return build_engine(policy, needs_of(config), pairs[:LAYOUT_PAIRS])
+
+
+def attach_adapter(base: loading.Base, config: TrainConfig, start: Path) -> PeftModel:
+    """Return the policy with a new adapter, or with a copy of the one in `start`.
+
+    Raises what `loading.attach_new_adapter` and `loading.attach_start_adapter` do.
+    """
+    if config.start_from:
+        return loading.attach_start_adapter(base, start, config)
+    return loading.attach_new_adapter(base, config)
 
 
 def trained_bytes(policy: PeftModel) -> int:
