@@ -148,6 +148,7 @@ def test_a_native_crash_is_named_and_the_next_run_starts_by_itself(
     assert store.read_run(waiting).state.error.slug == "model-not-found"
 
 
+@pytest.mark.usefixtures("cold")
 def test_a_worker_that_hangs_is_noticed_and_can_be_ended_by_force(
     tiny_model, start, inject, wait_for, monkeypatch
 ):
