@@ -18,6 +18,9 @@ BLOCK_BYTES = 65_536
 BLOCKS = 64
 
 
+_DEFAULTS = TrainConfig().model_dump(mode="json", by_alias=True, exclude=WITHOUT_EFFECT)
+
+
 class Identity(BaseModel):
     """What a checkpoint may be resumed with."""
 
@@ -59,10 +62,12 @@ def _fingerprint(path: Path) -> str:
 
 def differences(then: Identity, now: Identity) -> list[str]:
     """Return a sentence for each difference; models are compared where both were read."""
+    # A setting that did not exist yet had the effect of its default.
+    before = _DEFAULTS | then.settings
     found = [
-        f"{name} was {_shown(then.settings.get(name))} and is {_shown(now.settings.get(name))}"
-        for name in sorted(then.settings.keys() | now.settings.keys())
-        if then.settings.get(name) != now.settings.get(name)
+        f"{name} was {_shown(before.get(name))} and is {_shown(now.settings.get(name))}"
+        for name in sorted(before.keys() | now.settings.keys())
+        if before.get(name) != now.settings.get(name)
     ]
     found += [f"data/{change}" for change in _changed(then.data, now.data)]
     if then.model and now.model:

@@ -5,7 +5,10 @@ The worker and the estimate share this, so that what is measured is what will be
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -19,8 +22,10 @@ from orpo_qlora.models.generation import answer_all
 from orpo_qlora.models.sampling import Conversation, Sampling
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import needs_of
+from orpo_qlora.orpo.reference import ReferenceFile, digest_of
 from orpo_qlora.orpo.token_cache import tokenize_once
 from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair
+from orpo_qlora.runs.identity import Identity
 
 SAMPLE_TOKENS = 64
 SAMPLES = 3
@@ -54,6 +59,41 @@ def tokenize(
 def engine_for(config: TrainConfig, policy: PeftModel, pairs: Sequence[TokenizedPair]) -> Engine:
     """Return the engine of a training; raises what `build_engine` does."""
     return build_engine(policy, needs_of(config), pairs[:LAYOUT_PAIRS])
+
+
+def reference_file(
+    config: TrainConfig,
+    base: loading.Base,
+    identity: Identity,
+    pairs: Sequence[TokenizedPair],
+    copy: Path,
+) -> ReferenceFile:
+    """Return where the reference's log-probs of a run are kept.
+
+    Other pairs, another base, other base weights or other arithmetic give another file; template
+    and length policy are in the token ids. The split into training and held-out pairs does not
+    matter.
+
+    Args:
+        config: the run's settings.
+        base: as loaded.
+        identity: of the training, for the files of the base.
+        pairs: training and held-out ones.
+        copy: the run's own copy.
+    """
+    digests = " ".join(sorted({digest_of(pair) for pair in pairs}))
+    return ReferenceFile(
+        storage.home() / "cache" / "reference",
+        copy,
+        {
+            "pairs": hashlib.sha256(digests.encode()).hexdigest(),
+            "base": json.dumps(identity.model, sort_keys=True),
+            "model": f"{config.model} {config.revision}".strip(),
+            "quantization": config.quantization,
+            "arithmetic": f"{base.arithmetic.dtype} {base.arithmetic.device}",
+            "starting_adapter": "",
+        },
+    )
 
 
 def trained_bytes(policy: PeftModel) -> int:

@@ -11,7 +11,6 @@ from annotated_types import Ge, Le, MaxLen
 from pydantic.fields import FieldInfo
 
 from orpo_qlora.config import (
-    Group,
     TrainConfig,
     build_config,
     choices_of,
@@ -21,6 +20,7 @@ from orpo_qlora.config import (
 from orpo_qlora.models.catalogue import CATALOGUE
 from orpo_qlora.presets import read_preset
 from orpo_qlora.runs.trackers import is_offered
+from orpo_qlora.setting import Group
 
 HIDDEN = "hidden"
 """In the page, so that its value counts, but not shown."""
