@@ -12,49 +12,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from orpo_qlora.errors import ConfigError
+from orpo_qlora.setting import MethodName
+from orpo_qlora.setting import none_if_auto as _none_if_auto
+from orpo_qlora.setting import setting as _setting
+from orpo_qlora.setting import switch_name as _switch_name
+from orpo_qlora.setting import zero_if_auto as _zero_if_auto
 
 SCHEMA_VERSION = 1
 PRESETS = Path(__file__).parent.parent / "presets"
 PACKAGED_PRESETS = Path(__file__).parent / "presets"
-
-MethodName = Literal["orpo", "sft", "simpo", "cpo"]
 CHAT_TEMPLATES = ("auto", "chatml", "zephyr", "llama2", "mistral", "alpaca")
 """Values of `chat_template` by name; else it is the path of a .jinja file, or a template's text."""
 TEMPLATE_CHARACTERS = 65_536
-
-Group = Literal["Model", "Objective", "Optimisation", "Data", "Memory", "Logging"]
-
-
-def _setting(
-    default: Any,  # noqa: ANN401 - the type is the field's own annotation
-    *,
-    group: Group,
-    label: str,
-    help: str,
-    basic: bool = False,
-    methods: tuple[MethodName, ...] = (),
-    **bounds: Any,  # noqa: ANN401 - passed through to pydantic
-) -> Any:  # noqa: ANN401
-    """Return a field; `methods` are those that read the setting, empty for all."""
-    extra: dict[str, Any] = {"group": group, "basic": basic, "methods": methods}
-    return Field(default, title=label, description=help, json_schema_extra=extra, **bounds)
-
-
-def _switch_name(value: object) -> object:
-    # YAML reads a bare on and off as true and false.
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-
-def _zero_if_auto(value: object) -> object:
-    return 0 if value == "auto" else value
-
-
-def _none_if_auto(value: object) -> object:
-    return None if value in ("auto", "") else value
 
 
 def is_template_text(chat_template: str) -> bool:
@@ -120,7 +93,8 @@ class TrainConfig(BaseModel):
         "orpo",
         group="Objective",
         label="Method",
-        help="orpo: NLL plus odds ratio; sft: NLL alone; simpo: mean log-probs and a margin; cpo: "
+        help="orpo: NLL plus odds ratio; sft: NLL alone; dpo and ipo: log-ratios to the untrained "
+        "policy; kto: the same, each response alone; simpo: mean log-probs and a margin; cpo: "
         "summed log-probs plus NLL.",
         basic=True,
     )
@@ -140,10 +114,10 @@ class TrainConfig(BaseModel):
     beta: Annotated[float | None, BeforeValidator(_none_if_auto)] = _setting(
         None,
         group="Objective",
-        methods=("simpo", "cpo"),
+        methods=("dpo", "ipo", "simpo", "cpo", "kto"),
         label="β",
-        help="Scale of the rewards. Empty is the method's own: 0.1 for cpo (TRL), 2 for simpo (its "
-        "paper).",
+        help="Scale of the rewards; with dpo, ipo and kto, larger stays closer to the untrained "
+        "policy. Empty is the method's own: 2 for simpo (its paper), 0.1 for the others (TRL).",
         gt=0,
         le=1000,
         allow_inf_nan=False,
@@ -175,11 +149,31 @@ class TrainConfig(BaseModel):
     label_smoothing: float = _setting(
         0.0,
         group="Objective",
-        methods=("simpo", "cpo"),
+        methods=("dpo", "simpo", "cpo"),
         label="Label smoothing",
         help="Assumed share of pairs whose labels are swapped; 0 trusts all (TRL's default).",
         ge=0,
         lt=0.5,
+        allow_inf_nan=False,
+    )
+    desirable_weight: float = _setting(
+        1.0,
+        group="Objective",
+        methods=("kto",),
+        label="Weight of chosen",
+        help="Weight of chosen responses in KTO's loss; 1 suits pairs, which have as many of both.",
+        gt=0,
+        le=100,
+        allow_inf_nan=False,
+    )
+    undesirable_weight: float = _setting(
+        1.0,
+        group="Objective",
+        methods=("kto",),
+        label="Weight of rejected",
+        help="Weight of rejected responses in KTO's loss.",
+        gt=0,
+        le=100,
         allow_inf_nan=False,
     )
     ratio: Literal["odds", "probability"] = _setting(

@@ -19,6 +19,9 @@ class LossNeeds:
     nll_on: Literal["sequence", "answer"] | None = None
     """Tokens of its NLL; None for a loss without one."""
     rejected: bool = True
+    reference: bool = False
+    mismatched: bool = False
+    """Also log-probs of other pairs' responses, without gradient."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Method:
 
 
 NLL = Part("nll_loss", "NLL")
+GAIN = "g the log-prob minus that of the reference, the policy before training"
 PREFERENCE = Part("preference_loss", "preference")
 
 
@@ -99,6 +103,39 @@ METHODS: dict[str, Method] = {
         strength=lambda _: "",
         milder="fewer steps",
         highest_rate=1e-3,
+    ),
+    "dpo": Method(
+        title="DPO",
+        source="arXiv 2305.18290",
+        formula=lambda _: f"mean(−log σ(β·(g_w − g_l))), {GAIN}",
+        needs=lambda _: LossNeeds(reference=True),
+        parts=lambda _: (PREFERENCE,),
+        strength=_beta,
+        milder="a larger β",
+        log_prob="sum",
+    ),
+    "ipo": Method(
+        title="IPO",
+        source="arXiv 2310.12036",
+        formula=lambda _: f"mean((g_w/n_w − g_l/n_l − 1/(2β))²), {GAIN}, n the tokens",
+        needs=lambda _: LossNeeds(reference=True),
+        parts=lambda _: (PREFERENCE,),
+        strength=_beta,
+        milder="a larger β",
+        log_prob="sum",
+    ),
+    "kto": Method(
+        title="KTO",
+        source="arXiv 2402.01306",
+        formula=lambda _: (
+            "mean of w·(1 − σ(β·(g_w − k))) and w'·(1 − σ(β·(k − g_l))), k the mean g of "
+            f"mismatched responses, {GAIN}"
+        ),
+        needs=lambda _: LossNeeds(reference=True, mismatched=True),
+        parts=lambda _: (PREFERENCE,),
+        strength=_beta,
+        milder="a larger β",
+        log_prob="sum",
     ),
     "simpo": Method(
         title="SimPO",

@@ -86,7 +86,8 @@ METRICS = (
     Metric(
         "rewards/chosen",
         "nats",
-        "orpo: λ · logps/chosen; simpo: β · logps/chosen; cpo: β · summed log-prob; sft: none.",
+        "orpo: λ · logps/chosen; simpo: β · logps/chosen; cpo: β · summed log-prob; dpo, ipo, kto: "
+        "β · (summed log-prob − the reference's); sft: none.",
         "rewards/chosen",
     ),
     Metric("rewards/rejected", "nats", "Likewise, of the rejected responses.", "rewards/rejected"),
@@ -97,6 +98,12 @@ METRICS = (
         "Pairs whose chosen response has the higher reward; orpo and sft: the higher mean token "
         "log-prob.",
         "rewards/accuracies",
+    ),
+    Metric(
+        "kl",
+        "nats",
+        "kto: mean summed log-prob minus the reference's of mismatched responses, at least 0.",
+        "kl",
     ),
     Metric("grad_norm", "L2", "Length of the gradient before clipping.", "grad_norm"),
     Metric("learning_rate", "", "Step size used by this optimizer step.", "learning_rate"),

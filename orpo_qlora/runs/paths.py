@@ -88,6 +88,11 @@ class RunPaths:
         return self.folder / "start"
 
     @property
+    def reference(self) -> Path:
+        """The reference's log-probs of the pairs, for methods that need them."""
+        return self.folder / "reference.jsonl"
+
+    @property
     def adapter(self) -> Path:
         """The final PEFT adapter."""
         return self.folder / "adapter"

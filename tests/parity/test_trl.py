@@ -10,7 +10,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.models.loading import attach_new_adapter, load_base
-from orpo_qlora.orpo.reference import TOLERANCES
+from orpo_qlora.orpo.parity import TOLERANCES
 from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
 
 FLOAT64 = TOLERANCES[torch.float64]
@@ -27,6 +27,30 @@ def test_float64_step_equals_trl(name, whole_float64):
         pairs,
         FLOAT64,
     )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "sft"},
+        {"method": "simpo"},
+        {"method": "simpo", "beta": 0.7, "gamma": 0.2, "label_smoothing": 0.1},
+        {"method": "cpo"},
+        {"method": "dpo"},
+        {"method": "dpo", "beta": 0.5},
+        {"method": "ipo"},
+        {"method": "ipo", "beta": 0.8},
+        {"method": "kto"},
+        {"method": "kto", "beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.7},
+        {"method": "cpo", "beta": 0.3, "cpo_alpha": 0.5, "label_smoothing": 0.2},
+    ],
+    ids=str,
+)
+def test_every_method_equals_its_trainer_in_trl(settings, whole_float64):
+    policy = make_policy("qwen3")
+    pairs = [p for p in random_pairs(9, seed=11) if len(p.prompt) > 1]
+    config = TrainConfig(**settings)
+    assert_step_equals_trl(policy, make_tiny_tokenizer(), pairs, FLOAT64, config)
 
 
 def test_rank_patterns_equal_trl(whole_float64):

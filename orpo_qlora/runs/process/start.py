@@ -11,6 +11,7 @@ from pathlib import Path
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig, setting_fields
 from orpo_qlora.errors import ConfigError, InputError, UnsupportedModel
+from orpo_qlora.methods import method_with_strength
 from orpo_qlora.models.catalogue import find_model
 from orpo_qlora.models.start_adapter import WEIGHTS, AdapterSettings, read_adapter_settings
 from orpo_qlora.models.trust import ADAPTER_SETTINGS
@@ -171,7 +172,7 @@ def ancestor_of(run: Run, sha256: str) -> Ancestor:
         base=_portable_name(run.config.model),
         base_files=newest.manifest.identity.model if newest else {},
         steps=run.state.step,
-        objective=f"ORPO (λ = {run.config.lambda_:g})",
+        objective=method_with_strength(run.config),
         data=run.report.source,
         data_sha256=run.report.sha256,
         pairs_sha256=storage.sha256_of(run.paths.train) if run.paths.train.is_file() else "",

@@ -5,6 +5,8 @@ The worker and the estimate share this, so that what is measured is what will be
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +22,12 @@ from orpo_qlora.models.generation import answer_all
 from orpo_qlora.models.sampling import BASE, Conversation, Sampling
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import needs_of
+from orpo_qlora.orpo.reference import ReferenceFile, digest_of
 from orpo_qlora.orpo.token_cache import tokenize_once
 from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair
+from orpo_qlora.runs.identity import Identity
+from orpo_qlora.runs.lineage import read_lineage
+from orpo_qlora.runs.paths import RunPaths
 
 SAMPLE_TOKENS = 64
 SAMPLES = 3
@@ -66,6 +72,42 @@ def attach_adapter(base: loading.Base, config: TrainConfig, start: Path) -> Peft
     if config.start_from:
         return loading.attach_start_adapter(base, start, config)
     return loading.attach_new_adapter(base, config)
+
+
+def reference_file(
+    config: TrainConfig,
+    base: loading.Base,
+    identity: Identity,
+    pairs: Sequence[TokenizedPair],
+    paths: RunPaths,
+) -> ReferenceFile:
+    """Return where the reference's log-probs of a run are kept.
+
+    Other pairs, another base or starting adapter, or other arithmetic give another file; template
+    and length policy are in the token ids. The split into training and held-out pairs does not
+    matter.
+
+    Args:
+        config: the run's settings.
+        base: as loaded.
+        identity: of the training, for the files of the base.
+        pairs: training and held-out ones.
+        paths: of the run, which has a copy of the file and of the starting adapter.
+    """
+    ancestor = read_lineage(paths.start)
+    digests = " ".join(sorted({digest_of(pair) for pair in pairs}))
+    return ReferenceFile(
+        storage.home() / "cache" / "reference",
+        paths.reference,
+        {
+            "pairs": hashlib.sha256(digests.encode()).hexdigest(),
+            "base": json.dumps(identity.model, sort_keys=True),
+            "model": f"{config.model} {config.revision}".strip(),
+            "quantization": config.quantization,
+            "arithmetic": f"{base.arithmetic.dtype} {base.arithmetic.device}",
+            "starting_adapter": ancestor.adapter_sha256 if ancestor else "",
+        },
+    )
 
 
 def trained_bytes(policy: PeftModel) -> int:

@@ -106,6 +106,10 @@ class Worker:
         self._change(self.state.moved_to("running"), total_steps=steps)
         trainer = OrpoTrainer(engine, self.config, train.pairs, held_out.pairs, self)
         self.on_note(trainer.memory.sentence())
+        pairs = [*train.pairs, *held_out.pairs]
+        trainer.reference_file = training_setup.reference_file(
+            self.config, base, self._identity, pairs, self.paths
+        )
         tracked = track(trainer, store.read_run(self.paths))
         if tracked:
             self.on_note(tracked)
@@ -167,7 +171,7 @@ class Worker:
         if start is not None and start.step >= trainer.steps:
             resume.restore_weights(start.folder, trainer.model)
             return True
-        if self.should_stop():
+        if self.should_stop() or not trainer.measure_reference(can_stop=True):
             return False
         trainer.resume_from = start.folder if start else None
         self._phase("training")

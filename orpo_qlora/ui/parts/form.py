@@ -12,7 +12,6 @@ from pydantic.fields import FieldInfo
 
 from orpo_qlora.config import (
     CHAT_TEMPLATES,
-    Group,
     TrainConfig,
     build_config,
     choices_of,
@@ -24,6 +23,7 @@ from orpo_qlora.models.catalogue import CATALOGUE
 from orpo_qlora.models.chat_templates import label_of
 from orpo_qlora.presets import read_preset
 from orpo_qlora.runs.trackers import is_offered
+from orpo_qlora.setting import Group
 
 HIDDEN = "hidden"
 """In the page, so that its value counts, but not shown."""
