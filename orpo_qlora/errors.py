@@ -94,10 +94,21 @@ class NeedsEncoding(DataError):
         self.candidates = candidates
 
 
+@dataclass(frozen=True)
+class PromptProposal:
+    """One row as it reads if the common beginning of both texts is the prompt."""
+
+    row: int
+    prompt: str
+    chosen: str
+    rejected: str
+
+
 class NeedsColumns(DataError):
     """The columns of a preference cannot be inferred from their names.
 
-    `columns` are the file's own; `found` maps the recognised parts, such as `prompt`, to theirs.
+    `columns` are the file's own; `found` maps the recognised parts, such as `prompt`, to theirs,
+    and `shape` to the recognised shape; `proposal` is a reading to confirm.
     """
 
     def __init__(
@@ -108,10 +119,12 @@ class NeedsColumns(DataError):
         where: str = "",
         columns: tuple[str, ...] = (),
         found: dict[str, str] | None = None,
+        proposal: PromptProposal | None = None,
     ) -> None:
         super().__init__(message, hint=hint, where=where)
         self.columns = columns
         self.found = found or {}
+        self.proposal = proposal
 
 
 class BrokenRows(DataError):

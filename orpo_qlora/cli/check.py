@@ -10,11 +10,21 @@ import typer
 from rich.progress import Progress
 
 from orpo_qlora.cli.console import err, job_progress, out, plain
-from orpo_qlora.cli.options import AsJson, DataFile, Encoding, Fixes, Ranking, data_path
+from orpo_qlora.cli.options import (
+    AsJson,
+    CommonPrefix,
+    DataFile,
+    Encoding,
+    Fixes,
+    Map,
+    Ranking,
+    data_path,
+    with_mapping,
+)
 from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.export import write_clean, write_report
-from orpo_qlora.data.pairs import check_file, complete_mapping, load_preferences
+from orpo_qlora.data.pairs import check_file, load_preferences
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
 from orpo_qlora.jobs.token_counts import request_of
@@ -40,6 +50,8 @@ def check(
     header: Annotated[bool, typer.Option(help="Whether the first line names columns.")] = True,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = "best_worst",
+    columns: Map = None,
+    prompt_from_common_prefix: CommonPrefix = False,
     export: Annotated[
         Path | None, typer.Option(help="Write the usable pairs to this .csv or .jsonl file.")
     ] = None,
@@ -53,7 +65,7 @@ def check(
     """Read a preference file and report what it holds; exit 2 when no row is usable."""
     wanted = {"model": model, "max_length": max_length, "over_length": over_length}
     config = build_config({k: v for k, v in wanted.items() if v != ""}, source="the options")
-    columns = {
+    named = {
         "prompt": prompt_column, "chosen": chosen_column, "rejected": rejected_column,
         "system": system_column,
     }  # fmt: skip
@@ -65,6 +77,7 @@ def check(
         has_header=header,
         fixes=tuple(fixes or ()),
         pairs_from_ranking=pairs_from_ranking,
+        prompt_from_common_prefix=prompt_from_common_prefix,
     )
     with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
         task = bar.add_task("reading", total=1.0)
@@ -72,9 +85,7 @@ def check(
         def on_progress(done: float) -> None:
             bar.update(task, completed=done)
 
-        if any(columns.values()):
-            mapping = complete_mapping(path, choices, columns)
-            choices = choices.model_copy(update={"mapping": mapping})
+        choices = with_mapping(path, choices, columns, named)
         if export:
             dataset = load_preferences(path, choices=choices, progress=on_progress)
             write_clean(export, dataset.pairs)

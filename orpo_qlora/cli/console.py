@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress
 
+from orpo_qlora.data.columns import PARTS_OF_SHAPE, mapping_of
 from orpo_qlora.errors import BrokenRows, NeedsColumns, NeedsEncoding, OrpoQloraError
 from orpo_qlora.jobs.job import JobState
 
@@ -29,7 +30,8 @@ def _remedies(error: OrpoQloraError) -> list[str]:
     if isinstance(error, NeedsEncoding):
         return [f"--encoding {one.encoding}: {one.preview}" for one in error.candidates]
     if isinstance(error, NeedsColumns) and error.columns:
-        return ["check --prompt-column, --chosen-column, --rejected-column: choose the columns."]
+        parts = PARTS_OF_SHAPE[mapping_of(error.found).shape]
+        return [f"--map PART=COLUMN: choose the columns; the parts are {', '.join(parts)}."]
     if isinstance(error, BrokenRows):
         return [f"--fix {error.fix} leaves them out."]
     return []

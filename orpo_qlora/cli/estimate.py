@@ -10,15 +10,18 @@ from orpo_qlora.cli.console import job_progress, out, plain
 from orpo_qlora.cli.options import (
     Again,
     AsJson,
+    CommonPrefix,
     DataFile,
     Encoding,
     Fixes,
+    Map,
     ModelName,
     Preset,
     Ranking,
     Settings,
     config_of,
     data_path,
+    with_mapping,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.pairs import check_file
@@ -34,16 +37,21 @@ def estimate(
     encoding: Encoding = "",
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = "best_worst",
+    columns: Map = None,
+    prompt_from_common_prefix: CommonPrefix = False,
     again: Again = False,
     as_json: AsJson = False,
 ) -> None:
     """Estimate memory, disk and time of a training from one real step; exit 1 without a fit."""
     config = config_of(preset, settings, {"model": model})
     choices = ReadChoices(
-        encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
+        encoding=encoding,
+        fixes=tuple(fixes or ()),
+        pairs_from_ranking=pairs_from_ranking,
+        prompt_from_common_prefix=prompt_from_common_prefix,
     )
     path = data_path(file)
-    report = check_file(path, choices=choices)
+    report = check_file(path, choices=with_mapping(path, choices, columns))
     request = estimation.request_for(path.resolve(), report, config)
     with job_progress(quiet=as_json) as on_progress:
         found = estimation.wait_for(request, on_progress, again=again)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from orpo_qlora.config import TrainConfig, build_config, parse_assignments, preset_names
-from orpo_qlora.data.choices import PairsFromRanking
+from orpo_qlora.data.choices import PairsFromRanking, ReadChoices
+from orpo_qlora.data.columns import ShapeName
 from orpo_qlora.data.examples import example_names, example_path
+from orpo_qlora.data.mapping import KEYS as MAPPING_KEYS
+from orpo_qlora.data.mapping import complete_mapping
+from orpo_qlora.errors import InputError
 from orpo_qlora.presets import read_preset
 
 RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
@@ -34,6 +38,22 @@ Ranking = Annotated[
         help="Pairs of a ranked row: best_worst, best_rest or all.",
     ),
 ]
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="KEY=VALUE",
+        help=f"How the file is read; repeatable. Keys: {', '.join(MAPPING_KEYS)}. "
+        f"Shapes: {', '.join(get_args(ShapeName))}.",
+    ),
+]
+CommonPrefix = Annotated[
+    bool,
+    typer.Option(
+        "--prompt-from-common-prefix",
+        help="Confirm that what chosen and rejected both begin with is the prompt.",
+    ),
+]
 DataFile = Annotated[
     str,
     typer.Argument(
@@ -47,6 +67,21 @@ DataFile = Annotated[
 def data_path(file: str) -> Path:
     """Return the path of a data file, or of an example given by name."""
     return example_path(file) if file in example_names() else Path(file).expanduser()
+
+
+def with_mapping(
+    path: Path, choices: ReadChoices, columns: list[str] | None, named: dict[str, str] | None = None
+) -> ReadChoices:
+    """Return the choices with the mapping of `--map` and of named columns, if there are any."""
+    chosen = dict(named or {})
+    for text in columns or []:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise InputError(f"--map {text} has no “=”.", hint="Write --map KEY=VALUE.")
+        chosen[key] = value
+    if not any(chosen.values()):
+        return choices
+    return choices.model_copy(update={"mapping": complete_mapping(path, choices, chosen)})
 
 
 def config_of(

@@ -10,10 +10,12 @@ import typer
 from orpo_qlora.cli.console import err, out, plain
 from orpo_qlora.cli.options import (
     AsJson,
+    CommonPrefix,
     DataFile,
     Detach,
     Encoding,
     Fixes,
+    Map,
     ModelName,
     Preset,
     Ranking,
@@ -21,6 +23,7 @@ from orpo_qlora.cli.options import (
     Settings,
     config_of,
     data_path,
+    with_mapping,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.doctor.examine import too_many_passes
@@ -50,15 +53,21 @@ def train(
     encoding: Encoding = "",
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = "best_worst",
+    columns: Map = None,
+    prompt_from_common_prefix: CommonPrefix = False,
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
     config = config_of(preset, settings, {"model": model, "name": name})
     choices = ReadChoices(
-        encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
+        encoding=encoding,
+        fixes=tuple(fixes or ()),
+        pairs_from_ranking=pairs_from_ranking,
+        prompt_from_common_prefix=prompt_from_common_prefix,
     )
-    dataset = load_preferences(data_path(file), choices=choices)
+    path = data_path(file)
+    dataset = load_preferences(path, choices=with_mapping(path, choices, columns))
     remark = too_many_passes(len(dataset.pairs), config)
     if remark:
         err.print(plain(remark.sentence()), soft_wrap=True)

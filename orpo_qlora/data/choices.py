@@ -29,3 +29,5 @@ class ReadChoices(BaseModel):
     """Ids of findings whose fix is on, such as `duplicate`."""
     pairs_from_ranking: PairsFromRanking = "best_worst"
     """Pairs of a ranked row: best with worst, best with every worse one, or all with all worse."""
+    prompt_from_common_prefix: bool = False
+    """Whether the user confirmed that what both texts begin with is the prompt."""

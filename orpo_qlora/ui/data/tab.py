@@ -203,6 +203,11 @@ def _connect_corrections(tab: DataTab, changed: Callable[[Any], None]) -> None:
         corrections.choose_columns(dataset_id, columns, has_header=bool(has_header))
         return dataset_updates(tab, dataset_id, _reading(progress))
 
+    def on_shape(dataset_id: str, shape: object) -> Updates:
+        if not dataset_id:
+            return {}
+        return column_row.shape_updates(row, corrections.proposed_mapping(dataset_id, shape))
+
     def on_ranking(dataset_id: str, setting: object, progress: gr.Progress = PROGRESS) -> Updates:
         corrections.choose_ranking(dataset_id, setting)
         return dataset_updates(tab, dataset_id, _reading(progress))
@@ -211,6 +216,10 @@ def _connect_corrections(tab: DataTab, changed: Callable[[Any], None]) -> None:
         handler = guarded(tab.card, on_choice)
         reading = {"show_progress_on": part, "trigger_mode": "once", **UNCHECKED}
         changed(part.click(handler, tab.dataset_id, tab.outputs, **reading))
+    shown = [*row.parts.values(), *row.values.values(), row.is_reversed]
+    row.shape.input(
+        guarded(tab.card, on_shape), [tab.dataset_id, row.shape], [*shown, tab.card], **UNCHECKED
+    )
     handler = guarded(tab.card, on_columns)
     reading = {"show_progress_on": row.note, "trigger_mode": "once", **UNCHECKED}
     changed(row.apply.click(handler, [tab.dataset_id, *row.inputs], tab.outputs, **reading))
