@@ -16,9 +16,6 @@ from orpo_qlora.data.shapes.cells import text_of
 from orpo_qlora.data.wording import brief
 from orpo_qlora.errors import NeedsColumns, PromptProposal
 
-SHOWN = 160
-"""Characters of each text of the proposed row in the message."""
-
 # The end of a sentence, with closing quotes, or of a line; Chinese has no space after the stop.
 _END = re.compile(r"(?:[.!?…:]+[\"'”’»)\]*]*(?=\s)|[。！？：]+[”’」』）]*|\n)\s*")
 # A label that opens the response, such as “Assistant:” or “### Response:”.
@@ -121,12 +118,10 @@ def without_prompt(
         refuse_missing(["prompt"], table.columns, table.source, found, has_header=table.has_header)
     raise NeedsColumns(
         f"{table.source} has no column “prompt”, but {brief(mapping.chosen)} and "
-        f"{brief(mapping.rejected)} begin with the same text. Row {proposal.row:,} would be read "
-        f"as prompt {brief(proposal.prompt, SHOWN)}, chosen {brief(proposal.chosen, SHOWN)}, "
-        f"rejected {brief(proposal.rejected, SHOWN)}.",
+        f"{brief(mapping.rejected)} begin with the same text: it may be the prompt.",
         where=f"{table.source}, header",
-        hint="If this is right, confirm it with --prompt-from-common-prefix; otherwise choose the "
-        "prompt with --map prompt=COLUMN.",
+        hint=f"If row {proposal.row:,} reads correctly, confirm it with "
+        "--prompt-from-common-prefix; otherwise choose the prompt with --map prompt=COLUMN.",
         columns=table.columns,
         found=found,
         proposal=proposal,

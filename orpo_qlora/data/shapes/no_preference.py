@@ -5,7 +5,8 @@ from __future__ import annotations
 from orpo_qlora.data.shapes.base import Head
 from orpo_qlora.data.shapes.cells import is_message_list, unpacked
 from orpo_qlora.data.shapes.two_responses import find_twos, is_known
-from orpo_qlora.data.shapes.verdict_readings import needs_verdict, number_of
+from orpo_qlora.data.shapes.verdict_readings import needs_verdict
+from orpo_qlora.data.shapes.verdict_values import number_of
 from orpo_qlora.errors import NeedsColumns
 
 _RESPONSES = ("response", "output", "completion", "answer")

@@ -9,7 +9,7 @@ from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, RowFaultError, Shape
 from orpo_qlora.data.shapes.ranking import RankedList, Scored, Source
-from orpo_qlora.data.shapes.verdict_readings import number_of
+from orpo_qlora.data.shapes.verdict_values import number_of
 
 _STEMS = ("response", "answer", "completion", "output", "generation", "candidate", "summary")
 _ENDS = tuple("0123456789abcdefgh")

@@ -18,7 +18,7 @@ from orpo_qlora.data.shapes.prompts import (
     response_turns,
 )
 from orpo_qlora.data.shapes.turns import join, with_system
-from orpo_qlora.data.shapes.verdict_readings import number_of
+from orpo_qlora.data.shapes.verdict_values import number_of
 from orpo_qlora.errors import NeedsColumns
 
 _LISTS = (

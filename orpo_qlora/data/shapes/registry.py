@@ -13,7 +13,7 @@ from orpo_qlora.data.shapes import conversation, labelled, numbered, ranking, ve
 from orpo_qlora.data.shapes.answer_columns import AnswerColumns
 from orpo_qlora.data.shapes.base import Head, Shape
 from orpo_qlora.data.shapes.two_responses import find_twos, is_known
-from orpo_qlora.data.shapes.verdict_readings import names_a_side, number_of
+from orpo_qlora.data.shapes.verdict_values import names_a_side, number_of
 
 FAMILIES: tuple[Callable[[Head], Shape | None], ...] = (
     conversation.recognise,

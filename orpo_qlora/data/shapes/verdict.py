@@ -18,15 +18,8 @@ from orpo_qlora.data.shapes.prompts import (
 )
 from orpo_qlora.data.shapes.turns import join, with_system
 from orpo_qlora.data.shapes.two_responses import Two, find_twos, is_known, two_of
-from orpo_qlora.data.shapes.verdict_readings import (
-    FIRST,
-    TIE,
-    UNCLEAR,
-    Verdict,
-    chosen_verdict,
-    find_verdict,
-    needs_verdict,
-)
+from orpo_qlora.data.shapes.verdict_readings import chosen_verdict, find_verdict, needs_verdict
+from orpo_qlora.data.shapes.verdict_values import FIRST, TIE, UNCLEAR, Verdict
 
 
 class TwoAnswers(Shape):

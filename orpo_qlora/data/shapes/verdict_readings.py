@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import NoReturn
 
 from orpo_qlora.data.columns import ColumnMapping
@@ -16,6 +15,21 @@ from orpo_qlora.data.shapes.base import Head, plain_name
 from orpo_qlora.data.shapes.cells import unpacked
 from orpo_qlora.data.shapes.prompts import find_prompt
 from orpo_qlora.data.shapes.two_responses import Two, words_of
+from orpo_qlora.data.shapes.verdict_values import (
+    FIRST,
+    SECOND,
+    TIE,
+    UNCLEAR,
+    Verdict,
+    compared,
+    is_number,
+    is_tie,
+    model_column,
+    number_of,
+    plain_text,
+    side_of,
+    words_for,
+)
 from orpo_qlora.errors import NeedsColumns
 
 _VERDICTS = (
@@ -39,30 +53,7 @@ _BOOLEANS = (
 )  # fmt: skip
 """Columns that are true where one of the two responses is the better one."""
 _SCORES = ("score", "rating", "reward", "scores", "ratings")
-_TIES = {
-    "tie", "ties", "tied", "draw", "equal", "same", "both", "both good", "both bad", "bothbad",
-    "tie (bothbad)", "tie (both bad)", "bothgood", "both are good", "both are bad", "neither",
-    "a=b", "no preference", "none", "c", "平局", "平",
-}  # fmt: skip
-_NAMED = ("model", "response", "answer", "assistant", "completion", "output", "option")
-_ORDER = re.compile(r"(\w+)\s*(>+|<+)\s*(\w+)")
 _COMPARED = re.compile(r"([<>])\s*(-?\d+(?:\.\d+)?)")
-FIRST, SECOND, TIE, UNCLEAR = "first", "second", "tie", "unclear"
-_Reader = Callable[[Row], str]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The columns that say which response is better, and how they are read."""
-
-    indices: tuple[int, ...]
-    read: _Reader
-    """FIRST, SECOND, TIE or UNCLEAR."""
-    meaning: str
-
-    def shown(self, row: Row) -> str:
-        """Return the verdict of a row as an example."""
-        return ", ".join(f"{row.cells[index]}" for index in self.indices)[:200]
 
 
 def find_verdict(head: Head, two: Two) -> Verdict | None:
@@ -98,18 +89,18 @@ def chosen_verdict(head: Head, two: Two, mapping: ColumnMapping) -> Verdict | No
 
 def _by_values(head: Head, index: int, tests: list[tuple[str, Callable[[str], bool]]]) -> Verdict:
     def read(row: Row) -> str:
-        value = _plain(row.cells[index])
+        value = plain_text(row.cells[index])
         found = {side for side, test in tests if test(value)}
         if len(found) == 1:
             return found.pop()
-        return TIE if _is_tie(value) else UNCLEAR
+        return TIE if is_tie(value) else UNCLEAR
 
     return Verdict((index,), read, f"“{head.columns[index]}” is read as you chose")
 
 
 def _test_of(text: str) -> Callable[[str], bool]:
     """Return the test for a value such as “model_a”, “1” or “<0”."""
-    wanted = _plain(text)
+    wanted = plain_text(text)
     compared = _COMPARED.fullmatch(wanted)
     if compared:
         bound, is_less = float(compared[2]), compared[1] == "<"
@@ -123,23 +114,6 @@ def _test_of(text: str) -> Callable[[str], bool]:
     if number is not None:
         return lambda value: number_of(value) == number
     return lambda value: bool(wanted) and value == wanted
-
-
-def names_a_side(head: Head, two: Two) -> Callable[[object], bool]:
-    """Return the test whether a cell names one of two responses, or the model of one."""
-    words = _words(head, two)
-    models = {
-        cell
-        for end in two.ends
-        if (index := _model_column(head, two, end)) is not None
-        for cell in head.cells(index)
-        if isinstance(cell, str)
-    }
-
-    def names(cell: object) -> bool:
-        return _plain(cell) in words or (isinstance(cell, str) and cell in models)
-
-    return names
 
 
 def _one_hot(head: Head, two: Two) -> Verdict | None:
@@ -233,7 +207,7 @@ def _is_strength(head: Head, index: int) -> bool:
 
 
 def _is_signed(head: Head, index: int) -> bool:
-    return any((number_of(_plain(cell)) or 0) < 0 for cell in head.cells(index))
+    return any((number_of(plain_text(cell)) or 0) < 0 for cell in head.cells(index))
 
 
 def _from_column(head: Head, two: Two, index: int, *, is_certain: bool) -> Verdict | None:
@@ -249,12 +223,12 @@ def _from_column(head: Head, two: Two, index: int, *, is_certain: bool) -> Verdi
     Raises:
         NeedsColumns: it can be read in two ways or not at all.
     """
-    values = [_plain(cell) for cell in head.cells(index)]
+    values = [plain_text(cell) for cell in head.cells(index)]
     if not values:
         return None
-    words = _words(head, two)
-    clear = [value for value in values if _side_of(value, words) in {FIRST, SECOND}]
-    ties = [value for value in values if _is_tie(value)]
+    words = words_for(head, two)
+    clear = [value for value in values if side_of(value, words) in {FIRST, SECOND}]
+    ties = [value for value in values if is_tie(value)]
     rest = [value for value in values if value not in ties]
     if (clear or not rest) and (len(clear) + len(ties)) * 2 > len(values):
         return _worded(head, index, words)
@@ -269,14 +243,14 @@ def _from_column(head: Head, two: Two, index: int, *, is_certain: bool) -> Verdi
 def _worded(head: Head, index: int, words: dict[str, str]) -> Verdict:
     return Verdict(
         (index,),
-        lambda row: _side_of(_plain(row.cells[index]), words),
+        lambda row: side_of(plain_text(row.cells[index]), words),
         f"“{head.columns[index]}” names the chosen one",
     )
 
 
 def _by_model(head: Head, two: Two, index: int) -> Verdict | None:
     """Return a verdict that names the model of the better response."""
-    first, second = (_model_column(head, two, end) for end in two.ends)
+    first, second = (model_column(head, two, end) for end in two.ends)
     if first is None or second is None:
         return None
 
@@ -284,24 +258,11 @@ def _by_model(head: Head, two: Two, index: int) -> Verdict | None:
         winner, names = row.cells[index], (row.cells[first], row.cells[second])
         if winner in names and names[0] != names[1]:
             return FIRST if winner == names[0] else SECOND
-        return TIE if _is_tie(_plain(winner)) else UNCLEAR
+        return TIE if is_tie(plain_text(winner)) else UNCLEAR
 
     if all(read(row) not in {FIRST, SECOND} for row in head.rows if not row.fault):
         return None
     return Verdict((index,), read, f"“{head.columns[index]}” names the model of the chosen one")
-
-
-def _model_column(head: Head, two: Two, end: str) -> int | None:
-    stem = two.stem
-    return head.find(
-        *(f"model_{end}", f"model{end}", f"{end}_model", f"model_name_{end}", f"source_{end}"),
-        *(
-            f"{stem}_{end}_model",
-            f"{stem}_model_{end}",
-            f"{stem}_{end}_source",
-            f"{stem}{end}_model",
-        ),
-    )
 
 
 def _from_scores(head: Head, two: Two) -> Verdict | None:
@@ -316,10 +277,10 @@ def _from_scores(head: Head, two: Two) -> Verdict | None:
             for end in two.ends
         ]
         first, second = (head.find(*names) for names in ends)
-        if first is not None and second is not None and head.most(first, _is_number):
+        if first is not None and second is not None and head.most(first, is_number):
             return Verdict(
                 (first, second),
-                lambda row, a=first, b=second: _compared(row.cells[a], row.cells[b]),  # type: ignore[misc]
+                lambda row, a=first, b=second: compared(row.cells[a], row.cells[b]),  # type: ignore[misc]
                 f"the higher of “{head.columns[first]}” and “{head.columns[second]}” is chosen",
             )
     return None
@@ -333,7 +294,7 @@ def _from_score_list(head: Head, two: Two) -> Verdict | None:
 
     def read(row: Row) -> str:
         numbers = _numbers_of(row.cells[index])
-        return _compared(*numbers) if len(numbers) == 2 else UNCLEAR
+        return compared(*numbers) if len(numbers) == 2 else UNCLEAR
 
     column = head.columns[index]
     return Verdict((index,), read, f"the response with the higher score in “{column}” is chosen")
@@ -345,70 +306,6 @@ def _numbers_of(cell: object) -> list[float]:
     return [number for number in found if number is not None]
 
 
-def _compared(first: object, second: object) -> str:
-    one, other = number_of(first), number_of(second)
-    if one is None or other is None:
-        return UNCLEAR
-    return TIE if one == other else FIRST if one > other else SECOND
-
-
-def number_of(cell: object) -> float | None:
-    """Return a cell as a number, None if it is none."""
-    if isinstance(cell, bool) or cell is None:
-        return None
-    try:
-        number = float(str(cell).strip())
-    except ValueError:
-        return None
-    return number if abs(number) < float("inf") else None
-
-
-def _is_number(cell: object) -> bool:
-    return number_of(cell) is not None
-
-
-def _plain(cell: object) -> str:
-    value = unpacked(cell)
-    # Argilla's export has lists of {"value": …}.
-    while isinstance(value, list) and value:
-        value = value[0]
-    if isinstance(value, dict):
-        value = value.get("value", "")
-    return " ".join(str(value).casefold().strip(" \t\r\n\"'[]").split())
-
-
-def _is_tie(value: str) -> bool:
-    return " ".join(re.split(r"[\s_-]+", value)) in _TIES
-
-
-def _words(head: Head, two: Two) -> dict[str, str]:
-    """Return the texts that name one of the two responses."""
-    words: dict[str, str] = {}
-    for side, index, end in zip((FIRST, SECOND), (two.first, two.second), two.ends, strict=True):
-        names = [head.columns[index].casefold(), plain_name(head.columns[index])]
-        names += [
-            f"{stem}{gap}{end}" for stem in (*_NAMED, two.stem) for gap in ("_", " ", "-", "")
-        ]
-        names += [] if end.isdigit() else [end]
-        words |= dict.fromkeys(names, side)
-    for side, names in ((FIRST, ["left", "first", "a"]), (SECOND, ["right", "second", "b"])):
-        words |= {name: side for name in names if name not in words}
-    return words
-
-
-def _side_of(value: str, words: dict[str, str]) -> str:
-    """Return the outcome that a text names, also as “A>B”."""
-    if value in words:
-        return words[value]
-    if _is_tie(value):
-        return TIE
-    order = _ORDER.fullmatch(value)
-    if order is None:
-        return UNCLEAR
-    better = order[1] if order[2].startswith(">") else order[3]
-    return words.get(better, UNCLEAR)
-
-
 def _numbered(
     head: Head, two: Two, index: int, values: set[float | None], *, is_certain: bool
 ) -> Verdict | None:
@@ -416,8 +313,8 @@ def _numbered(
     if _is_signed(head, index):
 
         def signed(row: Row) -> str:
-            number = number_of(_plain(row.cells[index]))
-            return UNCLEAR if number is None else _compared(0.0, number)
+            number = number_of(plain_text(row.cells[index]))
+            return UNCLEAR if number is None else compared(0.0, number)
 
         meaning = f"a negative “{column}” chooses the first, a positive one the second, 0 is a tie"
         return Verdict((index,), signed, meaning)
@@ -428,10 +325,10 @@ def _numbered(
         return _refuse_numbers(head, two, index, values)
 
     def read(row: Row) -> str:
-        value = _plain(row.cells[index])
+        value = plain_text(row.cells[index])
         number = number_of(value)
         if number is None:
-            return TIE if _is_tie(value) else UNCLEAR
+            return TIE if is_tie(value) else UNCLEAR
         return table.get(number, UNCLEAR)
 
     meanings = ", ".join(f"{number:g} is {side}" for number, side in sorted(table.items()))

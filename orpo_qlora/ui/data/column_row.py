@@ -39,7 +39,7 @@ SHAPE_LABELS: dict[ShapeName, str] = {
     "labelled": "Labelled single responses",
 }
 SHAPE_CHOICES = [(label, name) for name, label in SHAPE_LABELS.items()]
-VALUES_HINT = "Values of the verdict, comma-separated; empty as recognised"
+VALUES_HINT = "such as: a, 1 or <0"
 REVERSED_SHAPES = ("verdict", "ranking", "labelled")
 RANKING_LABELS: dict[PairsFromRanking, str] = {
     "best_worst": "Best against worst",
@@ -93,15 +93,14 @@ def build() -> ColumnRow:
             interactive=True,
             elem_id="data-ranking",
         )
+        shape = gr.Dropdown(
+            SHAPE_CHOICES,
+            value="pairs",
+            label="Shape",
+            elem_id="data-shape",
+            interactive=True,
+        )
         with gr.Row():
-            shape = gr.Dropdown(
-                SHAPE_CHOICES,
-                value="pairs",
-                label="Shape",
-                elem_id="data-shape",
-                interactive=True,
-                min_width=160,
-            )
             parts = {part: _part(part, label) for part, label in PART_LABELS.items()}
             values = {field: _value(field, label) for field, label in VALUE_LABELS.items()}
         with gr.Row(elem_classes="actions"):

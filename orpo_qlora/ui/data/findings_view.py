@@ -28,7 +28,7 @@ HEADER_LABEL = "Header in first line"
 
 USE_PREFIX = "Use common prefix"
 PREFIX_HINT = (
-    f"If this row reads correctly, press “{USE_PREFIX}”. Otherwise choose the columns below and "
+    f"If row {{row}} reads correctly, press “{USE_PREFIX}”. Otherwise choose the columns below and "
     f"press “{APPLY}”."
 )
 VALUE_LABELS = {"first_values": "First wins if", "second_values": "Second wins if"}
@@ -140,7 +140,8 @@ def question_card(error: DataError, choices: ReadChoices) -> str:
         if error.found.get("shape") == "verdict":
             hint = VERDICT_HINT
         if error.proposal:
-            hint, buttons = PREFIX_HINT, [_proposal(error.proposal)]
+            hint = PREFIX_HINT.format(row=f"{error.proposal.row:,}")
+            buttons = [_proposal(error.proposal)]
     if isinstance(error, NeedsEncoding):
         buttons = [
             f'<li><q dir="auto">{html.escape(candidate.preview)}</q>'
@@ -163,17 +164,18 @@ def _proposal(proposal: PromptProposal) -> str:
         ("Rejected", proposal.rejected),
     )
     shown = "".join(
-        f"<dt>{name}</dt><dd dir='auto'>{html.escape(text[:PROPOSED_CHARACTERS])}</dd>"
+        f"<li>{name}: <q dir='auto'>{html.escape(text[:PROPOSED_CHARACTERS])}</q></li>"
         for name, text in texts
     )
-    button = choice_button("prefix:yes", USE_PREFIX)
-    return f"<li><dl class='proposal'>{shown}</dl>{button}</li>"
+    return f"{shown}<li>{choice_button('prefix:yes', USE_PREFIX)}</li>"
 
 
 def way_out(error: DataError) -> str:
     """Return what the user can do about a file that cannot be used, as one sentence."""
     if isinstance(error, NeedsColumns) and error.proposal:
         return f"Press “{USE_PREFIX}”, or choose the columns and press “{APPLY}”."
+    if isinstance(error, NeedsColumns) and error.found.get("shape", "pairs") != "pairs":
+        return f"Choose the columns in the Data tab, then press “{APPLY}”."
     if isinstance(error, NeedsColumns):
         return f"Choose the prompt, chosen and rejected columns, then press “{APPLY}”."
     if isinstance(error, NeedsEncoding) and error.candidates:
