@@ -31,6 +31,7 @@ def make_home() -> list[str]:
     from orpo_qlora.data.pairs import PreferencePair, Split
     from orpo_qlora.data.summary import DataSummary
     from orpo_qlora.runs import store
+    from orpo_qlora.runs.labels import RunLabel
     from orpo_qlora.runs.state import RunState
     from orpo_qlora.runs.store import RunPaths
 
@@ -42,7 +43,7 @@ def make_home() -> list[str]:
         settings: dict[str, object] = {"name": f"run {number}", "lambda": 0.1 * (number % 5)}
         tags = ("night",) if number % 3 else ()
         split = Split(pairs[:30], pairs[30:])
-        made = store.create_run(build_config(settings), split, report, tags=tags)
+        made = store.create_run(build_config(settings), split, report, label=RunLabel(tags=tags))
         # Hundreds are made in a second, more than ids of one second can tell apart.
         folder = made.folder.with_name(f"20260101-{number:06d}-{number % 65536:04x}")
         paths = RunPaths(made.folder.rename(folder))

@@ -57,7 +57,7 @@ def settings_table() -> str:
                 if getattr(bound, key, None) is not None:
                     bounds.append(f"{sign} {getattr(bound, key):g}")
         allowed = ", ".join(choices_of(info)) or " and ".join(bounds)
-        default = "" if info.default in ("", ()) else f"`{info.default}`"
+        default = "" if info.default in ("", (), None) else f"`{info.default}`"
         rows.append(f"| `{name}` | {default} | {allowed} | {info.description} |")
     return "\n".join(rows)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from orpo_qlora.errors import ConfigError
@@ -20,6 +20,11 @@ from orpo_qlora.errors import ConfigError
 SCHEMA_VERSION = 1
 PRESETS = Path(__file__).parent.parent / "presets"
 PACKAGED_PRESETS = Path(__file__).parent / "presets"
+
+MethodName = Literal["orpo", "sft", "simpo", "cpo"]
+CHAT_TEMPLATES = ("auto", "chatml", "zephyr", "llama2", "mistral", "alpaca")
+"""Values of `chat_template` by name; else it is the path of a .jinja file, or a template's text."""
+TEMPLATE_CHARACTERS = 65_536
 
 Group = Literal["Model", "Objective", "Optimisation", "Data", "Memory", "Logging"]
 
@@ -31,9 +36,11 @@ def _setting(
     label: str,
     help: str,
     basic: bool = False,
+    methods: tuple[MethodName, ...] = (),
     **bounds: Any,  # noqa: ANN401 - passed through to pydantic
 ) -> Any:  # noqa: ANN401
-    extra: dict[str, Any] = {"group": group, "basic": basic}
+    """Return a field; `methods` are those that read the setting, empty for all."""
+    extra: dict[str, Any] = {"group": group, "basic": basic, "methods": methods}
     return Field(default, title=label, description=help, json_schema_extra=extra, **bounds)
 
 
@@ -44,6 +51,22 @@ def _switch_name(value: object) -> object:
 
 def _zero_if_auto(value: object) -> object:
     return 0 if value == "auto" else value
+
+
+def _none_if_auto(value: object) -> object:
+    return None if value in ("auto", "") else value
+
+
+def is_template_text(chat_template: str) -> bool:
+    """Whether a value of `chat_template` is a template itself, not a name or a path."""
+    return "{{" in chat_template or "{%" in chat_template
+
+
+def _known_template(value: str) -> str:
+    is_file = value.lower().endswith(".jinja")
+    if not (value in CHAT_TEMPLATES or is_file or is_template_text(value)):
+        raise ValueError(f"choose {', '.join(CHAT_TEMPLATES)} or the path of a .jinja file")
+    return value
 
 
 class TrainConfig(BaseModel):
@@ -77,9 +100,26 @@ class TrainConfig(BaseModel):
         help="Branch, tag or commit of a Hub model; empty is the latest.",
         max_length=80,
     )
+    chat_template: Annotated[str, AfterValidator(_known_template)] = _setting(
+        "auto",
+        group="Model",
+        label="Chat template",
+        help="auto: the model's own, or chatml for a base model without one. Others: chatml, "
+        "zephyr, llama2, mistral, alpaca, or the path of a .jinja file.",
+        max_length=TEMPLATE_CHARACTERS,
+    )
+    method: MethodName = _setting(
+        "orpo",
+        group="Objective",
+        label="Method",
+        help="orpo: NLL plus odds ratio; sft: NLL alone; simpo: mean log-probs and a margin; cpo: "
+        "summed log-probs plus NLL.",
+        basic=True,
+    )
     lambda_: float = _setting(
         0.1,
         group="Objective",
+        methods=("orpo",),
         label="λ",
         help="Weight of the odds-ratio loss: 0 is plain SFT on the chosen responses; higher values "
         "push chosen and rejected further apart (paper: 0.1 to 1).",
@@ -89,9 +129,63 @@ class TrainConfig(BaseModel):
         allow_inf_nan=False,
         basic=True,
     )
+    beta: Annotated[float | None, BeforeValidator(_none_if_auto)] = _setting(
+        None,
+        group="Objective",
+        methods=("simpo", "cpo"),
+        label="β",
+        help="Scale of the rewards. Empty is the method's own: 0.1 for cpo (TRL), 2 for simpo (its "
+        "paper).",
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        basic=True,
+    )
+    gamma: float = _setting(
+        1.0,
+        group="Objective",
+        methods=("simpo",),
+        label="γ",
+        help="Margin by which the chosen reward must exceed the rejected one; the SimPO paper uses "
+        "0.3 to 1.6, about half of β.",
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        basic=True,
+    )
+    cpo_alpha: float = _setting(
+        1.0,
+        group="Objective",
+        methods=("cpo",),
+        label="α",
+        help="Weight of the NLL beside CPO's preference term; 1 in the paper and in TRL.",
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        basic=True,
+    )
+    label_smoothing: float = _setting(
+        0.0,
+        group="Objective",
+        methods=("simpo", "cpo"),
+        label="Label smoothing",
+        help="Assumed share of pairs whose labels are swapped; 0 trusts all (TRL's default).",
+        ge=0,
+        lt=0.5,
+        allow_inf_nan=False,
+    )
+    ratio: Literal["odds", "probability"] = _setting(
+        "odds",
+        group="Objective",
+        methods=("orpo",),
+        label="Ratio",
+        help="odds: ORPO; probability: the ablation of the paper's section 7.1, which lowers "
+        "rejected responses more abruptly.",
+    )
     nll_on: Literal["sequence", "answer"] = _setting(
         "sequence",
         group="Objective",
+        methods=("orpo", "sft"),
         label="NLL on",
         help="sequence: prompt and chosen response, as in TRL and the authors' code; answer: the "
         "chosen response only, the paper's formula.",
@@ -99,20 +193,24 @@ class TrainConfig(BaseModel):
     nll_reduction: Literal["token", "pair"] = _setting(
         "token",
         group="Objective",
+        methods=("orpo", "sft", "cpo"),
         label="NLL mean over",
         help="token: all tokens of the step weigh the same; pair: all pairs weigh the same.",
     )
     track_rejected: bool = _setting(
         True,
         group="Objective",
-        label="Track rejected at λ = 0",
-        help="Also measure rejected responses at λ = 0, where the loss does not need them.",
+        methods=("orpo", "sft"),
+        label="Track rejected",
+        help="Also measure rejected responses where the loss does not need them: with sft, and "
+        "with orpo at λ = 0.",
     )
     learning_rate: float = _setting(
         2e-4,
         group="Optimisation",
         label="Learning rate",
-        help="Peak learning rate; LoRA needs about ten times that of full fine-tuning.",
+        help="Peak learning rate. With LoRA, 1e-4 to 3e-4 suits orpo and sft; the other methods "
+        "need 5e-6 to 5e-5.",
         gt=0,
         le=1,
         allow_inf_nan=False,
@@ -202,7 +300,8 @@ class TrainConfig(BaseModel):
         "all-linear",
         group="Model",
         label="LoRA targets",
-        help="all-linear, or module names separated by commas (q_proj,v_proj).",
+        help="all-linear, or module names separated by commas (q_proj,v_proj). In a mixture of "
+        "experts all-linear includes every expert, not the router.",
         min_length=1,
     )
     quantization: Literal["nf4", "none"] = _setting(
@@ -320,6 +419,12 @@ def setting_fields() -> dict[str, FieldInfo]:
 def choices_of(info: FieldInfo) -> tuple[str, ...]:
     """Return the allowed values of a choice setting, empty for any other."""
     return tuple(value for value in get_args(info.annotation) if isinstance(value, str))
+
+
+def methods_of(info: FieldInfo) -> tuple[str, ...]:
+    """Return the methods that read a setting, empty for all."""
+    extra = info.json_schema_extra
+    return tuple(extra["methods"]) if isinstance(extra, dict) else ()  # type: ignore[arg-type]
 
 
 def build_config(settings: Mapping[str, object], *, source: str = "the settings") -> TrainConfig:

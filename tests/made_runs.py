@@ -29,12 +29,11 @@ def evaluation(step, lambda_, accuracy, loss, pairs=5):
     return {"step": step, **{f"eval/{name}": value for name, value in record.items()}}
 
 
-def make_run(
-    *, status="finished", accuracy=None, tags=(), report=REPORT, age_seconds=0, **settings
-):
+def make_run(*, status="finished", accuracy=None, tags=(), varied=(), age_seconds=0, **settings):
     """Write a run; with an accuracy it has ten steps and two evaluations."""
     config = build_config(settings)
-    paths = store.create_run(config, SPLIT, REPORT, tags=tuple(tags))
+    label = labels.RunLabel(tags=tuple(tags), varied=tuple(varied))
+    paths = store.create_run(config, SPLIT, REPORT, label=label)
     created = time.time() - age_seconds
     done = {"created_at": created, "started_at": created + 5, "ended_at": created + 65}
     steps = {"step": 10, "total_steps": 10, "seconds_per_step": 0.5}

@@ -64,6 +64,35 @@ def make_tiny_model(
     return folder
 
 
+def make_tiny_experts(folder: Path, kind: str) -> Path:
+    """Write a tiny mixture of four experts: `mixtral`, `qwen3_moe` or `qwen2_moe`."""
+    import torch
+    from transformers import AutoModelForCausalLM, MixtralConfig, Qwen2MoeConfig, Qwen3MoeConfig
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.save_pretrained(folder)
+    ends = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    sizes = {
+        **{"vocab_size": len(tokenizer), "hidden_size": 64, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048},
+        **{"initializer_range": 0.2, "intermediate_size": 96, "num_experts_per_tok": 2},
+        **{"pad_token_id": ends[0], "bos_token_id": ends[1], "eos_token_id": ends[2]},
+    }
+    qwen = {"num_experts": 4, "moe_intermediate_size": 48}
+    configs = {
+        "mixtral": lambda: MixtralConfig(**sizes, num_local_experts=4),
+        "qwen3_moe": lambda: Qwen3MoeConfig(**sizes, **qwen, head_dim=16),
+        "qwen2_moe": lambda: Qwen2MoeConfig(**sizes, **qwen, shared_expert_intermediate_size=32),
+    }
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(configs[kind]()).to(torch.float32)
+    torch.set_rng_state(state)
+    model.save_pretrained(folder)
+    return folder
+
+
 def make_endless_model(folder: Path) -> Path:
     """Write a tiny model whose end tokens are never the likeliest, so that it talks until stopped.
 
@@ -84,6 +113,52 @@ def claim_layers(model: Path, folder: Path, layers: int = 60_000) -> Path:
     shutil.copytree(model, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    return folder
+
+
+def make_sentencepiece_tokenizer():
+    """Return a tokenizer as Llama 2 has it, without a chat template: ▁ for a space, `<s>` first."""
+    import string
+
+    from tokenizers import SentencePieceBPETokenizer, processors
+    from transformers import PreTrainedTokenizerFast
+
+    learner = SentencePieceBPETokenizer()
+    learner.train_from_iterator(
+        LINES,
+        vocab_size=400,
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=list(string.printable),
+    )
+    learner._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=learner._tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_base_model(folder: Path, *, is_sentencepiece: bool = False) -> Path:
+    """Write a tiny model without a chat template into `folder` and return it."""
+    make_tiny_model(folder)
+    if is_sentencepiece:
+        (folder / "tokenizer.json").unlink()
+        make_sentencepiece_tokenizer().save_pretrained(folder)
+    return strip_template(folder)
+
+
+def strip_template(folder: Path) -> Path:
+    """Take the chat template out of a model folder."""
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return folder
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from orpo_qlora.orpo.objectives.orpo import Weights
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.orpo.loss import loss_for
 from orpo_qlora.orpo.reference import (
     Tolerance,
     compare_steps,
@@ -10,10 +11,10 @@ from orpo_qlora.orpo.reference import (
     engine_step,
     trl_step,
 )
-from orpo_qlora.orpo.trainer import measure_pairs
+from orpo_qlora.orpo.step import measure_pairs
 
 LAMBDA = 0.3
-WEIGHTS = Weights(LAMBDA, "sequence", "token")
+LOSS = loss_for(TrainConfig(lambda_=LAMBDA))
 NEAR_ZERO = {"log_odds_ratio": 1e-6, "or_loss": 0.0, "rewards/margins": 1e-7}
 
 
@@ -21,10 +22,10 @@ def assert_step_equals_trl(policy, tokenizer, pairs, tolerance: Tolerance):
     """Compare loss, metrics and every adapter gradient of one step, and of an evaluation."""
     theirs = trl_step(policy, tokenizer, pairs, LAMBDA)
     engine = compared_engine(policy, pairs)
-    ours = engine_step(engine, pairs, WEIGHTS, tokens_per_forward=64)
+    ours = engine_step(engine, pairs, LOSS, tokens_per_forward=64)
     differences = compare_steps(theirs, ours, tolerance)
     assert all(one.is_within for one in differences), differences
-    for metrics in (ours.metrics, measure_pairs(engine, pairs, WEIGHTS, 64)):
+    for metrics in (ours.metrics, measure_pairs(engine, pairs, LOSS, 64)):
         for name, value in theirs.metrics.items():
             wanted = pytest.approx(value, rel=tolerance.value, abs=NEAR_ZERO.get(name, 1e-7))
             assert metrics[name] == wanted, name

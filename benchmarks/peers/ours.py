@@ -21,8 +21,9 @@ from orpo_qlora.orpo.kernels.gated_mlp import restore_gated_mlps
 from orpo_qlora.orpo.kernels.lora_linear import restore_lora_linears
 from orpo_qlora.orpo.kernels.rms_norm import restore_rms_norms
 from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.step import Record
 from orpo_qlora.orpo.tokens import TokenizedPair
-from orpo_qlora.orpo.trainer import OrpoTrainer, Record
+from orpo_qlora.orpo.trainer import OrpoTrainer
 
 EVERYTHING = Needs(prompt=True, rejected=True)
 SHORT_BUDGET = 256

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from orpo_qlora.charts.view import ChartView
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.methods import method_of
 from orpo_qlora.runs import present
 from orpo_qlora.runs.metrics import TOKENS_PER_SECOND, Metrics
 from orpo_qlora.runs.series import Course, Point
@@ -17,6 +19,8 @@ Points = list[Point]
 # and on the dark page. Held-out curves have the hue of training curves, dashed and with dots.
 BLUE, ORANGE, GREEN = "#2f80d0", "#d4691e", "#15967a"
 AS_MEASURED = ChartView(smoothing=0.0)
+STACKED = 3
+"""Curves of a stack: the loss and two components."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,8 @@ class Quantity:
     metric: str
     label: str
     colour: str
-    has_lambda: bool = False
-    """Whether it is multiplied by λ, so that the components add up to the loss."""
     factor: float = 1.0
-    """Conversion into the plot's unit."""
+    """Conversion into the plot's unit, or a component's weight in the loss."""
     mark: Literal["round", "square"] = "round"
     """Shape of its dots, which identifies the second curve without colour."""
 
@@ -48,7 +50,7 @@ class Plot:
     limits: tuple[float, float] | None = None
     """Ends of the value axis; None follows the data."""
     kind: Literal["lines", "stack", "band"] = "lines"
-    """Lines; a total and its two components, stacked below it; or the area between two lines."""
+    """Lines; a loss with its components, stacked below it; or the area between two lines."""
     can_be_log: bool = False
     """Whether a logarithmic axis makes sense: the values are positive."""
 
@@ -85,11 +87,7 @@ PLOTS = (
         "Loss and its components",
         "nats",
         "falls, on training and on held-out pairs",
-        (
-            Quantity("loss", "loss", BLUE),
-            Quantity("nll_loss", "NLL", GREEN),
-            Quantity("or_loss", "λ·OR", ORANGE, has_lambda=True, mark="square"),
-        ),
+        (Quantity("loss", "loss", BLUE),),
         kind="stack",
         can_be_log=True,
     ),
@@ -168,17 +166,28 @@ SCHEDULED = {"learning_rate", "peak_memory_bytes"}
 """Quantities without noise: smoothing would only delay them."""
 
 
+def quantities_of(plot: Plot, config: TrainConfig) -> tuple[Quantity, ...]:
+    """Return what a plot shows of a run: of its loss also the components, if there are two."""
+    parts = method_of(config).parts(config)
+    if plot.kind != "stack" or len(parts) < 2:
+        return plot.quantities
+    lower, upper = parts
+    return (
+        *plot.quantities,
+        Quantity(lower.metric, lower.label, GREEN, lower.weight),
+        Quantity(upper.metric, upper.label, ORANGE, upper.weight, mark="square"),
+    )
+
+
 def curves_of(
-    plot: Plot, metrics: Metrics, lambda_: float, view: ChartView = AS_MEASURED
+    plot: Plot, metrics: Metrics, config: TrainConfig, view: ChartView = AS_MEASURED
 ) -> list[Curve]:
     """Return every curve of a plot that has points, training pairs first."""
+    quantities = quantities_of(plot, config)
     curves = []
     for held_out in (False, True):
-        side = [
-            _curve(quantity, metrics, _factor(quantity, lambda_), view, held_out=held_out)
-            for quantity in plot.quantities
-        ]
-        if plot.kind == "stack" and all(curve.points for curve in side):
+        side = [_curve(quantity, metrics, view, held_out=held_out) for quantity in quantities]
+        if len(side) == STACKED and plot.kind == "stack" and all(curve.points for curve in side):
             side = _stacked(*side)
         found = [curve for curve in side if curve.points or curve.broken]
         if plot.kind == "band" and len(found) > 1 and not held_out:
@@ -195,13 +204,7 @@ def marked(curves: list[Curve], step: int) -> list[Curve]:
     ]
 
 
-def _factor(quantity: Quantity, lambda_: float) -> float:
-    return quantity.factor * (lambda_ if quantity.has_lambda else 1.0)
-
-
-def _curve(
-    quantity: Quantity, metrics: Metrics, factor: float, view: ChartView, *, held_out: bool
-) -> Curve:
+def _curve(quantity: Quantity, metrics: Metrics, view: ChartView, *, held_out: bool) -> Curve:
     # Held-out pairs are the same at each evaluation: there is no sampling noise to smooth.
     is_smooth = view.smoothing > 0 and not held_out and quantity.metric not in SCHEDULED
     smoothing = view.smoothing if is_smooth else 0.0
@@ -211,8 +214,8 @@ def _curve(
         f"{quantity.label}, held-out" if held_out else quantity.label,
         quantity.colour,
         held_out,
-        _drawn(course, factor, view),
-        _drawn(raw, factor, view) if raw is not None else None,
+        _drawn(course, quantity.factor, view),
+        _drawn(raw, quantity.factor, view) if raw is not None else None,
         quantity.mark,
         broken=_inside(metrics.broken(quantity.metric, held_out=held_out), view),
     )

@@ -19,10 +19,18 @@ from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora import storage
 from orpo_qlora.chat.bases import ADAPTERS_HELD, BaseKey, common_base
-from orpo_qlora.errors import Busy, ModelNotFound, OutOfMemory, UnsupportedModel
+from orpo_qlora.errors import (
+    Busy,
+    InputError,
+    ModelError,
+    ModelNotFound,
+    OutOfMemory,
+    UnsupportedModel,
+)
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.memory import NF4_BYTES
 from orpo_qlora.models.prefixes import Prefixes
+from orpo_qlora.models.templates import template_text
 from orpo_qlora.runs.store import Run
 from orpo_qlora.storage import FileStamp
 
@@ -44,6 +52,8 @@ class LoadedAdapter:
     """Of its file; a resumed run replaces it."""
     sha256: str
     """Of the file its weights came from."""
+    chat_template: str
+    """Text of the template it was trained with."""
 
 
 class LoadedPolicies:
@@ -99,9 +109,31 @@ class LoadedPolicies:
         """
         key = common_base(runs)
         stamps = {run.id: _examine_adapter(run) for run in runs}
+        self._make_room_for_experts(runs)
         if self.key != key:
             self._load_base(key, active, on_progress)
         return {run.id: self._hold(run, stamps[run.id], on_progress) for run in runs}
+
+    def _make_room_for_experts(self, runs: Sequence[Run]) -> None:
+        """Unload everything if PEFT cannot hold an adapter in memory beside those of the runs.
+
+        Adapters on expert weights can share a base only if all adapt the same ones.
+
+        Raises:
+            InputError: the runs' own adapters adapt different expert weights.
+        """
+        wanted = {experts: run for run in runs if (experts := _adapted_experts(run))}
+        if len(wanted) > 1:
+            first, second = list(wanted.values())[:2]
+            raise InputError(
+                f"Runs “{first.title}” and “{second.title}” adapt different expert weights, so "
+                "they cannot answer side by side.",
+                hint="Choose one of them.",
+            )
+        held = self._policy.peft_config.values() if self._policy and wanted else ()
+        known = [frozenset(adapter.target_parameters or ()) for adapter in held]
+        if any(experts and experts not in wanted for experts in known):
+            self.unload()
 
     def _hold(self, run: Run, stamp: FileStamp, on_progress: OnProgress) -> LoadedAdapter:
         held = self._adapters.pop(run.id, None)
@@ -143,20 +175,19 @@ class LoadedPolicies:
         sha256 = storage.sha256_of(weights)
         model = self._policy or self._base.model
         try:
-            self._policy = loading.attach_saved_adapter(model, run.paths.adapter, name)
-        except (RuntimeError, ValueError, TypeError, KeyError) as exc:
+            title = f"The adapter of run “{run.title}”"
+            self._policy = loading.attach_saved_adapter(model, run.paths.adapter, name, title)
+        except ModelError:
             # The adapter may be loaded in part; the next message loads everything from disk.
             self.unload()
-            raise UnsupportedModel(
-                f"The adapter of run “{run.title}” does not fit its base model: {exc}",
-                hint="The adapter or the base was changed after the run; train it again.",
-            ) from exc
+            raise
         if FileStamp.of(weights) != stamp:
             raise Busy(
                 f"The adapter of run “{run.title}” was replaced while it was read.",
                 hint="Send the message again.",
             )
-        return LoadedAdapter(name, stamp, sha256)
+        template = template_text(self.tokenizer, run.trained_config.chat_template)
+        return LoadedAdapter(name, stamp, sha256, template)
 
     def unload(self) -> None:
         """Unload the base and all adapters."""
@@ -203,6 +234,11 @@ def _examine_adapter(run: Run) -> FileStamp:
     return stamp
 
 
+def _adapted_experts(run: Run) -> frozenset[str]:
+    settings = json.loads((run.paths.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return frozenset(settings.get("target_parameters") or ())
+
+
 def _weight_bytes(folder: Path, key: BaseKey, arithmetic: hardware.Arithmetic) -> int:
     """Return the memory the base needs, from the headers of its files."""
     is_packed = key.quantization == "nf4" and arithmetic.device != "cpu"
@@ -213,7 +249,9 @@ def _weight_bytes(folder: Path, key: BaseKey, arithmetic: hardware.Arithmetic) -
         for name, about in header.items():
             if name == "__metadata__":
                 continue
-            is_linear = len(about["shape"]) == 2 and "embed" not in name and "head" not in name
+            # Experts are never quantised, though each has its own matrix in the file.
+            kept = any(part in name for part in ("embed", "head", "experts."))
+            is_linear = len(about["shape"]) == 2 and not kept
             each = NF4_BYTES if is_packed and is_linear else arithmetic.dtype.itemsize
             total += math.prod(about["shape"]) * each
     return int(total)

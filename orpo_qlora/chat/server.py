@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
@@ -141,10 +141,7 @@ class Chat:
             note = self._note()
             reading = "; ".join(text for text in ("reading…", note) if text)
             reply(Reply(note=reading, adapters=shas))
-            conversations = [
-                Conversation(column.turns, adapter.name if adapter else BASE)
-                for column, adapter in zip(request.columns, adapters, strict=True)
-            ]
+            conversations = _conversations(request, adapters)
             steps = stream(
                 self.loaded.policy,
                 self.loaded.tokenizer,
@@ -260,6 +257,21 @@ class Chat:
         """Wait until the answer in progress has stopped, at most so long."""
         if self._model_lock.acquire(timeout=seconds):
             self._model_lock.release()
+
+
+def _conversations(
+    request: Request, adapters: Sequence[LoadedAdapter | None]
+) -> list[Conversation]:
+    """Return what each column answers; the base is prompted as the first run beside it."""
+    first = next(adapter for adapter in adapters if adapter)
+    return [
+        Conversation(
+            column.turns,
+            adapter.name if adapter else BASE,
+            (adapter or first).chat_template,
+        )
+        for column, adapter in zip(request.columns, adapters, strict=True)
+    ]
 
 
 Gone = Callable[[], bool]

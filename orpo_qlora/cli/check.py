@@ -10,21 +10,21 @@ import typer
 from rich.progress import Progress
 
 from orpo_qlora.cli.console import err, job_progress, out, plain
-from orpo_qlora.cli.options import (
-    AsJson,
-    CommonPrefix,
-    DataFile,
-    Encoding,
-    Fixes,
-    Map,
-    Ranking,
-    data_path,
+from orpo_qlora.cli.files import (
+    Caps,
+    DataFiles,
+    Encodings,
+    SampleSeed,
+    Shares,
+    file_set,
     with_mapping,
 )
+from orpo_qlora.cli.options import AsJson, CommonPrefix, Fixes, Map, Ranking
 from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.combine import check_files, load_files
 from orpo_qlora.data.export import write_clean, write_report
-from orpo_qlora.data.pairs import check_file, load_preferences
+from orpo_qlora.data.sources import FileSet
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
 from orpo_qlora.jobs.token_counts import request_of
@@ -40,9 +40,12 @@ OverLengthWay = Annotated[
 
 
 def check(
-    file: DataFile,
+    files: DataFiles,
     as_json: AsJson = False,
-    encoding: Encoding = "",
+    shares: Shares = None,
+    caps: Caps = None,
+    sample_seed: SampleSeed = 0,
+    encodings: Encodings = None,
     prompt_column: Annotated[str, typer.Option(help="Column that holds the prompt.")] = "",
     chosen_column: Annotated[str, typer.Option(help="Column of the preferred answer.")] = "",
     rejected_column: Annotated[str, typer.Option(help="Column of the other answer.")] = "",
@@ -69,40 +72,48 @@ def check(
         "prompt": prompt_column, "chosen": chosen_column, "rejected": rejected_column,
         "system": system_column,
     }  # fmt: skip
-    path = data_path(file)
-    if export and export.resolve() == path.resolve():
-        raise InputError(f"{file} would be overwritten.", hint="Export under another name.")
     choices = ReadChoices(
-        encoding=encoding,
         has_header=header,
         fixes=tuple(fixes or ()),
         pairs_from_ranking=pairs_from_ranking,
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
+    data = file_set(
+        files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed
+    )
+    _refuse_overwriting(data, export)
     with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
         task = bar.add_task("reading", total=1.0)
 
         def on_progress(done: float) -> None:
             bar.update(task, completed=done)
 
-        choices = with_mapping(path, choices, columns, named)
+        data = with_mapping(data, columns, named)
         if export:
-            dataset = load_preferences(path, choices=choices, progress=on_progress)
+            dataset = load_files(data, on_progress)
             write_clean(export, dataset.pairs)
             report = dataset.report
         else:
-            report = check_file(path, choices=choices, progress=on_progress)
+            report = check_files(data, on_progress)
     if report_file:
         write_report(report_file, report)
-    tokens = _count_tokens(path, report, config, quiet=as_json) if model else None
+    tokens = _count_tokens(data, report, config, quiet=as_json) if model else None
     _print_check(report, tokens, as_json=as_json)
 
 
+def _refuse_overwriting(data: FileSet, export: Path | None) -> None:
+    for file in data.files:
+        if export and export.resolve() == Path(file.path).resolve():
+            raise InputError(
+                f"{file.name} would be overwritten.", hint="Export under another name."
+            )
+
+
 def _count_tokens(
-    path: Path, report: DataSummary, config: TrainConfig, *, quiet: bool
+    data: FileSet, report: DataSummary, config: TrainConfig, *, quiet: bool
 ) -> LengthReport:
     """Count tokens in a background job, with a progress bar."""
-    request = request_of(path.resolve(), report, config)
+    request = request_of(data, report, config)
     with job_progress(quiet=quiet) as on_progress:
         return count_tokens(request, config, on_progress)
 

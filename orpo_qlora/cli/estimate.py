@@ -7,12 +7,19 @@ import json
 import typer
 
 from orpo_qlora.cli.console import job_progress, out, plain
+from orpo_qlora.cli.files import (
+    Caps,
+    DataFiles,
+    Encodings,
+    SampleSeed,
+    Shares,
+    file_set,
+    with_mapping,
+)
 from orpo_qlora.cli.options import (
     Again,
     AsJson,
     CommonPrefix,
-    DataFile,
-    Encoding,
     Fixes,
     Map,
     ModelName,
@@ -20,21 +27,22 @@ from orpo_qlora.cli.options import (
     Ranking,
     Settings,
     config_of,
-    data_path,
-    with_mapping,
 )
 from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.pairs import check_file
+from orpo_qlora.data.combine import check_files
 from orpo_qlora.jobs import estimation
 from orpo_qlora.jobs.estimation import Estimate
 
 
 def estimate(
-    file: DataFile,
+    files: DataFiles,
     preset: Preset = None,
     model: ModelName = None,
     settings: Settings = None,
-    encoding: Encoding = "",
+    shares: Shares = None,
+    caps: Caps = None,
+    sample_seed: SampleSeed = 0,
+    encodings: Encodings = None,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = "best_worst",
     columns: Map = None,
@@ -45,14 +53,16 @@ def estimate(
     """Estimate memory, disk and time of a training from one real step; exit 1 without a fit."""
     config = config_of(preset, settings, {"model": model})
     choices = ReadChoices(
-        encoding=encoding,
         fixes=tuple(fixes or ()),
         pairs_from_ranking=pairs_from_ranking,
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
-    path = data_path(file)
-    report = check_file(path, choices=with_mapping(path, choices, columns))
-    request = estimation.request_for(path.resolve(), report, config)
+    data = file_set(
+        files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed
+    )
+    data = with_mapping(data, columns)
+    report = check_files(data)
+    request = estimation.request_for(data, report, config)
     with job_progress(quiet=as_json) as on_progress:
         found = estimation.wait_for(request, on_progress, again=again)
     _print(found, as_json=as_json)

@@ -15,10 +15,12 @@ from orpo_qlora import __version__
 from orpo_qlora.cli.chat import add_chat_verbs
 from orpo_qlora.cli.check import check
 from orpo_qlora.cli.console import err, out, plain, print_error
+from orpo_qlora.cli.convert import convert_weights
 from orpo_qlora.cli.estimate import estimate
 from orpo_qlora.cli.evaluate import evaluate
 from orpo_qlora.cli.export import export
 from orpo_qlora.cli.runs import add_run_verbs
+from orpo_qlora.cli.sweep import sweep_
 from orpo_qlora.cli.train import add_train_verbs
 from orpo_qlora.cli.verify import add_verify
 from orpo_qlora.errors import InputError, OrpoQloraError
@@ -83,10 +85,12 @@ def prepare_demo_model() -> None:
     raise typer.Exit(run_foreground("orpo_qlora.models.convert"))
 
 
+app.command()(convert_weights)
 app.command()(check)
 app.command()(estimate)
 app.command("plan", help="Another name of `estimate`.", hidden=True)(estimate)
 add_train_verbs(app)
+app.command("sweep")(sweep_)
 app.command()(evaluate)
 app.command()(export)
 add_run_verbs(app)

@@ -8,12 +8,10 @@ from typing import Annotated, get_args
 import typer
 
 from orpo_qlora.config import TrainConfig, build_config, parse_assignments, preset_names
-from orpo_qlora.data.choices import PairsFromRanking, ReadChoices
+from orpo_qlora.data.choices import PairsFromRanking
 from orpo_qlora.data.columns import ShapeName
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.mapping import KEYS as MAPPING_KEYS
-from orpo_qlora.data.mapping import complete_mapping
-from orpo_qlora.errors import InputError
 from orpo_qlora.presets import read_preset
 
 RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
@@ -25,7 +23,6 @@ ModelName = Annotated[str | None, typer.Option("--model", help="Catalogue name, 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
 ]
-Encoding = Annotated[str, typer.Option(help="Character encoding of a file that is not Unicode.")]
 Fixes = Annotated[
     list[str] | None,
     typer.Option("--fix", metavar="ID", help="Fix a finding, by its id; repeatable."),
@@ -54,34 +51,11 @@ CommonPrefix = Annotated[
         help="Confirm that what chosen and rejected both begin with is the prompt.",
     ),
 ]
-DataFile = Annotated[
-    str,
-    typer.Argument(
-        metavar="FILE",
-        help=f"CSV, JSON lines, JSON or Parquet with prompt, chosen and rejected; or an example: "
-        f"{', '.join(example_names())}.",
-    ),
-]
 
 
 def data_path(file: str) -> Path:
     """Return the path of a data file, or of an example given by name."""
     return example_path(file) if file in example_names() else Path(file).expanduser()
-
-
-def with_mapping(
-    path: Path, choices: ReadChoices, columns: list[str] | None, named: dict[str, str] | None = None
-) -> ReadChoices:
-    """Return the choices with the mapping of `--map` and of named columns, if there are any."""
-    chosen = dict(named or {})
-    for text in columns or []:
-        key, sign, value = text.partition("=")
-        if not sign:
-            raise InputError(f"--map {text} has no “=”.", hint="Write --map KEY=VALUE.")
-        chosen[key] = value
-    if not any(chosen.values()):
-        return choices
-    return choices.model_copy(update={"mapping": complete_mapping(path, choices, chosen)})
 
 
 def config_of(

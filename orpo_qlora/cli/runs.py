@@ -1,4 +1,4 @@
-"""`runs`, `label`, `log`, `sweep` and `delete`. Floor 6; no torch."""
+"""`runs`, `label`, `log` and `delete`. Floor 6; no torch."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from orpo_qlora import methods
 from orpo_qlora.chat import client
 from orpo_qlora.cli.console import err, out, plain
 from orpo_qlora.cli.options import AsJson, RunName
+from orpo_qlora.cli.sweep import print_comparison
 from orpo_qlora.errors import InputError
+from orpo_qlora.evaluation import comparison
 from orpo_qlora.runs import history, labels, store
 from orpo_qlora.runs.history import Filters, Order
 from orpo_qlora.runs.process import deletion as deletion_of_runs
-from orpo_qlora.runs.process import sweep, watch
+from orpo_qlora.runs.process import watch
+from orpo_qlora.runs.process.sweep import group_of
 from orpo_qlora.runs.results import Measured
 from orpo_qlora.runs.store import Run
 
 
 def add_run_verbs(app: typer.Typer) -> None:
     """Add these commands to the program's."""
-    for verb in (runs, label, log, sweep_, delete):
-        app.command(verb.__name__.rstrip("_"))(verb)
+    for verb in (runs, label, log, delete):
+        app.command()(verb)
 
 
 def runs(
@@ -32,9 +36,20 @@ def runs(
     status: Annotated[str, typer.Option(help="Only with this status.")] = "",
     tag: Annotated[str, typer.Option(help="Only with this tag.")] = "",
     order: Annotated[str, typer.Option(help=f"{', '.join(history.ORDERS)}.")] = "newest",
+    sweep: Annotated[
+        str, typer.Option(metavar="TAG", help="Compare the runs of this sweep, or of the “last”.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first, or compare those of a sweep."""
+    if sweep:
+        if find or status or tag:
+            raise InputError(
+                "--sweep compares all runs of a sweep.",
+                hint="Leave out --find, --status and --tag.",
+            )
+        print_comparison(comparison.compare(group_of(sweep)), as_json=as_json)
+        return
     listed = history.read_history()
     filters = Filters(find, _one_of(status, history.STATUSES, "status"), tag=tag)
     wanted = _one_of(order, history.ORDERS, "order")
@@ -70,7 +85,7 @@ def _row(run: Run) -> tuple[str, ...]:
     held_out = history.results(run).held_out
     return (
         *(run.id, plain(run.title), state.status, f"{state.step}/{state.total_steps}"),
-        f"{config.lambda_:g}",
+        methods.short_name(config).removeprefix("λ "),
         _number(held_out, "rewards/accuracies", ".0%"),
         _number(held_out, "loss", ".3g"),
         *(plain(config.model), str(run.report.pairs), plain(", ".join(run.label.tags))),
@@ -118,25 +133,6 @@ def log(
     """Print the end of a run's log."""
     text = store.log_tail(store.find_run(run).paths, lines)
     out.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def sweep_(
-    run: RunName,
-    values: Annotated[
-        str, typer.Option(help="Values of λ, separated by spaces or commas; half, same and double.")
-    ] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Queue a run's training again with other values of λ, on the same pairs."""
-    found = store.find_run(run)
-    wanted = sweep.parse_values(values) if values else None
-    ids = sweep.sweep_from(found, wanted or sweep.offered_values(found.config.lambda_))
-    if as_json:
-        out.print_json(json.dumps(ids))
-        return
-    for run_id in ids:
-        made = store.read_run(store.paths_of(run_id))
-        out.print(f"{run_id} λ = {made.config.lambda_:g} {made.state.status}")
 
 
 def delete(

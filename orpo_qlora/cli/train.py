@@ -8,12 +8,19 @@ from typing import Annotated
 import typer
 
 from orpo_qlora.cli.console import err, out, plain
+from orpo_qlora.cli.files import (
+    Caps,
+    DataFiles,
+    Encodings,
+    SampleSeed,
+    Shares,
+    file_set,
+    with_mapping,
+)
 from orpo_qlora.cli.options import (
     AsJson,
     CommonPrefix,
-    DataFile,
     Detach,
-    Encoding,
     Fixes,
     Map,
     ModelName,
@@ -22,12 +29,10 @@ from orpo_qlora.cli.options import (
     RunName,
     Settings,
     config_of,
-    data_path,
-    with_mapping,
 )
 from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.combine import load_files
 from orpo_qlora.data.doctor.examine import too_many_passes
-from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import insight, store
 from orpo_qlora.runs.process import launch
@@ -45,12 +50,15 @@ def add_train_verbs(app: typer.Typer) -> None:
 
 
 def train(
-    file: DataFile,
+    files: DataFiles,
     preset: Preset = None,
     model: ModelName = None,
     settings: Settings = None,
     name: Annotated[str | None, typer.Option(help="A label for the runs list.")] = None,
-    encoding: Encoding = "",
+    shares: Shares = None,
+    caps: Caps = None,
+    sample_seed: SampleSeed = 0,
+    encodings: Encodings = None,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = "best_worst",
     columns: Map = None,
@@ -61,13 +69,14 @@ def train(
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
     config = config_of(preset, settings, {"model": model, "name": name})
     choices = ReadChoices(
-        encoding=encoding,
         fixes=tuple(fixes or ()),
         pairs_from_ranking=pairs_from_ranking,
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
-    path = data_path(file)
-    dataset = load_preferences(path, choices=with_mapping(path, choices, columns))
+    data = file_set(
+        files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed
+    )
+    dataset = load_files(with_mapping(data, columns))
     remark = too_many_passes(len(dataset.pairs), config)
     if remark:
         err.print(plain(remark.sentence()), soft_wrap=True)
@@ -111,7 +120,7 @@ def print_result(run: Run) -> None:
     if accuracies:
         first, last = accuracies[0][1], accuracies[-1][1]
         out.print(f"Held-out preference accuracy: {first:.0%} before, {last:.0%} after.")
-    for one in insight.judge(metrics, run.config.lambda_):
+    for one in insight.judge(metrics, run.config):
         text = " ".join(filter(None, (one.sentence, one.advice)))
         out.print(f"{plain(text)} ({one.rule})", soft_wrap=True)
     if run.has_adapter:

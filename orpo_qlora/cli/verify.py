@@ -19,6 +19,7 @@ from orpo_qlora.config import build_config, parse_assignments, preset_names
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.pairs import load_preferences, write_pairs
+from orpo_qlora.models import chat_templates
 from orpo_qlora.presets import read_preset
 
 PROGRAM = "orpo_qlora.orpo.verify"
@@ -59,6 +60,7 @@ def verify(
         | parse_assignments(settings or [])
         | ({"model": model} if model else {})
     )
+    config = chat_templates.recorded(config)
     path = example_path(file) if file in example_names() else Path(file).expanduser()
     dataset = load_preferences(path, choices=ReadChoices(encoding=encoding))
     with tempfile.TemporaryDirectory(prefix="orpo-qlora-verify-") as name:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.sources import Quota
 from orpo_qlora.data.wording import brief
 
 # Imported from here by runs/present.py.
@@ -32,6 +33,8 @@ class Drop(BaseModel):
     """The reason, completing “In 3 rows …”."""
     rows: tuple[int, ...]
     """Row numbers, the first row under the header being 1; the first `ROWS_KEPT`."""
+    file: str = ""
+    """The file of these rows, in a data set of several."""
     count: int = 0
     """How many rows; runs of earlier versions kept all numbers and no count."""
 
@@ -71,24 +74,51 @@ class Finding(BaseModel):
     """Whether the fix is on."""
     advice: str = ""
     """The consequence for training, in a sentence."""
+    file: str = ""
+    """The file of these rows, in a data set of several."""
 
     def sentence(self) -> str:
         """Return the finding in words, with its rows, its meaning and its id."""
-        where = f" ({row_list(self.rows, self.count)})" if self.rows else ""
+        where = f" ({row_list(self.rows, self.count, self.file)})" if self.rows else ""
         done = " Fixed." if self.fixed else ""
         lead = f"{plural(self.count, 'pair')}: " if self.rows else ""
         label = self.label if lead else self.label[:1].upper() + self.label[1:]
         return f"{lead}{label}{where}. {self.advice}{done} [{self.id}]".replace("  ", " ")
 
 
+class FilePart(BaseModel):
+    """One file of a data set of several."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    sha256: str
+    pairs_found: int
+    pairs_taken: int
+    quota: Quota = Quota()
+    rows_before: int = 0
+    """Rows of the files before it: `PreferencePair.row` counts through all files."""
+    summary: DataSummary
+    """What was read, kept and dropped in this file alone."""
+
+    def sentence(self) -> str:
+        """Return what was found and taken, in words."""
+        quota, taken = self.quota.sentence(), f"{self.pairs_taken:,} taken"
+        if quota:
+            is_short = self.quota.cap is not None and self.pairs_found <= self.quota.cap
+            taken += f" ({quota}{', not reached' if is_short else ''})"
+        return f"{self.name}: {plural(self.pairs_found, 'pair')} found, {taken}."
+
+
 class DataSummary(BaseModel):
-    """The data summary of one file; `candidates == pairs + rows_dropped`."""
+    """The data summary of a file or of several; `candidates == pairs + rows_dropped`."""
 
     model_config = ConfigDict(frozen=True)
 
     source: str
     """File name as shown to the user, without its folder."""
     sha256: str
+    """Of the file; of several files, of their SHA-256 in order, one per line."""
     rows_read: int
     pairs: int
     candidates: int = 0
@@ -113,6 +143,10 @@ class DataSummary(BaseModel):
     """How the shape was understood, in sentences."""
     ranking_pairs: dict[str, int] = {}
     """Pairs that each value of `pairs_from_ranking` gives; empty if nothing is ranked."""
+    files: tuple[FilePart, ...] = ()
+    """The files of a data set of several; empty for a single file of which all is taken."""
+    sample_seed: int = 0
+    """Decided which pairs a share or a cap took."""
 
     def model_post_init(self, context: object, /) -> None:
         """Set `candidates` where it was not given."""
@@ -127,13 +161,18 @@ class DataSummary(BaseModel):
         """Return the finding of that id, if the file has it."""
         return next((found for found in self.findings if found.id == finding_id), None)
 
+    def place_of(self, row: int) -> str:
+        """Return the place of a pair's row in words: “row 3”, “b.jsonl, row 3”."""
+        for part in reversed(self.files):
+            if row > part.rows_before:
+                return f"{part.name}, row {row - part.rows_before:,}"
+        return f"row {row:,}"
+
     def sentences(self) -> list[str]:
         """Return the summary as short sentences, most important first."""
         lines = [f"{plural(self.rows_read, 'row')} read, {plural(self.pairs, 'pair')} usable."]
-        for drop in self.drops:
-            lines.append(
-                f"{drop.count:,} dropped: {drop.label} ({row_list(drop.rows, drop.count)})."
-            )
+        lines += [part.sentence() for part in self.files]
+        lines += [_drop_sentence(drop) for drop in self.drops]
         lines += self.notes
         if self.ranking_pairs:
             counts = ", ".join(f"{name} {count:,}" for name, count in self.ranking_pairs.items())
@@ -164,16 +203,37 @@ class DataSummary(BaseModel):
         if self.findings:
             lines += ["", "| finding | severity | rows | share | fixed |", "| --- " * 5 + "|"]
             lines += [
-                f"| `{found.id}`: {found.label} | {found.severity} | {found.count:,} "
+                f"| `{found.id}`: {_label(found)} | {found.severity} | {found.count:,} "
                 f"| {found.share:.1%} | {'yes' if found.fixed else 'no'} |"
                 for found in self.findings
             ]
-        lines += ["", f"SHA-256 of the file: `{self.sha256}`", ""]
+        lines += ["", *(f"{what}: `{value}`" for what, value in self.hashes()), ""]
         return "\n".join(lines)
 
+    def hashes(self) -> list[tuple[str, str]]:
+        """Return what was hashed and its SHA-256: the file, or each file and all of them."""
+        if not self.files:
+            return [("SHA-256 of the file", self.sha256)]
+        parts = [(f"SHA-256 of {part.name}", part.sha256) for part in self.files]
+        return [*parts, ("SHA-256 of all files", self.sha256)]
 
-def row_list(rows: tuple[int, ...], count: int) -> str:
-    """Return row numbers for a sentence: “row 3”, “rows 1, 2, 3, 4, 5, …”."""
+
+FilePart.model_rebuild()
+
+
+def _label(finding: Finding) -> str:
+    return f"{finding.file}: {finding.label}" if finding.file else finding.label
+
+
+def _drop_sentence(drop: Drop) -> str:
+    if not drop.rows:
+        return f"{drop.file}: {drop.count:,} {drop.label}."
+    return f"{drop.count:,} dropped: {drop.label} ({row_list(drop.rows, drop.count, drop.file)})."
+
+
+def row_list(rows: tuple[int, ...], count: int, file: str = "") -> str:
+    """Return row numbers for a sentence: “row 3”, “rows 1, 2, 3, 4, 5, …”, “a.csv, row 3”."""
+    place = f"{file}, " if file else ""
     shown = ", ".join(f"{row:,}" for row in rows[:ROWS_SHOWN])
     more = ", …" if count > ROWS_SHOWN else ""
-    return f"{'row' if count == 1 else 'rows'} {shown}{more}"
+    return f"{place}{'row' if count == 1 else 'rows'} {shown}{more}"

@@ -12,12 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from safetensors import SafetensorError
 
 from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair
-from orpo_qlora.errors import InputError, OutOfMemory, UnsupportedModel
+from orpo_qlora.errors import InputError, OutOfMemory
 from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.report_card import ReportCard, Scores
@@ -26,8 +24,9 @@ from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.orpo.budget import Budget, settle_memory
+from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine, build_engine
-from orpo_qlora.orpo.objectives.orpo import CHOSEN, REJECTED
+from orpo_qlora.orpo.objectives.base import CHOSEN, REJECTED
 from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.tokens import TokenizedPair
 from orpo_qlora.runs import store
@@ -77,12 +76,14 @@ class EvaluationProgram(JobProgram):
         hardware.use_all_cores()
         adapter = report_card.adapter_sha256(self.run_paths)
         self.report("loading the base model")
-        base = training_setup.load_base(run.config)
+        base = training_setup.load_base(run.trained_config)
         self.notes.append(f"Arithmetic: {base.arithmetic.reason}.")
         if base.arithmetic.device == "cpu":
             interactive.work_behind_answers("an evaluation")
         self.report("loading the adapter")
-        policy = _with_adapter(base, run)
+        policy = loading.attach_saved_adapter(
+            base.model, run.paths.adapter, loading.ADAPTER, f"The adapter of run “{run.title}”"
+        )
         self.report("tokenizing the held-out pairs")
         pairs = store.held_out_pairs(self.run_paths)
         tokenized = training_setup.tokenize(run.config, base.tokenizer, pairs)
@@ -96,11 +97,15 @@ class EvaluationProgram(JobProgram):
         tuned = self._logps(engine, tokenized.pairs, budget, "measuring with the adapter")
         with policy.disable_adapter():
             bare = self._logps(engine, tokenized.pairs, budget, "measuring the base alone")
+        self.report("measuring the drift from the base")
+        drift = budget.spend(
+            lambda tokens: mean_kl(engine, tokenized.pairs, tokens, interactive.wait_for_answer)
+        )
         scores = _scores(pairs, tokenized.pairs, bare, tuned)
         return ReportCard.model_validate(
             {
                 **report_card.summarise(scores),
-                **{"run": run.id, "made_at": started, "adapter_sha256": adapter},
+                **{"kl_base": drift, "run": run.id, "made_at": started, "adapter_sha256": adapter},
                 **{"notes": self.notes, "seconds": time.time() - started, "scores": scores},
             }
         )
@@ -131,16 +136,6 @@ class EvaluationProgram(JobProgram):
         found = budget.spend(measure)
         self.report(phase, done=before + len(found))
         return found
-
-
-def _with_adapter(base: loading.Base, run: Run) -> PeftModel:
-    try:
-        return loading.attach_saved_adapter(base.model, run.paths.adapter, loading.ADAPTER)
-    except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as exc:
-        raise UnsupportedModel(
-            f"The adapter of run “{run.title}” does not fit its base model: {exc}",
-            hint="The adapter or the base was changed after the run; train it again.",
-        ) from exc
 
 
 def _scores(

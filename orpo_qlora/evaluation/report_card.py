@@ -28,6 +28,7 @@ SCHEMA = 1
 FEW_PROMPTS = 30
 """With fewer prompts the card explains why the intervals are wide."""
 
+DRIFT = "Drift from the base, KL in nats a token"
 SPACE = "\N{NO-BREAK SPACE}"
 HOW = (
     "Accuracy: the share of held-out pairs whose chosen response has the higher mean token "
@@ -115,6 +116,9 @@ class ReportCard(BaseModel):
     base: Side
     tuned: Side
     difference: Difference
+    kl_base: float | None = None
+    """KL(tuned ‖ base) in nats, mean over the tokens of the chosen responses; None in a card of an
+    earlier version."""
     notes: tuple[str, ...]
     """How it was measured: arithmetic, layout, pairs left out."""
     seconds: float
@@ -180,6 +184,7 @@ class ReportCard(BaseModel):
     def figures(self) -> list[tuple[str, str, str]]:
         """Return the numbers in text: what, of the base, of the tuned model."""
         short = f"Accuracy where chosen is not longer ({plural(self.pairs_not_longer, 'pair')})"
+        drift = [] if self.kl_base is None else [(DRIFT, "0", f"{self.kl_base:.3g}")]
         return [
             ("Preference accuracy", *self._both(lambda side: in_percent(side.accuracy))),
             (short, *self._both(lambda side: in_percent(side.accuracy_not_longer))),
@@ -190,6 +195,7 @@ class ReportCard(BaseModel):
             ("Mean margin, nats a token", *self._both(lambda side: _in_nats(side.margin))),
             ("Mean log-prob of chosen", *self._both(lambda side: f"{side.chosen_logp:.3f}")),
             ("Mean log-prob of rejected", *self._both(lambda side: f"{side.rejected_logp:.3f}")),
+            *drift,
         ]
 
     def _both(self, show: Callable[[Side], str]) -> tuple[str, str]:

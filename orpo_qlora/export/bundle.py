@@ -150,9 +150,10 @@ def _portable_adapter_config(run: Run, origin: Origin) -> bytes:
     settings = json.loads((run.paths.adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = origin.name
     settings["revision"] = origin.revision or None
-    targets = settings.get("target_modules")
-    if isinstance(targets, list):  # PEFT writes a set, in an order of its own
-        settings["target_modules"] = sorted(targets)
+    for name in ("target_modules", "target_parameters"):
+        targets = settings.get(name)
+        if isinstance(targets, list):  # PEFT writes a set, in an order of its own
+            settings[name] = sorted(targets)
     return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
 
 

@@ -12,18 +12,20 @@ import yaml
 
 from orpo_qlora import __version__
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.summary import DataSummary
+from orpo_qlora.data.summary import DataSummary, Finding
 from orpo_qlora.evaluation.report_card import HOW, ReportCard, read_card
 from orpo_qlora.export.markdown import plain, table
 from orpo_qlora.export.origin import Origin, portable_config
 from orpo_qlora.export.passport import loss_passport
 from orpo_qlora.export.snippet import loading_code
+from orpo_qlora.methods import method_with_strength
 from orpo_qlora.runs import store
 from orpo_qlora.runs.metrics import METRICS
 from orpo_qlora.runs.store import Run
 
 CURVES = (
-    *("loss", "nll_loss", "or_loss", "log_odds_ratio", "logps/chosen", "logps/rejected"),
+    *("loss", "nll_loss", "or_loss", "preference_loss", "log_odds_ratio"),
+    *("logps/chosen", "logps/rejected"),
     *("rewards/margins", "rewards/accuracies"),
 )
 """The metrics that a card lists."""
@@ -42,8 +44,8 @@ def model_card(run: Run, origin: Origin, folder: str, hashes: Mapping[str, str])
         *_front_matter(origin),
         f"# {plain(run.title)}",
         "",
-        f"A LoRA adapter for {plain(origin.sentence)}, tuned to preferences with ORPO "
-        f"(λ = {run.config.lambda_:g}) by orpo-qlora, run `{run.id}`.",
+        f"A LoRA adapter for {plain(origin.sentence)}, tuned to preferences with "
+        f"{method_with_strength(run.config)} by orpo-qlora, run `{run.id}`.",
         *(["", plain(origin.remark)] if origin.remark else []),
         *("", "## Load it", "", "```python"),
         *loading_code(origin, run.config, folder).splitlines(),
@@ -76,7 +78,7 @@ def merged_card(run: Run, origin: Origin, dtype: str, difference: float) -> str:
     """
     about = (
         f"{plain(origin.sentence)} with the adapter of run `{run.id}` merged in, tuned to "
-        f"preferences with ORPO (λ = {run.config.lambda_:g}) by orpo-qlora."
+        f"preferences with {method_with_strength(run.config)} by orpo-qlora."
     )
     weights = "the 4-bit base weights unpacked" if run.config.quantization == "nf4" else "the base"
     lines = [
@@ -139,15 +141,28 @@ def report_figures(card: ReportCard) -> list[str]:
     return [*table(head, card.figures()), "", *(f"- {plain(how)}" for how in HOW)]
 
 
+def _label(finding: Finding) -> str:
+    return f"{finding.file}: {finding.label}" if finding.file else finding.label
+
+
 def _data(report: DataSummary) -> list[str]:
     lines = [f"- {plain(sentence)}" for sentence in report.sentences()]
     if report.findings:
         rows = [
-            (f.id, f.label, f.severity, f"{f.count:,}", f"{f.share:.1%}", "yes" if f.fixed else "")
+            (
+                f.id,
+                _label(f),
+                f.severity,
+                f"{f.count:,}",
+                f"{f.share:.1%}",
+                "yes" if f.fixed else "",
+            )
             for f in report.findings
         ]
         lines += ["", *table(("finding", "what", "severity", "rows", "share", "fixed"), rows)]
-    return [*lines, "", f"SHA-256 of the file {plain(report.source)}: `{report.sha256}`"]
+    if not report.files:
+        return [*lines, "", f"SHA-256 of the file {plain(report.source)}: `{report.sha256}`"]
+    return [*lines, "", *(f"- {plain(what)}: `{value}`" for what, value in report.hashes())]
 
 
 def settings_of(config: TrainConfig) -> list[tuple[str, str]]:

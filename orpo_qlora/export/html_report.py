@@ -45,7 +45,7 @@ def html_report(run: Run) -> str:
         f'<h2>Curves</h2><div class="plots">{_curves(run)}</div>',
         f"<h2>Loss passport</h2>{_table(('What', 'How'), passport)}",
         f"<h2>Data</h2>{_list(run.report.sentences())}"
-        f"{_line(f'SHA-256 of the file: {run.report.sha256}')}",
+        f"{''.join(_line(f'{what}: {value}') for what, value in run.report.hashes())}",
         "<h2>Settings that are not the default</h2>"
         f"{_table(('Setting', 'Value', 'Default'), changed_settings(run))}",
         f"<h2>Notes of the worker</h2>{_list(run.state.notes)}",
@@ -74,7 +74,7 @@ def _curves(run: Run) -> str:
     metrics = store.metrics_of(run.paths)
     drawn = "".join(
         line_charts.draw_chart(
-            plot, plots.curves_of(plot, metrics, run.config.lambda_), run.state.total_steps
+            plot, plots.curves_of(plot, metrics, run.config), run.state.total_steps
         )
         for plot in plots.PLOTS
     )

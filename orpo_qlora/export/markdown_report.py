@@ -32,7 +32,7 @@ def markdown_report(run: Run) -> str:
         *table(("", ""), [(fact.label, fact.value) for fact in loss_passport(run, origin)]),
         *("", "## Data", ""),
         *(f"- {plain(sentence)}" for sentence in run.report.sentences()),
-        f"- SHA-256 of the file: `{run.report.sha256}`",
+        *(f"- {plain(what)}: `{value}`" for what, value in run.report.hashes()),
         *("", "## Settings that are not the default", ""),
         *table(("setting", "value", "default"), changed_settings(run)),
         *("", "## Notes of the worker", ""),

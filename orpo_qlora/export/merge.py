@@ -22,6 +22,7 @@ from orpo_qlora.export.bundle import check_exportable, errors_named
 from orpo_qlora.export.card import merged_card
 from orpo_qlora.export.origin import origin_of
 from orpo_qlora.models import hardware, loading
+from orpo_qlora.models.generation import end_ids
 from orpo_qlora.orpo.tokens import TokenizedPair
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import training_setup
@@ -82,12 +83,15 @@ def _write_merged(run: Run, draft: Path, dtype: str) -> float:
         quantization=config.quantization,
         compute_dtype="float32",
         dequantized=True,
+        chat_template=run.trained_config.chat_template,
     )
     pairs = store.held_out_pairs(run.paths) or store.training_pairs(run.paths)
     compared = training_setup.tokenize(config, base.tokenizer, pairs[:COMPARED_PAIRS]).pairs
     policy = loading.attach_saved_adapter(base.model, run.paths.adapter, loading.ADAPTER).eval()
     expected = _mean_logps(policy.get_base_model(), compared)
+    ends = sorted(end_ids(policy, base.tokenizer))
     merged = policy.merge_and_unload().to(hardware.DTYPES[dtype])
+    merged.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
     merged.save_pretrained(draft)
     base.tokenizer.save_pretrained(draft)
     difference = _difference(draft, base.arithmetic.device, compared, expected)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orpo_qlora import storage
-from orpo_qlora.config import TrainConfig
+from orpo_qlora.config import TrainConfig, methods_of, setting_fields
 from orpo_qlora.data.wording import plural
 from orpo_qlora.export.origin import Origin
+from orpo_qlora.methods import beta_of, method_of
 from orpo_qlora.runs.store import Run
 
 _NLL_ON = {
@@ -46,6 +47,7 @@ def loss_passport(run: Run, origin: Origin) -> list[Fact]:
         Fact("Layout of the pairs", _note(run, "Layout: ") or "not recorded"),
         Fact("Optimizer", _optimizer(run)),
         Fact("Adapter", _adapter(config)),
+        *_experts(run),
         Fact("Base model", origin.sentence),
         Fact("Base weights", _base_weights(config)),
         Fact("Arithmetic", _note(run, "Arithmetic: ") or config.compute_dtype),
@@ -54,16 +56,32 @@ def loss_passport(run: Run, origin: Origin) -> list[Fact]:
 
 
 def _objective(config: TrainConfig) -> list[Fact]:
-    formula = "NLL + λ · mean(−log σ(z)), z = log odds(chosen) − log odds(rejected)"
-    if config.lambda_ == 0:
-        formula = "NLL alone: λ = 0 is plain fine-tuning on the chosen responses"
-    return [
-        Fact("Objective", f"ORPO (arXiv 2403.07691): {formula}"),
-        Fact("λ", f"{config.lambda_:g}"),
-        Fact("NLL on", f"{config.nll_on}: {_NLL_ON[config.nll_on]}"),
-        Fact("NLL mean over", f"{config.nll_reduction}: {_NLL_REDUCTION[config.nll_reduction]}"),
-        Fact("Log-prob of an answer", "mean over its tokens, the end-of-turn token included"),
+    method = method_of(config)
+    facts = [
+        Fact("Objective", f"{method.title} ({method.source}): {method.formula(config)}"),
+        *(Fact(label, value) for label, value in _weights(config).items()),
     ]
+    nll_on = method.needs(config).nll_on
+    if nll_on:
+        reduction = config.nll_reduction
+        facts += [
+            Fact("NLL on", f"{nll_on}: {_NLL_ON[nll_on]}"),
+            Fact("NLL mean over", f"{reduction}: {_NLL_REDUCTION[reduction]}"),
+        ]
+    end = "the end-of-turn token included"
+    return [*facts, Fact("Log-prob of an answer", f"{method.log_prob} over its tokens, {end}")]
+
+
+def _weights(config: TrainConfig) -> dict[str, str]:
+    """Return the numbers in the method's formula, by label."""
+    numbers = {"beta": beta_of(config)}
+    found = {}
+    for name, info in setting_fields().items():
+        if config.method in methods_of(info):
+            value = numbers.get(name, getattr(config, "lambda_" if name == "lambda" else name))
+            if isinstance(value, float):
+                found[str(info.title)] = f"{value:g}"
+    return found
 
 
 def _tokens(run: Run) -> list[Fact]:
@@ -99,6 +117,11 @@ def _adapter(config: TrainConfig) -> str:
     )
 
 
+def _experts(run: Run) -> list[Fact]:
+    note = _note(run, "Experts: ")
+    return [Fact("Experts", note)] if note else []
+
+
 def _base_weights(config: TrainConfig) -> str:
     if config.quantization == "nf4":
         return "4-bit NormalFloat with double quantisation (QLoRA), frozen"
@@ -108,6 +131,13 @@ def _base_weights(config: TrainConfig) -> str:
 def _data(run: Run) -> list[Fact]:
     paths, report = run.paths, run.report
     facts = [Fact("Data file", f"{report.source}, SHA-256 {report.sha256}")]
+    if report.files:
+        facts = [Fact("Data files", f"{report.source}, SHA-256 of all {report.sha256}")]
+        facts += [
+            Fact(f"File {number}", f"{part.sentence()} SHA-256 {part.sha256}")
+            for number, part in enumerate(report.files, start=1)
+        ]
+        facts.append(Fact("Sampling seed", str(report.sample_seed)))
     for label, path in (("Training pairs", paths.train), ("Held-out pairs", paths.held_out)):
         if path.is_file():
             with path.open("rb") as lines:

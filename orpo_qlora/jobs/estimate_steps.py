@@ -27,6 +27,7 @@ from orpo_qlora.jobs.job import JobProgram, run_job
 from orpo_qlora.jobs.measured_steps import Trial, TrialResult, expected_run, try_steps
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.memory import Room, read_shape
+from orpo_qlora.orpo.loss import needs_of
 from orpo_qlora.orpo.packing import Layout, cost_in_tokens
 from orpo_qlora.orpo.tokens import TokenizedPair
 from orpo_qlora.runs import checkpoints
@@ -63,7 +64,7 @@ class EstimateProgram(JobProgram):
         split = split_pairs(dataset.pairs, self.config.held_out, self.config.seed)
         self.report("finding the base model")
         folder = loading.find_weights(self.config.model, self.config.revision)
-        tokenizer = loading.load_tokenizer(folder)
+        tokenizer = loading.load_tokenizer(folder, self.config.chat_template)
         self.report("tokenizing the pairs")
         train = training_setup.tokenize(self.config, tokenizer, split.train).pairs
         held_out = training_setup.tokenize(self.config, tokenizer, split.held_out).pairs
@@ -116,7 +117,7 @@ class EstimateProgram(JobProgram):
 
     def _costs(self, pairs: Sequence[TokenizedPair]) -> list[int]:
         """Return the tokens of each pair, the longest first."""
-        needs = training_setup.needs_of(self.config)
+        needs = needs_of(self.config)
         return sorted((cost_in_tokens(pair, LAYOUT, needs) for pair in pairs), reverse=True)
 
     def _measure(

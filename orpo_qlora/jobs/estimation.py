@@ -19,11 +19,13 @@ from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora import __version__, storage
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.sources import FileSet
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import Busy
 from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState
 from orpo_qlora.jobs.token_counts import TokenizeRequest, request_of
+from orpo_qlora.models import chat_templates
 from orpo_qlora.runs import identity
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
@@ -278,9 +280,14 @@ JOB = EstimateJob()
 paths_of, ask, read_answer, is_requested = JOB.paths, JOB.ask, JOB.read, JOB.is_requested
 
 
-def request_for(path: Path, report: DataSummary, config: TrainConfig) -> EstimateRequest:
-    """Return the request for training on a file that was read, with these settings."""
-    return EstimateRequest(data=request_of(path, report, config), config=config)
+def request_for(data: FileSet | Path, report: DataSummary, config: TrainConfig) -> EstimateRequest:
+    """Return the request for training on files that were read, with these settings.
+
+    Raises:
+        ConfigError: the chat template cannot be used.
+    """
+    config = chat_templates.recorded(config)
+    return EstimateRequest(data=request_of(data, report, config), config=config)
 
 
 def wait_for(

@@ -211,6 +211,16 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
             raise OrpoQloraError(error.message, hint=error.hint, where=error.where)
         return answer
 
+    def cancel(self, key: str) -> None:
+        """End the job of this key if this process started it; results on disk stay."""
+        paths = JobPaths(self.folder() / key)
+        process = _started.pop(paths.folder, None)
+        if process is None or process.poll() is not None:
+            return
+        process.kill()
+        process.wait()
+        paths.state.unlink(missing_ok=True)
+
     def _start(self, paths: JobPaths) -> JobState:
         state = JobState(started_at=time.time())
         storage.write_whole(paths.state, state.model_dump_json())

@@ -20,8 +20,9 @@ from orpo_qlora.orpo.batches import steps_an_epoch, total_steps
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.packing import cost_in_tokens
 from orpo_qlora.orpo.schedule import evaluation_every
+from orpo_qlora.orpo.step import Record
 from orpo_qlora.orpo.tokens import TokenizedPair
-from orpo_qlora.orpo.trainer import OrpoTrainer, Record
+from orpo_qlora.orpo.trainer import OrpoTrainer
 
 MOST_STEPS = 3
 ENOUGH_SECONDS = 3.0

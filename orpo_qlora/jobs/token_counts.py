@@ -18,10 +18,14 @@ from pydantic import BaseModel, ConfigDict
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.pairs import PreferenceData, load_preferences
+from orpo_qlora.data.combine import load_files, pinned, pinned_choices
+from orpo_qlora.data.pairs import PreferenceData
+from orpo_qlora.data.sources import FileSet
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import DataError
 from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState
+from orpo_qlora.models import chat_templates
+from orpo_qlora.models.chat_templates import UNCHANGED, TemplateChanges, TemplateInUse
 from orpo_qlora.orpo.length_policy import PairLengths
 from orpo_qlora.runs.state import ErrorCard
 
@@ -39,8 +43,12 @@ class TokenizeRequest(BaseModel):
     sha256: str
     """Of the file's content; a changed file under the same path is another request."""
     choices: ReadChoices = ReadChoices()
+    files: FileSet | None = None
+    """Several files, or a part of one; None for all of the file at `path`."""
     model: str
     revision: str = ""
+    chat_template: str = "auto"
+    """Value of the setting, a file's text in place of its path."""
     rows: tuple[int, ...] = ()
     """Rows of pairs whose tokens are returned; lengths are counted for all."""
 
@@ -94,6 +102,8 @@ class TokenLengths(BaseModel):
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
     same_start: tuple[int, ...]
+    template: TemplateInUse | None = None
+    changes: TemplateChanges = UNCHANGED
 
     def pairs(self) -> Iterator[PairLengths]:
         """Yield the counts pair by pair."""
@@ -173,35 +183,40 @@ class TokenizeJob(BackgroundJob[TokenizeRequest, Answer]):
 
 
 JOB = TokenizeJob()
-paths_of, ask, read_answer = JOB.paths, JOB.ask, JOB.read
+paths_of, ask, read_answer, cancel = JOB.paths, JOB.ask, JOB.read, JOB.cancel
 
 
 def request_of(
-    path: Path, report: DataSummary, config: TrainConfig, rows: tuple[int, ...] = ()
+    data: FileSet | Path, report: DataSummary, config: TrainConfig, rows: tuple[int, ...] = ()
 ) -> TokenizeRequest:
-    """Return the request for a file that was read, with the model of these settings."""
-    choices = report.choices
-    if report.is_remembered:
-        # The remembered mapping may change before the job reads the file; what was shown counts.
-        choices = choices.model_copy(update={"mapping": report.mapping})
+    """Return the request for files that were read, with the model of these settings.
+
+    Raises:
+        ConfigError: the chat template cannot be used.
+    """
+    data = FileSet.of_file(data) if isinstance(data, Path) else data
+    # What is remembered may change before the job reads the files; what was shown counts.
     return TokenizeRequest(
-        path=str(path),
+        path=data.files[0].path,
         source=report.source,
         sha256=report.sha256,
-        choices=choices,
+        choices=pinned_choices(report),
+        files=None if data.is_one_file else pinned(data, report),
         model=config.model,
         revision=config.revision,
+        chat_template=chat_templates.recorded(config).chat_template,
         rows=rows,
     )
 
 
 def read_dataset(request: TokenizeRequest) -> PreferenceData:
-    """Return the pairs of a file, read as when the request was made.
+    """Return the pairs of the files, read as when the request was made.
 
     Raises:
-        DataError: the file is missing or has changed.
+        DataError: a file is missing or has changed.
     """
-    dataset = load_preferences(Path(request.path), request.source, request.choices)
+    one = FileSet.of_file(Path(request.path), request.source, request.choices)
+    dataset = load_files(request.files or one)
     if dataset.report.sha256 != request.sha256:
         raise DataError(
             f"{request.source} has changed since it was read.", hint="Choose the file again."

@@ -13,6 +13,7 @@ from orpo_qlora.data.summary import ROWS_KEPT, row_list
 from orpo_qlora.data.wording import plural
 from orpo_qlora.jobs.job import JobState
 from orpo_qlora.jobs.token_counts import TokenizeRequest, TokenLengths, wait_for
+from orpo_qlora.models.chat_templates import UNCHANGED, TemplateChanges, TemplateInUse
 from orpo_qlora.orpo.length_policy import OverLength, fit
 
 
@@ -106,6 +107,13 @@ class LengthReport(BaseModel):
     dropped: int
     cut_rows: tuple[int, ...]
     dropped_rows: tuple[int, ...]
+    template: TemplateInUse | None = None
+    changes: TemplateChanges = UNCHANGED
+
+    def template_sentences(self) -> list[str]:
+        """Return which chat template is used, unless the model's own, and what it changes."""
+        used = self.template.sentences(self.model) if self.template else []
+        return [*used, *self.changes.sentences()]
 
     def policy_sentence(self) -> str:
         """Return what `max_length` will do to these pairs, which is what training then does."""
@@ -123,6 +131,7 @@ class LengthReport(BaseModel):
             f"Tokens of the chosen response: {self.chosen.sentence()}.",
             f"Tokens of the rejected response: {self.rejected.sentence()}.",
             self.difference_sentence(),
+            *self.template_sentences(),
         ]
 
     def difference_sentence(self) -> str:
@@ -156,6 +165,8 @@ def report_lengths(
         dropped=fate.dropped,
         cut_rows=fate.cut_rows,
         dropped_rows=fate.dropped_rows,
+        template=lengths.template,
+        changes=lengths.changes,
     )
 
 

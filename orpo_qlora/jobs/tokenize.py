@@ -27,6 +27,8 @@ from orpo_qlora.jobs.token_counts import (
     read_dataset,
 )
 from orpo_qlora.models import loading
+from orpo_qlora.models.chat_templates import UNCHANGED, TemplateInUse
+from orpo_qlora.models.templates import template_in_use
 from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
 
 BATCH_PAIRS = 256
@@ -44,12 +46,15 @@ class TokenizeProgram(JobProgram):
     def __init__(self, paths: TokenizePaths) -> None:
         super().__init__(paths)
         self.paths = paths
+        self._template: TemplateInUse | None = None
 
     def run(self) -> None:
         """Answer the request, again while more rows are requested."""
         request = self._request()
         self.report("loading the tokenizer")
-        tokenizer = loading.load_tokenizer(loading.find_tokenizer(request.model, request.revision))
+        folder = loading.find_tokenizer(request.model, request.revision)
+        tokenizer = loading.load_tokenizer(folder, request.chat_template)
+        self._template = template_in_use(folder, tokenizer, request.chat_template)
         self.report("reading the pairs")
         dataset = read_dataset(request)
         while not self._is_answered(dataset):
@@ -82,9 +87,12 @@ class TokenizeProgram(JobProgram):
     def _count(self, tokenizer: PreTrainedTokenizerBase, dataset: PreferenceData) -> None:
         self.report("counting tokens", total=len(dataset.pairs))
         columns: tuple[list[int], ...] = ([], [], [], [], [])
+        changes = UNCHANGED
         for first in range(0, len(dataset.pairs), BATCH_PAIRS):
             batch = dataset.pairs[first : first + BATCH_PAIRS]
-            for pair in tokenize_pairs(tokenizer, batch, WHOLE, "drop").pairs:
+            tokenized = tokenize_pairs(tokenizer, batch, WHOLE, "drop")
+            changes += tokenized.changes
+            for pair in tokenized.pairs:
                 for column, count in zip(columns, _counts(pair), strict=True):
                     column.append(count)
             if time.monotonic() - self.reported_at > REPORT_SECONDS:
@@ -93,7 +101,13 @@ class TokenizeProgram(JobProgram):
                 self._show_rows(tokenizer, dataset)
         rows, prompt, chosen, rejected, same_start = map(tuple, columns)
         lengths = TokenLengths(
-            rows=rows, prompt=prompt, chosen=chosen, rejected=rejected, same_start=same_start
+            rows=rows,
+            prompt=prompt,
+            chosen=chosen,
+            rejected=rejected,
+            same_start=same_start,
+            template=self._template,
+            changes=changes,
         )
         storage.write_whole(self.paths.lengths, lengths.model_dump_json())
 

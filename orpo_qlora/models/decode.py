@@ -23,6 +23,7 @@ from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from orpo_qlora.models.experts import can_mix_adapters, one_adapter
 from orpo_qlora.models.hardware import free_host_bytes
 from orpo_qlora.models.sampling import BASE
 
@@ -120,7 +121,8 @@ def adapters_by_row(policy: nn.Module, adapters: Sequence[str]) -> Iterator[nn.M
     PEFT offers this per call (`adapter_names=`), which registers and removes one hook per LoRA
     layer and builds index lists in each of them: 30 ms per token on 210 layers. Here the adapters
     are set once per composition of the batch. Where the short path does not cover a layer (DoRA,
-    another dtype), PEFT's own code runs.
+    another dtype), PEFT's own code runs. Adapters that `can_mix_adapters` denies must all be the
+    same.
     """
     if not isinstance(policy, PeftModel):
         yield policy
@@ -129,7 +131,10 @@ def adapters_by_row(policy: nn.Module, adapters: Sequence[str]) -> Iterator[nn.M
     layers = [module for module in policy.modules() if isinstance(module, LoraLayer)]
     names = [name for _, _, name in spans]
     with ExitStack() as stack:
-        if all(_is_plain(layer, names) for layer in layers):
+        if not can_mix_adapters(policy):
+            (adapter,) = set(adapters)
+            stack.enter_context(one_adapter(policy, adapter))
+        elif all(_is_plain(layer, names) for layer in layers):
             for layer in layers:
                 stack.enter_context(_forward_of(layer, _short_forward(layer, spans)))
         else:

@@ -23,6 +23,7 @@ from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import InputError
 from orpo_qlora.models import templates
 from orpo_qlora.models.decode import adapters_by_row, fast_products
+from orpo_qlora.models.experts import can_mix_adapters
 from orpo_qlora.models.prefixes import Opening, Prefixes, cache_of, can_be_kept, prefix_of
 from orpo_qlora.models.sampling import Conversation, Sampling
 
@@ -138,6 +139,9 @@ def stream(
 ) -> Iterator[tuple[Delta, ...]]:
     """Answer the conversations together; each step yields one delta per row still at work.
 
+    Where adapters cannot share a batch (`experts.can_mix_adapters`), the rows of one adapter are
+    answered after those of another.
+
     Token k of every row is drawn with the same random numbers: a row's answer does not depend on
     the other rows, and answers of base and tuned differ only by their logits. The mode (train or
     eval) of the model is restored at the end; gradients are not touched.
@@ -153,28 +157,65 @@ def stream(
     Raises:
         InputError: a conversation does not fit the context, or the chat template refuses it.
     """
-    prompts = [prompt_ids(tokenizer, conversation.turns) for conversation in conversations]
-    room = _room(policy, prompts)
-    ends = end_ids(policy, tokenizer)
-    known = _openings(prefixes, conversations, prompts)
-    batch = _open_batch(policy, tokenizer, conversations, prompts, known)
-    # One generator for all rows: step k of every row uses the k-th draw, whatever the batch.
-    draws = torch.Generator(batch.ids.device).manual_seed(sampling.seed)
-    limit = min(sampling.max_tokens, room)
+    prompts = [prompt_ids(tokenizer, one.turns, one.chat_template) for one in conversations]
+    limit = min(sampling.max_tokens, _room(policy, prompts))
+    ends = [end_ids(policy, tokenizer, one.chat_template) for one in conversations]
     with _evaluating(policy), fast_products(policy):
-        while batch.rows:
-            adapters = [row.conversation.adapter for row in batch.rows]
-            with adapters_by_row(policy, adapters) as model:
-                # The adapters stay in place until a row ends.
-                while len(batch.rows) == len(adapters):
-                    logits = _advance(model, batch, should_stop)
-                    if logits is None:
-                        _drop(policy, batch, range(len(batch.rows)), prefixes)
-                        return
-                    deltas = _take(batch, _draw(logits, draws, sampling), ends, limit)
-                    done = [place for place, delta in enumerate(deltas) if delta.is_done]
-                    _drop(policy, batch, done, prefixes)
-                    yield deltas
+        for group in _groups(policy, conversations):
+            members = [conversations[index] for index in group]
+            read = [prompts[index] for index in group]
+            known = _openings(prefixes, members, read)
+            batch = _open_batch(policy, tokenizer, members, read, known)
+            for row, index in zip(batch.rows, group, strict=True):
+                row.index = index
+            yield from _answer(policy, batch, _Rules(sampling, ends, limit, should_stop), prefixes)
+            if batch.rows:
+                return  # stopped
+
+
+def _groups(policy: Policy, conversations: Sequence[Conversation]) -> list[list[int]]:
+    """Return which rows are answered together: all, or those of each adapter."""
+    if can_mix_adapters(policy):
+        return [list(range(len(conversations)))]
+    groups: dict[str, list[int]] = {}
+    for index, conversation in enumerate(conversations):
+        groups.setdefault(conversation.adapter, []).append(index)
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """How the answers of a batch are drawn and when they end."""
+
+    sampling: Sampling
+    ends: Sequence[frozenset[int]]
+    """End tokens by conversation."""
+    limit: int
+    """Most tokens of an answer."""
+    should_stop: Callable[[], bool]
+
+
+def _answer(
+    policy: Policy, batch: _Batch, rules: _Rules, prefixes: Prefixes | None
+) -> Iterator[tuple[Delta, ...]]:
+    """Answer the rows of a batch; rows are left in it only when stopped."""
+    # One generator for all rows: step k of every row uses the k-th draw, whatever the batch.
+    draws = torch.Generator(batch.ids.device).manual_seed(rules.sampling.seed)
+    while batch.rows:
+        adapters = [row.conversation.adapter for row in batch.rows]
+        with adapters_by_row(policy, adapters) as model:
+            # The adapters stay in place until a row ends.
+            while len(batch.rows) == len(adapters):
+                logits = _advance(model, batch, rules.should_stop)
+                if logits is None:
+                    if prefixes is not None:
+                        _store(policy, batch, range(len(batch.rows)), prefixes)
+                    return
+                chosen = _draw(logits, draws, rules.sampling)
+                deltas = _take(batch, chosen, rules.ends, rules.limit)
+                done = [place for place, delta in enumerate(deltas) if delta.is_done]
+                _drop(policy, batch, done, prefixes)
+                yield deltas
 
 
 def answer_all(
@@ -192,19 +233,23 @@ def answer_all(
     return answers
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message]) -> list[int]:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], template: str | None = None
+) -> list[int]:
     """Return the token ids of a conversation up to the start of the answer.
 
     Raises:
         InputError: the chat template refuses the conversation.
     """
-    text = templates.render(tokenizer, turns, is_open=True)
+    text = templates.render(tokenizer, turns, is_open=True, template=template)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def end_ids(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_ids(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, template: str | None = None
+) -> frozenset[int]:
     """Return the tokens that end an answer: the model's, the tokenizer's and the template's."""
-    ends = {tokenizer.eos_token_id, templates.end_of_answer(tokenizer).token}
+    ends = {tokenizer.eos_token_id, templates.end_of_answer(tokenizer, template).token}
     declared = policy.generation_config.eos_token_id
     ends.update(declared if isinstance(declared, list) else [declared])
     return frozenset(token for token in ends if token is not None)
@@ -309,10 +354,13 @@ def _advance(model: nn.Module, batch: _Batch, should_stop: Callable[[], bool]) -
     return logits
 
 
-def _take(batch: _Batch, chosen: list[int], ends: frozenset[int], limit: int) -> tuple[Delta, ...]:
-    """Append a token to each row, and return the new text."""
+def _take(
+    batch: _Batch, chosen: list[int], ends: Sequence[frozenset[int]], limit: int
+) -> tuple[Delta, ...]:
+    """Append a token to each row, and return the new text; `ends` are by conversation."""
     deltas = tuple(
-        _grow(row, token, ends, limit) for row, token in zip(batch.rows, chosen, strict=True)
+        _grow(row, token, ends[row.index], limit)
+        for row, token in zip(batch.rows, chosen, strict=True)
     )
     batch.ids = torch.tensor(chosen, device=batch.ids.device).unsqueeze(1)
     if batch.mask is not None:
@@ -324,9 +372,14 @@ def _drop(policy: Policy, batch: _Batch, done: Sequence[int], prefixes: Prefixes
     """Drop ended rows; their keys and values may be stored."""
     if not done:
         return
-    if prefixes is not None and batch.fed and can_be_kept(policy.config, batch.cache):
-        batch.store_prefixes(prefixes, done)
+    if prefixes is not None:
+        _store(policy, batch, done, prefixes)
     batch.keep([place for place in range(len(batch.rows)) if place not in done])
+
+
+def _store(policy: Policy, batch: _Batch, rows: Iterable[int], prefixes: Prefixes) -> None:
+    if batch.fed and can_be_kept(policy.config, batch.cache):
+        batch.store_prefixes(prefixes, rows)
 
 
 def _grow(row: _Row, token: int, ends: frozenset[int], limit: int) -> Delta:

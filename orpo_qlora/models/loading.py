@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,17 +29,29 @@ from transformers import (
 )
 
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.errors import ModelNotFound, NoChatTemplate, OutOfMemory, UnsupportedModel
+from orpo_qlora.data.wording import plural
+from orpo_qlora.errors import (
+    InputError,
+    ModelNotFound,
+    OutOfMemory,
+    UnsupportedModel,
+)
 from orpo_qlora.models import convert, demo
 from orpo_qlora.models.catalogue import DEMO, find_model
+from orpo_qlora.models.converted import converted_copy
+from orpo_qlora.models.experts import lora_targets
 from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic, memory_errors
+from orpo_qlora.models.load_errors import DOWNLOAD_AGAIN, loading_errors
+from orpo_qlora.models.templates import use_template
 from orpo_qlora.models.trust import refuse_unsafe_adapter, refuse_unsafe_base
 
 log = logging.getLogger(__name__)
 
 ADAPTER = "default"
+ADAPTER_HINT = "The adapter or its base was changed since; choose another run, or train it again."
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt"]
 MODEL_FILES = ["*.safetensors", *TOKENIZER_FILES]
+PICKLED_FILES = ["pytorch_model*.bin", *TOKENIZER_FILES]
 OTHER_FILES = ["consolidated*"]
 """A second copy of the weights, for other programs (Mistral)."""
 
@@ -60,14 +73,39 @@ def find_weights(model: str, revision: str = "") -> Path:
 
     Raises:
         ModelNotFound: not on this disk, and the hub has no such model or cannot be reached.
-        UnsupportedModel: the folder has no safetensors weights.
+        UnsupportedModel: the folder has no safetensors weights, and they were not converted.
     """
     folder = _find_folder(model, revision, MODEL_FILES)
     _check_config(folder)
+    if any(folder.glob("*.safetensors")):
+        return folder
+    copy = converted_copy(folder)
+    if copy is not None:
+        return copy
+    at = f" --revision {revision}" if revision else ""
+    raise UnsupportedModel(
+        f"{folder} has no safetensors weights; pickled weights are never loaded.",
+        hint=f"Convert them once: orpo-qlora convert-weights {model}{at} — or choose another "
+        "model.",
+    )
+
+
+def find_pickled(model: str, revision: str = "") -> Path:
+    """Return the local folder of a base model with pickled weights, downloaded if necessary.
+
+    Raises:
+        ModelNotFound: as for `find_weights`.
+        UnsupportedModel: the model needs code of its own.
+        InputError: it has safetensors weights.
+    """
+    folder = _find_folder(model, revision, MODEL_FILES)
     if not any(folder.glob("*.safetensors")):
-        raise UnsupportedModel(
-            f"{folder} has no safetensors weights; pickled weights are never loaded.",
-            hint="Convert the model to safetensors, or choose another.",
+        folder = _find_folder(model, revision, PICKLED_FILES)
+    _check_config(folder)
+    if any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{folder.name} has safetensors weights, so there is nothing to convert.",
+            hint=f"Train with it: --model {model}",
         )
     return folder
 
@@ -138,18 +176,16 @@ def _check_config(folder: Path) -> None:
     refuse_unsafe_base(folder)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model folder.
+def load_tokenizer(folder: Path, chat_template: str = "auto") -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model folder with the chat template that a setting asks for.
 
     Raises:
-        NoChatTemplate: plain prompts cannot be turned into conversations.
+        ConfigError: a template file cannot be used.
+        NoChatTemplate: the tokenizer has no token that could end a turn.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer.chat_template is None:
-        raise NoChatTemplate(
-            f"{folder.name} has no chat template.",
-            hint="Choose an instruct (chat) model; base models do not know turns.",
-        )
+    with loading_errors(f"The tokenizer of {folder.name} cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    use_template(tokenizer, chat_template, folder.name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -162,6 +198,7 @@ def load_base(
     quantization: Literal["nf4", "none"] = "nf4",
     compute_dtype: str = "auto",
     dequantized: bool = False,
+    chat_template: str = "auto",
 ) -> Base:
     """Return a frozen base model and its tokenizer.
 
@@ -172,6 +209,7 @@ def load_base(
         compute_dtype: a number type's name, or `auto` for the best one of this hardware.
         dequantized: hold the 4-bit weights unpacked: same numbers, more memory, faster tokens on
             a CPU.
+        chat_template: value of the setting.
 
     Raises:
         ModelError: see `find_weights` and `load_tokenizer`.
@@ -179,7 +217,7 @@ def load_base(
     """
     arithmetic = choose_arithmetic(compute_dtype)
     folder = find_weights(model, revision)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, chat_template)
     quantized = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -190,25 +228,34 @@ def load_base(
         f"{folder.name} does not fit into the memory of this {arithmetic.device}.",
         hint="Choose a smaller model, or 4-bit base weights.",
     )
-    try:
-        with memory_errors(lambda: too_large):
-            loaded = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=arithmetic.dtype,
-                quantization_config=quantized if quantization == "nf4" else None,
-                device_map={"": arithmetic.device},
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-    except (ValueError, KeyError) as exc:
-        raise UnsupportedModel(
-            f"{folder.name} cannot be loaded: {exc}", hint="Choose another model."
-        ) from exc
+    with loading_errors(f"{folder.name} cannot be loaded"), memory_errors(lambda: too_large):
+        loaded, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=arithmetic.dtype,
+            quantization_config=quantized if quantization == "nf4" else None,
+            device_map={"": arithmetic.device},
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    _refuse_incomplete(folder, found["missing_keys"])
     loaded.requires_grad_(False)
     if dequantized and quantization == "nf4":
         loaded = loaded.dequantize(arithmetic.dtype)
     _keep_trainable(loaded)
     return Base(loaded, tokenizer, arithmetic, folder)
+
+
+def _refuse_incomplete(folder: Path, missing: Collection[str]) -> None:
+    """Refuse a base of which some weights are in no file; transformers makes them up at random."""
+    if missing:
+        first = sorted(missing)[0]
+        others = f" and {plural(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
+        log.info("weights that are in no file of %s: %s", folder, ", ".join(sorted(missing)))
+        raise UnsupportedModel(
+            f"{folder.name} is incomplete: none of its files has the weights {first}{others}.",
+            hint=DOWNLOAD_AGAIN,
+        )
 
 
 def _keep_trainable(model: nn.Module) -> None:
@@ -226,28 +273,35 @@ def attach_new_adapter(base: Base, config: TrainConfig) -> PeftModel:
     """Return the policy: the base with a fresh LoRA adapter, only the adapter trainable.
 
     Raises:
-        UnsupportedModel: the model has none of the configured target modules.
+        UnsupportedModel: the model has none of the configured target modules, or they are experts
+            and the settings ask for dropout.
     """
-    targets: str | list[str] = config.lora_targets
-    if targets != "all-linear":
-        targets = [name.strip() for name in config.lora_targets.split(",") if name.strip()]
+    targets = lora_targets(base.model, config.lora_targets)
+    if targets.parameters and config.lora_dropout:
+        raise UnsupportedModel(
+            f"LoRA dropout cannot be applied to the experts of {base.folder.name}.",
+            hint="Set LoRA dropout to 0, or name the attention layers as LoRA targets "
+            "(q_proj,k_proj,v_proj,o_proj).",
+        )
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=targets,
+        target_modules=_peft_names(targets.modules),
+        target_parameters=list(targets.parameters) or None,
         bias="none",
         task_type="CAUSAL_LM",
     )
-    try:
+    with loading_errors(
+        f"LoRA cannot be put on {base.folder.name}", "Set the LoRA targets to all-linear."
+    ):
         policy = get_peft_model(base.model, lora)
-    except ValueError as exc:
-        raise UnsupportedModel(
-            f"LoRA cannot be put on {base.folder.name}: {exc}",
-            hint="Set the LoRA targets to all-linear.",
-        ) from exc
     _keep_adapter_exact(policy)
     return policy
+
+
+def _peft_names(modules: tuple[str, ...] | str) -> list[str] | str:
+    return modules if isinstance(modules, str) else list(modules)
 
 
 def recompute_activations(model: PreTrainedModel) -> None:
@@ -267,12 +321,20 @@ def _keep_adapter_exact(policy: PeftModel) -> None:
             parameter.data = parameter.data.float()
 
 
-def attach_saved_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str) -> PeftModel:
+def attach_saved_adapter(
+    model: PreTrainedModel | PeftModel, folder: Path, name: str, title: str = ""
+) -> PeftModel:
     """Return the model with a saved adapter added under a name, frozen.
+
+    Args:
+        model: a base, or a base with other adapters.
+        folder: of the adapter.
+        name: under which PEFT knows it.
+        title: what errors call it; its folder without one.
 
     Raises:
         ModelNotFound: the folder holds no safetensors adapter.
-        UnsupportedModel: it is not a plain LoRA adapter.
+        UnsupportedModel: it is not a plain LoRA adapter, or does not fit the model.
     """
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelNotFound(
@@ -281,7 +343,8 @@ def attach_saved_adapter(model: PreTrainedModel | PeftModel, folder: Path, name:
         )
     refuse_unsafe_adapter(folder)
     options: dict[str, Any] = {"is_trainable": False, "use_safetensors": True}
-    if isinstance(model, PeftModel):
-        model.load_adapter(str(folder), adapter_name=name, **options)
-        return model
-    return PeftModel.from_pretrained(model, str(folder), adapter_name=name, **options)
+    with loading_errors(f"{title or folder} does not fit its base model", ADAPTER_HINT):
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), adapter_name=name, **options)
+            return model
+        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, **options)

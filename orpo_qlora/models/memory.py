@@ -38,18 +38,28 @@ class Shape:
     is_gated: bool
     is_tied: bool
     experts: int = 1
+    experts_a_token: int = 1
 
     @property
     def linear_weights(self) -> int:
-        """Weights of all linear layers in the blocks."""
+        """Weights of all linear layers in the blocks, experts aside."""
         attention = self.hidden * (2 * self.query_width + 2 * self.key_width)
-        feed_forward = (3 if self.is_gated else 2) * self.hidden * self.intermediate * self.experts
+        feed_forward = self._feed_forward if self.experts == 1 else 0
         return self.layers * (attention + feed_forward)
 
     @property
+    def expert_weights(self) -> int:
+        """Weights of all experts of all blocks, which bitsandbytes does not quantise."""
+        return self.layers * self.experts * self._feed_forward if self.experts > 1 else 0
+
+    @property
+    def _feed_forward(self) -> int:
+        return (3 if self.is_gated else 2) * self.hidden * self.intermediate
+
+    @property
     def other_weights(self) -> int:
-        """Weights that are never quantised: embedding and output layer."""
-        return self.hidden * self.vocabulary * (1 if self.is_tied else 2)
+        """Weights that are never quantised: embedding, output layer and experts."""
+        return self.hidden * self.vocabulary * (1 if self.is_tied else 2) + self.expert_weights
 
     def adapter_weights(self, rank: int) -> int:
         """Weights of a LoRA adapter on all linear layers."""
@@ -86,7 +96,8 @@ def shape_of(config: Mapping[str, object]) -> Shape:
         vocabulary=_number(config, "vocab_size"),
         is_gated=_is_gated(config),
         is_tied=bool(config.get("tie_word_embeddings", False)),
-        experts=_number(config, "num_local_experts", "num_experts", default=1),
+        experts=_number(config, "num_local_experts", "num_experts", "n_routed_experts", default=1),
+        experts_a_token=_number(config, "num_experts_per_tok", "top_k_experts", default=1),
     )
 
 
@@ -115,7 +126,8 @@ class Footprint:
     per_token: int
     """Kept for the backward pass, a token of a forward."""
     fixed: int
-    """Independent of the tokens: the head's tile, a block being recomputed."""
+    """Independent of the tokens: the head's tile, a block being recomputed, experts with their
+    adapter added."""
     unpacked: int
     """All 4-bit weights unpacked; counted only where they are kept."""
 
@@ -149,8 +161,11 @@ def footprint(
     block = _kept_in_a_block(shape, rank) * number_bytes
     # The final hidden state and the gradient vector that the head forms of it.
     ends = 4 * shape.hidden * number_bytes
-    per_token, fixed = shape.layers * block + ends, HEAD_TILE_BYTES
+    # PEFT adds the adapter to a copy of a layer's experts, which the backward pass needs.
+    adapted = shape.expert_weights * number_bytes
+    per_token, fixed = shape.layers * block + ends, HEAD_TILE_BYTES + adapted
     if recomputes:
+        fixed = HEAD_TILE_BYTES + adapted // shape.layers
         per_token = shape.layers * shape.hidden * number_bytes + RECOMPUTED_BLOCKS * block + ends
     linear_bytes = NF4_BYTES if is_quantized else number_bytes
     return Footprint(
@@ -171,7 +186,7 @@ def _kept_in_a_block(shape: Shape, rank: int) -> int:
     norms = 4 * shape.hidden  # input and output of both
     attention = 3 * shape.query_width + int(2 * SHARED_KEYS * shape.key_width)
     # Gated: gate and up; else the input and output of the activation.
-    feed_forward = 2 * shape.intermediate
+    feed_forward = 2 * shape.intermediate * shape.experts_a_token
     adapter = rank * (7 if shape.is_gated else 6)
     return norms + attention + feed_forward + adapter
 

@@ -17,6 +17,8 @@ class Conversation:
 
     turns: tuple[Message, ...]
     adapter: str = BASE
+    chat_template: str | None = None
+    """Text of the chat template; without one the tokenizer's own is used."""
 
 
 @dataclass(frozen=True)

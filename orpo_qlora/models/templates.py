@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from orpo_qlora.config import CHAT_TEMPLATES, is_template_text
 from orpo_qlora.data.messages import Message
-from orpo_qlora.errors import InputError
+from orpo_qlora.errors import InputError, NoChatTemplate
+from orpo_qlora.models import chat_templates, tokenizer_files
+from orpo_qlora.models.chat_templates import (
+    IM_END,
+    PROPOSED,
+    UNCHANGED,
+    TemplateChanges,
+    TemplateInUse,
+    Words,
+    built_in,
+)
 
 _MARK = "ANSWERGOESHERE"
+_SYSTEM = "SYSTEMGOESHERE"
+_FIRST, _SECOND = "FIRSTGOESHERE", "SECONDGOESHERE"
+JOINT = "\n\n"
+"""Between texts of one role that are joined, and after a system message in a user turn."""
+
+_limits: dict[str, TemplateLimits] = {}
+"""What each template refuses, by its text."""
 
 
 @dataclass(frozen=True)
@@ -32,44 +52,208 @@ class AnswerEnd:
         return self.end_ids[-1]
 
 
+@dataclass(frozen=True)
+class TemplateLimits:
+    """Which conversations a template refuses, and how they are changed to be rendered."""
+
+    takes_system: bool = True
+    takes_repeats: bool = True
+    """Whether consecutive turns may have one role."""
+
+    def fit(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Return the conversation as the template takes it."""
+        if not self.takes_system:
+            messages = _system_in_user_turn(messages)
+        return messages if self.takes_repeats else _joined(messages)
+
+    def changes(self, messages: Sequence[Message]) -> TemplateChanges:
+        """Return what `fit` changes in one conversation."""
+        is_moved = not self.takes_system and any(m.role == "system" for m in messages)
+        turns = _system_in_user_turn(messages) if is_moved else messages
+        is_joined = not self.takes_repeats and any(a.role == b.role for a, b in pairwise(turns))
+        return TemplateChanges(system_moved=int(is_moved), turns_joined=int(is_joined))
+
+
+def use_template(tokenizer: PreTrainedTokenizerBase, chat_template: str, name: str) -> None:
+    """Give a tokenizer the chat template that a setting asks for; its vocabulary stays.
+
+    Args:
+        tokenizer: with or without a template of its own.
+        chat_template: value of the setting: a name, a path or a template's text.
+        name: of the model, for an error.
+
+    Raises:
+        ConfigError: a template file cannot be used.
+        NoChatTemplate: nothing in the vocabulary can end a turn.
+    """
+    own = tokenizer.chat_template
+    if isinstance(own, dict):  # one for tools, one for documents
+        own = own.get("default") or next(iter(own.values()), None)
+    tokenizer.chat_template = own
+    tokenizer.chat_template = template_text(tokenizer, chat_template)
+    if tokenizer.eos_token_id is None and not _has_end(tokenizer):
+        raise NoChatTemplate(
+            f"The tokenizer of {name} has no end-of-sequence token, so no turn can end.",
+            hint="Choose another model, or set its eos_token in tokenizer_config.json.",
+        )
+
+
+def _has_end(tokenizer: PreTrainedTokenizerBase) -> bool:
+    try:
+        return _end_in(tokenizer, None) is not None
+    except InputError:  # a built-in template without the end-of-sequence token it needs
+        return False
+
+
+def template_text(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> str:
+    """Return the text of a template for a tokenizer that has its own one, if there is one."""
+    if is_template_text(chat_template):
+        return chat_template
+    if chat_template not in CHAT_TEMPLATES:
+        return chat_templates.text_of(chat_template)
+    if chat_template == "auto" and tokenizer.chat_template is not None:
+        return str(tokenizer.chat_template)
+    name = PROPOSED if chat_template == "auto" else chat_template
+    return built_in(name, _words(tokenizer))
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> Words:
+    ids = tokenizer("a")["input_ids"]
+    adds_bos = tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    return Words(adds_bos, IM_END in added)
+
+
+def template_in_use(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, chat_template: str
+) -> TemplateInUse:
+    """Return which template the tokenizer of a folder got, with its end-of-turn token."""
+    found = tokenizer_files.template_in_use(folder, chat_template)
+    token = tokenizer.convert_ids_to_tokens(end_of_answer(tokenizer).token)
+    return found.model_copy(update={"end": token})
+
+
 def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, is_open: bool
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    is_open: bool,
+    template: str | None = None,
 ) -> str:
-    """Return a conversation as text.
+    """Return a conversation as text, changed as far as the template demands it.
 
     Args:
         tokenizer: with a chat template.
         messages: the conversation.
         is_open: append the generation prompt, after which an answer begins.
+        template: used in place of the tokenizer's own.
 
     Raises:
-        InputError: the template refuses the conversation, for example its system message.
+        InputError: the template refuses the conversation.
     """
+    fitted = limits_of(tokenizer, template).fit(messages)
     try:
-        return tokenizer.apply_chat_template(
-            [asdict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=is_open,
-            enable_thinking=False,
-        )
+        return _rendered(tokenizer, fitted, template, is_open=is_open)
     except TemplateError as exc:
         raise InputError(
             f"The model's chat template refuses the conversation: {exc}.",
-            hint="Remove the system message, and alternate user and assistant messages.",
+            hint="Begin it with a user message, alternate user and assistant messages, or choose "
+            "another chat template.",
         ) from exc
 
 
-def end_of_answer(tokenizer: PreTrainedTokenizerBase) -> AnswerEnd:
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    template: str | None,
+    *,
+    is_open: bool,
+) -> str:
+    return tokenizer.apply_chat_template(
+        [asdict(message) for message in messages],
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=is_open,
+        enable_thinking=False,
+    )
+
+
+def limits_of(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> TemplateLimits:
+    """Return what a template refuses, found by trying it."""
+    text = template or str(tokenizer.chat_template)
+    if text not in _limits:
+        _limits[text] = _tried(tokenizer, template)
+    return _limits[text]
+
+
+def _tried(tokenizer: PreTrainedTokenizerBase, template: str | None) -> TemplateLimits:
+    def takes(*messages: Message) -> bool:
+        try:
+            text = _rendered(tokenizer, messages, template, is_open=True)
+        except TemplateError:
+            return False
+        return all(message.content in text for message in messages)
+
+    question = Message("user", _FIRST)
+    if not takes(question):
+        return TemplateLimits()
+    repeated = [
+        *(question, Message("assistant", _MARK), Message("assistant", _SYSTEM)),
+        *(Message("user", _SECOND), Message("user", _FIRST)),
+    ]
+    return TemplateLimits(takes(Message("system", _SYSTEM), question), takes(*repeated))
+
+
+def changes_of(
+    tokenizer: PreTrainedTokenizerBase, conversations: Iterable[Sequence[Message]]
+) -> TemplateChanges:
+    """Return in how many conversations `render` changes the turns."""
+    limits, changes = limits_of(tokenizer), UNCHANGED
+    if limits == TemplateLimits():
+        return changes
+    for messages in conversations:
+        changes += limits.changes(messages)
+    return changes
+
+
+def _system_in_user_turn(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the conversation with its system text in front of the first user turn."""
+    system = JOINT.join(m.content for m in messages if m.role == "system" and m.content)
+    turns = [message for message in messages if message.role != "system"]
+    first = next((at for at, turn in enumerate(turns) if turn.role == "user"), None)
+    if system and first is not None:
+        turns[first] = replace(turns[first], content=f"{system}{JOINT}{turns[first].content}")
+    return turns
+
+
+def _joined(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the conversation with consecutive turns of one role joined by a blank line."""
+    turns: list[Message] = []
+    for message in messages:
+        if turns and turns[-1].role == message.role:
+            text = f"{turns[-1].content}{JOINT}{message.content}"
+            turns[-1] = replace(message, content=text)
+        else:
+            turns.append(message)
+    return turns
+
+
+def end_of_answer(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> AnswerEnd:
     """Return how the template ends an answer: the first special token after it, and what follows.
 
     Raises:
         InputError: the template refuses a plain question and answer.
     """
+    found = _end_in(tokenizer, template)
+    return found or AnswerEnd("", (tokenizer.eos_token_id,), 0)
+
+
+def _end_in(tokenizer: PreTrainedTokenizerBase, template: str | None) -> AnswerEnd | None:
     messages = [Message("user", "hi"), Message("assistant", _MARK)]
-    tail = render(tokenizer, messages, is_open=False).rpartition(_MARK)[2]
+    tail = render(tokenizer, messages, is_open=False, template=template).rpartition(_MARK)[2]
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     for index, token in enumerate(ids):
         if token in special:
             return AnswerEnd(tail, tuple(ids[: index + 1]), len(ids) - index - 1)
-    return AnswerEnd("", (tokenizer.eos_token_id,), 0)
+    return None

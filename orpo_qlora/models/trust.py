@@ -15,6 +15,7 @@ from orpo_qlora.errors import UnsupportedModel
 
 SETTINGS = ("config.json", "tokenizer_config.json", "processor_config.json")
 ADAPTER_SETTINGS = "adapter_config.json"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
 OWN_PACKAGES = {"transformers", "peft"}
 
 
@@ -51,6 +52,26 @@ def refuse_unsafe_base(folder: Path) -> None:
                     f"{index.name} names {file!r}, which is no safetensors file of its folder.",
                     hint="Download the model again, or choose another.",
                 )
+
+
+def pickled_shards(folder: Path) -> list[Path]:
+    """Return the pickled weight files of a base model in order; empty without any.
+
+    Raises:
+        UnsupportedModel: the index names a file elsewhere, or one that is missing.
+    """
+    index = _read(folder / PICKLED_INDEX).get("weight_map")
+    if not isinstance(index, dict):
+        return sorted(folder.glob("pytorch_model.bin"))
+    shards = [folder / str(name) for name in sorted(set(map(str, index.values())))]
+    for shard in shards:
+        is_own = shard.parent == folder and shard.suffix == ".bin"
+        if not is_own or not shard.is_file():
+            raise UnsupportedModel(
+                f"{PICKLED_INDEX} names {shard.name!r}, which is no weight file of its folder.",
+                hint="Download the model again, or choose another.",
+            )
+    return shards
 
 
 def refuse_unsafe_adapter(folder: Path) -> None:

@@ -21,7 +21,7 @@ from orpo_qlora.orpo.kernels.lora_linear import (
 )
 from orpo_qlora.orpo.kernels.rms_norm import fuse_rms_norms, restore_rms_norms
 from orpo_qlora.orpo.logps import Head, frozen_head, token_logps, token_logps_of_trained_head
-from orpo_qlora.orpo.objectives.orpo import PairSums
+from orpo_qlora.orpo.objectives.base import PairSums
 from orpo_qlora.orpo.packing import (
     LAYOUTS,
     Layout,
@@ -86,7 +86,17 @@ class Engine:
                 output = self.policy.get_base_model().get_output_embeddings()
                 logps = token_logps_of_trained_head(hidden, batch.targets, output)
         sums = logps.new_zeros(batch.counts.numel()).index_add(0, batch.slots, logps)
-        return PairSums(sums.view_as(batch.counts), batch.counts), batch.tokens
+        sums = sums.view_as(batch.counts)
+        return PairSums(sums, batch.counts, self.needs.rejected), batch.tokens
+
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
+        """Return the final hidden state of each of N wanted log-probs, shape (N, H)."""
+        with _autocast(self.policy):
+            return self._hidden(batch).flatten(0, 1)[batch.sources]
+
+    def forwards(self, pairs: Sequence[TokenizedPair]) -> int:
+        """Return how many sequences, prompt with one response, `measure` computes for pairs."""
+        return len(pairs) * (2 if self.needs.rejected else 1)
 
     def _hidden(self, batch: PackedBatch) -> Tensor:
         inputs: dict[str, object] = {

@@ -102,6 +102,13 @@ def _logits(hidden: Tensor, head: Head, buffer: Tensor) -> tuple[Tensor, Tensor 
     return logits.mul_(head.softcap), capped
 
 
+def logits_of(hidden: Tensor, head: Head) -> Tensor:
+    """Return the logits of a few hidden states, shape (N, V), float32 or wider; no gradient."""
+    wide = _wide(hidden.dtype)
+    buffer = torch.empty(len(hidden), head.weight.shape[0], dtype=wide, device=hidden.device)
+    return _logits(hidden.to(head.weight.dtype), head, buffer)[0]
+
+
 def token_logps(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     """Return log p(target) for each hidden state, in nats, float32 or wider.
 

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from orpo_qlora.orpo.objectives.orpo import CHOSEN, PROMPT, REJECTED
+from orpo_qlora.orpo.objectives.base import CHOSEN, PROMPT, REJECTED
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 Layout = Literal["shared", "packed", "padded"]

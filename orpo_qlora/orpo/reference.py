@@ -20,10 +20,10 @@ from transformers import PreTrainedTokenizerBase
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from orpo_qlora.orpo.engine import Engine, build_engine, restore_modules
-from orpo_qlora.orpo.objectives.orpo import Weights
+from orpo_qlora.orpo.loss import Loss
 from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.step import Record, accumulate_step
 from orpo_qlora.orpo.tokens import TokenizedPair
-from orpo_qlora.orpo.trainer import Record, accumulate_step
 
 IGNORED = -100
 """Label of a token whose log-prob TRL leaves out of the answer's."""
@@ -158,12 +158,12 @@ def trl_step(
 
 
 def engine_step(
-    engine: Engine, pairs: Sequence[TokenizedPair], weights: Weights, tokens_per_forward: int
+    engine: Engine, pairs: Sequence[TokenizedPair], loss: Loss, tokens_per_forward: int
 ) -> Step:
     """Return one step of the engine, accumulated as a training does, dropout off."""
     engine.policy.eval()
     engine.policy.zero_grad()
-    metrics = accumulate_step(engine, pairs, weights, tokens_per_forward, Tensor.backward)
+    metrics = accumulate_step(engine, pairs, loss, tokens_per_forward, Tensor.backward)
     return Step(metrics, take_gradients(engine.policy))
 
 

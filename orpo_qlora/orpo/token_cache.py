@@ -16,7 +16,7 @@ import json
 import logging
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,11 @@ from transformers import PreTrainedTokenizerBase
 from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.orpo.length_policy import OverLength
-from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair, fit_lengths, to_tokens
+from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair, changes_of, fit_lengths, to_tokens
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Increased whenever `tokens.to_tokens` changes the ids of the same pairs."""
 KEPT_FILES = 16
 DRAFT = ".draft.npz"
@@ -56,7 +56,8 @@ def tokenize_once(
         _write(path, whole)
     else:
         log.info("token ids of %d pairs taken from %s", len(whole), path.name)
-    return fit_lengths(whole, max_length, over_length)
+    fitted = fit_lengths(whole, max_length, over_length)
+    return replace(fitted, changes=changes_of(tokenizer, pairs))
 
 
 def _key(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]) -> str:

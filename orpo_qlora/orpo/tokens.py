@@ -12,6 +12,7 @@ from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import DataError, InputError
 from orpo_qlora.models import templates
+from orpo_qlora.models.chat_templates import UNCHANGED, TemplateChanges
 from orpo_qlora.models.templates import AnswerEnd
 from orpo_qlora.orpo.length_policy import Kept, OverLength, PairLengths, fit
 
@@ -21,8 +22,8 @@ class TokenizedPair:
     """One pair as the model sees it.
 
     `prompt` is everything up to and including the generation prompt of the template; `chosen` and
-    `rejected` end with the end-of-turn token unless they were cut. The prompt is tokenised once
-    and apart from the answers, exactly as in a chat, so both answers share it by construction.
+    `rejected` end with the end-of-turn token unless they were cut. The prompt has the ids that a
+    chat gives it, so both answers share it by construction.
     """
 
     prompt: tuple[int, ...]
@@ -50,6 +51,8 @@ class Tokenized:
     pairs: tuple[TokenizedPair, ...]
     dropped_rows: tuple[int, ...] = ()
     cut_rows: tuple[int, ...] = ()
+    changes: TemplateChanges = UNCHANGED
+    """Of all pairs, those included that were dropped."""
 
     def sentence(self, max_length: int) -> str:
         """Return a sentence on what the length policy changed; empty if nothing."""
@@ -114,7 +117,17 @@ def tokenize_pairs(
     Raises:
         DataError: no pair fits.
     """
-    return fit_lengths(to_tokens(tokenizer, pairs), max_length, over_length)
+    changes = changes_of(tokenizer, pairs)
+    return replace(
+        fit_lengths(to_tokens(tokenizer, pairs), max_length, over_length), changes=changes
+    )
+
+
+def changes_of(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]
+) -> TemplateChanges:
+    """Return in how many pairs the chat template changes the turns before the answer."""
+    return templates.changes_of(tokenizer, (pair.conversation for pair in pairs))
 
 
 def to_tokens(
@@ -132,10 +145,33 @@ def to_tokens(
             _answer_text(tokenizer, head, pair.conversation, answer, turn)
             for head, pair, answer in zip(opened, pairs, answers, strict=True)
         ]
-        sides.append([_closed(ids, turn) for ids in _encode(tokenizer, texts)])
+        sides.append(
+            [_closed(ids, turn) for ids in _encode_after(tokenizer, opened, prompts, texts)]
+        )
     return [
         TokenizedPair(tuple(prompt), tuple(chosen), tuple(rejected), pair.row)
         for prompt, chosen, rejected, pair in zip(prompts, *sides, pairs, strict=True)
+    ]
+
+
+def _encode_after(
+    tokenizer: PreTrainedTokenizerBase,
+    opened: list[str],
+    prompts: list[list[int]],
+    answers: list[str],
+) -> list[list[int]]:
+    """Return the ids of answers as they read after their prompts.
+
+    A SentencePiece tokenizer would begin a text of its own with a space. Where the last token of
+    the prompt would grow into the answer, the answer is tokenised alone.
+    """
+    whole = _encode(tokenizer, [a + b for a, b in zip(opened, answers, strict=True)])
+    alone = [ids[: len(prompt)] != prompt for ids, prompt in zip(whole, prompts, strict=True)]
+    apart = [text for text, is_alone in zip(answers, alone, strict=True) if is_alone]
+    others = iter(_encode(tokenizer, apart) if apart else ())
+    return [
+        next(others) if is_alone else ids[len(prompt) :]
+        for ids, prompt, is_alone in zip(whole, prompts, alone, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""OrpoTrainer: the objective and the engine inside transformers.Trainer's loop. Floor 2.
+"""OrpoTrainer: a loss and the engine inside transformers.Trainer's loop. Floor 2.
 
 An optimizer step is one batch of `pairs_per_step` pairs. The token budget decides how it is cut
 into micro-steps, which changes neither its loss nor its gradient.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -28,14 +27,15 @@ from transformers import (
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import NonFiniteLoss
-from orpo_qlora.models.hardware import peak_memory_bytes
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.batches import steps_an_epoch, total_steps, training_batches
 from orpo_qlora.orpo.budget import Budget, settle_memory
+from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine
-from orpo_qlora.orpo.objectives.orpo import OrpoTerms, StepTotals, Weights, orpo_terms
+from orpo_qlora.orpo.loss import loss_for
 from orpo_qlora.orpo.resume import preserved_random_state
 from orpo_qlora.orpo.schedule import evaluation_every
+from orpo_qlora.orpo.step import Record, accumulate_step, measure_pairs
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 OPTIMIZERS = {
@@ -49,8 +49,6 @@ SCHEDULERS = {
     "constant": "constant_with_warmup",
     "inverse_sqrt": "inverse_sqrt",
 }
-
-Record = dict[str, float]
 
 
 class RunCallback(Protocol):
@@ -79,67 +77,11 @@ class RunCallback(Protocol):
         """Called when a checkpoint is due; `write` puts the state after `step` into a folder."""
 
 
-class _StepStats:
-    """Accumulates the terms of the micro-steps of one step or of one evaluation."""
-
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
-        self._shares: list[Tensor] = []
-        self._chosen: list[Tensor] = []
-        self._rejected: list[Tensor] = []
-        self._ratios: list[Tensor] = []
-        self.tokens = 0
-        self._started = time.perf_counter()
-
-    def add(self, terms: OrpoTerms, tokens: int) -> None:
-        """Add one micro-step."""
-        self._shares.append(torch.stack([terms.loss.detach(), terms.nll_loss, terms.or_loss]))
-        self._chosen.append(terms.chosen_logps)
-        self._rejected.append(terms.rejected_logps)
-        self._ratios.append(terms.log_odds_ratio)
-        self.tokens += tokens
-
-    def record(self) -> Record:
-        """Return the metrics, with a single transfer from the device."""
-        chosen, rejected = torch.cat(self._chosen), torch.cat(self._rejected)
-        means = torch.stack(
-            [
-                *torch.stack(self._shares).sum(0),
-                torch.cat(self._ratios).mean(),
-                chosen.mean(),
-                rejected.mean(),
-                (chosen > rejected).to(chosen.dtype).mean(),
-            ]
-        )
-        loss, nll_loss, or_loss, ratio, chosen_logp, rejected_logp, accuracy = means.tolist()
-        lambda_ = self._weights.lambda_
-        record = {
-            "loss": loss,
-            "nll_loss": nll_loss,
-            "logps/chosen": chosen_logp,
-            "rewards/chosen": lambda_ * chosen_logp,
-        }
-        if not math.isnan(rejected_logp):  # NaN: rejected responses were not computed (λ = 0)
-            record |= {
-                "or_loss": or_loss,
-                "log_odds_ratio": ratio,
-                "logps/rejected": rejected_logp,
-                "rewards/rejected": lambda_ * rejected_logp,
-                "rewards/margins": lambda_ * (chosen_logp - rejected_logp),
-                "rewards/accuracies": accuracy,
-            }
-        return record | {
-            "pairs": len(chosen),
-            "tokens": self.tokens,
-            "seconds": time.perf_counter() - self._started,
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
-
-
 class OrpoTrainer(Trainer):
     """Trains a policy's adapter with ORPO; reports every step to a RunCallback.
 
-    Evaluates every `eval_every` steps and after the last. The base model, which is the policy with
+    Evaluates every `eval_every` steps and after the last, where it also measures the drift from the
+    base. The base model, which is the policy with
     its adapter disabled, is evaluated together with the first of these and recorded as step 0, so
     that nothing delays the first step. Offers a checkpoint every `checkpoint_every` steps and after
     the last, also when stopped; `resume_from` names the folder of one to start from.
@@ -161,7 +103,7 @@ class OrpoTrainer(Trainer):
         self.settings = config
         self.run_callback = callback
         self.pairs, self.held_out = train, held_out
-        self.weights = Weights(config.lambda_, config.nll_on, config.nll_reduction)
+        self.loss = loss_for(config)
         self.steps = total_steps(config, len(train))
         self.resume_from: Path | None = None
         self.has_base_evaluation = not held_out
@@ -231,9 +173,10 @@ class OrpoTrainer(Trainer):
         model.train()
         self.last_record = self.budget.spend(
             lambda tokens: accumulate_step(
-                self.engine, inputs, self.weights, tokens, self.accelerator.backward
+                self.engine, inputs, self.loss, tokens, self.accelerator.backward
             )
         )
+        self.last_record["forwards"] = self.engine.forwards(inputs)
         loss = self.last_record["loss"]
         if not math.isfinite(loss):
             raise _non_finite("loss", inputs, self.state.global_step + 1)
@@ -294,8 +237,10 @@ class OrpoTrainer(Trainer):
 
     def _report_held_out(self, state: TrainerState, epochs: float) -> Record:
         values = self.budget.spend(
-            lambda tokens: measure_pairs(self.engine, self.held_out, self.weights, tokens)
+            lambda tokens: measure_pairs(self.engine, self.held_out, self.loss, tokens)
         )
+        if state.global_step == self.steps:
+            values = {**values, "kl_base": self._drift()}
         record = {f"eval/{name}": value for name, value in values.items()}
         self.run_callback.on_evaluation({"step": state.global_step, "epoch": epochs, **record})
         # Clears the request, which the loop reads again at the end of an epoch.
@@ -304,66 +249,14 @@ class OrpoTrainer(Trainer):
         )
         return record
 
+    def _drift(self) -> float:
+        """Return KL(policy ‖ base) a token on the chosen responses of the held-out pairs."""
+        self.run_callback.on_phase("measuring the drift from the base")
+        return self.budget.spend(lambda tokens: mean_kl(self.engine, self.held_out, tokens))
+
     def floating_point_ops(self, inputs: Mapping[str, object]) -> int:
         """Return 0: transformers' estimate knows only batches of tensors."""
         return 0
-
-
-def step_totals(pairs: Sequence[TokenizedPair], weights: Weights) -> StepTotals:
-    """Return the pairs and NLL tokens of a whole step, by which its micro-steps divide."""
-    tokens = sum(len(pair.chosen) for pair in pairs)
-    if weights.nll_on == "sequence":
-        # The first token of a sequence is given, not predicted.
-        tokens += sum(len(pair.prompt) - 1 for pair in pairs)
-    return StepTotals(len(pairs), tokens)
-
-
-def accumulate_step(
-    engine: Engine,
-    pairs: Sequence[TokenizedPair],
-    weights: Weights,
-    tokens_per_forward: int,
-    backward: Callable[[Tensor], None],
-) -> Record:
-    """Add the gradient of one optimizer step to the policy's, micro-step by micro-step.
-
-    Args:
-        engine: computes the log-probs.
-        pairs: all pairs of the step.
-        weights: of the objective.
-        tokens_per_forward: cuts the step into micro-steps; changes no result.
-        backward: called with each micro-step's share of the loss, a scalar.
-
-    Returns:
-        The step's metrics; `loss` is the sum of the shares.
-    """
-    stats = _StepStats(weights)
-    totals = step_totals(pairs, weights)
-    for group in engine.micro_steps(pairs, tokens_per_forward):
-        sums, tokens = engine.measure(group)
-        terms = orpo_terms(sums, totals, weights)
-        backward(terms.loss)
-        stats.add(terms, tokens)
-    return stats.record()
-
-
-@torch.no_grad()
-def measure_pairs(
-    engine: Engine, pairs: Sequence[TokenizedPair], weights: Weights, budget: int
-) -> Record:
-    """Return the metrics of pairs without gradients, `budget` tokens a forward."""
-    policy: PeftModel = engine.policy
-    was_training = policy.training
-    policy.eval()
-    try:
-        stats = _StepStats(weights)
-        totals = step_totals(pairs, weights)
-        for group in engine.micro_steps(pairs, budget):
-            sums, tokens = engine.measure(group)
-            stats.add(orpo_terms(sums, totals, weights), tokens)
-        return stats.record()
-    finally:
-        policy.train(was_training)
 
 
 def _non_finite(what: str, pairs: Sequence[TokenizedPair], step: int) -> NonFiniteLoss:

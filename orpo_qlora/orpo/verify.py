@@ -27,7 +27,7 @@ from orpo_qlora.models.hardware import memory_errors, use_all_cores
 from orpo_qlora.models.loading import attach_new_adapter, load_base
 from orpo_qlora.orpo import reference
 from orpo_qlora.orpo.engine import Engine
-from orpo_qlora.orpo.objectives.orpo import Weights
+from orpo_qlora.orpo.loss import loss_for
 from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair, tokenize_pairs
 
 CONFIG, PAIRS, REPORT = "config.json", "pairs.jsonl", "report.json"
@@ -61,7 +61,11 @@ def verify(config: TrainConfig, pairs: Sequence[PreferencePair]) -> dict[str, ob
     use_all_cores()
     torch.manual_seed(config.seed)
     base = load_base(
-        config.model, config.revision, quantization=config.quantization, compute_dtype="float32"
+        config.model,
+        config.revision,
+        quantization=config.quantization,
+        compute_dtype="float32",
+        chat_template=config.chat_template,
     )
     tokenized = tokenize_pairs(base.tokenizer, pairs, config.max_length, config.over_length)
     policy = attach_new_adapter(base, config)
@@ -70,8 +74,8 @@ def verify(config: TrainConfig, pairs: Sequence[PreferencePair]) -> dict[str, ob
         by_trl = reference.trl_step(policy, base.tokenizer, tokenized.pairs, config.lambda_)
         engine = reference.compared_engine(policy, tokenized.pairs)
         tokens = _tokens_per_forward(config, engine, tokenized.pairs)
-        weights = Weights(config.lambda_, "sequence", "token")
-        by_engine = reference.engine_step(engine, tokenized.pairs, weights, tokens)
+        as_trl = config.model_copy(update={"nll_on": "sequence", "nll_reduction": "token"})
+        by_engine = reference.engine_step(engine, tokenized.pairs, loss_for(as_trl), tokens)
     differences = reference.compare_steps(by_trl, by_engine, reference.TOLERANCES[base.model.dtype])
     return {
         "equal": all(one.is_within for one in differences),
@@ -98,6 +102,7 @@ def _tokens_per_forward(config: TrainConfig, engine: Engine, pairs: Sequence[Tok
 
 def _notes(config: TrainConfig, tokenized: Tokenized) -> list[str]:
     notes = [tokenized.sentence(config.max_length)] if tokenized.sentence(config.max_length) else []
+    notes += tokenized.changes.sentences()
     if (config.nll_on, config.nll_reduction) != ("sequence", "token"):
         notes.append(
             "TRL has no other NLL than nll_on=sequence with nll_reduction=token; the steps are "

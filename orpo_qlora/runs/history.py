@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from pydantic import ValidationError
 
+from orpo_qlora import methods
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import store
 from orpo_qlora.runs.results import Results, results_of
@@ -105,8 +106,9 @@ def _matches(run: Run, filters: Filters, words: Sequence[str]) -> bool:
 
 
 def _text_of(run: Run) -> str:
-    lambda_ = f"λ={run.config.lambda_:g}"
-    parts = (run.title, run.id, run.config.model, run.report.source, lambda_, *run.label.tags)
+    objective = methods.short_name(run.config)
+    named = (objective, objective.replace(" ", "="), methods.method_of(run.config).title)
+    parts = (run.title, run.id, run.config.model, run.report.source, *named, *run.label.tags)
     return " ".join(parts).casefold()
 
 

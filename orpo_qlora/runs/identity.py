@@ -59,15 +59,20 @@ def _fingerprint(path: Path) -> str:
 
 def differences(then: Identity, now: Identity) -> list[str]:
     """Return a sentence for each difference; models are compared where both were read."""
+    before = _defaults() | then.settings  # an older version lacked some settings
     found = [
-        f"{name} was {_shown(then.settings.get(name))} and is {_shown(now.settings.get(name))}"
-        for name in sorted(then.settings.keys() | now.settings.keys())
-        if then.settings.get(name) != now.settings.get(name)
+        f"{name} was {_shown(before.get(name))} and is {_shown(now.settings.get(name))}"
+        for name in sorted(before.keys() | now.settings.keys())
+        if before.get(name) != now.settings.get(name)
     ]
     found += [f"data/{change}" for change in _changed(then.data, now.data)]
     if then.model and now.model:
         found += [f"base model: {change}" for change in _changed(then.model, now.model)]
     return found
+
+
+def _defaults() -> dict[str, object]:
+    return TrainConfig().model_dump(mode="json", by_alias=True, exclude=WITHOUT_EFFECT)
 
 
 def _shown(value: object) -> str:

@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.methods import PREFERENCE, Part, method_of, rate_sentence
 from orpo_qlora.runs.metrics import Metrics
 from orpo_qlora.runs.series import Course, Values
 
@@ -49,7 +51,7 @@ class Evidence:
     """The input of the rules."""
 
     metrics: Metrics
-    lambda_: float
+    config: TrainConfig
 
     def train(self, name: str) -> Course:
         """Return a metric of the training steps."""
@@ -67,10 +69,17 @@ class Evidence:
         )
 
     @property
-    def odds_share(self) -> float:
-        """Share of λ·OR in the recent loss."""
+    def preference(self) -> Part | None:
+        """The preference term of the loss, if an NLL stands beside it and a few steps know it."""
+        parts = method_of(self.config).parts(self.config)
+        if len(parts) < 2 or len(self.train(parts[1].metric)) < FEW_STEPS:
+            return None
+        return parts[1]
+
+    def share_of(self, part: Part) -> float:
+        """Return the share of a weighted component in the recent loss."""
         loss = self.recent("loss")
-        return self.lambda_ * self.recent("or_loss") / loss if loss else math.nan
+        return part.weight * self.recent(part.metric) / loss if loss else math.nan
 
     def gap(self) -> Values:
         """Return chosen minus rejected log-prob of every training step."""
@@ -185,22 +194,31 @@ def _chosen_falling(seen: Evidence) -> str | None:
 
 
 def _odds_dominant(seen: Evidence) -> str | None:
-    share = seen.odds_share
-    if len(seen.train("or_loss")) < FEW_STEPS or not share > DOMINANT_SHARE:
+    part = seen.preference
+    if part is None or not seen.share_of(part) > DOMINANT_SHARE:
         return None
-    return f"λ·OR is {share:.0%} of the loss: the preference term outweighs the chosen responses."
+    share = f"{_named(part)} is {seen.share_of(part):.0%} of the loss"
+    return f"{share}: the preference term outweighs the chosen responses."
 
 
 def _odds_negligible(seen: Evidence) -> str | None:
-    share = seen.odds_share
-    if len(seen.train("or_loss")) < FEW_STEPS or not 0 < share < NEGLIGIBLE_SHARE:
+    part = seen.preference
+    if part is None or not 0 < seen.share_of(part) < NEGLIGIBLE_SHARE:
         return None
-    if seen.recent("or_loss") < LEARNT_OR:
+    if seen.recent(part.metric) < LEARNT_OR:
         return None
     return (
-        f"λ·OR is only {share:.1%} of the loss and the preference is not learnt yet: training is "
-        "almost only SFT on the chosen responses."
+        f"{_named(part)} is only {seen.share_of(part):.1%} of the loss and the preference is not "
+        "learnt yet: training is almost only SFT on the chosen responses."
     )
+
+
+def _named(part: Part) -> str:
+    return "The preference term" if part.label == PREFERENCE.label else part.label
+
+
+def _rate_high(seen: Evidence) -> str | None:
+    return rate_sentence(seen.config) or None
 
 
 def _plateau(seen: Evidence) -> str | None:
@@ -235,6 +253,10 @@ def _no_trend(seen: Evidence) -> str | None:
     return "No trend stands out from the noise between steps."
 
 
+MILDER, STRONGER = "a milder objective", "a stronger objective"
+"""Replaced by the method's own setting."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """A rule and its advice."""
@@ -261,7 +283,7 @@ RULES = (
         f"over the last quarter of the steps (at least {FEW_STEPS}) the mean log-prob of the "
         f"chosen responses is above {CERTAIN_CHOSEN:g} and that of the rejected ones below "
         f"{IMPOSSIBLE_REJECTED:g}: the sign of overfitting that ORPO's authors name",
-        "Stop; use fewer epochs, a lower learning rate or a smaller λ.",
+        f"Stop; use fewer epochs, a lower learning rate or {MILDER}.",
         _overfit,
     ),
     Rule(
@@ -284,22 +306,23 @@ RULES = (
         "watch",
         f"in the second half of the steps the chosen log-prob falls by {FALLEN_NATS:g} nats or "
         "more while chosen minus rejected grows, both significantly",
-        "Use a smaller λ or a lower learning rate.",
+        f"Use {MILDER} or a lower learning rate.",
         _chosen_falling,
     ),
     Rule(
         "odds-dominant",
         "watch",
-        f"over the last quarter of the steps λ·OR is more than {DOMINANT_SHARE:.0%} of the loss",
-        "Use a smaller λ.",
+        f"over the last quarter of the steps λ·OR, or another method's preference term beside an "
+        f"NLL, is more than {DOMINANT_SHARE:.0%} of the loss",
+        f"Use {MILDER}.",
         _odds_dominant,
     ),
     Rule(
         "odds-negligible",
         "watch",
         f"over the last quarter of the steps λ·OR is less than {NEGLIGIBLE_SHARE:.0%} of the loss "
-        f"though the OR loss is still above {LEARNT_OR:g}",
-        "Use a larger λ.",
+        f"though the OR loss is still above {LEARNT_OR:g}; likewise for other methods",
+        f"Use {STRONGER}.",
         _odds_negligible,
     ),
     Rule(
@@ -310,6 +333,14 @@ RULES = (
         "learning rate is not at its end",
         "Stop, or raise the learning rate.",
         _plateau,
+    ),
+    Rule(
+        "rate-high",
+        "watch",
+        "the learning rate is above what is usual for the method with LoRA: 1e-3 for orpo and sft, "
+        "5e-5 for the others",
+        "If the curves look rough or the responses degrade, start again with a lower one.",
+        _rate_high,
     ),
     Rule("too-early", "early", f"fewer than {LEAST_STEPS} training steps", "", _too_early),
     Rule(
@@ -323,15 +354,20 @@ RULES = (
 )
 
 
-def judge(metrics: Metrics, lambda_: float) -> list[Insight]:
+def judge(metrics: Metrics, config: TrainConfig) -> list[Insight]:
     """Return the insights, the most important first; never empty.
 
     After the first one only warnings follow.
     """
-    seen = Evidence(metrics, lambda_)
+    seen = Evidence(metrics, config)
     found = [
-        Insight(rule.id, rule.level, sentence, rule.advice)
+        Insight(rule.id, rule.level, sentence, _advice(rule, config))
         for rule in RULES
         if (sentence := rule.says(seen)) is not None
     ]
     return [found[0], *(one for one in found[1:] if one.level in {"bad", "watch"})]
+
+
+def _advice(rule: Rule, config: TrainConfig) -> str:
+    method = method_of(config)
+    return rule.advice.replace(MILDER, method.milder).replace(STRONGER, method.stronger)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orpo_qlora import storage
+from orpo_qlora import methods, storage
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import InputError
 from orpo_qlora.models.catalogue import find_model
 from orpo_qlora.runs.file_cache import FileMemory
@@ -23,28 +24,36 @@ MOST_TAGS = 12
 
 
 class RunLabel(BaseModel):
-    """A name and tags; an empty name means the one in the settings."""
+    """A name and tags; an empty name means the one in the settings.
+
+    `varied` names the settings that the run's sweep varies.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str = Field(default="", max_length=NAME_CHARACTERS)
     tags: tuple[str, ...] = ()
+    varied: tuple[str, ...] = ()
 
 
 NO_LABEL = RunLabel()
 
 
-def default_name(source: str, model: str, lambda_: float) -> str:
+def default_name(source: str, config: TrainConfig) -> str:
     """Return the default name of a run: “short_answers · SmolLM2 135M · λ 0.1”.
 
     Args:
         source: name of the data file.
-        model: the base model, as in the settings.
-        lambda_: weight of the odds-ratio loss.
+        config: the run's settings.
     """
-    entry = find_model(model)
-    title = entry.title.removesuffix(" Instruct") if entry else Path(model).name
-    return " · ".join((Path(source).stem, title, f"λ {lambda_:g}"))
+    entry = find_model(config.model)
+    title = entry.title.removesuffix(" Instruct") if entry else Path(config.model).name
+    return " · ".join((_stem(source), title, methods.short_name(config)))
+
+
+def _stem(source: str) -> str:
+    # Several files are “a.csv + b.jsonl”.
+    return " + ".join(Path(name).stem for name in source.split(" + "))
 
 
 def label_of(name: str, tags: str | Iterable[str]) -> RunLabel:
@@ -95,9 +104,11 @@ def read_label(path: Path) -> RunLabel:
 
 
 def write_label(path: Path, label: RunLabel) -> None:
-    """Replace the label in a file.
+    """Replace the label in a file; without `varied` the recorded one is kept.
 
     Raises:
         DiskFull: the old label is kept.
     """
+    if not label.varied:
+        label = label.model_copy(update={"varied": read_label(path).varied})
     storage.write_whole(path, label.model_dump_json(indent=1))

@@ -34,16 +34,37 @@ class Metric:
     unit: str
     meaning: str
     trl_name: str
-    """What TRL's ORPOTrainer calls the same quantity, or how its own differs; empty if none."""
+    """What TRL's trainers call the same quantity, or how theirs differs; empty if none."""
 
 
 METRICS = (
     Metric("step", "count", "Optimizer steps taken so far.", "step"),
     Metric("epoch", "passes", "Passes over the training pairs so far.", "epoch"),
-    Metric("loss", "nats", "nll_loss + λ · or_loss.", "loss"),
-    Metric("nll_loss", "nats", "Cross-entropy of the chosen sequence.", "nll_loss"),
     Metric(
-        "or_loss", "nats", "−log σ(log_odds_ratio), mean over pairs.", "minus its log_odds_ratio"
+        "loss",
+        "nats",
+        "What is trained. orpo: nll_loss + λ · or_loss; cpo: preference_loss + α · nll_loss; sft: "
+        "nll_loss; others: preference_loss.",
+        "loss",
+    ),
+    Metric(
+        "nll_loss",
+        "nats",
+        "Cross-entropy of the chosen sequence (orpo, sft) or response (cpo).",
+        "nll_loss",
+    ),
+    Metric(
+        "or_loss",
+        "nats",
+        "orpo: −log σ(log_odds_ratio), mean over pairs.",
+        "minus its log_odds_ratio",
+    ),
+    Metric(
+        "preference_loss",
+        "nats",
+        "The method's preference term, mean over pairs, without its weight; orpo: with the "
+        "probability ratio.",
+        "",
     ),
     Metric(
         "log_odds_ratio",
@@ -55,18 +76,44 @@ METRICS = (
     Metric(
         "logps/rejected", "nats", "Mean token log-prob of the rejected responses.", "logps/rejected"
     ),
-    Metric("rewards/chosen", "nats", "λ · logps/chosen.", "rewards/chosen"),
-    Metric("rewards/rejected", "nats", "λ · logps/rejected.", "rewards/rejected"),
+    Metric(
+        "logps/accuracies",
+        "share",
+        "Pairs whose chosen response has the higher mean token log-prob, whatever the method: the "
+        "accuracy to compare methods by.",
+        "",
+    ),
+    Metric(
+        "rewards/chosen",
+        "nats",
+        "orpo: λ · logps/chosen; simpo: β · logps/chosen; cpo: β · summed log-prob; sft: none.",
+        "rewards/chosen",
+    ),
+    Metric("rewards/rejected", "nats", "Likewise, of the rejected responses.", "rewards/rejected"),
     Metric("rewards/margins", "nats", "rewards/chosen − rewards/rejected.", "rewards/margins"),
     Metric(
         "rewards/accuracies",
         "share",
-        "Pairs whose chosen response has the higher mean token log-prob.",
+        "Pairs whose chosen response has the higher reward; orpo and sft: the higher mean token "
+        "log-prob.",
         "rewards/accuracies",
+    ),
+    Metric(
+        "kl_base",
+        "nats",
+        "KL(tuned ‖ base) of the next token over the whole vocabulary, mean over the tokens of the "
+        "held-out chosen responses; in the last evaluation only.",
+        "",
     ),
     Metric("grad_norm", "L2", "Length of the gradient before clipping.", "grad_norm"),
     Metric("learning_rate", "", "Step size used by this optimizer step.", "learning_rate"),
     Metric("pairs", "count", "Pairs in this step or evaluation.", ""),
+    Metric(
+        "forwards",
+        "count",
+        "Sequences, prompt with one response, that the model computed in this step.",
+        "",
+    ),
     Metric("tokens", "count", "Tokens sent through the model.", ""),
     Metric("seconds", "s", "Wall time of this step or evaluation.", ""),
     Metric("peak_memory_bytes", "bytes", "Peak memory of the worker so far.", ""),

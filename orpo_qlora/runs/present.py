@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 
+from orpo_qlora.config import is_template_text
 from orpo_qlora.data.summary import plural
 from orpo_qlora.models.catalogue import find_model
+from orpo_qlora.models.chat_templates import label_of
 from orpo_qlora.runs.state import RunState, Status
 from orpo_qlora.runs.store import Run
 
@@ -118,6 +120,8 @@ def setting_value(value: object) -> str:
         return f"{value:g}"
     if isinstance(value, list | tuple):
         return "; ".join(str(item) for item in value) or "–"
+    if isinstance(value, str) and is_template_text(value):
+        return label_of(value)
     return str(value) if value != "" else "–"
 
 

@@ -26,8 +26,9 @@ from pydantic import ValidationError
 from orpo_qlora import storage
 from orpo_qlora.config import SCHEMA_VERSION, TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split, read_pairs, write_pairs
-from orpo_qlora.data.summary import DataSummary
+from orpo_qlora.data.summary import DataSummary, FilePart
 from orpo_qlora.errors import ConfigError, InputError, UnknownRun
+from orpo_qlora.models.tokenizer_files import TEMPLATE_FILE
 from orpo_qlora.runs.checkpoints import find_checkpoint
 from orpo_qlora.runs.file_cache import FileMemory
 from orpo_qlora.runs.labels import NO_LABEL, RunLabel, default_name, read_label, write_label
@@ -59,7 +60,7 @@ class Run:
     def title(self) -> str:
         """Its name, or the default one made of data, model and λ."""
         config = self.config
-        return self.name or default_name(self.report.source, config.model, config.lambda_)
+        return self.name or default_name(self.report.source, config)
 
     @property
     def name(self) -> str:
@@ -88,6 +89,18 @@ class Run:
         return newest.step if newest else 0
 
     @property
+    def trained_config(self) -> TrainConfig:
+        """The settings with the text of the chat template saved beside the adapter, if it is.
+
+        The base's own template may change after a run.
+        """
+        saved = self.paths.adapter / TEMPLATE_FILE
+        if not saved.is_file():
+            return self.config
+        text = saved.read_text(encoding="utf-8")
+        return self.config.model_copy(update={"chat_template": text})
+
+    @property
     def has_adapter(self) -> bool:
         """Whether the run left an adapter to chat with."""
         return (self.paths.adapter / "adapter_model.safetensors").is_file()
@@ -105,7 +118,7 @@ def create_run(
     *,
     place: int = 0,
     ticket: str = "",
-    tags: tuple[str, ...] = (),
+    label: RunLabel = NO_LABEL,
 ) -> RunPaths:
     """Make a run folder that holds everything the worker needs; its run is queued.
 
@@ -117,7 +130,7 @@ def create_run(
         report: the data summary of their file.
         place: where in the queue.
         ticket: what the order carried.
-        tags: by which it is found among many.
+        label: tags by which it is found among many, and what its sweep varies.
 
     Raises:
         DiskFull: no run folder is left behind.
@@ -134,8 +147,8 @@ def create_run(
             draft.report.write_text(report.model_dump_json(indent=1), encoding="utf-8")
             draft.config.write_text(_config_text(config, report), encoding="utf-8")
             write_state(draft, RunState(created_at=time.time(), place=place, ticket=ticket))
-            if tags:
-                write_label(draft.label, RunLabel(tags=tags))
+            if label != NO_LABEL:
+                write_label(draft.label, label)
             storage.sync_files(draft.train.parent)
             storage.sync_files(draft.folder)
             draft.folder.rename(final)
@@ -177,12 +190,21 @@ def remove_folder(path: Path) -> None:
 
 
 def _config_text(config: TrainConfig, report: DataSummary) -> str:
-    about = {
+    about: dict[str, object] = {
         "schema": SCHEMA_VERSION,
         "dataset_sha256": report.sha256,
         "versions": {name: _installed(name) for name in VERSIONED},
     }
+    if report.files:
+        about["files"] = [_file_record(part) for part in report.files]
+        about["sample_seed"] = report.sample_seed
     return yaml.safe_dump({"run": about}, sort_keys=False) + config.to_yaml()
+
+
+def _file_record(part: FilePart) -> dict[str, object]:
+    return part.model_dump(exclude={"summary", "rows_before", "quota"}) | part.quota.model_dump(
+        exclude_none=True
+    )
 
 
 def _installed(package: str) -> str:

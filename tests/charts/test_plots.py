@@ -9,6 +9,8 @@ from orpo_qlora.charts import lines as line_charts
 from orpo_qlora.charts import plots
 from orpo_qlora.charts.scales import Scale
 from orpo_qlora.charts.view import FAR, MOST_SMOOTHING, ChartView, parse_steps
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.methods import METHODS
 from orpo_qlora.runs.metrics import NAMES, TOKENS_PER_SECOND, MetricsTail
 from orpo_qlora.ui.parts import cards
 from orpo_qlora.ui.runs.value_table import value_table
@@ -44,13 +46,18 @@ def test_curves_stand_out_in_both_modes(colour, page):
 
 
 def test_every_plotted_metric_exists():
-    drawn = {quantity.metric for plot in plots.PLOTS for quantity in plot.quantities}
+    drawn = {
+        quantity.metric
+        for plot in plots.PLOTS
+        for method in METHODS
+        for quantity in plots.quantities_of(plot, TrainConfig(method=method))
+    }
     assert drawn <= {*NAMES, TOKENS_PER_SECOND}
 
 
 def test_components_of_the_loss_are_stacked_and_add_up(tmp_path):
     tail = tail_of(tmp_path, [{"step": 1, "loss": 2.2, "nll_loss": 2.0, "or_loss": 0.4}])
-    loss, nll, odds = plots.curves_of(LOSS, tail, 0.5)
+    loss, nll, odds = plots.curves_of(LOSS, tail, TrainConfig(lambda_=0.5))
     assert loss.points == [(1, 2.2)]
     assert nll.points[0][1] + odds.points[0][1] == pytest.approx(odds.line[0][1])
     assert odds.line == [(1, 2.2)]
@@ -69,14 +76,16 @@ def test_smoothed_components_still_add_up(tmp_path):
     ]
     for record in records:
         record["loss"] = record["nll_loss"] + 0.5 * record["or_loss"]
-    _, nll, odds = plots.curves_of(LOSS, tail_of(tmp_path, records), 0.5, ChartView(0.9))
+    _, nll, odds = plots.curves_of(
+        LOSS, tail_of(tmp_path, records), TrainConfig(lambda_=0.5), ChartView(0.9)
+    )
     sums = [one + other for (_, one), (_, other) in zip(nll.points, odds.points, strict=True)]
     assert sums == pytest.approx([value for _, value in odds.line])
 
 
 def test_the_gap_between_chosen_and_rejected_is_shaded(tmp_path):
     records = [{"step": step, "logps/chosen": -1.0, "logps/rejected": -2.0} for step in (1, 2)]
-    chosen, rejected = plots.curves_of(LOGPS, tail_of(tmp_path, records), 0.1)
+    chosen, rejected = plots.curves_of(LOGPS, tail_of(tmp_path, records), TrainConfig(lambda_=0.1))
     assert chosen.shade_to == rejected.points
     assert rejected.shade_to is None
     chart = drawn(tmp_path, records, LOGPS)
@@ -85,7 +94,9 @@ def test_the_gap_between_chosen_and_rejected_is_shaded(tmp_path):
 
 def test_smoothing_keeps_what_was_measured_in_sight(tmp_path):
     records = [{"step": step, "loss": float(step % 2)} for step in range(1, 30)]
-    (curve,) = plots.curves_of(LOSS, tail_of(tmp_path, records), 0.1, ChartView(0.9))
+    (curve,) = plots.curves_of(
+        LOSS, tail_of(tmp_path, records), TrainConfig(lambda_=0.1), ChartView(0.9)
+    )
     assert {value for _, value in curve.raw} == {0.0, 1.0}
     assert all(0.2 < value < 0.8 for _, value in curve.points[5:])
     chart = line_charts.draw_chart(LOSS, [curve], 0)
@@ -94,14 +105,16 @@ def test_smoothing_keeps_what_was_measured_in_sight(tmp_path):
 
 def test_held_out_points_are_never_smoothed(tmp_path):
     records = [{"step": step, "eval/loss": float(step % 2)} for step in range(1, 30)]
-    (curve,) = plots.curves_of(LOSS, tail_of(tmp_path, records), 0.1, ChartView(0.9))
+    (curve,) = plots.curves_of(
+        LOSS, tail_of(tmp_path, records), TrainConfig(lambda_=0.1), ChartView(0.9)
+    )
     assert curve.raw is None
     assert {value for _, value in curve.points} == {0.0, 1.0}
 
 
 def test_training_and_held_out_are_curves_of_their_own(tmp_path):
     tail = tail_of(tmp_path, [{"step": 0, "eval/loss": 3.0}, {"step": 1, "loss": 2.5}])
-    curves = plots.curves_of(LOSS, tail, 0.1)
+    curves = plots.curves_of(LOSS, tail, TrainConfig(lambda_=0.1))
     assert [(curve.label, curve.is_held_out, curve.points) for curve in curves] == [
         ("loss", False, [(1, 2.5)]),
         ("loss, held-out", True, [(0, 3.0)]),
@@ -120,7 +133,7 @@ def test_headlines_prefer_held_out_pairs(tmp_path):
 
 
 def drawn(tmp_path, records, plot=LOSS, last_step=0, view=plots.AS_MEASURED):
-    curves = plots.curves_of(plot, tail_of(tmp_path, records), 0.1, view)
+    curves = plots.curves_of(plot, tail_of(tmp_path, records), TrainConfig(lambda_=0.1), view)
     return line_charts.draw_chart(plot, curves, last_step, view)
 
 
@@ -286,7 +299,7 @@ def test_table_tells_the_latest_values(tmp_path):
         {"step": 2, "loss": 1.0, "or_loss": 0.5},
         {"step": 2, "eval/loss": 1.5},
     ]
-    table = value_table(tail_of(tmp_path, records), 0.1, ChartView(0.5))
+    table = value_table(tail_of(tmp_path, records), TrainConfig(), ChartView(0.5))
     rows = {
         re.search(r"<th.*?>(.*?)<", row)[1]: re.findall(r"<td>(.*?)</td>", row)
         for row in table.split("<tr>")[2:]

@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 from orpo_qlora.cli import main
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.runs import store
-from orpo_qlora.runs.process import launch
 
 
 @pytest.fixture
@@ -52,14 +51,6 @@ def test_deletion_asks_first(said):
     assert not paths.folder.exists()
     with pytest.raises(UnknownRun):
         said("delete", "mine", "--yes")
-
-
-def test_a_sweep_is_queued_from_a_run(said, monkeypatch):
-    monkeypatch.setattr(launch, "_start_next", lambda: None)
-    paths = make_run(name="mine", **{"lambda": 0.1})
-    ids = json.loads(said("sweep", "mine", "--values", "0.1 0.3", "--json")[1])
-    assert ids[0] == paths.id
-    assert store.read_run(store.paths_of(ids[1])).config.lambda_ == 0.3
 
 
 def test_the_log_is_printed_as_it_is(said):

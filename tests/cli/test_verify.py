@@ -10,7 +10,7 @@ from orpo_qlora.cli.main import app
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
-from orpo_qlora.orpo import trainer, verify
+from orpo_qlora.orpo import verify
 from orpo_qlora.orpo.reference import COMPARED
 
 SETTINGS = [
@@ -32,12 +32,12 @@ def report_of(tiny_model, **settings):
 @pytest.fixture
 def doubled_lambda(monkeypatch):
     """An engine with a wrong λ."""
-    right = trainer.orpo_terms
+    right = verify.loss_for
 
-    def wrong(sums, totals, weights):
-        return right(sums, totals, trainer.Weights(2 * weights.lambda_, "sequence", "token"))
+    def wrong(config):
+        return right(config.model_copy(update={"lambda_": 2 * config.lambda_}))
 
-    monkeypatch.setattr(trainer, "orpo_terms", wrong)
+    monkeypatch.setattr(verify, "loss_for", wrong)
 
 
 def test_the_command_reports_equal_steps_and_exits_0(tiny_model):

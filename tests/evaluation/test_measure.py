@@ -44,6 +44,9 @@ def test_the_card_s_numbers_are_those_the_run_logged(copied_run):
         assert tell(card.base) == pytest.approx(before, abs=1e-4), name
         assert tell(card.tuned) == pytest.approx(after, abs=1e-4), name
     assert card.tuned.margin.value - card.base.margin.value > 0.05
+    ((_, drift),) = metrics.series("kl_base", held_out=True)
+    assert drift > 1e-3
+    assert card.kl_base == pytest.approx(drift, rel=1e-3)
     held_out = store.held_out_pairs(copied_run.paths)
     assert (card.pairs, card.prompts) == (len(held_out), len({pair.prompt for pair in held_out}))
     assert card.adapter_sha256 == storage.sha256_of(

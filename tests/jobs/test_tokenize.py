@@ -8,7 +8,7 @@ import pytest
 from orpo_qlora import storage
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.pairs import load_preferences
-from orpo_qlora.jobs import token_counts
+from orpo_qlora.jobs import job, token_counts
 from orpo_qlora.jobs.job import JobState
 from orpo_qlora.jobs.token_counts import TokenizeRequest
 from orpo_qlora.jobs.token_report import fate_of, quantile
@@ -50,6 +50,20 @@ def answered(request):
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.1)
     return token_counts.read_answer(request)
+
+
+def test_a_cancelled_job_ends_at_once_and_can_be_asked_for_again(request_for):
+    request = request_for()
+    state = token_counts.ask(request).state
+    assert state.is_busy
+    process = job._started[token_counts.paths_of(request).folder]
+    token_counts.cancel(request.key)
+    assert process.poll() is not None
+    assert token_counts.read_answer(request).state.status == "new"
+    token_counts.cancel(request.key)
+    assert answered(request).state.status == "done"
+    token_counts.cancel(request.key)
+    assert token_counts.read_answer(request).lengths is not None
 
 
 def test_it_counts_every_pair_and_spells_out_the_requested_row(request_for, tiny_model):

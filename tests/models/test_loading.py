@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 from peft.tuners.lora.bnb import Linear4bit
+from tiny import strip_template
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import ModelNotFound, NoChatTemplate, OutOfMemory, UnsupportedModel
@@ -95,14 +96,16 @@ def test_an_empty_folder_is_not_a_model(tmp_path):
         loading.find_weights(str(tmp_path))
 
 
-def test_a_tokenizer_without_chat_template_is_refused(copy_of_tiny):
-    (copy_of_tiny / "chat_template.jinja").unlink(missing_ok=True)
+def test_a_tokenizer_that_cannot_end_a_turn_is_refused(copy_of_tiny):
+    strip_template(copy_of_tiny)
     settings = json.loads((copy_of_tiny / "tokenizer_config.json").read_text())
-    settings.pop("chat_template", None)
+    settings.pop("eos_token")
     (copy_of_tiny / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(NoChatTemplate) as caught:
-        loading.load_base(str(copy_of_tiny))
-    assert "instruct" in caught.value.hint
+    with pytest.raises(NoChatTemplate, match="no end-of-sequence token") as caught:
+        loading.load_tokenizer(copy_of_tiny, "zephyr")
+    assert "eos_token in tokenizer_config.json" in caught.value.hint
+    # ChatML's end of turn is a token of this vocabulary.
+    assert loading.load_tokenizer(copy_of_tiny).chat_template
 
 
 def test_without_wheel_and_hub_the_demo_model_names_both_remedies(monkeypatch):

@@ -8,32 +8,34 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from policies import CONFIGS, make_policy, random_pairs
 
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.orpo import attention, engine
 from orpo_qlora.orpo.engine import build_engine
-from orpo_qlora.orpo.objectives.orpo import PairSums, Weights, orpo_terms
+from orpo_qlora.orpo.loss import loss_for
+from orpo_qlora.orpo.objectives.base import PairSums
 from orpo_qlora.orpo.packing import Needs, cut_into_micro_steps, lay_out
 from orpo_qlora.orpo.reference import relative_l2, take_gradients
-from orpo_qlora.orpo.trainer import measure_pairs, step_totals
+from orpo_qlora.orpo.step import measure_pairs
 
 BOTH = Needs(prompt=True, rejected=True)
-WEIGHTS = Weights(0.4, "sequence", "token")
+LOSS = loss_for(TrainConfig(lambda_=0.4))
 
 
-def plain_loss(policy, pairs, weights=WEIGHTS):
+def plain_loss(policy, pairs, loss_of=LOSS):
     """One sequence at a time, whole logits, no engine."""
     sums = torch.stack([engine._plain_sums(policy, pair) for pair in pairs])
     counts = torch.tensor(
         [[len(p.prompt) - 1, len(p.chosen), len(p.rejected)] for p in pairs], dtype=sums.dtype
     )
-    return orpo_terms(PairSums(sums, counts), step_totals(pairs, weights), weights).loss
+    return loss_of.terms(pairs, PairSums(sums, counts), loss_of.totals(pairs)).loss
 
 
-def engine_loss(built, pairs, budget, weights=WEIGHTS):
+def engine_loss(built, pairs, budget, loss_of=LOSS):
     """Accumulate the step's gradient through the engine; return the loss."""
     loss = 0.0
     for group in built.micro_steps(pairs, budget):
         sums, _ = built.measure(group)
-        terms = orpo_terms(sums, step_totals(pairs, weights), weights)
+        terms = loss_of.terms(group, sums, loss_of.totals(pairs))
         terms.loss.backward()
         loss += terms.loss.item()
     return loss
@@ -100,10 +102,10 @@ def test_lambda_zero_sends_no_rejected_token_through_the_model():
     layout = lay_out(pairs, "shared", Needs(prompt=True, rejected=False))
     assert layout.tokens == sum(len(p.prompt) + len(p.chosen) - 1 for p in pairs)
     policy = make_policy("llama-tied")
-    weights = Weights(0.0, "sequence", "token")
+    sft = loss_for(TrainConfig(lambda_=0.0))
     built = build_engine(policy, Needs(prompt=True, rejected=False), pairs)
-    expected = plain_loss(make_policy("llama-tied"), pairs, weights).item()
-    assert engine_loss(built, pairs, 50, weights) == pytest.approx(expected, rel=1e-10)
+    expected = plain_loss(make_policy("llama-tied"), pairs, sft).item()
+    assert engine_loss(built, pairs, 50, sft) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
@@ -167,8 +169,8 @@ def test_measuring_leaves_the_policy_trainable_and_in_its_mode():
     policy.train()
     pairs = random_pairs(4)
     built = build_engine(policy, BOTH, pairs)
-    first = measure_pairs(built, pairs, WEIGHTS, 60)
+    first = measure_pairs(built, pairs, LOSS, 60)
     assert policy.training
     engine_loss(built, pairs, 60)
     assert take_gradients(policy)
-    assert measure_pairs(built, pairs, WEIGHTS, 25)["loss"] == pytest.approx(first["loss"])
+    assert measure_pairs(built, pairs, LOSS, 25)["loss"] == pytest.approx(first["loss"])

@@ -123,11 +123,32 @@ def test_earlier_turns_are_rendered_as_turns_of_the_chat(tokenizer):
     assert (pair.chosen, pair.rejected) == (plain.chosen, plain.rejected)
 
 
-def test_template_without_a_system_role_is_a_data_error(tokenizer):
-    tokenizer.chat_template = (
-        "{% for m in messages %}{% if m.role == 'system' %}"
-        "{{ raise_exception('System role not supported') }}{% endif %}"
-        "{{ m.content }}<|im_end|>{% endfor %}"
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+)
+
+
+def test_a_refused_system_message_begins_the_first_user_turn_and_is_counted(tokenizer):
+    tokenizer.chat_template = NO_SYSTEM
+    pairs = [replace(PAIR, earlier=EARLIER), PAIR]
+    found = tokenize_pairs(tokenizer, pairs, 512, "drop")
+    assert tokenizer.decode(found.pairs[0].prompt) == (
+        "user: be kind\n\nwho are you<|im_end|>assistant: me<|im_end|>user: hello there<|im_end|>"
     )
-    with pytest.raises(DataError, match="refuses the conversation: System role not supported"):
-        tokenize(tokenizer, replace(PAIR, earlier=EARLIER))
+    assert (found.changes.system_moved, found.changes.turns_joined) == (1, 0)
+    assert found.changes.sentences() == [
+        "The chat template takes no system message: it is put in front of the first user turn in "
+        "1 pair."
+    ]
+
+
+def test_a_conversation_that_no_change_fits_is_a_data_error(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('a user begins') }}{% endif %}{{ m.content }}<|im_end|>{% endfor %}"
+    )
+    with pytest.raises(DataError, match="refuses the conversation: a user begins") as caught:
+        tokenize(tokenizer, replace(PAIR, earlier=(Message("assistant", "me"),)))
+    assert "Begin it with a user message" in caught.value.hint

@@ -56,3 +56,12 @@ def test_other_weights_of_the_same_size_are_another_model(data, model):
 def test_a_model_nobody_looked_at_is_not_compared(data, model):
     then = identity_of(TrainConfig(), data, model)
     assert differences(then, identity_of(TrainConfig(), data)) == []
+
+
+def test_a_setting_that_an_older_version_lacked_counts_as_its_default(data, model):
+    then = identity_of(TrainConfig(), data, model)
+    older = {name: value for name, value in then.settings.items() if name != "chat_template"}
+    then = then.model_copy(update={"settings": older})
+    assert differences(then, identity_of(TrainConfig(), data, model)) == []
+    now = identity_of(TrainConfig(chat_template="zephyr"), data, model)
+    assert differences(then, now) == ['chat_template was "auto" and is "zephyr"']

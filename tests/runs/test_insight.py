@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.runs.insight import LEAST_STEPS, RULES, judge
 from orpo_qlora.runs.metrics import Metrics
 from orpo_qlora.runs.series import Series
@@ -49,8 +50,13 @@ def filled(steps, values):
     return series, len(series)
 
 
+def settings(lambda_):
+    """Also a λ beyond the setting's bound."""
+    return TrainConfig().model_copy(update={"lambda_": lambda_})
+
+
 def verdict(metrics, lambda_=0.2):
-    return judge(metrics, lambda_)[0].rule
+    return judge(metrics, settings(lambda_))[0].rule
 
 
 def learning(**changes):
@@ -63,7 +69,7 @@ def learning(**changes):
 
 
 def test_a_run_that_learns_is_healthy():
-    found = judge(learning(), 0.2)
+    found = judge(learning(), settings(0.2))
     assert [one.rule for one in found] == ["healthy"]
     assert "falls" in found[0].sentence
     assert "grows" in found[0].sentence
@@ -78,7 +84,7 @@ def test_noise_alone_is_no_trend():
 def test_noise_raises_no_alarm(seed):
     chosen, rejected = noise(0.3, seed), noise(0.3, seed + 100)
     metrics = run(chosen=-2 + chosen, rejected=-2.5 + rejected)
-    found = judge(metrics, 0.2)
+    found = judge(metrics, settings(0.2))
     assert {one.rule for one in found} <= {"no-trend", "healthy"}
 
 
@@ -86,7 +92,7 @@ def test_noise_raises_no_alarm(seed):
 def test_few_steps_are_too_early(count):
     metrics = run(chosen=line(-2.5, -1.8, count), rejected=line(-2.5, -2.9, count))
     assert verdict(metrics) == "too-early"
-    assert f"{count} of the {LEAST_STEPS}" in judge(metrics, 0.2)[0].sentence
+    assert f"{count} of the {LEAST_STEPS}" in judge(metrics, settings(0.2))[0].sentence
 
 
 def test_nothing_measured_is_too_early():
@@ -98,7 +104,7 @@ def test_a_loss_that_is_no_number_comes_first():
     broken = Series()
     broken.extend([0, 10], [2.0, math.nan])
     counted = {**metrics.counted, "eval/loss": (broken, 1)}
-    found = judge(Metrics(1, 1.0, counted), 0.2)
+    found = judge(Metrics(1, 1.0, counted), settings(0.2))
     assert found[0].rule == "not-finite"
     assert "step 10" in found[0].sentence
 
@@ -114,7 +120,7 @@ def test_the_authors_sign_of_overfitting(chosen, rejected, is_overfit):
 
 def test_overfitting_is_seen_before_a_trend_could_be():
     metrics = run(chosen=np.full(8, -0.05), rejected=np.full(8, -7.0))
-    assert [one.rule for one in judge(metrics, 0.2)] == ["overfit"]
+    assert [one.rule for one in judge(metrics, settings(0.2))] == ["overfit"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_held_out_loss_that_turned(losses, has_turned):
     metrics = learning(held_out={"loss": losses})
     assert (verdict(metrics) == "held-out-loss-turned") == has_turned
     if has_turned:
-        assert "step 20 (1.9)" in judge(metrics, 0.2)[0].sentence
+        assert "step 20 (1.9)" in judge(metrics, settings(0.2))[0].sentence
 
 
 @pytest.mark.parametrize(
@@ -172,7 +178,7 @@ def test_chosen_answers_that_get_less_likely(last_chosen, last_rejected, is_fall
 def test_chosen_answers_that_fell_at_first_and_rise_now_are_no_warning():
     chosen = np.concatenate([line(-2.0, -2.6, 30), line(-2.6, -2.0, 50)]) + noise(0.02, 3)
     metrics = run(chosen=chosen, rejected=line(-2.2, -4.0), nll=line(2.5, 2.0))
-    assert "chosen-falling" not in {one.rule for one in judge(metrics, 0.2)}
+    assert "chosen-falling" not in {one.rule for one in judge(metrics, settings(0.2))}
 
 
 @pytest.mark.parametrize(
@@ -189,8 +195,22 @@ def test_chosen_answers_that_fell_at_first_and_rise_now_are_no_warning():
 def test_weight_of_the_odds_ratio(lambda_, gap, expected):
     chosen = line(-2.5, -1.8) + noise(0.02, 1)
     metrics = run(chosen=chosen, rejected=chosen - gap, lambda_=lambda_)
-    found = {one.rule for one in judge(metrics, lambda_)} & {"odds-negligible", "odds-dominant"}
-    assert found == ({expected} if expected else set())
+    found = {one.rule for one in judge(metrics, settings(lambda_))}
+    assert found & {"odds-negligible", "odds-dominant"} == ({expected} if expected else set())
+
+
+def test_a_high_learning_rate_is_named_by_method():
+    simpo = TrainConfig(method="simpo", learning_rate=2e-4)
+    found = {one.rule: one for one in judge(learning(), simpo)}
+    assert "SimPO" in found["rate-high"].sentence
+    assert "rate-high" not in {one.rule for one in judge(learning(), TrainConfig())}
+
+
+def test_advice_names_the_setting_of_the_method():
+    chosen = line(-2.0, -2.6) + noise(0.02, 3)
+    metrics = run(chosen=chosen, rejected=line(-2.2, -4.0), nll=line(2.5, 2.0))
+    advice = [one.advice for one in judge(metrics, TrainConfig(method="simpo", learning_rate=1e-5))]
+    assert any("a smaller β" in text for text in advice)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +229,7 @@ def test_a_loss_that_stays_where_it_is(last, jitter, is_plateau):
 def test_a_plateau_at_the_end_of_the_schedule_is_as_it_should_be():
     flat = np.full(STEPS, -2.0) + noise(0.002, 5)
     ended = run(chosen=flat, rejected=np.full(STEPS, -2.2), rate=line(1e-4, 0.0))
-    assert "plateau" not in {one.rule for one in judge(ended, 0.2)}
+    assert "plateau" not in {one.rule for one in judge(ended, settings(0.2))}
 
 
 def test_training_without_rejected_answers_is_judged_by_its_loss():
@@ -222,7 +242,7 @@ def test_other_warnings_follow_the_first():
     losses = [3.0, 2.0, 1.9, 2.0, 2.1]
     chosen = line(-2.5, -1.8)
     metrics = run(chosen=chosen, rejected=chosen - 0.2, lambda_=5.0, held_out={"loss": losses})
-    found = [one.rule for one in judge(metrics, 5.0)]
+    found = [one.rule for one in judge(metrics, settings(5.0))]
     assert found == ["held-out-loss-turned", "odds-dominant"]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.doctor import checks
 from orpo_qlora.data.doctor.findings import BY_ID, DROPS, EDITS, FIXES, KINDS, Kind
+from orpo_qlora.data.doctor.whole import LengthCounts
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Preference
@@ -21,21 +22,15 @@ EXAMPLES_KEPT = 3
 EXAMPLE_CHARACTERS = 120
 PROMPT_PAIRS = 10
 """Pairs of one prompt that are accepted without a finding."""
-BIASED_SHARE = 0.65
-"""Share of pairs whose chosen response is the longer (or the shorter) one from which length is
-reported as a bias."""
-PAIRS_TO_JUDGE_LENGTH = 20
-FEW_PAIRS = 50
 PASSES = 10
 """Passes over the pairs above which the adapter memorises them."""
 
-
-_Keys = tuple[int, int, int]
+Keys = tuple[int, int, int]
 """Digests of everything before the answers, of the chosen and of the rejected one."""
 
 
 @dataclass
-class _Tally:
+class Tally:
     """The rows of one finding."""
 
     count: int = 0
@@ -43,6 +38,7 @@ class _Tally:
     examples: list[Example] = field(default_factory=list)
 
     def add(self, row: int, text: str = "") -> None:
+        """Count a row; its text is an example if there are few so far."""
         self.count += 1
         if len(self.rows) < ROWS_KEPT:
             self.rows.append(row)
@@ -59,16 +55,19 @@ class Doctor:
         if unknown:
             raise InputError(f"There is no fix “{unknown[0]}”.", hint=f"Fixes: {', '.join(FIXES)}.")
         self._edits = [name for name in EDITS if name in self._fixes]
-        self._found: dict[str, _Tally] = {}
-        self._dropped: dict[str, _Tally] = {}
+        self._found: dict[str, Tally] = {}
+        self._dropped: dict[str, Tally] = {}
         self._pairs: dict[int, int] = {}
         """Digest of each pair kept to its row."""
         self._prompts: dict[int, int] = {}
         self.rows_read = 0
-        self.kept = 0
         self.has_python_lists = False
-        self._chosen_longer = 0
-        self._chosen_shorter = 0
+        self._lengths = LengthCounts()
+
+    @property
+    def kept(self) -> int:
+        """Pairs that are usable."""
+        return self._lengths.pairs
 
     def examine(self, row: Row, taken: Preference | str, detail: str = "") -> Preference | None:
         """Return the preference with the chosen fixes applied, or None if it is dropped."""
@@ -87,7 +86,7 @@ class Doctor:
         if fault:
             self._drop(fault, row.number, whole.prompt)
             return None
-        keys = _digests(whole)
+        keys = digests(whole)
         joined = joined if whole is taken else _joined(whole)
         for kind, sign in self._signs(whole, keys, joined):
             self._note(kind, row.number, sign)
@@ -98,10 +97,10 @@ class Doctor:
         return whole
 
     def _note(self, kind: str, row: int, sign: str) -> None:
-        self._found.setdefault(kind, _Tally()).add(row, sign)
+        self._found.setdefault(kind, Tally()).add(row, sign)
 
     def _drop(self, reason: str, row: int, sign: str) -> None:
-        self._dropped.setdefault(reason, _Tally()).add(row, sign)
+        self._dropped.setdefault(reason, Tally()).add(row, sign)
 
     def _edited(self, row: int, taken: Preference, joined: str) -> Preference:
         """Record findings that an edit could fix, and apply the edits the user chose."""
@@ -114,7 +113,7 @@ class Doctor:
                     taken = edit(taken)
         return taken
 
-    def _signs(self, pair: Preference, keys: _Keys, joined: str) -> Iterable[tuple[str, str]]:
+    def _signs(self, pair: Preference, keys: Keys, joined: str) -> Iterable[tuple[str, str]]:
         """Yield the findings of a pair that dropping it would fix, each with an example.
 
         Lazy: once a pair is dropped for one finding, later checks are skipped.
@@ -150,7 +149,7 @@ class Doctor:
             if sign:
                 yield name, sign
 
-    def _repetitions(self, text: str, keys: _Keys) -> Iterable[tuple[str, str]]:
+    def _repetitions(self, text: str, keys: Keys) -> Iterable[tuple[str, str]]:
         prompt, chosen, rejected = keys
         same = self._pairs.get(hash((prompt, chosen, rejected)))
         if same is not None:
@@ -161,13 +160,11 @@ class Doctor:
         if self._prompts.get(prompt, 0) >= PROMPT_PAIRS:
             yield "repeated-prompt", text
 
-    def _remember(self, row: int, pair: Preference, keys: _Keys) -> None:
+    def _remember(self, row: int, pair: Preference, keys: Keys) -> None:
         prompt, chosen, rejected = keys
         self._pairs.setdefault(hash((prompt, chosen, rejected)), row)
         self._prompts[prompt] = self._prompts.get(prompt, 0) + 1
-        self.kept += 1
-        self._chosen_longer += len(pair.chosen) > len(pair.rejected)
-        self._chosen_shorter += len(pair.chosen) < len(pair.rejected)
+        self._lengths.add(pair.chosen, pair.rejected)
 
     def drops(self) -> tuple[Drop, ...]:
         """Return the dropped rows by reason, in report order."""
@@ -186,12 +183,13 @@ class Doctor:
         """Return the findings in report order."""
         seen = {**{k: self._dropped[k] for k in _DROP_IDS & set(self._dropped)}, **self._found}
         found = {kind: self._finding(BY_ID[kind], tally) for kind, tally in seen.items()}
-        for finding in (self._length_bias(), self._few_pairs(), self._python_lists()):
+        about_all = (self._lengths.length_bias(), self._lengths.few_pairs(self.rows_read))
+        for finding in (*about_all, self._python_lists()):
             if finding:
                 found[finding.id] = finding
         return tuple(found[kind.id] for kind in KINDS if kind.id in found)
 
-    def _finding(self, kind: Kind, tally: _Tally) -> Finding:
+    def _finding(self, kind: Kind, tally: Tally) -> Finding:
         return Finding(
             id=kind.id,
             severity=kind.severity,
@@ -205,22 +203,6 @@ class Doctor:
             advice=kind.advice,
         )
 
-    def _length_bias(self) -> Finding | None:
-        counts = {"longer": self._chosen_longer, "shorter": self._chosen_shorter}
-        direction, count = max(counts.items(), key=lambda item: item[1])
-        share = count / max(1, self.kept)
-        if self.kept < PAIRS_TO_JUDGE_LENGTH or share < BIASED_SHARE:
-            return None
-        kind = BY_ID["length-bias"]
-        return Finding(
-            id=kind.id,
-            severity=kind.severity,
-            label=f"the chosen response is the {direction} one in {share:.0%} of the pairs",
-            count=count,
-            share=share,
-            advice=f"{kind.advice} Expect {direction} answers, whatever else it learns.",
-        )
-
     def _python_lists(self) -> Finding | None:
         if not self.has_python_lists:
             return None
@@ -231,19 +213,6 @@ class Doctor:
             label=kind.label,
             count=self.rows_read,
             share=1.0,
-            advice=kind.advice,
-        )
-
-    def _few_pairs(self) -> Finding | None:
-        if self.kept >= FEW_PAIRS:
-            return None
-        kind = BY_ID["few-pairs"]
-        return Finding(
-            id=kind.id,
-            severity=kind.severity,
-            label=f"there are very few pairs ({self.kept:,})",
-            count=self.kept,
-            share=self.kept / max(1, self.rows_read),
             advice=kind.advice,
         )
 
@@ -290,7 +259,7 @@ def excerpt(text: str) -> str:
     return words if len(words) <= EXAMPLE_CHARACTERS else words[: EXAMPLE_CHARACTERS - 1] + "…"
 
 
-def _digests(pair: Preference) -> _Keys:
+def digests(pair: Preference) -> Keys:
     """Return 64-bit digests of conversation, chosen and rejected, outer white space stripped."""
     asked = "\0".join(f"{turn.role}\0{turn.content}" for turn in pair.earlier)
     return (

@@ -20,9 +20,12 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import PreferenceData, Split, split_pairs
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError, WorkerLost
+from orpo_qlora.models import chat_templates
 from orpo_qlora.program import start_program
 from orpo_qlora.runs import checkpoints, store, trackers
+from orpo_qlora.runs.differences import order_key, value_of
 from orpo_qlora.runs.identity import identity_of
+from orpo_qlora.runs.labels import NO_LABEL, RunLabel
 from orpo_qlora.runs.process import preflight
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.process.ending import record_end
@@ -49,7 +52,8 @@ def start_run(config: TrainConfig, dataset: PreferenceData, ticket: str = "") ->
         ticket: idempotency key: the same ticket twice makes one run.
 
     Raises:
-        InputError: the home folder is not usable, or the tracker is not installed.
+        InputError: the home folder or the chat template is not usable, or the tracker is not
+            installed.
         DiskFull: nothing was started.
     """
     # Two clicks, two pages or a page and a terminal: check and creation are one step.
@@ -61,23 +65,35 @@ def start_run(config: TrainConfig, dataset: PreferenceData, ticket: str = "") ->
         return _queue_new([config], split, dataset.report, ticket=ticket)[0]
 
 
-def start_sweep(
-    configs: Sequence[TrainConfig], split: Split, report: DataSummary, tag: str
+def queue_group(
+    configs: Sequence[TrainConfig], split: Split, report: DataSummary, label: RunLabel
 ) -> list[Run]:
-    """Queue runs that differ in λ alone, under one tag; return every run of that tag, by λ.
+    """Queue runs that differ only in the settings `label.varied`; return every run of the group.
 
-    Values of λ that the tag already has are not trained again, so the call is idempotent.
+    Runs whose values of these settings the group already has are not queued again, so the call is
+    idempotent.
+
+    Args:
+        configs: one for each run.
+        split: the pairs of all.
+        report: the data summary of their file.
+        label: the group's tag and the settings that it varies.
 
     Raises:
         InputError: the home folder is not usable, or the tracker is not installed.
         DiskFull: runs created before the error stay queued.
     """
+
+    def values(config: TrainConfig) -> list[object]:
+        return [value_of(_with_absolute_model(config), name) for name in label.varied]
+
     with launching():
-        there = [run for run in store.list_runs() if tag in run.label.tags]
-        known = {run.config.lambda_ for run in there}
-        missing = [config for config in configs if config.lambda_ not in known]
-        made = _queue_new(missing, split, report, tags=(tag,)) if missing else []
-    return sorted([*there, *map(store.read_run, made)], key=lambda run: run.config.lambda_)
+        there = [run for run in store.list_runs() if set(label.tags) <= set(run.label.tags)]
+        known = [values(run.config) for run in there]
+        missing = [config for config in configs if values(config) not in known]
+        made = _queue_new(missing, split, report, label=label) if missing else []
+    runs = [*there, *map(store.read_run, made)]
+    return sorted(runs, key=lambda run: order_key(run.config, label.varied))
 
 
 def _queue_new(
@@ -86,8 +102,9 @@ def _queue_new(
     report: DataSummary,
     *,
     ticket: str = "",
-    tags: tuple[str, ...] = (),
+    label: RunLabel = NO_LABEL,
 ) -> list[RunPaths]:
+    complete = [_with_absolute_model(chat_templates.recorded(config)) for config in configs]
     for tracker in {config.report_to for config in configs}:
         trackers.check_installed(tracker)
     preflight.check_home()
@@ -95,8 +112,8 @@ def _queue_new(
     place = _last_place()
     try:
         return [
-            store.create_run(config, split, report, place=place + at, ticket=ticket, tags=tags)
-            for at, config in enumerate(map(_with_absolute_model, configs))
+            store.create_run(config, split, report, place=place + at, ticket=ticket, label=label)
+            for at, config in enumerate(complete)
         ]
     finally:
         _start_next()

@@ -18,7 +18,7 @@ from orpo_qlora.models import loading
 from orpo_qlora.models.generation import answer_all
 from orpo_qlora.models.sampling import Conversation, Sampling
 from orpo_qlora.orpo.engine import Engine, build_engine
-from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.loss import needs_of
 from orpo_qlora.orpo.token_cache import tokenize_once
 from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair
 
@@ -36,6 +36,7 @@ def load_base(config: TrainConfig) -> loading.Base:
         config.revision,
         quantization=config.quantization,
         compute_dtype=config.compute_dtype,
+        chat_template=config.chat_template,
     )
 
 
@@ -49,14 +50,6 @@ def tokenize(
     """
     cache = storage.home() / "cache"
     return tokenize_once(cache, tokenizer, pairs, config.max_length, config.over_length)
-
-
-def needs_of(config: TrainConfig) -> Needs:
-    """Return which log-probs these settings ask for."""
-    return Needs(
-        prompt=config.nll_on == "sequence",
-        rejected=config.lambda_ > 0 or config.track_rejected,
-    )
 
 
 def engine_for(config: TrainConfig, policy: PeftModel, pairs: Sequence[TokenizedPair]) -> Engine:

@@ -21,16 +21,20 @@ from types import FrameType
 
 import transformers
 from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware, loading
+from orpo_qlora.models.experts import describe_experts
 from orpo_qlora.models.sampling import BASE
+from orpo_qlora.models.templates import template_in_use
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.batches import total_steps
+from orpo_qlora.orpo.step import Record
 from orpo_qlora.orpo.tokens import Tokenized
-from orpo_qlora.orpo.trainer import OrpoTrainer, Record
+from orpo_qlora.orpo.trainer import OrpoTrainer
 from orpo_qlora.program import run_program
 from orpo_qlora.runs import checkpoints, metrics, store
 from orpo_qlora.runs.checkpoints import Checkpoint, Found
@@ -79,10 +83,14 @@ class Worker:
         self._phase("loading the base model")
         base = self._base = training_setup.load_base(self.config)
         self.on_note(f"Arithmetic: {base.arithmetic.reason}.")
+        self.on_note(template_in_use(base.folder, base.tokenizer, self.config.chat_template).note())
         self._identity = identity_of(self.config, self.paths.train.parent, base.folder)
         found = self._checkpoint()
         policy = self._policy = loading.attach_new_adapter(base, self.config)
         self._check_room(policy, found)
+        experts = describe_experts(policy, self.config.lora_targets)
+        if experts:
+            self.on_note(experts)
 
         self._phase("tokenizing the pairs")
         train, held_out = self._tokenize(base)
@@ -103,7 +111,7 @@ class Worker:
             return
 
         self._phase("saving the adapter")
-        save_adapter(policy, self.paths.adapter)
+        save_adapter(policy, base.tokenizer, self.paths.adapter)
         if self.should_stop():
             self._finish("stopped")
             return
@@ -246,6 +254,8 @@ class Worker:
             sentence = side.sentence(self.config.max_length)
             if sentence:
                 self.on_note(f"{name}: {sentence}")
+        for sentence in (train.changes + held_out.changes).sentences():
+            self.on_note(sentence)
         return train, held_out
 
     @cached_property
@@ -307,12 +317,16 @@ class Worker:
         store.write_state(self.paths, self.state)
 
 
-def save_adapter(policy: PeftModel, folder: Path) -> None:
-    """Write the adapter as plain PEFT safetensors; the folder appears whole."""
+def save_adapter(policy: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the adapter as plain PEFT safetensors, with the tokenizer and its chat template.
+
+    The folder appears whole.
+    """
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     with storage.disk_errors(draft):
         policy.save_pretrained(draft, safe_serialization=True)
+        tokenizer.save_pretrained(draft)
         for path in draft.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())

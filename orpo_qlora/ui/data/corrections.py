@@ -12,8 +12,10 @@ from orpo_qlora.data.mapping import complete_mapping
 from orpo_qlora.data.readers.encodings import codec_of
 from orpo_qlora.data.readers.table import open_table
 from orpo_qlora.data.remembered import forget_mapping
+from orpo_qlora.data.sources import ALL, Quota, parse_cap, parse_share
 from orpo_qlora.errors import DataError, InputError, NeedsColumns
 from orpo_qlora.ui.data import uploads
+from orpo_qlora.ui.data.uploads import StoredFile, StoredSet
 
 FIELDS = (
     "prompt", "chosen", "rejected", "system", "context", "shape", "first", "second", "verdict",
@@ -30,6 +32,12 @@ def apply_choice(dataset_id: str, choice: str) -> None:
     """
     kind, _, value = choice.partition(":")
     _check(kind, value)
+    several = uploads.set_of(dataset_id)
+    if several is not None:
+        for file in several.files:
+            apply_choice(file.id, choice)
+        _apply_across(several, kind, value)
+        return
     choices = uploads.choices_of(dataset_id)
     without = tuple(fix for fix in choices.fixes if fix != value)
     changed: dict[str, dict[str, object]] = {
@@ -43,6 +51,43 @@ def apply_choice(dataset_id: str, choice: str) -> None:
         uploads.choose(dataset_id, ReadChoices())
     else:
         uploads.choose(dataset_id, choices.model_copy(update=changed[kind]))
+
+
+def _apply_across(several: StoredSet, kind: str, value: str) -> None:
+    """Store the fixes across the files of a dataset; the shares and caps stay."""
+    fixes = tuple(fix for fix in several.fixes if fix != value and kind != "forget")
+    if kind == "fix":
+        fixes = (*fixes, value)
+    uploads.store_set(several.model_copy(update={"fixes": fixes}))
+
+
+def choose_quotas(dataset_id: str, rows: Sequence[Sequence[object]]) -> None:
+    """Store the share or cap of each file, as typed into the table of files.
+
+    Args:
+        dataset_id: a dataset of several files.
+        rows: share and cap of each file, in order; empty for all pairs.
+
+    Raises:
+        InputError: a value is wrong, or a file has both; nothing is stored.
+    """
+    several = uploads.set_of(dataset_id)
+    if several is None or len(rows) != len(several.files):
+        raise InputError("The files have changed.", hint="Reload the page and try again.")
+    files = tuple(
+        StoredFile(id=file.id, quota=_quota(uploads.source_of(file.id), *row))
+        for file, row in zip(several.files, rows, strict=True)
+    )
+    uploads.store_set(several.model_copy(update={"files": files}))
+
+
+def _quota(name: str, share: object, cap: object) -> Quota:
+    typed = [str(value).strip() if value is not None else "" for value in (share, cap)]
+    if all(typed):
+        raise InputError(f"{name} has both a share and a cap.", hint="Empty one of them.")
+    if typed[0]:
+        return parse_share(typed[0], name)
+    return parse_cap(typed[1], name) if typed[1] else ALL
 
 
 def _forget_columns(dataset_id: str, choices: ReadChoices) -> None:

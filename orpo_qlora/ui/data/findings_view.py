@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 
 from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.summary import DataSummary, Finding, row_list
+from orpo_qlora.data.summary import DataSummary, Drop, Finding, row_list
 from orpo_qlora.data.wording import brief, plural
 from orpo_qlora.errors import (
     BrokenRows,
@@ -44,12 +44,23 @@ COLUMNS_HINT = (
 
 def summary_card(report: DataSummary) -> str:
     """Return the file's name, counts, format and the user's choices about it."""
+    if report.files:
+        return _set_card(report)
     format_ = " · ".join(part for part in (report.format, report.encoding) if part)
     choices = _choices_sentence(report)
     undo = choice_button("forget", "Undo my choices", "quiet-button") if choices else ""
     return cards.text_card(
         report.source, [*report.sentences()[:1], *filter(None, (format_, choices))], undo
     )
+
+
+def _set_card(report: DataSummary) -> str:
+    lines = [*report.sentences()[:1], *(part.sentence() for part in report.files)]
+    has_choices = any(part.summary.choices != ReadChoices() for part in report.files)
+    undo = ""
+    if has_choices or report.choices != ReadChoices():
+        undo = choice_button("forget", "Undo my choices", "quiet-button")
+    return cards.text_card(report.source, lines, undo)
 
 
 def _choices_sentence(report: DataSummary) -> str:
@@ -79,12 +90,17 @@ def findings_list(report: DataSummary) -> str:
     if report.candidates != report.rows_read:
         read += f" with {plural(report.candidates, 'preference')}"
     kept = f"{read} = {plural(report.pairs, 'pair')} kept"
-    dropped = [f"{drop.count:,} dropped: {drop.label}" for drop in report.drops]
+    dropped = [_dropped(drop) for drop in report.drops]
     total = html.escape(" + ".join([kept, *dropped]) + ".")
     return (
         '<section class="card findings"><p class="card-title">Pair doctor</p>'
         f'<ul>{items}</ul><p class="quiet">{total}</p></section>'
     )
+
+
+def _dropped(drop: Drop) -> str:
+    place = f" ({drop.file})" if drop.file else ""
+    return f"{drop.count:,} {'dropped: ' if drop.rows else ''}{drop.label}{place}"
 
 
 def _finding(finding: Finding) -> str:
@@ -93,6 +109,7 @@ def _finding(finding: Finding) -> str:
     state = "fixed" if finding.fixed else finding.severity
     pill = "Fixed" if finding.fixed else SEVERITIES[finding.severity]
     label = f"{finding.label[:1].upper()}{finding.label[1:]}"
+    label = f"{finding.file}: {label}" if finding.file else label
     advice = f"<p>{html.escape(finding.advice)}</p>" if finding.advice else ""
     return (
         f'<li class="finding" data-finding="{html.escape(finding.id)}">'

@@ -1,4 +1,4 @@
-"""The Data tab: choose preference pairs by upload or example, and check what was read."""
+"""The Data tab: choose preference files by upload or example, and check what was read."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ import gradio as gr
 
 from orpo_qlora.data.examples import EXAMPLES, example_path
 from orpo_qlora.data.pairs import PreferenceData, PreferencePair, preview
+from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import DataError, NeedsColumns
-from orpo_qlora.ui.data import column_row, corrections, findings_view, token_panel, uploads
+from orpo_qlora.ui.data import (
+    column_row,
+    corrections,
+    files_table,
+    findings_view,
+    token_panel,
+    uploads,
+)
 from orpo_qlora.ui.data import downloads as data_downloads
 from orpo_qlora.ui.data.column_row import ColumnQuestion, ColumnRow
 from orpo_qlora.ui.data.downloads import Downloads
+from orpo_qlora.ui.data.files_table import FilesTable
 from orpo_qlora.ui.data.token_panel import QuestionInputs, TokenPanel
-from orpo_qlora.ui.data.uploads import Progress
+from orpo_qlora.ui.data.uploads import Progress, StoredSet
 from orpo_qlora.ui.parts import cards
 from orpo_qlora.ui.parts.buttons import CHOICE_SCRIPT, choice_of
 from orpo_qlora.ui.parts.events import QUIET, UNCHECKED
@@ -45,6 +54,7 @@ class DataTab:
     """The latest error, with its one-click answers."""
     summary: gr.HTML
     go_on: gr.Button
+    files: FilesTable
     columns: ColumnRow
     findings: gr.HTML
     downloads: Downloads
@@ -56,7 +66,13 @@ class DataTab:
         """Every component that changes with the chosen file."""
         return [
             *(self.dataset_id, self.card, self.summary, self.go_on),
-            *(*self.columns.outputs, self.findings, self.downloads.row, self.preview),
+            *(
+                *self.files.outputs,
+                *self.columns.outputs,
+                self.findings,
+                self.downloads.row,
+                self.preview,
+            ),
         ]
 
 
@@ -74,7 +90,8 @@ def build() -> DataTab:
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 upload = gr.File(
-                    label="Your file",
+                    label="Your files",
+                    file_count="multiple",
                     file_types=FILE_TYPES,
                     type="filepath",
                     height=176,
@@ -84,6 +101,7 @@ def build() -> DataTab:
                 gr.HTML('<p class="label">Or try an example</p>')
                 examples = {name: _example_button(name) for name in EXAMPLES}
         card = _choices_html("data-error", visible=True)
+        files = files_table.build()
         summary = _choices_html("data-summary")
         with gr.Row(elem_classes="actions"):
             go_on = gr.Button(
@@ -102,6 +120,7 @@ def build() -> DataTab:
             card=card,
             summary=summary,
             go_on=go_on,
+            files=files,
             columns=column_row.build(),
             findings=_choices_html("data-findings"),
             downloads=data_downloads.build(),
@@ -154,6 +173,7 @@ def connect(
 
     _connect_choosing(tab, changed)
     _connect_corrections(tab, changed)
+    _connect_files(tab, changed)
     data_downloads.connect(tab.downloads, tab.dataset_id, tab.card)
     question = QuestionInputs(tab.dataset_id, tab.tokens.row, settings)
     token_panel.connect(tab.tokens, question, tab.tab, tab.preview)
@@ -169,8 +189,8 @@ def refresh_tokens_after(tab: DataTab, settings: Mapping[str, Any], event: Any) 
 def _connect_choosing(tab: DataTab, changed: Callable[[Any], None]) -> None:
     nothing = dataset_updates(tab, "")
 
-    def on_upload(path: str | None, progress: gr.Progress = PROGRESS) -> Iterator[Updates]:
-        return _upload_updates(tab, path, _reading(progress))
+    def on_upload(paths: list[str] | None, progress: gr.Progress = PROGRESS) -> Iterator[Updates]:
+        return _upload_updates(tab, [Path(path) for path in paths or ()], _reading(progress))
 
     def on_clear() -> Updates:
         return nothing
@@ -183,6 +203,7 @@ def _connect_choosing(tab: DataTab, changed: Callable[[Any], None]) -> None:
     handler = guarded_stream(tab.card, on_upload, nothing)
     reading = {"show_progress_on": tab.card, "api_visibility": "private"}
     changed(tab.upload.upload(handler, tab.upload, tab.outputs, **reading))
+    changed(tab.upload.delete(handler, tab.upload, tab.outputs, **reading))
     changed(tab.upload.clear(guarded(tab.card, on_clear), None, tab.outputs, **QUIET))
     for name, button in tab.examples.items():
         handler = guarded(tab.card, partial(on_example, name), nothing)
@@ -190,61 +211,84 @@ def _connect_choosing(tab: DataTab, changed: Callable[[Any], None]) -> None:
 
 
 def _connect_corrections(tab: DataTab, changed: Callable[[Any], None]) -> None:
-    row = tab.columns
+    row, which = tab.columns, [tab.dataset_id, tab.files.shown]
 
     def on_choice(
-        dataset_id: str, event: gr.EventData, progress: gr.Progress = PROGRESS
+        dataset_id: str, shown: str, event: gr.EventData, progress: gr.Progress = PROGRESS
     ) -> Updates:
-        corrections.apply_choice(dataset_id, choice_of(event))
-        return dataset_updates(tab, dataset_id, _reading(progress))
+        corrections.apply_choice(uploads.shown_file(dataset_id, shown), choice_of(event))
+        return dataset_updates(tab, dataset_id, _reading(progress), shown)
 
-    def on_columns(dataset_id: str, *values: object, progress: gr.Progress = PROGRESS) -> Updates:
+    def on_columns(
+        dataset_id: str, shown: str, *values: object, progress: gr.Progress = PROGRESS
+    ) -> Updates:
         *columns, has_header = values
-        corrections.choose_columns(dataset_id, columns, has_header=bool(has_header))
-        return dataset_updates(tab, dataset_id, _reading(progress))
+        file_id = uploads.shown_file(dataset_id, shown)
+        corrections.choose_columns(file_id, columns, has_header=bool(has_header))
+        return dataset_updates(tab, dataset_id, _reading(progress), shown)
 
-    def on_shape(dataset_id: str, shape: object) -> Updates:
+    def on_shape(dataset_id: str, shown: str, shape: object) -> Updates:
         if not dataset_id:
             return {}
-        return column_row.shape_updates(row, corrections.proposed_mapping(dataset_id, shape))
+        file_id = uploads.shown_file(dataset_id, shown)
+        return column_row.shape_updates(row, corrections.proposed_mapping(file_id, shape))
 
-    def on_ranking(dataset_id: str, setting: object, progress: gr.Progress = PROGRESS) -> Updates:
-        corrections.choose_ranking(dataset_id, setting)
-        return dataset_updates(tab, dataset_id, _reading(progress))
+    def on_ranking(
+        dataset_id: str, shown: str, setting: object, progress: gr.Progress = PROGRESS
+    ) -> Updates:
+        corrections.choose_ranking(uploads.shown_file(dataset_id, shown), setting)
+        return dataset_updates(tab, dataset_id, _reading(progress), shown)
 
     for part in (tab.card, tab.summary, tab.findings):
         handler = guarded(tab.card, on_choice)
         reading = {"show_progress_on": part, "trigger_mode": "once", **UNCHECKED}
-        changed(part.click(handler, tab.dataset_id, tab.outputs, **reading))
-    shown = [*row.parts.values(), *row.values.values(), row.is_reversed]
-    row.shape.input(
-        guarded(tab.card, on_shape), [tab.dataset_id, row.shape], [*shown, tab.card], **UNCHECKED
-    )
+        changed(part.click(handler, which, tab.outputs, **reading))
+    shape_parts = [*row.parts.values(), *row.values.values(), row.is_reversed]
+    handler = guarded(tab.card, on_shape)
+    row.shape.input(handler, [*which, row.shape], [*shape_parts, tab.card], **UNCHECKED)
     handler = guarded(tab.card, on_columns)
     reading = {"show_progress_on": row.note, "trigger_mode": "once", **UNCHECKED}
-    changed(row.apply.click(handler, [tab.dataset_id, *row.inputs], tab.outputs, **reading))
+    changed(row.apply.click(handler, [*which, *row.inputs], tab.outputs, **reading))
     handler = guarded(tab.card, on_ranking)
     reading["trigger_mode"] = "always_last"  # arrow keys pass through the settings between
-    changed(row.ranking.input(handler, [tab.dataset_id, row.ranking], tab.outputs, **reading))
+    changed(row.ranking.input(handler, [*which, row.ranking], tab.outputs, **reading))
+
+
+def _connect_files(tab: DataTab, changed: Callable[[Any], None]) -> None:
+    def on_quota(
+        dataset_id: str, shown: str, table: object, progress: gr.Progress = PROGRESS
+    ) -> Updates:
+        corrections.choose_quotas(dataset_id, files_table.quotas_of(table))
+        return dataset_updates(tab, dataset_id, _reading(progress), shown)
+
+    def on_shown(dataset_id: str, shown: str) -> Updates:
+        return dataset_updates(tab, dataset_id, None, shown)
+
+    files, which = tab.files, [tab.dataset_id, tab.files.shown]
+    reading = {"show_progress_on": tab.summary, "trigger_mode": "always_last", **UNCHECKED}
+    quota = guarded(tab.card, on_quota)
+    changed(files.table.input(quota, [*which, files.table], tab.outputs, **reading))
+    files.shown.input(guarded(tab.card, on_shown), which, tab.outputs, **reading)
 
 
 def _reading(progress: gr.Progress) -> Progress:
     return lambda share: progress(share, desc="Reading")
 
 
-def _upload_updates(tab: DataTab, path: str | None, progress: Progress) -> Iterator[Updates]:
-    """Store an uploaded file; show its first pairs at once and all of it when it has been read."""
-    if not path:
+def _upload_updates(tab: DataTab, paths: Sequence[Path], progress: Progress) -> Iterator[Updates]:
+    """Store uploaded files; show the first pairs at once and everything when it has been read."""
+    if not paths:
         yield dataset_updates(tab, "")
         return
-    first = _first_pairs(Path(path))
+    first = _first_pairs(paths[0])
     if first:
+        whole = "file" if len(paths) == 1 else f"{len(paths)} files"
         yield {
             **dataset_updates(tab, ""),
-            tab.card: cards.busy("Reading and checking the whole file …"),
+            tab.card: cards.busy(f"Reading and checking the whole {whole} …"),
             tab.preview: _preview(first, f"First {plural(len(first), 'pair')}"),
         }
-    dataset_id = uploads.store_upload(Path(path), Path(path).name, progress)
+    dataset_id = uploads.store_files(paths, progress)
     yield dataset_updates(tab, dataset_id)
 
 
@@ -255,30 +299,74 @@ def _first_pairs(path: Path) -> Sequence[PreferencePair]:
         return ()  # reading the whole file reports the error
 
 
-def dataset_updates(tab: DataTab, dataset_id: str, progress: Progress | None = None) -> Updates:
-    """Return what the tab shows for a stored file; everything hidden for an empty id."""
+def dataset_updates(
+    tab: DataTab, dataset_id: str, progress: Progress | None = None, shown: str = ""
+) -> Updates:
+    """Return what the tab shows for a stored dataset; everything hidden for an empty id.
+
+    Args:
+        tab: the components.
+        dataset_id: a file, or several.
+        progress: of reading.
+        shown: id of the file to show of several; empty for all of them.
+    """
     if not dataset_id:
         return {tab.dataset_id: "", **_hidden(tab)}
+    several = uploads.set_of(dataset_id)
+    if several is not None:
+        return _set_updates(tab, dataset_id, several, progress, shown)
     try:
         dataset = uploads.open_upload(dataset_id, progress)
     except DataError as error:
         if not uploads.is_stored(dataset_id):
             raise
-        return _question_updates(tab, dataset_id, error)
-    return _summary_updates(tab, dataset_id, dataset)
+        return {**_question_updates(tab, dataset_id, error), tab.dataset_id: dataset_id}
+    return {**_summary_updates(tab, dataset), tab.dataset_id: dataset_id}
+
+
+def _set_updates(
+    tab: DataTab, dataset_id: str, several: StoredSet, progress: Progress | None, shown: str
+) -> Updates:
+    """Return what the tab shows for several files, or for one of them."""
+    ids = [file.id for file in several.files]
+    shown = shown if shown in ids else ""
+    try:
+        dataset = uploads.open_upload(dataset_id, progress)
+    except DataError as error:
+        asking = _first_unusable(ids)
+        names = [(uploads.source_of(file.id), file.id, file.quota) for file in several.files]
+        return {
+            **_question_updates(tab, asking, error),
+            **files_table.question_updates(tab.files, names, asking),
+            tab.dataset_id: dataset_id,
+        }
+    return {
+        **_summary_updates(tab, dataset, ids.index(shown) if shown else None),
+        **files_table.set_updates(tab.files, dataset.report, shown),
+        tab.dataset_id: dataset_id,
+    }
+
+
+def _first_unusable(ids: Sequence[str]) -> str:
+    for file_id in ids:
+        try:
+            uploads.open_upload(file_id)
+        except DataError:
+            return file_id
+    return ids[0]
 
 
 def _hidden(tab: DataTab) -> Updates:
     parts = [tab.summary, tab.preview, tab.go_on, tab.findings, tab.downloads.row]
     # gr.update, not components: this also runs while the page is built, which would add them to it.
-    return {part: gr.update(visible=False) for part in [*parts, tab.columns.fold]}
+    hidden = {part: gr.update(visible=False) for part in [*parts, tab.columns.fold]}
+    return {**hidden, **files_table.hidden_updates(tab.files)}
 
 
-def _question_updates(tab: DataTab, dataset_id: str, error: DataError) -> Updates:
+def _question_updates(tab: DataTab, file_id: str, error: DataError) -> Updates:
     """Return what the tab shows for a stored file that cannot be used as it is read now."""
-    choices = uploads.choices_of(dataset_id)
+    choices = uploads.choices_of(file_id)
     updates: Updates = {
-        tab.dataset_id: dataset_id,
         **_hidden(tab),
         tab.card: findings_view.question_card(error, choices),
     }
@@ -288,27 +376,44 @@ def _question_updates(tab: DataTab, dataset_id: str, error: DataError) -> Update
     return updates
 
 
-def _summary_updates(tab: DataTab, dataset_id: str, dataset: PreferenceData) -> Updates:
-    report = dataset.report
-    pairs = dataset.pairs[:PREVIEW_PAIRS]
-    label = f"First {len(pairs)} of {len(dataset.pairs):,} pairs"
+def _summary_updates(tab: DataTab, dataset: PreferenceData, place: int | None = None) -> Updates:
+    """Return the summary and the first pairs of a dataset, or of one file of it by place."""
+    report, first, count = dataset.report, 0, len(dataset.pairs)
+    if place is not None:
+        taken = [part.pairs_taken for part in report.files]
+        first, count, report = sum(taken[:place]), taken[place], report.files[place].summary
+    pairs = dataset.pairs[first : first + min(PREVIEW_PAIRS, count)]
+    label = f"First {len(pairs)} of {count:,} pairs"
+    columns = column_row.summary_updates(tab.columns, report)
+    if report.files:
+        columns[tab.columns.fold] = gr.Accordion(visible=False)
     return {
-        tab.dataset_id: dataset_id,
+        **files_table.hidden_updates(tab.files),
         tab.summary: gr.HTML(findings_view.summary_card(report), visible=True),
         tab.findings: gr.HTML(findings_view.findings_list(report), visible=True),
-        tab.preview: _preview(pairs, label),
+        tab.preview: _preview(pairs, label, dataset.report),
         tab.go_on: gr.Button(visible=True),
         tab.downloads.row: gr.Row(visible=True),
-        **column_row.summary_updates(tab.columns, report),
+        **columns,
     }
 
 
-def _preview(pairs: Sequence[PreferencePair], label: str) -> gr.Dataframe:
+def _preview(
+    pairs: Sequence[PreferencePair], label: str, report: DataSummary | None = None
+) -> gr.Dataframe:
     rows = [
-        [str(pair.row), *(_cut(text) for text in (_prompt(pair), pair.chosen, pair.rejected))]
+        [
+            _row_cell(pair.row, report),
+            *(_cut(text) for text in (_prompt(pair), pair.chosen, pair.rejected)),
+        ]
         for pair in pairs
     ]
     return gr.Dataframe(rows, visible=True, label=label)
+
+
+def _row_cell(row: int, report: DataSummary | None) -> str:
+    """Return the row of a pair; of several files with the file, see `token_panel`."""
+    return f"{row} · {report.place_of(row)}" if report and report.files else str(row)
 
 
 def _prompt(pair: PreferencePair) -> str:

@@ -33,7 +33,7 @@ REMEDIES = {
     "cut_answers": "Cut responses right",
 }
 """Buttons for over-long pairs, by the value of `over_length` they set."""
-SETTINGS = ("model", "revision", "max_length", "over_length", "nll_on", "lambda")
+SETTINGS = ("model", "revision", "max_length", "over_length", "method", "nll_on", "lambda")
 """Settings of the Train tab that decide how a pair is tokenized, cut and coloured."""
 SHOW = "() => { document.getElementById('token-actions')?.scrollIntoView({behavior: 'smooth'}); }"
 """Script that scrolls to the pair, far below the preview in which it was picked."""
@@ -56,7 +56,7 @@ class TokenPanel:
     longest: gr.Button
     tokens: gr.HTML
     seen: gr.Textbox
-    """What the panel shows now, so that a poll sends only what changed."""
+    """What the panel shows, the request's key first, so that a poll sends only what changed."""
     timer: gr.Timer
 
     @property
@@ -167,6 +167,9 @@ def _row_of(pair: PreferencePair) -> int:
 def look(panel: TokenPanel, question: Question, seen: str = "") -> Updates | None:
     """Return what the panel shows now; starts the job by itself if the tokenizer is local."""
     request = question.request
+    shown = seen.partition(" ")[0]
+    if shown and shown != request.key:
+        token_counts.cancel(shown)
     is_known = token_counts.paths_of(request).folder.is_dir()
     if not is_known and not local_files.has_tokenizer(request.model, request.revision):
         return _waiting_updates(panel, question)
@@ -178,9 +181,12 @@ def count(panel: TokenPanel, question: Question) -> Updates | None:
     return _answer_updates(panel, question, token_counts.ask(question.request, again=True), "")
 
 
-def nothing(panel: TokenPanel) -> Updates:
+def nothing(panel: TokenPanel, seen: str) -> Updates:
     """Return the panel hidden, as without a file."""
-    return {panel.view: gr.Column(visible=False), panel.timer: gr.Timer(active=False)}
+    if seen:
+        token_counts.cancel(seen.partition(" ")[0])
+    hidden = gr.Column(visible=False)
+    return {panel.view: hidden, panel.timer: gr.Timer(active=False), panel.seen: ""}
 
 
 def _waiting_updates(panel: TokenPanel, question: Question) -> Updates:
@@ -220,7 +226,9 @@ def _answer_updates(
     if answer.lengths is not None:
         updates |= _count_updates(panel, question, answer.lengths)
     if pair is not None:
-        updates[panel.tokens] = token_view.draw_tokens(pair, question.config)
+        report = question.dataset.report
+        place = report.place_of(pair.row) if report.files else ""
+        updates[panel.tokens] = token_view.draw_tokens(pair, question.config, place)
     return updates
 
 
@@ -324,12 +332,13 @@ class QuestionInputs:
 
 def refresh_after(panel: TokenPanel, inputs: QuestionInputs, event: Any) -> None:  # noqa: ANN401 - gradio's dependency
     """Update the panel once an event that changes the data is over."""
-    event.then(_on_refresh(panel, inputs), inputs.components, panel.outputs, **QUIET)
+    values = [panel.seen, *inputs.components]
+    event.then(_on_refresh(panel, inputs), values, panel.outputs, **QUIET)
 
 
 def _on_refresh(panel: TokenPanel, inputs: QuestionInputs) -> Callable[..., Any]:
-    def on_refresh(*values: object) -> Updates | None:
-        return look(panel, inputs.question(values)) if values[0] else nothing(panel)
+    def on_refresh(seen: str, *values: object) -> Updates | None:
+        return look(panel, inputs.question(values), seen) if values[0] else nothing(panel, seen)
 
     return _guarded(panel, on_refresh)
 
@@ -365,11 +374,17 @@ def connect(panel: TokenPanel, inputs: QuestionInputs, tab: gr.Tab, preview: gr.
     refresh = _on_refresh(panel, inputs)
     panel.timer.tick(_guarded(panel, on_tick), [panel.seen, *values], outputs, **QUIET)
     panel.count.click(_guarded(panel, on_count), values, outputs, **QUIET)
-    panel.row.input(refresh, values, outputs, trigger_mode="always_last", **QUIET)
-    tab.select(refresh, values, outputs, **QUIET)
+    refreshed = [panel.seen, *values]
+    panel.row.input(refresh, refreshed, outputs, trigger_mode="always_last", **QUIET)
+    tab.select(refresh, refreshed, outputs, **QUIET)
     remedied = [*outputs, *inputs.settings.values()]
     panel.summary.click(_guarded(panel, on_remedy), values, remedied, **QUIET)
     _connect_row(panel, inputs, preview)
+
+
+def _picked_row(cell: object) -> int:
+    """Return the row of a cell of the preview: “3”, with several files “1,003 · b.csv, row 3”."""
+    return int(str(cell).partition(" ")[0].replace(",", ""))
 
 
 def _connect_row(panel: TokenPanel, inputs: QuestionInputs, preview: gr.Dataframe) -> None:
@@ -384,7 +399,7 @@ def _connect_row(panel: TokenPanel, inputs: QuestionInputs, preview: gr.Datafram
         return row_updates(panel, question, longest_row(question))
 
     def on_pick(event: gr.SelectData, *values: object) -> Updates:
-        return row_updates(panel, inputs.question(values), int(event.row_value[0]))
+        return row_updates(panel, inputs.question(values), _picked_row(event.row_value[0]))
 
     values, outputs = inputs.components, [panel.row, *panel.outputs]
     panel.previous.click(_guarded(panel, partial(on_step, -1)), values, outputs, **QUIET)

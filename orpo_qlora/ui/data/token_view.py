@@ -15,6 +15,7 @@ from typing import Literal
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.wording import plural
 from orpo_qlora.jobs.token_counts import PairTokens, Token
+from orpo_qlora.methods import method_of
 from orpo_qlora.orpo.length_policy import Kept, fit
 
 Role = Literal["read", "nll", "both", "odds", "cut"]
@@ -22,8 +23,8 @@ Role = Literal["read", "nll", "both", "odds", "cut"]
 ROLES: dict[Role, str] = {
     "read": "Read, not trained on",
     "nll": "NLL only",
-    "both": "NLL and odds",
-    "odds": "Odds only",
+    "both": "NLL and preference",
+    "odds": "Preference only",
     "cut": "Cut off",
 }
 """Legend labels: what training does with a token."""
@@ -40,12 +41,18 @@ class _Part:
     roles: Sequence[Role]
 
 
-def draw_tokens(pair: PairTokens, config: TrainConfig) -> str:
-    """Return a pair's tokens as HTML, each coloured by its role under these settings."""
+def draw_tokens(pair: PairTokens, config: TrainConfig, place: str = "") -> str:
+    """Return a pair's tokens as HTML, each coloured by its role under these settings.
+
+    Args:
+        pair: the tokens.
+        config: the settings.
+        place: file and row in words; “Row 3” if empty.
+    """
     kept = fit(pair.lengths, config.max_length, config.over_length)
     parts = _parts(pair, kept, config)
     drawn = "".join(_draw_part(part) for part in parts)
-    title = f"Row {pair.row:,}: {_length_sentence(pair, kept, config)}"
+    title = f"{place or f'Row {pair.row:,}'}: {_length_sentence(pair, kept, config)}"
     return (
         f'<section class="card token-view"><p class="card-title">{html.escape(title)}</p>'
         f"{_legend(parts)}{drawn}"
@@ -66,8 +73,10 @@ def _length_sentence(pair: PairTokens, kept: Kept | None, config: TrainConfig) -
 
 def _parts(pair: PairTokens, kept: Kept | None, config: TrainConfig) -> tuple[_Part, ...]:
     lengths = kept or Kept(0, 0, 0)
-    has_odds = config.lambda_ > 0
-    prompt: Role = "nll" if config.nll_on == "sequence" else "read"
+    needs = method_of(config).needs(config)
+    prompt: Role = "nll" if needs.nll_on == "sequence" else "read"
+    rejected: Role = "odds" if needs.rejected else "read"
+    chosen: Role = "both" if needs.nll_on and needs.rejected else "nll" if needs.nll_on else "odds"
     before = len(pair.prompt) - lengths.prompt
     cut: Role = "cut"
     prompt_roles = [cut] * before + [prompt] * lengths.prompt
@@ -75,8 +84,8 @@ def _parts(pair: PairTokens, kept: Kept | None, config: TrainConfig) -> tuple[_P
         prompt_roles[before] = "read"  # the first token has nothing to predict it from
     return (
         _Part("Prompt", pair.prompt, prompt_roles),
-        _response("Chosen", pair.chosen, lengths.chosen, "both" if has_odds else "nll"),
-        _response("Rejected", pair.rejected, lengths.rejected, "odds" if has_odds else "read"),
+        _response("Chosen", pair.chosen, lengths.chosen, chosen),
+        _response("Rejected", pair.rejected, lengths.rejected, rejected),
     )
 
 

@@ -1,27 +1,38 @@
 """Uploaded files in the home's `datasets/` folder, each named by its SHA-256.
 
 That SHA-256 is the dataset's id, which the page's address carries. The user's choices about a file
-are stored next to it, so that every page and every reload reads it the same way.
+are stored next to it, so that every page and every reload reads it the same way. Several files are
+one dataset, whose id is the SHA-256 of theirs; its list of files is stored under that id.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.pairs import PreferenceData, load_preferences
-from orpo_qlora.errors import BrokenRows, DataError, DiskFull, NeedsColumns, NeedsEncoding
+from orpo_qlora.data.combine import load_files, progress_part
+from orpo_qlora.data.pairs import PreferenceData
+from orpo_qlora.data.sources import ALL, FileSet, Quota, SourceFile, joined_name
+from orpo_qlora.errors import (
+    BrokenRows,
+    DataError,
+    DiskFull,
+    InputError,
+    NeedsColumns,
+    NeedsEncoding,
+)
 from orpo_qlora.jobs.token_counts import TokenizeRequest, request_of
 
 STORED_BYTES = 32 * 1024**3
@@ -29,15 +40,35 @@ STORED_BYTES = 32 * 1024**3
 FREE_BYTES = 1024**3
 """Free disk space that an upload must leave for runs."""
 DATASET_ID = re.compile(r"[0-9a-f]{64}")
-DATA, NAME, CHOICES = ".data", ".name", ".choices.json"
+DATA, NAME, CHOICES, SET = ".data", ".name", ".choices.json", ".set.json"
 """Suffixes of the files stored under one id."""
-CACHED_FILES = 4
+CACHED_DATASETS = 8
 QUESTIONS = (NeedsEncoding, NeedsColumns, BrokenRows)
 """Errors that the user resolves on the page; a file that raises one is stored anyway."""
 
 Progress = Callable[[float], None]
-_reading = threading.Lock()
-_cache: OrderedDict[tuple[str, str, ReadChoices], PreferenceData | DataError] = OrderedDict()
+_reading = threading.RLock()
+_cache: OrderedDict[FileSet, PreferenceData | DataError] = OrderedDict()
+
+
+class StoredFile(BaseModel):
+    """One file of a dataset of several."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    quota: Quota = ALL
+
+
+class StoredSet(BaseModel):
+    """The files of a dataset of several."""
+
+    model_config = ConfigDict(frozen=True)
+
+    files: tuple[StoredFile, ...]
+    sample_seed: int = 0
+    fixes: tuple[str, ...] = ()
+    """Fixes across files."""
 
 
 def store_upload(path: Path, source: str, progress: Progress | None = None) -> str:
@@ -104,8 +135,97 @@ def _path(dataset_id: str, ending: str) -> Path:
 
 
 def is_stored(dataset_id: str) -> bool:
-    """Whether a file with that id is stored; false for anything that is not an id."""
-    return bool(DATASET_ID.fullmatch(dataset_id)) and _path(dataset_id, DATA).is_file()
+    """Whether a dataset with that id is stored; false for anything that is not an id."""
+    if not DATASET_ID.fullmatch(dataset_id):
+        return False
+    return _path(dataset_id, DATA).is_file() or _path(dataset_id, SET).is_file()
+
+
+def store_files(paths: Sequence[Path], progress: Progress | None = None) -> str:
+    """Copy preference files into the home and return the id of the dataset that they are.
+
+    Raises:
+        InputError: two of the files have the same content.
+        DataError: a file cannot be used.
+        DiskFull: the disk is full or the limit for uploads is reached.
+    """
+    ids = [
+        store_upload(path, path.name, progress_part(progress, place, len(paths)))
+        for place, path in enumerate(paths)
+    ]
+    if len(ids) == 1:
+        return ids[0]
+    files = tuple(StoredFile(id=one) for one in ids)
+    known = set_of(id_of_set(ids)) if is_stored(id_of_set(ids)) else None
+    return store_set(known or StoredSet(files=files))
+
+
+def id_of_set(ids: Sequence[str]) -> str:
+    """Return the id of a dataset of several files, which is also the SHA-256 in its summary."""
+    return hashlib.sha256("".join(f"{one}\n" for one in ids).encode()).hexdigest()
+
+
+def store_set(chosen: StoredSet) -> str:
+    """Store which files are one dataset, with the share or cap of each; return its id.
+
+    Raises:
+        InputError: two of the files have the same content.
+    """
+    ids = [file.id for file in chosen.files]
+    for place, one in enumerate(ids):
+        if one in ids[:place]:
+            raise InputError(
+                f"Two files have the same content; one of them is {source_of(one)}.",
+                hint="Upload each file once.",
+            )
+    dataset_id = id_of_set(ids)
+    storage.write_whole(_path(dataset_id, SET), chosen.model_dump_json())
+    return dataset_id
+
+
+def set_of(dataset_id: str) -> StoredSet | None:
+    """Return the files of a dataset of several, None for a single file.
+
+    Raises:
+        DataError: it is not stored, or one of its files no longer is.
+    """
+    check_stored(dataset_id)
+    try:
+        found = StoredSet.model_validate_json(_path(dataset_id, SET).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    for file in found.files:
+        check_stored(file.id)
+    return found
+
+
+def shown_file(dataset_id: str, shown: object) -> str:
+    """Return the id of the file that the page shows of a dataset, or of the dataset itself."""
+    several = set_of(dataset_id)
+    ids = [file.id for file in several.files] if several else []
+    return shown if isinstance(shown, str) and shown in ids else dataset_id
+
+
+def files_of(dataset_id: str) -> FileSet:
+    """Return the files of a dataset and how each is read.
+
+    Raises:
+        DataError: it is not stored.
+    """
+    several = set_of(dataset_id)
+    if several is None:
+        path, choices = data_file(dataset_id), choices_of(dataset_id)
+        return FileSet.of_file(path, source_of(dataset_id), choices)
+    files = tuple(
+        SourceFile(
+            path=str(data_file(file.id)),
+            source=source_of(file.id),
+            choices=choices_of(file.id),
+            quota=file.quota,
+        )
+        for file in several.files
+    )
+    return FileSet(files=files, sample_seed=several.sample_seed, fixes=several.fixes)
 
 
 def check_stored(dataset_id: str) -> None:
@@ -143,27 +263,30 @@ def open_upload(dataset_id: str, progress: Progress | None = None) -> Preference
     Raises:
         DataError: it is not stored, cannot be used, or raises one of `QUESTIONS`.
     """
-    source, choices = source_of(dataset_id), choices_of(dataset_id)
-    key = (dataset_id, source, choices)
+    return _opened(files_of(dataset_id), progress)
+
+
+def _opened(files: FileSet, progress: Progress | None) -> PreferenceData:
     # One at a time: the page opens the same file from several handlers at once.
     with _reading:
-        if key not in _cache:
-            # The file is named by its SHA-256, so its content under this key never changes.
-            _cache[key] = _load(data_file(dataset_id), source, choices, progress)
-            while len(_cache) > CACHED_FILES:
+        if files not in _cache:
+            # A file is named by its SHA-256, so its content under this key never changes.
+            _cache[files] = _load(files, progress)
+            while len(_cache) > CACHED_DATASETS:
                 _cache.popitem(last=False)
-        _cache.move_to_end(key)
-        found = _cache[key]
+        _cache.move_to_end(files)
+        found = _cache[files]
     if isinstance(found, DataError):
         raise found
     return found
 
 
-def _load(
-    path: Path, source: str, choices: ReadChoices, progress: Progress | None
-) -> PreferenceData | DataError:
+def _load(files: FileSet, progress: Progress | None) -> PreferenceData | DataError:
+    def read(file: SourceFile, progress: Progress | None) -> PreferenceData:
+        return _opened(FileSet(files=(file.model_copy(update={"quota": ALL}),)), progress)
+
     try:
-        return load_preferences(path, source, choices, progress)
+        return load_files(files, progress, read=None if files.is_one_file else read)
     except DataError as error:
         return error.with_traceback(None)
 
@@ -174,7 +297,9 @@ def source_of(dataset_id: str) -> str:
     Raises:
         DataError: it is not stored.
     """
-    check_stored(dataset_id)
+    several = set_of(dataset_id)
+    if several is not None:
+        return joined_name([source_of(file.id) for file in several.files])
     return _path(dataset_id, NAME).read_text(encoding="utf-8")
 
 
@@ -205,8 +330,9 @@ def choose(dataset_id: str, choices: ReadChoices) -> None:
 def _drop_cached(dataset_id: str) -> None:
     # Also with the same choices: the columns remembered for its header may have changed.
     with _reading:
-        for key in [key for key in _cache if key[0] == dataset_id]:
-            del _cache[key]
+        path = str(_path(dataset_id, DATA))
+        for files in [one for one in _cache if any(file.path == path for file in one.files)]:
+            del _cache[files]
 
 
 def tokenize_request(
@@ -217,4 +343,4 @@ def tokenize_request(
     Raises:
         DataError: it is not stored.
     """
-    return request_of(data_file(dataset_id), open_upload(dataset_id).report, config, rows)
+    return request_of(files_of(dataset_id), open_upload(dataset_id).report, config, rows)

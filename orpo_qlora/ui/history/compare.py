@@ -11,9 +11,10 @@ import gradio as gr
 
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import InputError, UnknownRun
+from orpo_qlora.evaluation import comparison, report_card
 from orpo_qlora.runs import present, store
 from orpo_qlora.runs.store import Run
-from orpo_qlora.ui.history import compare_view, history_table, sweep_chart
+from orpo_qlora.ui.history import compare_view, history_table, results_view, sweep_chart
 from orpo_qlora.ui.history.compare_view import MOST_RUNS
 from orpo_qlora.ui.history.shown import Shown, ids_of
 from orpo_qlora.ui.parts import cards, theme
@@ -128,13 +129,14 @@ def compare_updates(
             **dict.fromkeys(drawn, ""),
             part.timer: gr.Timer(active=False),
         }
+    found = comparison.compare(runs, {one.run.id: one.metrics for one in several})
     reading = f"Reading metrics: {present.percent(share)}." if share < 1 else ""
     return {
         part.view: gr.Column(visible=True),
         part.seen: mark,
         part.head: compare_view.draw_legend(several),
-        part.sweep: sweep_chart.draw_sweep(several),
-        part.held_out: compare_view.draw_held_out(several),
+        part.sweep: sweep_chart.draw_sweep(found, {one.run.id: one.colour for one in several}),
+        part.held_out: results_view.draw_results(found, {one.run.id: one.place for one in several}),
         part.curves: (cards.busy(reading) if reading else "")
         + compare_view.draw_curves(several, held_out=side != TRAINING),
         part.differences: compare_view.draw_differences(several),
@@ -157,7 +159,9 @@ def _mark(runs: Sequence[Run], side: str, share: float) -> str:
     for run in runs:
         metrics = run.paths.metrics
         size = metrics.stat().st_size if metrics.is_file() else 0
-        lines.append(f"{run.id} {run.title} {run.state.status} {size}")
+        card = report_card.file_of(run.paths)
+        evaluated = card.stat().st_mtime_ns if card.is_file() else 0
+        lines.append(f"{run.id} {run.title} {run.state.status} {size} {evaluated}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 

@@ -9,6 +9,7 @@ import html
 from collections.abc import Collection, Sequence
 from urllib.parse import urlencode
 
+from orpo_qlora import methods
 from orpo_qlora.data.wording import plural
 from orpo_qlora.runs import history, present
 from orpo_qlora.runs.history import Unreadable
@@ -130,7 +131,7 @@ def _row(run: Run, *, is_chosen: bool) -> str:
         ("Status", _status(run), ""),
         ("Base model", html.escape(present.model_title(run.config.model)), ""),
         ("Data", data, ""),
-        ("λ", present.setting_value(run.config.lambda_), "number"),
+        ("λ", methods.short_name(run.config).removeprefix("λ "), "number"),
         *_measured_parts(run),
         ("Date", html.escape(present.moment(run.state.created_at)), "history-date"),
     )

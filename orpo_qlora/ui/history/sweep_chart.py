@@ -1,28 +1,31 @@
-"""Results of a λ sweep: three small charts against λ and a sentence."""
+"""Results of a sweep: small charts against the setting that is varied, and a sentence."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orpo_qlora.charts.lines import SIZE, tick_label
 from orpo_qlora.charts.scales import Scale
+from orpo_qlora.evaluation.comparison import Comparison, Entry, result_sentence
 from orpo_qlora.runs import present
-from orpo_qlora.runs.intervals import Interval, wilson
+from orpo_qlora.runs.differences import order_key, title_of, value_of
+from orpo_qlora.runs.intervals import Interval
 from orpo_qlora.runs.present import setting_value
-from orpo_qlora.runs.results import Measured
-from orpo_qlora.ui.history.compare_view import Compared, accuracy_text
+
+DODGE = 0.5
+"""Share of a value's width over which the runs with different second settings are spread."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A quantity plotted against λ."""
+    """A quantity plotted against the varied setting."""
 
     name: str
     title: str
     unit: str
-    value: Callable[[Measured], float | None]
+    value: Callable[[Entry], float | None]
     format: Callable[[float], str] = present.number
     limits: tuple[float, float] | None = None
 
@@ -31,7 +34,8 @@ class Outcome:
 class Dot:
     """One run in one chart."""
 
-    lambda_: float
+    place: float
+    """Where along the axis, 0 to 1."""
     value: float
     colour: str
     label: str
@@ -43,98 +47,101 @@ OUTCOMES = (
         "accuracy",
         "Held-out accuracy",
         "share of pairs, 95 % interval",
-        lambda found: found.value("rewards/accuracies"),
+        lambda one: one.value("rewards/accuracies"),
         present.percent,
         (0.0, 1.0),
     ),
-    Outcome("gap", "Log-prob gap", "chosen − rejected, nats per token", lambda found: found.gap),
-    Outcome(
-        "chosen",
-        "Chosen log-prob",
-        "nats per token",
-        lambda found: found.value("logps/chosen"),
-    ),
+    Outcome("gap", "Log-prob gap", "chosen − rejected, nats per token", lambda one: one.gap),
+    Outcome("chosen", "Chosen log-prob", "nats per token", lambda one: one.value("logps/chosen")),
+    Outcome("kl_base", "Drift from the base", "KL, nats per token", lambda one: one.kl_base),
 )
 
 
-def draw_sweep(several: Sequence[Compared]) -> str:
-    """Return each outcome against λ; empty while fewer than two values of λ are measured."""
-    measured = [(one, found) for one in several if (found := one.held_out) is not None]
-    if len({one.run.config.lambda_ for one, _ in measured}) < 2:
+def draw_sweep(found: Comparison, colours: Mapping[str, str]) -> str:
+    """Return each outcome against the first varied setting, and which run is best.
+
+    Empty where more than two settings differ, or while fewer than two values are measured.
+
+    Args:
+        found: the runs.
+        colours: of the runs by id.
+    """
+    measured = [one for one in found.entries if one.held_out is not None]
+    if not 1 <= len(found.settings) <= 2 or len({_at(found, one) for one in measured}) < 2:
         return ""
-    drawn = "".join(_chart(outcome, measured) for outcome in OUTCOMES)
-    text = html.escape(_result(measured))
+    places = _places(found, measured)
+    charts = (
+        _chart(outcome, found, [_dot(outcome, one, places, colours) for one in measured])
+        for outcome in OUTCOMES
+    )
+    text = html.escape(result_sentence(found))
     return (
         f'<div class="sweep"><p class="sweep-result" role="status">{text}</p>'
-        f'<div class="plots">{drawn}</div></div>'
+        f'<div class="plots">{"".join(charts)}</div></div>'
     )
 
 
-def _result(measured: Sequence[tuple[Compared, Measured]]) -> str:
-    """Return the λ with the highest held-out accuracy, and which intervals overlap with it."""
-    known = [pair for pair in measured if pair[1].value("rewards/accuracies") is not None]
-    if not known:
+def _at(found: Comparison, one: Entry) -> str:
+    return setting_value(value_of(one.run.config, found.settings[0]))
+
+
+def _ticks(found: Comparison) -> list[str]:
+    """Return the values of the first setting that are on the axis, in order."""
+    return list(dict.fromkeys(_at(found, one) for one in found.entries if one.held_out is not None))
+
+
+def _places(found: Comparison, measured: Sequence[Entry]) -> dict[str, float]:
+    """Return where each run is, by id; those of one value are side by side.
+
+    Evenly spaced: λ = 0 has no position on a logarithmic axis.
+    """
+    ticks = _ticks(found)
+    rest = found.settings[1:]
+    seconds = sorted({order_key(one.run.config, rest) for one in measured})
+    places = {}
+    for one in measured:
+        beside = (seconds.index(order_key(one.run.config, rest)) + 0.5) / len(seconds) - 0.5
+        places[one.run.id] = (ticks.index(_at(found, one)) + 0.5 + DODGE * beside) / len(ticks)
+    return places
+
+
+def _dot(
+    outcome: Outcome, one: Entry, places: Mapping[str, float], colours: Mapping[str, str]
+) -> Dot | None:
+    value = outcome.value(one)
+    if value is None:
+        return None
+    interval = one.accuracy if outcome.limits else None
+    return Dot(places[one.run.id], value, colours[one.run.id], one.label, interval)
+
+
+def _chart(outcome: Outcome, found: Comparison, dots: Sequence[Dot | None]) -> str:
+    drawn = [dot for dot in dots if dot is not None]
+    if not drawn:
         return ""
-    best, found = max(known, key=lambda pair: pair[1].value("rewards/accuracies") or 0.0)
-    lambda_ = best.run.config.lambda_
-    interval = _interval(found)
-    overlapping = sorted(
-        {
-            one.run.config.lambda_
-            for one, other in known
-            if one.run.config.lambda_ != lambda_ and _interval(other).high >= interval.low
-        }
-    )
-    best_text = f"Highest held-out accuracy so far: λ = {lambda_:g}, {accuracy_text(found)}."
-    if not overlapping:
-        return best_text
-    others = ", ".join(f"{value:g}" for value in overlapping)
-    return (
-        f"{best_text} The intervals of λ = {others} overlap with it, so these pairs do not decide "
-        "which is better; compare the log-probs too."
-    )
-
-
-def _interval(found: Measured) -> Interval:
-    return wilson(found.value("rewards/accuracies") or 0.0, found.value("pairs") or 0)
-
-
-def _chart(outcome: Outcome, measured: Sequence[tuple[Compared, Measured]]) -> str:
-    dots = [
-        Dot(
-            one.run.config.lambda_,
-            value,
-            one.colour,
-            one.label,
-            _interval(found) if outcome.limits else None,
-        )
-        for one, found in measured
-        if (value := outcome.value(found)) is not None
-    ]
-    if not dots:
-        return ""
-    spoken = "; ".join(f"λ {dot.lambda_:g}: {outcome.format(dot.value)}" for dot in dots)
+    spoken = "; ".join(f"{dot.label}: {outcome.format(dot.value)}" for dot in drawn)
     return (
         f'<figure class="chart card" data-sweep="{outcome.name}" role="group" '
         f'aria-label="{html.escape(f"{outcome.title}: {spoken}")}">'
         f'<figcaption class="chart-title">{outcome.title} <small>{outcome.unit}</small>'
-        f"</figcaption>{_area(outcome, dots)}</figure>"
+        f"</figcaption>{_area(outcome, found, drawn)}</figure>"
     )
 
 
-def _area(outcome: Outcome, dots: Sequence[Dot]) -> str:
-    lambdas = sorted({dot.lambda_ for dot in dots})
-    # Evenly spaced: λ = 0 has no position on a logarithmic axis.
-    places = {value: (index + 0.5) / len(lambdas) for index, value in enumerate(lambdas)}
-    y = _scale(outcome, dots)
+def _area(outcome: Outcome, found: Comparison, dots: Sequence[Dot]) -> str:
+    ticks, y = _ticks(found), _scale(outcome, dots)
     labels = [tick_label("tick-y", "top", 1 - y.place(t), outcome.format(t)) for t in y.ticks()]
-    labels += [tick_label("tick-x", "left", at, setting_value(v)) for v, at in places.items()]
+    labels += [
+        tick_label("tick-x", "left", (at + 0.5) / len(ticks), html.escape(text))
+        for at, text in enumerate(ticks)
+    ]
     grid = "".join(f'<path class="grid" d="M0 {_down(y, t)}H{SIZE}"/>' for t in y.ticks())
-    drawn = "".join(_dot(dot, places[dot.lambda_] * SIZE, y) for dot in dots)
+    drawn = "".join(_drawn(dot, y) for dot in dots)
+    axis = html.escape(title_of(found.settings[0]))
     return (
         f'<div class="chart-area"><svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" '
         f'aria-hidden="true">{grid}{drawn}</svg>{"".join(labels)}'
-        '<span class="axis-x">λ</span></div>'
+        f'<span class="axis-x">{axis}</span></div>'
     )
 
 
@@ -147,8 +154,8 @@ def _scale(outcome: Outcome, dots: Sequence[Dot]) -> Scale:
     return Scale(low - margin, high + margin)
 
 
-def _dot(dot: Dot, x: float, y: Scale) -> str:
-    title = html.escape(f"{dot.label}: {dot.value:.3g}")
+def _drawn(dot: Dot, y: Scale) -> str:
+    title, x = html.escape(f"{dot.label}: {dot.value:.3g}"), dot.place * SIZE
     whisker = ""
     if dot.interval:
         ends = f"M{x:.1f} {_down(y, dot.interval.low)}V{_down(y, dot.interval.high)}"

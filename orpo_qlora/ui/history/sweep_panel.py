@@ -1,27 +1,58 @@
-"""λ sweep: the same training with a few values of λ, queued at once."""
+"""Sweep: the same training with several values of one or two settings, queued at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 
+from orpo_qlora.config import TrainConfig, build_config, setting_fields
 from orpo_qlora.data.pairs import split_pairs
-from orpo_qlora.errors import InputError
+from orpo_qlora.data.wording import plural
+from orpo_qlora.errors import ConfigError, InputError
+from orpo_qlora.jobs import estimation
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import sweep
+from orpo_qlora.runs.process.sweep import Variation
+from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.data import uploads
+from orpo_qlora.ui.history.compare_view import MOST_RUNS
 from orpo_qlora.ui.history.shown import Shown
-from orpo_qlora.ui.parts import form
+from orpo_qlora.ui.parts import cards, form
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.guard import Updates, guarded
 
 ABOUT = (
-    "Queues the same training once for each value and compares held-out accuracy, log-prob gap and "
-    "chosen log-prob as the runs finish."
+    "Queues the same training once for each value, on the same pairs, and compares held-out "
+    "results and cost as the runs finish. A second setting is crossed with the first."
 )
+NONE = ""
+UNKNOWN = "No estimate yet, so the time is unknown."
+PANEL_VALUES = 4
+
+
+class SweepSource(Protocol):
+    """Where a sweep takes its pairs and its other settings from.
+
+    `inputs` are components; the methods take their values.
+    """
+
+    inputs: list[Any]
+
+    def config(self, *values: Any) -> TrainConfig:  # noqa: ANN401 - of any component
+        """Return the settings around which values are offered; raises InputError."""
+
+    def added(self, variations: Sequence[Variation], *values: Any) -> list[TrainConfig]:  # noqa: ANN401
+        """Return the settings of the runs to be queued; raises InputError."""
+
+    def seconds(self, added: Sequence[TrainConfig], *values: Any) -> float | None:  # noqa: ANN401
+        """Return the predicted time of these runs together, None if unknown."""
+
+    def start(self, variations: Sequence[Variation], *values: Any) -> list[Run]:  # noqa: ANN401
+        """Queue the runs and return those to compare; raises InputError or DiskFull."""
 
 
 @dataclass(frozen=True)
@@ -29,104 +60,244 @@ class SweepPanel:
     """The components."""
 
     fold: gr.Accordion
+    setting: gr.Dropdown
     values: gr.Textbox
+    second: gr.Dropdown
+    second_values: gr.Textbox
     offered: gr.Textbox
-    """The values last suggested; other values were typed by the user."""
+    """The values last suggested for the first setting; other values were typed by the user."""
+    summary: gr.HTML
     start: gr.Button
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What a sweep varies: two settings, each with its values."""
+        return [self.setting, self.values, self.second, self.second_values]
 
 
 def build_sweep_panel(elem_id: str, offered: str = "") -> SweepPanel:
     """Return the components, collapsed; their ids begin with `elem_id`."""
+    fields = setting_fields()
+    settings = [(f"{fields[name].title} ({name})", name) for name in sweep.sweepable_settings()]
     with gr.Accordion(
-        "λ sweep", open=False, elem_id=f"{elem_id}-fold", elem_classes="run-fold"
+        "Sweep", open=False, elem_id=f"{elem_id}-fold", elem_classes="run-fold"
     ) as fold:
         gr.HTML(f'<p class="quiet">{ABOUT}</p>')
-        with gr.Row(elem_classes="actions"):
-            values = gr.Textbox(
-                offered,
-                label="Values of λ",
-                elem_id=f"{elem_id}-values",
-                interactive=True,
-                scale=0,
-                min_width=240,
-            )
-            start = gr.Button(
-                "Queue these runs", scale=0, min_width=190, elem_id=f"{elem_id}-start"
-            )
+        with gr.Group(elem_classes=["settings-grid", "sweep-grid"]):
+            setting = _build_setting("Setting", settings, "lambda", f"{elem_id}-setting")
+            values = _build_values("Values", offered, f"{elem_id}-values")
+            several = [("None", NONE), *settings]
+            second = _build_setting("Second setting", several, NONE, f"{elem_id}-second")
+            second_values = _build_values("Its values", "", f"{elem_id}-second-values")
+        summary = gr.HTML(elem_id=f"{elem_id}-summary")
+        start = gr.Button("Queue these runs", scale=0, min_width=190, elem_id=f"{elem_id}-start")
         known = gr.Textbox(
             offered, visible="hidden", elem_id=f"{elem_id}-offered", label="Suggested"
         )
-    return SweepPanel(fold, values, known, start)
+    return SweepPanel(
+        fold=fold,
+        setting=setting,
+        values=values,
+        second=second,
+        second_values=second_values,
+        offered=known,
+        summary=summary,
+        start=start,
+    )
 
 
-def offered_text(lambda_: object) -> str:
-    """Return suggested values around one, as text."""
-    known = float(lambda_) if isinstance(lambda_, int | float) else 0.1
-    return ", ".join(f"{value:g}" for value in sweep.offered_values(known))
+def _build_setting(
+    label: str, choices: list[tuple[str, str]], value: str, elem_id: str
+) -> gr.Dropdown:
+    return gr.Dropdown(
+        choices,
+        value=value,
+        label=label,
+        elem_id=elem_id,
+        filterable=True,
+        interactive=True,
+    )
+
+
+def _build_values(label: str, value: str, elem_id: str) -> gr.Textbox:
+    return gr.Textbox(value, label=label, elem_id=elem_id, interactive=True, max_lines=1)
+
+
+def offered_text(setting: str, value: object = None) -> str:
+    """Return suggested values of a setting around one, or around its default, as text."""
+    config = TrainConfig()
+    with suppress(ConfigError):
+        config = config if value is None else build_config({setting: value})
+    return sweep.values_text(sweep.offered_values(config, setting))
 
 
 def connect_offer(panel: SweepPanel, lambda_: gr.Number) -> None:
-    """Suggest values around the setting of λ as it changes, until the user types others."""
+    """Suggest values around the setting of λ as it changes, until the user chooses others."""
     known = [panel.values, panel.offered]
 
-    def on_change(value: object, typed: str, offered: str) -> Any:  # noqa: ANN401 - may be a skip
-        return dict.fromkeys(known, offered_text(value)) if typed == offered else gr.skip()
+    def on_change(value: object, setting: str, typed: str, offered: str) -> Any:  # noqa: ANN401 - may be a skip
+        if setting != "lambda" or typed != offered:
+            return gr.skip()
+        return dict.fromkeys(known, offered_text(setting, value))
 
-    lambda_.change(on_change, [lambda_, *known], known, **QUIET)
+    lambda_.change(on_change, [lambda_, panel.setting, *known], known, **QUIET)
 
 
-def start_from_form(text: str, ticket: str, dataset_id: str, *values: object) -> list[str]:
-    """Queue a sweep over the settings and data of the page; return the ids of its runs.
+def run_updates(panel: SweepPanel, run: Run) -> Updates:
+    """Return the panel of a run that is selected: λ around its own, no second setting."""
+    offered = offered_text("lambda", run.config.lambda_)
+    first = {panel.setting: "lambda", panel.values: offered}
+    return {**first, panel.second: NONE, panel.second_values: ""}
 
-    The same ticket twice is one sweep.
+
+class FormSource:
+    """The data and settings of the page."""
+
+    def __init__(self, ticket: gr.Textbox, dataset_id: gr.Textbox, settings: list[Any]) -> None:
+        self.inputs = [ticket, dataset_id, *settings]
+
+    def config(self, ticket: str, dataset_id: str, *values: object) -> TrainConfig:
+        """Return the settings of the form."""
+        return form.config_from(values)
+
+    def added(
+        self, variations: Sequence[Variation], ticket: str, dataset_id: str, *values: object
+    ) -> list[TrainConfig]:
+        """Return the settings of every run."""
+        return sweep.runs_from(form.config_from(values), variations)
+
+    def seconds(
+        self, added: Sequence[TrainConfig], ticket: str, dataset_id: str, *values: object
+    ) -> float | None:
+        """Return what the estimate predicts, of each run's own settings or else of the form's."""
+        if not dataset_id:
+            return None
+        usual = _estimated_seconds(dataset_id, form.config_from(values))
+        each = [_estimated_seconds(dataset_id, config) or usual for config in added]
+        known = [seconds for seconds in each if seconds is not None]
+        return sum(known) if len(known) == len(added) else None
+
+    def start(
+        self, variations: Sequence[Variation], ticket: str, dataset_id: str, *values: object
+    ) -> list[Run]:
+        """Queue a sweep; the same ticket twice is one.
+
+        Raises:
+            InputError: data, settings or values are missing or wrong.
+        """
+        if not dataset_id:
+            raise InputError("There are no pairs to train on.", hint="Choose them on the Data tab.")
+        config = form.config_from(values)
+        dataset = uploads.open_upload(dataset_id)
+        split = split_pairs(dataset.pairs, config.held_out, config.seed)
+        return sweep.start_sweep(config, variations, split, dataset.report, ticket)
+
+
+class RunSource:
+    """The pairs and settings of a run, which is part of the sweep."""
+
+    def __init__(self, picker: gr.Textbox) -> None:
+        self.inputs = [picker]
+
+    def config(self, run_id: str) -> TrainConfig:
+        """Return the settings of the run."""
+        return _run(run_id).config
+
+    def added(self, variations: Sequence[Variation], run_id: str) -> list[TrainConfig]:
+        """Return the settings of every other run."""
+        return sweep.runs_around(_run(run_id), variations)
+
+    def seconds(self, added: Sequence[TrainConfig], run_id: str) -> float | None:
+        """Return what as many runs take as this one did, once it is finished."""
+        state = _run(run_id).state
+        if state.status != "finished" or not state.ended_at > state.started_at > 0:
+            return None
+        return (state.ended_at - state.started_at) * len(added)
+
+    def start(self, variations: Sequence[Variation], run_id: str) -> list[Run]:
+        """Queue a sweep around the run, which comes first."""
+        return sweep.sweep_from(_run(run_id), variations)
+
+
+def _run(run_id: str) -> Run:
+    return store.read_run(store.paths_of(run_id))
+
+
+def _estimated_seconds(dataset_id: str, config: TrainConfig) -> float | None:
+    report = uploads.open_upload(dataset_id).report
+    request = estimation.request_for(uploads.data_file(dataset_id), report, config)
+    if not estimation.is_requested(request):
+        return None
+    found = estimation.read_answer(request).estimate
+    return found.seconds.total if found and found.is_measured else None
+
+
+def variations_of(setting: str, values: str, second: str, second_values: str) -> list[Variation]:
+    """Return what the panel varies.
 
     Raises:
-        InputError: data, settings or values of λ are missing or wrong.
+        InputError: values are missing or wrong.
     """
-    if not dataset_id:
-        raise InputError("There are no pairs to train on.", hint="Choose them on the Data tab.")
-    lambdas = sweep.parse_values(text)
-    config = form.config_from(values)
-    dataset = uploads.open_upload(dataset_id)
-    split = split_pairs(dataset.pairs, config.held_out, config.seed)
-    return sweep.start_sweep(config, lambdas, split, dataset.report, ticket)
+    first = sweep.parse_values(setting, values)
+    return [first, sweep.parse_values(second, second_values)] if second else [first]
 
 
-def start_from_run(text: str, run_id: str) -> list[str]:
-    """Queue a sweep around a run; return the ids of its runs, that one first.
-
-    Raises:
-        InputError: the values of λ are wrong, or the run has the only one.
-    """
-    run = store.read_run(store.paths_of(run_id))
-    return sweep.sweep_from(run, sweep.parse_values(text))
+def summary_of(source: SweepSource, *values: Any) -> str:  # noqa: ANN401 - of any component
+    """Return how many runs would be queued and how long they take, or what is wrong, as HTML."""
+    chosen, others = values[:PANEL_VALUES], values[PANEL_VALUES:]
+    try:
+        variations = variations_of(*chosen)
+        added = source.added(variations, *others)
+        seconds = source.seconds(added, *others)
+    except InputError as error:
+        return cards.reason(f"{error.message} {error.hint}".strip())
+    counts = " × ".join(str(len(variation.values)) for variation in variations)
+    crossed = f" ({counts} values)" if len(variations) > 1 else ""
+    time = UNKNOWN if seconds is None else f"{estimation.about(seconds, is_first=True)} together."
+    return cards.reason(f"{plural(len(added), 'run')}{crossed}. {time}")
 
 
 def connect_sweep(
-    panel: SweepPanel,
-    start: Callable[..., list[str]],
-    inputs: Sequence[Any],
-    shown: Shown,
-    tabs: gr.Tabs,
-    card: gr.HTML,
+    panel: SweepPanel, source: SweepSource, shown: Shown, tabs: gr.Tabs, card: gr.HTML
 ) -> Any:  # noqa: ANN401 - gradio's dependency
-    """Connect the button, which opens a comparison of the runs; return its event.
+    """Connect the panel; its button opens a comparison of the runs. Return the button's event.
 
     Args:
         panel: the components.
-        start: queues runs from the values of `inputs` and returns their ids.
-        inputs: what `start` takes after the values of λ.
+        source: pairs and settings.
         shown: what the Runs tab shows.
         tabs: the page's tabs.
         card: where errors appear.
     """
 
-    def on_start(*values: object) -> Updates:
-        ids = start(*values)
-        opened = {shown.compared: ",".join(ids), shown.run: "", shown.card: ""}
+    def on_start(*values: Any) -> Updates:  # noqa: ANN401 - of any component
+        variations = variations_of(*values[:PANEL_VALUES])
+        runs = source.start(variations, *values[PANEL_VALUES:])[:MOST_RUNS]
+        opened = {shown.compared: ",".join(run.id for run in runs), shown.run: "", shown.card: ""}
         return {**opened, tabs: gr.Tabs(selected="runs")}
 
+    def on_setting(setting: str, *values: Any) -> str:  # noqa: ANN401 - of any component
+        if not setting:
+            return ""
+        with suppress(InputError):
+            config = source.config(*values)
+            return sweep.values_text(sweep.offered_values(config, setting))
+        return offered_text(setting)
+
+    def on_first_setting(*values: Any) -> Updates:  # noqa: ANN401 - of any component
+        return dict.fromkeys([panel.values, panel.offered], on_setting(*values))
+
+    def on_change(*values: Any) -> str:  # noqa: ANN401 - of any component
+        return summary_of(source, *values)
+
+    chosen = [panel.setting, *source.inputs]
+    outputs = [panel.values, panel.offered]
+    panel.setting.input(on_first_setting, chosen, outputs, **QUIET)
+    chosen = [panel.second, *source.inputs]
+    panel.second.input(on_setting, chosen, panel.second_values, **QUIET)
+    every = [*panel.inputs, *source.inputs]
+    changes = [panel.fold.expand, panel.values.change, panel.second_values.change]
+    gr.on(changes, on_change, every, panel.summary, trigger_mode="always_last", **QUIET)
     outputs = list(dict.fromkeys([card, shown.card, shown.compared, shown.run, tabs]))
     handler = guarded(card, on_start)
-    values = [panel.values, *inputs]
-    return panel.start.click(handler, values, outputs, trigger_mode="once", **QUIET)
+    return panel.start.click(handler, every, outputs, trigger_mode="once", **QUIET)

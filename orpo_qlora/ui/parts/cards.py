@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from orpo_qlora import methods
 from orpo_qlora.charts import plots
 from orpo_qlora.runs import present
 from orpo_qlora.runs.metrics import Metrics
@@ -120,7 +121,7 @@ def run_card(run: Run, tiles: Iterable[Tile]) -> str:
 
 def _about(run: Run) -> str:
     parts = [present.model_title(run.config.model), run.report.source]
-    parts += [f"λ = {present.setting_value(run.config.lambda_)}", run.id]
+    parts += [methods.method_with_strength(run.config), run.id]
     return " · ".join(parts)
 
 

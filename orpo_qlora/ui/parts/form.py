@@ -10,11 +10,20 @@ import gradio as gr
 from annotated_types import Ge, Le, MaxLen
 from pydantic.fields import FieldInfo
 
-from orpo_qlora.config import Group, TrainConfig, build_config, choices_of, setting_fields
+from orpo_qlora.config import (
+    Group,
+    TrainConfig,
+    build_config,
+    choices_of,
+    methods_of,
+    setting_fields,
+)
 from orpo_qlora.models.catalogue import CATALOGUE
 from orpo_qlora.presets import read_preset
 from orpo_qlora.runs.trackers import is_offered
 
+HIDDEN = "hidden"
+"""In the page, so that its value counts, but not shown."""
 RADIO_CHOICES = 3
 """Up to this many choices are radio buttons; more are a dropdown."""
 
@@ -50,10 +59,28 @@ def folded_settings() -> dict[str, list[str]]:
     return {group: names for group, names in groups.items() if names}
 
 
-def build_component(name: str, value: object = None) -> Any:  # noqa: ANN401 - gradio's inputs
-    """Return the input for one setting, showing a value, or its default for none."""
+def method_settings() -> list[str]:
+    """Return the settings that only some methods read."""
+    return [name for name, info in setting_fields().items() if methods_of(info)]
+
+
+def is_read_by(name: str, method: object) -> bool:
+    """Whether a method reads a setting."""
+    methods = methods_of(setting_fields()[name])
+    return not methods or method in methods
+
+
+def build_component(name: str, value: object = None, *, method: object = None) -> Any:  # noqa: ANN401 - gradio's inputs
+    """Return the input for one setting.
+
+    Args:
+        name: of the setting.
+        value: to show, None for the default.
+        method: hides a setting that this method does not read; None shows all.
+    """
     info = setting_fields()[name]
     common = {
+        "visible": True if method is None or is_read_by(name, method) else HIDDEN,
         "label": info.title,
         "info": info.description,
         "value": shown_value(name, info.default if value is None else value),
@@ -69,7 +96,7 @@ def build_component(name: str, value: object = None) -> Any:  # noqa: ANN401 - g
         return kind(choices, **common)
     if info.annotation is bool:
         return gr.Checkbox(**common)
-    if info.annotation is float or info.annotation is int:
+    if info.annotation in (float, int, float | None):
         return _number(info, common)
     lines = 3 if info.annotation is not str else 1
     # A length bound on a list counts its items, not its characters.
@@ -82,7 +109,7 @@ def _number(info: FieldInfo, common: Mapping[str, object]) -> Any:  # noqa: ANN4
     if info.annotation is float and low is not None and high is not None:
         return gr.Slider(low, high, step=0.05 if high - low > 1 else 0.01, **common)
     # No bounds of Gradio's: a wrong number is explained beside the button instead of clipped.
-    step = 1 if info.annotation is int else (info.default / 10 or 0.01)
+    step = 1 if info.annotation is int else ((info.default or 0) / 10 or 0.01)
     return gr.Number(step=step, **common)
 
 

@@ -13,6 +13,14 @@ window.orpoView = (run) => {
   return address;
 };
 
+// The run of a selection that was not reported before; empty for the second report.
+let orpoReported = "";
+window.orpoNewSelection = (run) => {
+  const isNew = run !== orpoReported;
+  orpoReported = run;
+  return isNew ? run : "";
+};
+
 // What the page shows is in its address, so a reload or a bookmark shows the same.
 window.orpoRemember = (name, value) => {
   const url = new URL(window.location.href);

@@ -18,13 +18,16 @@ from typing import Any, Literal
 import gradio as gr
 
 from orpo_qlora import storage
+from orpo_qlora.data.combine import pinned_choices
 from orpo_qlora.data.export import write_clean
+from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import labels, metrics, store
 from orpo_qlora.runs.store import Run, RunPaths
 from orpo_qlora.ui.data import tab as data_tab
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.data.tab import DataTab
+from orpo_qlora.ui.data.uploads import StoredFile, StoredSet
 from orpo_qlora.ui.history import deletion
 from orpo_qlora.ui.history.deletion import Deletion, connect_deletion
 from orpo_qlora.ui.history.shown import Shown
@@ -197,11 +200,26 @@ def dataset_of(paths: RunPaths) -> str:
     """
     run = store.read_run(paths)
     report = run.report
+    if report.files:
+        return _dataset_of_files(report) or _keep_pairs(run)
     if not uploads.is_stored(report.sha256):
         return _keep_pairs(run)
     if uploads.choices_of(report.sha256) != report.choices:
         uploads.choose(report.sha256, report.choices)
     return report.sha256
+
+
+def _dataset_of_files(report: DataSummary) -> str:
+    """Return the id of the files of a run, read with the same choices; empty if one is gone."""
+    if not all(uploads.is_stored(part.sha256) for part in report.files):
+        return ""
+    for part in report.files:
+        choices = pinned_choices(part.summary)
+        if uploads.choices_of(part.sha256) != choices:
+            uploads.choose(part.sha256, choices)
+    files = tuple(StoredFile(id=part.sha256, quota=part.quota) for part in report.files)
+    fixes, seed = report.choices.fixes, report.sample_seed
+    return uploads.store_set(StoredSet(files=files, sample_seed=seed, fixes=fixes))
 
 
 def _keep_pairs(run: Run) -> str:

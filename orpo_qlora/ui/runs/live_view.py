@@ -206,14 +206,14 @@ def draw(now: Snapshot, view: ChartView) -> dict[str, str]:
     """Return the HTML that changes with a step, by element id."""
     return {
         INSIGHT: insight_card(_insights(now)),
-        VALUES: value_table.value_table(now.metrics, now.run.config.lambda_, view),
+        VALUES: value_table.value_table(now.metrics, now.run.config, view),
         **{f"plot-{plot.name}": _chart(plot, now, view) for plot in plots.PLOTS},
     }
 
 
 def _chart(plot: Plot, now: Snapshot, view: ChartView) -> str:
     state = now.run.state
-    curves = plots.curves_of(plot, now.metrics, now.run.config.lambda_, view)
+    curves = plots.curves_of(plot, now.metrics, now.run.config, view)
     if state.error and state.error.slug == NonFiniteLoss.slug and plot.name in plots.ENDED_BY:
         curves = plots.marked(curves, state.step + 1)
     return line_charts.draw_chart(plot, curves, state.total_steps, view)
@@ -224,7 +224,7 @@ def _insights(now: Snapshot) -> list[Insight]:
         # A part of the curve may suggest the opposite of the whole.
         read = present.percent(now.metrics.share_read)
         return [Insight("reading", "early", f"Reading metrics: {read}.")]
-    return insight.judge(now.metrics, now.run.config.lambda_)
+    return insight.judge(now.metrics, now.run.config)
 
 
 def _remark(view: ChartView) -> str:

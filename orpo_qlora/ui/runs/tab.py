@@ -33,6 +33,9 @@ from orpo_qlora.ui.runs.run_view import RunView
 from orpo_qlora.ui.train import tab as train_tab
 from orpo_qlora.ui.train.tab import TrainTab
 
+Values = Mapping[Any, Any]
+"""Input values by component, as Gradio passes them to a handler whose inputs are a set."""
+
 
 @dataclass(frozen=True)
 class RunsTab:
@@ -227,42 +230,43 @@ def _connect_watch(runs: RunsTab, page: Page) -> None:
     """Update the run that is shown, or the list and the comparison, on every tick of the timer."""
     chosen = [runs.picker, runs.seen, *runs.run.live.choices]
     refresh = _on_refresh(runs)
+    settings = page.train.form.inputs
 
-    def on_tick(*values: Any) -> Updates | None:  # noqa: ANN401 - the inputs' values
-        seen, (picked, *rest) = values[: len(chosen)], values[len(chosen) :]
-        updates = refresh(*seen)
-        if advance_queue() or awaits_more(seen[0]):
+    def on_tick(values: Values) -> Updates | None:
+        updates = refresh(*(values[part] for part in chosen))
+        if advance_queue() or awaits_more(values[runs.picker]):
             return updates
+        dataset_id, given = values[page.data.dataset_id], [values[part] for part in settings]
         return {
             **(updates or {}),
-            **chat_tab.select_updates(page.chat, picked),
-            **train_tab.readiness_updates(page.train, rest[0], rest[1:]),
+            **chat_tab.select_updates(page.chat, values[page.chat.picker]),
+            **train_tab.readiness_updates(page.train, dataset_id, given),
             page.timer: gr.Timer(active=False),
         }
 
-    def on_list_tick(list_seen: str, compare_seen: str, *values: Any) -> Updates | None:  # noqa: ANN401
-        run_id, ids, side, *filters = values
-        if run_id:
+    def on_list_tick(values: Values) -> Updates | None:
+        if values[runs.picker]:
             return None
-        if ids:
-            return compare.compare_updates(runs.comparison, ids_of(ids), side, compare_seen)
-        return listing.list_updates(runs.history, runs.empty, filters, list_seen)
+        if ids := values[runs.comparison.ids]:
+            side, seen = values[runs.comparison.side], values[runs.comparison.seen]
+            return compare.compare_updates(runs.comparison, ids_of(ids), side, seen)
+        filters = [values[part] for part in runs.history.inputs]
+        return listing.list_updates(runs.history, runs.empty, filters, values[runs.history.seen])
 
     page.timer.tick(None, chosen, None, js=theme.POLL)
-    settings = [page.data.dataset_id, *page.train.form.inputs]
-    watched = [*chosen, page.chat.picker, *settings]
+    watched = {*chosen, page.chat.picker, page.data.dataset_id, *settings}
     parts = [*runs.outputs, page.timer, *page.chat.selection, *page.train.outputs]
     handler = guarded(runs.card, on_tick, keeps_card=True)
     ticked = page.refresh.click(handler, watched, parts, **QUIET)
     # After the tick: the list then shows whatever made the timer stop.
-    seen = [runs.history.seen, runs.comparison.seen]
     handler = guarded(runs.card, on_list_tick, keeps_card=True)
-    ticked.then(handler, [*seen, *_view_inputs(runs)], _view_outputs(runs), **QUIET)
+    seen = {runs.history.seen, runs.comparison.seen}
+    ticked.then(handler, _view_inputs(runs) | seen, _view_outputs(runs), **QUIET)
 
 
-def _view_inputs(runs: RunsTab) -> list[Any]:
+def _view_inputs(runs: RunsTab) -> set[Any]:
     part = runs.comparison
-    return [runs.picker, part.ids, part.side, *runs.history.inputs]
+    return {runs.picker, part.ids, part.side, *runs.history.inputs}
 
 
 def _view_outputs(runs: RunsTab) -> list[Any]:
@@ -273,15 +277,15 @@ def _connect_view(runs: RunsTab) -> None:
     """Switch between run, comparison and list."""
     part, comparison = runs.history, runs.comparison
 
-    def on_view(run_id: str, ids: str, side: str, *values: object) -> Updates:
-        if run_id:
+    def on_view(values: Values) -> Updates:
+        if run_id := values[runs.picker]:
             store.paths_of(run_id)  # if it was deleted elsewhere, the page goes back
             return {**listing.hidden_updates(part), **compare.hidden_updates(comparison)}
-        if ids:
-            compared = compare.compare_updates(comparison, ids_of(ids), side)
+        if ids := values[comparison.ids]:
+            compared = compare.compare_updates(comparison, ids_of(ids), values[comparison.side])
             empty = {runs.empty: gr.HTML(visible=False)}
             return {**listing.hidden_updates(part), **empty, **(compared or {})}
-        listed = listing.list_updates(part, runs.empty, values)
+        listed = listing.list_updates(part, runs.empty, [values[one] for one in part.inputs])
         return {**compare.hidden_updates(comparison), **(listed or {})}
 
     # One after the other: a late answer with the list would hide a run selected since.
@@ -302,11 +306,12 @@ def _connect_own_fields(runs: RunsTab) -> None:
         if not run_id:
             return None
         run = store.read_run(store.paths_of(run_id))
-        offered = sweep_panel.offered_text(run.config.lambda_)
-        return {**run_files.label_updates(runs.run.label, run), runs.run.sweep.values: offered}
+        labelled = run_files.label_updates(runs.run.label, run)
+        return {**labelled, **sweep_panel.run_updates(runs.run.sweep, run)}
 
-    own = [runs.card, *runs.run.label.outputs, runs.run.sweep.values]
-    runs.picker.change(guarded(runs.card, on_pick), runs.picker, own, **QUIET)
+    own = [runs.card, *runs.run.label.outputs, *runs.run.sweep.inputs]
+    handler = guarded(runs.card, on_pick, keeps_card=True)
+    runs.picker.change(handler, runs.picker, own, js=theme.NEW_SELECTION, **QUIET)
 
 
 def _connect_chat(runs: RunsTab, page: Page) -> None:
@@ -319,14 +324,13 @@ def _connect_chat(runs: RunsTab, page: Page) -> None:
 
 
 def _connect_sweeps(runs: RunsTab, page: Page) -> None:
-    """Connect the λ sweep of the Train tab and the one of a run."""
+    """Connect the sweep of the Train tab and the one of a run."""
     train, shown, tabs = page.train, runs.shown, page.tabs
     sweep_panel.connect_offer(train.sweep, train.form.components["lambda"])
-    inputs = [train.ticket, page.data.dataset_id, *train.form.inputs]
-    of_form, of_run = sweep_panel.start_from_form, sweep_panel.start_from_run
-    from_form = sweep_panel.connect_sweep(train.sweep, of_form, inputs, shown, tabs, train.card)
-    picked = [runs.picker]
-    from_run = sweep_panel.connect_sweep(runs.run.sweep, of_run, picked, shown, tabs, runs.card)
+    of_form = sweep_panel.FormSource(train.ticket, page.data.dataset_id, train.form.inputs)
+    of_run = sweep_panel.RunSource(runs.picker)
+    from_form = sweep_panel.connect_sweep(train.sweep, of_form, shown, tabs, train.card)
+    from_run = sweep_panel.connect_sweep(runs.run.sweep, of_run, shown, tabs, runs.card)
     from_form.success(train_tab.new_ticket, None, train.ticket, **QUIET)
     for event in (from_form, from_run):
         event.success(lambda: gr.Timer(active=True), None, page.timer, **QUIET)

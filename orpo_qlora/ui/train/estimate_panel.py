@@ -60,7 +60,7 @@ def request_of(dataset_id: str, values: Sequence[object]) -> EstimateRequest:
         )
     config = form.config_from(values)
     report = uploads.open_upload(dataset_id).report
-    return estimation.request_for(uploads.data_file(dataset_id), report, config)
+    return estimation.request_for(uploads.files_of(dataset_id), report, config)
 
 
 def requested(dataset_id: str, values: Sequence[object]) -> Answer | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from orpo_qlora import methods
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.doctor.examine import too_many_passes
 from orpo_qlora.errors import ConfigError, InputError, OrpoQloraError
@@ -68,7 +69,7 @@ def build(machine: Machine | None = None) -> TrainTab:
         presets = preset_panel.build(machine)
         values = form.named_values(form.config_of_preset(machine.preset))
         components = _build_settings(values)
-        offered = sweep_panel.offered_text(values["lambda"])
+        offered = sweep_panel.offered_text("lambda", values["lambda"])
         sweep = sweep_panel.build_sweep_panel("train-sweep", offered)
         card = gr.HTML(elem_id="train-error")
         with gr.Row(elem_classes="actions", elem_id="train-actions"):
@@ -125,6 +126,7 @@ def connect(tab: TrainTab, dataset_id: gr.Textbox, opening: RunOpening) -> None:
 
     inputs = [dataset_id, *tab.form.inputs]
     edits = [component.input for component in tab.form.inputs]
+    _connect_method(tab.form)
     check = _on_check(tab)
     gr.on(edits, check, inputs, tab.outputs, trigger_mode="always_last", **QUIET)
     tab.tab.select(check, inputs, tab.outputs, **QUIET)
@@ -136,6 +138,20 @@ def connect(tab: TrainTab, dataset_id: gr.Textbox, opening: RunOpening) -> None:
     tab.start.click(start, [tab.ticket, *inputs], started, trigger_mode="once", **QUIET)
     changes = [*edits, dataset_id.change, tab.tab.select]
     estimate_panel.connect(tab.estimate, inputs, changes, filled)
+
+
+def _connect_method(settings: Form) -> None:
+    """Show only the settings that the chosen method reads."""
+    names = form.method_settings()
+
+    def on_method(method: str) -> list[Any]:
+        return [
+            gr.update(visible=True if form.is_read_by(name, method) else form.HIDDEN)
+            for name in names
+        ]
+
+    method = settings.components["method"]
+    method.change(on_method, method, [settings.components[name] for name in names], **QUIET)
 
 
 def check_after(tab: TrainTab, dataset_id: gr.Textbox, event: Any) -> None:  # noqa: ANN401 - gradio's dependency
@@ -155,12 +171,12 @@ def _build_settings(values: Mapping[str, object]) -> dict[str, Any]:
     components: dict[str, Any] = {}
     with gr.Group(elem_classes="settings-grid"):
         for name in form.basic_settings():
-            components[name] = form.build_component(name, values[name])
+            components[name] = form.build_component(name, values[name], method=values["method"])
     for group, names in form.folded_settings().items():
         fold = gr.Accordion(group, open=False, elem_id=f"group-{group.lower()}")
         with fold, gr.Group(elem_classes="settings-grid"):
             for name in names:
-                components[name] = form.build_component(name, values[name])
+                components[name] = form.build_component(name, values[name], method=values["method"])
     return components
 
 
@@ -207,7 +223,8 @@ def _remarks(dataset_id: str, config: TrainConfig, pairs: int) -> list[str]:
     """Return what the length policy and the number of epochs mean for these pairs."""
     passes = too_many_passes(pairs, config)
     repeated = passes.sentence() if passes else ""
-    return [*filter(None, [token_panel.length_sentence(dataset_id, config), repeated])]
+    length = token_panel.length_sentence(dataset_id, config)
+    return [*filter(None, [length, repeated, methods.rate_sentence(config)])]
 
 
 def new_ticket() -> str:

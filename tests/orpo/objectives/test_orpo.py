@@ -3,17 +3,9 @@ import math
 import pytest
 import torch
 
-from orpo_qlora.orpo.objectives.orpo import (
-    PairSums,
-    StepTotals,
-    Weights,
-    log1mexp,
-    log_odds,
-    log_odds_ratio,
-    logp_ceiling,
-    or_loss,
-    orpo_terms,
-)
+from orpo_qlora.orpo.objectives.base import PairSums, StepTotals
+from orpo_qlora.orpo.objectives.log_odds import log1mexp, log_odds, log_odds_ratio, logp_ceiling
+from orpo_qlora.orpo.objectives.orpo import Orpo, or_loss
 
 # Token log-probs of three pairs: prompt, chosen, rejected.
 TOKENS = [
@@ -60,10 +52,10 @@ def test_one_pair_by_hand():
     """
     ln2 = math.log(2)
     pairs = pair_sums([([-1.0], [-ln2, -ln2], [-2 * ln2])])
-    terms = orpo_terms(pairs, StepTotals(1, 3), Weights(0.5, "sequence", "token"))
-    assert terms.log_odds_ratio.item() == pytest.approx(math.log(3), abs=1e-12)
-    assert terms.or_loss.item() == pytest.approx(math.log(4 / 3), abs=1e-12)
-    assert terms.nll_loss.item() == pytest.approx((1 + 2 * ln2) / 3, abs=1e-12)
+    terms = Orpo(0.5, "sequence", "token")(pairs, StepTotals(1, 3))
+    assert terms.pairs["log_odds_ratio"].item() == pytest.approx(math.log(3), abs=1e-12)
+    assert terms.parts["or_loss"].item() == pytest.approx(math.log(4 / 3), abs=1e-12)
+    assert terms.parts["nll_loss"].item() == pytest.approx((1 + 2 * ln2) / 3, abs=1e-12)
     assert terms.loss.item() == pytest.approx(0.93927, abs=1e-5)
 
 
@@ -71,17 +63,17 @@ def test_one_pair_by_hand():
 @pytest.mark.parametrize("nll_reduction", ["token", "pair"])
 @pytest.mark.parametrize("lambda_", [0.0, 0.1, 1.0])
 def test_agrees_with_the_formula_written_out(nll_on, nll_reduction, lambda_):
-    weights = Weights(lambda_, nll_on, nll_reduction)
-    terms = orpo_terms(pair_sums(TOKENS), totals_of(TOKENS, nll_on), weights)
+    orpo = Orpo(lambda_, nll_on, nll_reduction)
+    terms = orpo(pair_sums(TOKENS), totals_of(TOKENS, nll_on))
     expected = naive_loss(TOKENS, lambda_, nll_on, nll_reduction)
     assert terms.loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("nll_reduction", ["token", "pair"])
 def test_shares_of_micro_steps_add_up_to_the_step(nll_reduction):
-    weights, totals = Weights(0.3, "sequence", nll_reduction), totals_of(TOKENS, "sequence")
-    whole = orpo_terms(pair_sums(TOKENS), totals, weights)
-    shares = [orpo_terms(pair_sums(part), totals, weights) for part in (TOKENS[:1], TOKENS[1:])]
+    orpo, totals = Orpo(0.3, "sequence", nll_reduction), totals_of(TOKENS, "sequence")
+    whole = orpo(pair_sums(TOKENS), totals)
+    shares = [orpo(pair_sums(part), totals) for part in (TOKENS[:1], TOKENS[1:])]
     assert sum(share.loss.item() for share in shares) == pytest.approx(whole.loss.item(), rel=1e-14)
 
 
@@ -139,12 +131,13 @@ def test_equal_answers_have_even_odds():
 def test_lambda_zero_is_plain_sft_and_needs_no_rejected_answers():
     pairs = pair_sums([(p, c, []) for p, c, _ in TOKENS])
     sums = pairs.sums.requires_grad_()
-    weights = Weights(0.0, "sequence", "token")
-    terms = orpo_terms(PairSums(sums, pairs.counts), totals_of(TOKENS, "sequence"), weights)
+    measured = PairSums(sums, pairs.counts, has_rejected=False)
+    terms = Orpo(0.0, "sequence", "token")(measured, totals_of(TOKENS, "sequence"))
     tokens = [token for prompt, chosen, _ in TOKENS for token in prompt + chosen]
     assert terms.loss.item() == pytest.approx(-sum(tokens) / len(tokens), rel=1e-14)
     terms.loss.backward()
     torch.testing.assert_close(
         sums.grad, torch.tensor([[-1.0, -1.0, 0.0]] * 3, dtype=torch.float64) / len(tokens)
     )
-    assert terms.rejected_logps.isnan().all()
+    assert terms.pairs.keys() == {"logps/chosen", "rewards/chosen"}
+    assert terms.parts.keys() == {"nll_loss"}

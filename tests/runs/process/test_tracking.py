@@ -11,6 +11,7 @@ from orpo_qlora.config import build_config
 from orpo_qlora.data.pairs import Split
 from orpo_qlora.errors import ConfigError
 from orpo_qlora.runs import store, trackers
+from orpo_qlora.runs.labels import RunLabel
 from orpo_qlora.runs.process import launch
 
 
@@ -62,8 +63,9 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_made(with
         launch.start_run(build_config({"report_to": "wandb"}), made_pairs())
     assert "pip install wandb" in caught.value.hint
     several = [build_config({"report_to": "wandb", "lambda": value}) for value in (0.1, 0.2)]
+    made, label = made_pairs(), RunLabel(tags=("sweep",), varied=("lambda",))
     with pytest.raises(ConfigError, match="wandb, which is not installed"):
-        launch.start_sweep(several, Split(made_pairs().pairs, ()), made_pairs().report, "sweep")
+        launch.queue_group(several, Split(made.pairs, ()), made.report, label)
     assert store.list_runs() == []
 
 

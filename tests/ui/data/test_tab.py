@@ -10,6 +10,7 @@ from files import json_lines
 
 from orpo_qlora.ui.data import column_row, corrections, uploads
 from orpo_qlora.ui.data import tab as data_tab
+from orpo_qlora.ui.data.files_table import FilesTable
 
 PARTS = ("dataset_id", "card", "summary", "go_on", "findings", "preview")
 
@@ -34,7 +35,9 @@ def tab():
     values = {field: field for field in column_row.VALUE_LABELS}
     columns = column_row.ColumnRow(**{name: name for name in names}, parts=parts, values=values)
     downloads = SimpleNamespace(row="downloads")
-    return SimpleNamespace(columns=columns, downloads=downloads, **{part: part for part in PARTS})
+    files = FilesTable("files", "table", "shown")
+    named = {part: part for part in PARTS}
+    return SimpleNamespace(columns=columns, downloads=downloads, files=files, **named)
 
 
 @pytest.fixture
@@ -120,3 +123,39 @@ def test_ranked_files_show_the_pair_count_of_each_setting(shown, tab):
 def test_the_ranking_is_hidden_for_files_without_ranks(shown, content):
     shown("a.jsonl", RANKED.encode())
     assert shown("b.csv", content)["ranking"]["visible"] is False
+
+
+def test_several_files_show_a_table_and_each_of_them_its_own_columns(tab, tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\nwhy?,so,not so\n")
+    (tmp_path / "b.jsonl").write_text(
+        '{"prompt": "how?", "responses": ["x", "y"], "scores": [2, 1]}\n'
+    )
+    dataset_id = uploads.store_files([tmp_path / "a.csv", tmp_path / "b.jsonl"])
+    updates = data_tab.dataset_updates(tab, dataset_id)
+    assert updates["table"]["value"] == [
+        ["a.csv", "1", "", "", "1"],
+        ["b.jsonl", "1", "", "", "1"],
+    ]
+    first, second = (file.id for file in uploads.set_of(dataset_id).files)
+    assert updates["shown"]["choices"] == [("All files", ""), ("a.csv", first), ("b.jsonl", second)]
+    assert "a.csv + b.jsonl" in updates["summary"].value
+    assert updates["fold"].visible is False
+    updates = data_tab.dataset_updates(tab, dataset_id, None, second)
+    assert updates["shown"]["value"] == second
+    assert updates["fold"].visible is True
+    assert updates["ranking"].visible is True
+    assert updates["preview"].value["data"] == [["2 · b.jsonl, row 1", "how?", "x", "y"]]
+
+
+def test_a_question_about_one_of_several_files_shows_that_file(tab, tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\nwhy?,so,not so\n")
+    (tmp_path / "b.csv").write_text("what,this,that\nhow?,well,badly\n")
+    dataset_id = uploads.store_files([tmp_path / "a.csv", tmp_path / "b.csv"])
+    asking = uploads.set_of(dataset_id).files[1].id
+    updates = data_tab.dataset_updates(tab, dataset_id)
+    assert updates["shown"]["value"] == asking
+    assert updates["dataset_id"] == dataset_id
+    assert "b.csv" in updates["card"]
+    corrections.choose_columns(asking, ["what", "this", "that", "", ""], has_header=True)
+    updates = data_tab.dataset_updates(tab, dataset_id, None, asking)
+    assert [row[1] for row in updates["table"]["value"]] == ["1", "1"]

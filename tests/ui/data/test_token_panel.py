@@ -61,6 +61,20 @@ def test_local_tokenizer_is_counted_without_being_asked(panel, dataset_id, tiny_
     assert not wider[panel.timer].active
 
 
+def test_another_file_ends_the_count_of_the_first(panel, dataset_id, tiny_model, tmp_path):
+    first = question(dataset_id, tiny_model)
+    seen = token_panel.look(panel, first)[panel.seen]
+    assert token_counts.read_answer(first.request).state.is_busy
+    path = tmp_path / "other.csv"
+    path.write_text("prompt,chosen,rejected\nhi,no,yes\n", encoding="utf-8")
+    second = question(uploads.store_upload(path, "other.csv"), tiny_model)
+    seen = token_panel.look(panel, second, seen)[panel.seen]
+    assert token_counts.read_answer(first.request).state.status == "new"
+    assert token_counts.read_answer(second.request).state.is_busy
+    assert token_panel.nothing(panel, seen)[panel.seen] == ""
+    assert token_counts.read_answer(second.request).state.status == "new"
+
+
 def test_hub_tokenizer_waits_for_a_click_and_failure_for_another(panel, dataset_id):
     asked = question(dataset_id, "nobody/nothing")
     updates = token_panel.look(panel, asked)

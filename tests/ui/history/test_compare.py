@@ -3,14 +3,29 @@ import re
 import pytest
 from made_runs import make_run, named_parts
 
+from orpo_qlora.evaluation import comparison
 from orpo_qlora.runs import metrics, store
 from orpo_qlora.runs.process import deletion as deletion_of_runs
-from orpo_qlora.ui.history import compare, compare_view, sweep_chart, sweep_panel
+from orpo_qlora.ui.history import compare, compare_view, results_view, sweep_chart, sweep_panel
 from orpo_qlora.ui.history.compare_view import line_up
 
 
+def runs_of(made):
+    return [store.read_run(paths) for paths in made]
+
+
 def compared(*made):
-    return line_up([store.read_run(paths) for paths in made])
+    return line_up(runs_of(made))
+
+
+def draw_results(*made):
+    places = {one.run.id: one.place for one in compared(*made)}
+    return results_view.draw_results(comparison.compare(runs_of(made)), places)
+
+
+def draw_sweep(*made):
+    colours = {one.run.id: one.colour for one in compared(*made)}
+    return sweep_chart.draw_sweep(comparison.compare(runs_of(made)), colours)
 
 
 @pytest.fixture
@@ -57,7 +72,7 @@ def test_runs_of_one_name_are_told_apart():
 
 
 def test_held_out_results_carry_their_interval(sweep):
-    table = compare_view.draw_held_out(compared(*sweep))
+    table = draw_results(*sweep)
     # 3 of 5: Wilson 23 to 88 %; 5 of 5: 57 to 100 %.
     assert "60 % (23–88 %)" in table
     assert "100 % (57–100 %)" in table
@@ -67,12 +82,13 @@ def test_held_out_results_carry_their_interval(sweep):
 def test_other_held_out_pairs_are_said():
     first, second = make_run(name="a", accuracy=0.5), make_run(name="b", accuracy=0.5)
     second.held_out.write_text(second.held_out.read_text().replace("q17", "q99"))
-    assert "cannot be compared" in compare_view.draw_held_out(compared(first, second))
+    assert "cannot be compared" in draw_results(first, second)
 
 
 def test_a_run_without_measurement_has_a_row_all_the_same(sweep):
-    table = compare_view.draw_held_out(compared(*sweep, make_run(name="late", status="queued")))
-    assert "nothing measured yet" in table
+    table = draw_results(*sweep, make_run(name="late", status="queued"))
+    assert table.count("</span>late</th>") == 1  # it has no cost either
+    assert ">–</td>" in table
 
 
 @pytest.mark.parametrize(("held_out", "points"), [(True, 2), (False, 10)])
@@ -88,20 +104,54 @@ def test_every_run_is_a_curve_in_every_chart(sweep, held_out, points):
 
 
 def test_lambda_is_drawn_against_what_came_of_it(sweep):
-    drawn = sweep_chart.draw_sweep(compared(*sweep))
+    drawn = draw_sweep(*sweep)
     assert drawn.count("<figure") == 3
     assert "Highest held-out accuracy so far: λ = 0.5, 100 % (57–100 %)." in drawn
     # With five pairs the intervals overlap, and that is said.
-    assert "λ = 0.05, 0.1 overlap" in drawn
+    assert "the difference to λ = 0.05, 0.1, so these pairs do not decide" in drawn
     assert drawn.count('class="dots"') == 9
+
+
+def test_two_crossed_settings_are_side_by_side():
+    made = [
+        make_run(accuracy=0.6, varied=("lambda", "lora_r"), lora_r=rank, **{"lambda": value})
+        for value in (0.1, 0.5)
+        for rank in (8, 16)
+    ]
+    drawn = draw_sweep(*made)
+    assert "λ = 0.1, LoRA rank = 8: 60 %; λ = 0.1, LoRA rank = 16: 60 %" in drawn
+    # Two values, each half of the width, and two runs beside each other in a half of that.
+    accuracy = drawn[: drawn.index("</figure>")]
+    assert re.findall(r'class="dots" style="[^"]*" d="M([\d.]+) ', accuracy) == [
+        "187.5", "312.5", "687.5", "812.5",
+    ]  # fmt: skip
+    assert accuracy.count('class="tick-x"') == 2
+
+
+def test_more_than_six_runs_have_rows_and_points_and_the_first_six_a_curve():
+    made = [make_run(accuracy=0.5, varied=("seed",), seed=seed) for seed in range(8)]
+    several = compared(*made)
+    drawn = compare_view.draw_curves(several, held_out=True)
+    assert 'stroke="var(--run-6)"' in drawn
+    assert "run-7" not in drawn
+    assert "run-other" not in drawn
+    assert "the first 6 runs" in compare_view.draw_legend(several)
+    assert draw_sweep(*made).count("var(--run-other)") == 2 * (3 + 1)  # and two whiskers
+    assert draw_results(*made).count("<tr><th><span") == 8
+
+
+def test_log_probs_of_both_responses_share_a_scale(sweep):
+    drawn = compare_view.draw_curves(compared(*sweep), held_out=True)
+    chosen, rejected = (
+        re.findall(r'class="tick-y"[^>]*>[^<]*<', chart) for chart in drawn.split("<figure")[1:3]
+    )
+    assert chosen == rejected
 
 
 def test_one_lambda_makes_no_sweep(sweep):
     late = make_run(status="queued", **{"lambda": 1.0})
-    assert (
-        sweep_chart.draw_sweep(compared(sweep[0], make_run(accuracy=0.2, **{"lambda": 0.05}))) == ""
-    )
-    assert sweep_chart.draw_sweep(compared(sweep[0], late)) == ""
+    assert draw_sweep(sweep[0], make_run(accuracy=0.2, **{"lambda": 0.05})) == ""
+    assert draw_sweep(sweep[0], late) == ""
 
 
 @pytest.fixture
@@ -138,7 +188,7 @@ def test_a_deleted_run_leaves_the_comparison(part, sweep):
     ("lambda_", "text"), [(0.1, "0.05, 0.1, 0.2"), (0, "0.05, 0.1, 0.5"), (None, "0.05, 0.1, 0.2")]
 )
 def test_values_to_try_follow_the_setting(lambda_, text):
-    assert sweep_panel.offered_text(lambda_) == text
+    assert sweep_panel.offered_text("lambda", lambda_) == text
 
 
 def test_long_files_are_compared_while_they_are_read(sweep, monkeypatch):

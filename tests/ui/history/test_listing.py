@@ -97,10 +97,10 @@ def test_a_filter_that_no_run_answers_to_any_more_is_dropped(page):
     assert "value" not in kept[part.filters["model"]].constructor_args
 
 
-def test_a_comparison_needs_two_runs_and_takes_six():
+def test_a_comparison_needs_two_runs_and_takes_twelve():
     assert compare.check(["a", "b"]) == "a,b"
-    for ids in (["a"], list("abcdefg")):
-        with pytest.raises(InputError, match="2 to 6 runs"):
+    for ids in (["a"], list("abcdefghijklm")):
+        with pytest.raises(InputError, match="2 to 12 runs"):
             compare.check(ids)
 
 

@@ -1,10 +1,6 @@
-import pytest
-
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
-from orpo_qlora.errors import InputError
 from orpo_qlora.ui.data import uploads
-from orpo_qlora.ui.history import sweep_panel
 from orpo_qlora.ui.parts import form
 from orpo_qlora.ui.train import tab as train_tab
 
@@ -20,9 +16,3 @@ def test_training_waits_for_correct_settings():
     wrong = [-1 if value == 0.0002 else value for value in VALUES]
     assert "learning_rate" in train_tab.reason_against(dataset_id, wrong)
     assert train_tab.reason_against(dataset_id, VALUES) == ""
-
-
-def test_a_sweep_without_data_says_where_to_choose_them():
-    with pytest.raises(InputError, match="no pairs to train on") as refused:
-        sweep_panel.start_from_form("0.1, 0.2", "ticket", "", *VALUES)
-    assert "Data tab" in refused.value.hint

@@ -1,0 +1,146 @@
+"""`sweep`, and its runs side by side. Floor 6; no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from orpo_qlora.cli.console import out, plain
+from orpo_qlora.cli.options import (
+    AsJson,
+    Encoding,
+    Fixes,
+    ModelName,
+    Preset,
+    Ranking,
+    Settings,
+    config_of,
+    data_path,
+)
+from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.examples import example_names
+from orpo_qlora.data.pairs import load_preferences, split_pairs
+from orpo_qlora.errors import InputError
+from orpo_qlora.evaluation import comparison
+from orpo_qlora.evaluation.comparison import Column, Comparison, Entry
+from orpo_qlora.runs import present, store
+from orpo_qlora.runs.differences import text_of, value_of
+from orpo_qlora.runs.process import sweep
+from orpo_qlora.runs.process.sweep import Variation
+from orpo_qlora.runs.store import Run
+
+WIDEST = 1000
+
+
+def sweep_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|RUN",
+            help="A file as for `train`, or a run (id, name or “last”) whose pairs and settings "
+            "are taken; that run is part of the sweep.",
+        ),
+    ],
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE",
+            help="A setting with its values; a second --over crosses two. Without, a run's λ is "
+            "halved and doubled.",
+        ),
+    ] = None,
+    preset: Preset = None,
+    model: ModelName = None,
+    settings: Settings = None,
+    name: Annotated[str | None, typer.Option(help="What the runs' names begin with.")] = None,
+    encoding: Encoding = "",
+    fixes: Fixes = None,
+    pairs_from_ranking: Ranking = "best_worst",
+    as_json: AsJson = False,
+) -> None:
+    """Queue the same training with several values of one or two settings, on the same pairs."""
+    variations = [sweep.parse_over(text) for text in over or ()]
+    if _is_file(source):
+        if not variations:
+            raise InputError(
+                "There is nothing to vary.", hint="Add for example --over lambda=0.1,0.5,1."
+            )
+        config = config_of(preset, settings, {"model": model, "name": name})
+        sweep.runs_from(config, variations)  # before a long file is read
+        choices = ReadChoices(
+            encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
+        )
+        dataset = load_preferences(data_path(source), choices=choices)
+        split = split_pairs(dataset.pairs, config.held_out, config.seed)
+        runs = sweep.start_sweep(config, variations, split, dataset.report)
+    else:
+        if preset or model or settings or name or encoding or fixes:
+            raise InputError(
+                f"There is no file “{source}”, and a sweep of a run takes everything that is not "
+                "varied from that run.",
+                hint="Name a file, or leave out --preset, --model, --set, --name, --encoding and "
+                "--fix.",
+            )
+        runs = _from_run(store.find_run(source), variations)
+    _print(runs, as_json=as_json)
+
+
+def _is_file(source: str) -> bool:
+    return source in example_names() or data_path(source).exists()
+
+
+def _from_run(run: Run, variations: Sequence[Variation]) -> list[Run]:
+    offered = Variation("lambda", sweep.offered_values(run.config, "lambda"))
+    return sweep.sweep_from(run, variations or [offered])
+
+
+def _print(runs: Sequence[Run], *, as_json: bool) -> None:
+    tag = sweep.tag_of(runs[-1])
+    if as_json:
+        out.print_json(json.dumps({"sweep": tag, "runs": [run.id for run in runs]}))
+        return
+    for run in runs:
+        varied = text_of(run.config, runs[-1].label.varied)
+        out.print(f"{run.id} {plain(varied)} {run.state.status}", soft_wrap=True)
+    out.print(f"Compare them: orpo-qlora runs --sweep {tag}", soft_wrap=True)
+
+
+def print_comparison(found: Comparison, *, as_json: bool) -> None:
+    """Print results and cost of runs, the varied settings as columns; the best bold."""
+    if as_json:
+        out.print_json(json.dumps(comparison.to_json(found)))
+        return
+    for columns in (comparison.RESULTS, comparison.COSTS):
+        shown = comparison.columns_of(found, columns)
+        if not shown and columns is comparison.COSTS:
+            continue
+        table = _table(found, shown)
+        # Whole even where the terminal is narrower: cells cut short could not be read at all.
+        width = Measurement.get(out, out.options.update(max_width=WIDEST), table).maximum
+        Console(highlight=False, width=max(width, out.width)).print(table)
+    sentence = comparison.result_sentence(found)
+    for line in filter(None, [sentence, *comparison.NOTES]):
+        out.print(plain(line), soft_wrap=True)
+
+
+def _table(found: Comparison, columns: Sequence[Column]) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for title in ("run", "status", *found.settings, *(each.title for each in columns)):
+        table.add_column(plain(title))
+    for one in found.entries:
+        varied = [present.setting_value(value_of(one.run.config, name)) for name in found.settings]
+        cells = [_cell(found, column, one) for column in columns]
+        table.add_row(one.run.id, one.run.state.status, *map(plain, varied), *cells)
+    return table
+
+
+def _cell(found: Comparison, column: Column, one: Entry) -> str:
+    text = plain(column.text(one))
+    return f"[bold]{text}[/]" if comparison.is_bold(found, column, one) else text

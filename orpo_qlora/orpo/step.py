@@ -1,0 +1,95 @@
+"""One optimizer step, or one evaluation, micro-step by micro-step. Floor 2."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from orpo_qlora.models.hardware import peak_memory_bytes
+from orpo_qlora.orpo.engine import Engine
+from orpo_qlora.orpo.loss import Loss
+from orpo_qlora.orpo.objectives.base import Terms
+from orpo_qlora.orpo.tokens import TokenizedPair
+
+Record = dict[str, float]
+
+
+class _StepStats:
+    """Accumulates the terms of the micro-steps of one step or of one evaluation."""
+
+    def __init__(self) -> None:
+        self._parts: defaultdict[str, list[Tensor]] = defaultdict(list)
+        self._pairs: defaultdict[str, list[Tensor]] = defaultdict(list)
+        self._count = 0
+        self.tokens = 0
+        self._started = time.perf_counter()
+
+    def add(self, terms: Terms, pairs: int, tokens: int) -> None:
+        """Add one micro-step of some pairs and tokens."""
+        for name, part in {"loss": terms.loss.detach(), **terms.parts}.items():
+            self._parts[name].append(part)
+        for name, values in terms.pairs.items():
+            self._pairs[name].append(values)
+        self._count += pairs
+        self.tokens += tokens
+
+    def record(self) -> Record:
+        """Return the metrics, with a single transfer from the device."""
+        values = {name: torch.stack(shares).sum() for name, shares in self._parts.items()}
+        values |= {name: torch.cat(parts).mean() for name, parts in self._pairs.items()}
+        numbers = torch.stack(list(values.values())).tolist()
+        return {
+            **dict(zip(values, numbers, strict=True)),
+            "pairs": self._count,
+            "tokens": self.tokens,
+            "seconds": time.perf_counter() - self._started,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+
+def accumulate_step(
+    engine: Engine,
+    pairs: Sequence[TokenizedPair],
+    loss: Loss,
+    tokens_per_forward: int,
+    backward: Callable[[Tensor], None],
+) -> Record:
+    """Add the gradient of one optimizer step to the policy's, micro-step by micro-step.
+
+    Args:
+        engine: computes the log-probs.
+        pairs: all pairs of the step.
+        loss: of the training.
+        tokens_per_forward: cuts the step into micro-steps; changes no result.
+        backward: called with each micro-step's share of the loss, a scalar.
+
+    Returns:
+        The step's metrics; `loss` is the sum of the shares.
+    """
+    stats = _StepStats()
+    totals = loss.totals(pairs)
+    for group in engine.micro_steps(pairs, tokens_per_forward):
+        sums, tokens = engine.measure(group)
+        terms = loss.terms(group, sums, totals)
+        backward(terms.loss)
+        stats.add(terms, len(group), tokens)
+    return stats.record()
+
+
+@torch.no_grad()
+def measure_pairs(
+    engine: Engine, pairs: Sequence[TokenizedPair], loss: Loss, tokens_per_forward: int
+) -> Record:
+    """Return the metrics of pairs without gradients; see `accumulate_step`."""
+    policy: PeftModel = engine.policy
+    was_training = policy.training
+    policy.eval()
+    try:
+        return accumulate_step(engine, pairs, loss, tokens_per_forward, lambda _: None)
+    finally:
+        policy.train(was_training)
