@@ -13,9 +13,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from orpo_qlora.cli.console import out, plain
+from orpo_qlora.cli.files import Caps, Encodings, SampleSeed, Shares, file_set
 from orpo_qlora.cli.options import (
     AsJson,
-    Encoding,
     Fixes,
     ModelName,
     Preset,
@@ -25,8 +25,9 @@ from orpo_qlora.cli.options import (
     data_path,
 )
 from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.combine import load_files
 from orpo_qlora.data.examples import example_names
-from orpo_qlora.data.pairs import load_preferences, split_pairs
+from orpo_qlora.data.pairs import split_pairs
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import comparison
 from orpo_qlora.evaluation.comparison import Column, Comparison, Entry
@@ -40,11 +41,11 @@ WIDEST = 1000
 
 
 def sweep_(
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
-            metavar="FILE|RUN",
-            help="A file as for `train`, or a run (id, name or “last”) whose pairs and settings "
+            metavar="FILE...|RUN",
+            help="Files as for `train`, or a run (id, name or “last”) whose pairs and settings "
             "are taken; that run is part of the sweep.",
         ),
     ],
@@ -60,35 +61,44 @@ def sweep_(
     model: ModelName = None,
     settings: Settings = None,
     name: Annotated[str | None, typer.Option(help="What the runs' names begin with.")] = None,
-    encoding: Encoding = "",
+    shares: Shares = None,
+    caps: Caps = None,
+    sample_seed: SampleSeed = 0,
+    encodings: Encodings = None,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = "best_worst",
     as_json: AsJson = False,
 ) -> None:
     """Queue the same training with several values of one or two settings, on the same pairs."""
     variations = [sweep.parse_over(text) for text in over or ()]
-    if _is_file(source):
+    if len(sources) > 1 or _is_file(sources[0]):
         if not variations:
             raise InputError(
                 "There is nothing to vary.", hint="Add for example --over lambda=0.1,0.5,1."
             )
         config = config_of(preset, settings, {"model": model, "name": name})
         sweep.runs_from(config, variations)  # before a long file is read
-        choices = ReadChoices(
-            encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
+        choices = ReadChoices(fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking)
+        dataset = load_files(
+            file_set(
+                sources,
+                choices,
+                shares=shares,
+                caps=caps,
+                encodings=encodings,
+                sample_seed=sample_seed,
+            )
         )
-        dataset = load_preferences(data_path(source), choices=choices)
         split = split_pairs(dataset.pairs, config.held_out, config.seed)
         runs = sweep.start_sweep(config, variations, split, dataset.report)
     else:
-        if preset or model or settings or name or encoding or fixes:
+        if any((preset, model, settings, name, shares, caps, encodings, fixes)):
             raise InputError(
-                f"There is no file “{source}”, and a sweep of a run takes everything that is not "
-                "varied from that run.",
-                hint="Name a file, or leave out --preset, --model, --set, --name, --encoding and "
-                "--fix.",
+                f"There is no file “{sources[0]}”, and a sweep of a run takes everything that is "
+                "not varied from that run.",
+                hint="Name a file, or leave out all options but --over and --json.",
             )
-        runs = _from_run(store.find_run(source), variations)
+        runs = _from_run(store.find_run(sources[0]), variations)
     _print(runs, as_json=as_json)
 
 

@@ -55,14 +55,17 @@ def sweepable_settings() -> list[str]:
 
 
 def offered_values(config: TrainConfig, setting: str) -> tuple[object, ...]:
-    """Return values to try for a setting around the one it has: all choices, or half and double."""
+    """Return values to try for a setting around the one it has: all choices, or half and double.
+
+    Of free text that is the text; empty where the setting has no value.
+    """
     info, now = setting_fields()[setting], value_of(config, setting)
     if choices_of(info):
         return choices_of(info)
     if isinstance(now, bool):
         return False, True
     if not isinstance(now, int | float):
-        return (now,)
+        return () if now in (None, "") else (now,)
     if now == 0:
         return FOR_ZERO.get(setting, (now,))
     kind = type(now)
@@ -124,7 +127,7 @@ def parse_values(setting: str, text: str) -> Variation:
     if not values:
         raise InputError(
             f"There is no value of {setting}.",
-            hint=f"Give two or more, for example {values_text(_example(setting))}.",
+            hint=f"Give two or more{_example(TrainConfig(), setting)}.",
         )
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None:
@@ -134,8 +137,10 @@ def parse_values(setting: str, text: str) -> Variation:
     return Variation(setting, tuple(values))
 
 
-def _example(setting: str) -> tuple[object, ...]:
-    return offered_values(TrainConfig(), setting)
+def _example(config: TrainConfig, setting: str) -> str:
+    """Return values to try as the end of a sentence, empty where there are none to offer."""
+    offered = offered_values(config, setting)
+    return f", for example {values_text(offered)}" if len(offered) > 1 else ""
 
 
 def configs_of(config: TrainConfig, variations: Sequence[Variation]) -> list[TrainConfig]:
@@ -182,8 +187,7 @@ def runs_from(config: TrainConfig, variations: Sequence[Variation]) -> list[Trai
         if len(variation.values) < 2:
             raise InputError(
                 f"{variation.setting} has a single value, so there is nothing to compare.",
-                hint=f"Give two or more, for example "
-                f"{values_text(offered_values(config, variation.setting))}; a single run is "
+                hint=f"Give two or more{_example(config, variation.setting)}; a single run is "
                 "“Start training” or `orpo-qlora train`.",
             )
     return configs

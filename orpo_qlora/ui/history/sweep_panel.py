@@ -68,6 +68,8 @@ class SweepPanel:
     """The values last suggested for the first setting; other values were typed by the user."""
     summary: gr.HTML
     start: gr.Button
+    group: gr.Button
+    """Opens the comparison of the sweep that a run belongs to."""
 
     @property
     def inputs(self) -> list[Any]:
@@ -90,7 +92,17 @@ def build_sweep_panel(elem_id: str, offered: str = "") -> SweepPanel:
             second = _build_setting("Second setting", several, NONE, f"{elem_id}-second")
             second_values = _build_values("Its values", "", f"{elem_id}-second-values")
         summary = gr.HTML(elem_id=f"{elem_id}-summary")
-        start = gr.Button("Queue these runs", scale=0, min_width=190, elem_id=f"{elem_id}-start")
+        with gr.Row(elem_classes="actions"):
+            start = gr.Button(
+                "Queue these runs", scale=0, min_width=190, elem_id=f"{elem_id}-start"
+            )
+            group = gr.Button(
+                "Compare this sweep",
+                scale=0,
+                min_width=190,
+                visible=False,
+                elem_id=f"{elem_id}-group",
+            )
         known = gr.Textbox(
             offered, visible="hidden", elem_id=f"{elem_id}-offered", label="Suggested"
         )
@@ -103,6 +115,7 @@ def build_sweep_panel(elem_id: str, offered: str = "") -> SweepPanel:
         offered=known,
         summary=summary,
         start=start,
+        group=group,
     )
 
 
@@ -147,7 +160,13 @@ def run_updates(panel: SweepPanel, run: Run) -> Updates:
     """Return the panel of a run that is selected: λ around its own, no second setting."""
     offered = offered_text("lambda", run.config.lambda_)
     first = {panel.setting: "lambda", panel.values: offered}
-    return {**first, panel.second: NONE, panel.second_values: ""}
+    group = gr.Button(visible=bool(sweep.tag_of(run)))
+    return {**first, panel.second: NONE, panel.second_values: "", panel.group: group}
+
+
+def run_outputs(panel: SweepPanel) -> list[Any]:
+    """Return the components of `run_updates`."""
+    return [*panel.inputs, panel.group]
 
 
 class FormSource:
@@ -257,6 +276,21 @@ def summary_of(source: SweepSource, *values: Any) -> str:  # noqa: ANN401 - of a
     return cards.reason(f"{plural(len(added), 'run')}{crossed}. {time}")
 
 
+def connect_group(panel: SweepPanel, picker: gr.Textbox, shown: Shown) -> None:
+    """Connect the button of a run that opens the comparison of its sweep."""
+
+    def on_group(run_id: str) -> Updates:
+        return _comparison_of(sweep.group_of(sweep.tag_of(_run(run_id))), shown)
+
+    outputs = [shown.card, shown.compared, shown.run]
+    panel.group.click(guarded(shown.card, on_group), picker, outputs, **QUIET)
+
+
+def _comparison_of(runs: Sequence[Run], shown: Shown) -> Updates:
+    ids = ",".join(run.id for run in runs[:MOST_RUNS])
+    return {shown.compared: ids, shown.run: "", shown.card: ""}
+
+
 def connect_sweep(
     panel: SweepPanel, source: SweepSource, shown: Shown, tabs: gr.Tabs, card: gr.HTML
 ) -> Any:  # noqa: ANN401 - gradio's dependency
@@ -272,9 +306,8 @@ def connect_sweep(
 
     def on_start(*values: Any) -> Updates:  # noqa: ANN401 - of any component
         variations = variations_of(*values[:PANEL_VALUES])
-        runs = source.start(variations, *values[PANEL_VALUES:])[:MOST_RUNS]
-        opened = {shown.compared: ",".join(run.id for run in runs), shown.run: "", shown.card: ""}
-        return {**opened, tabs: gr.Tabs(selected="runs")}
+        runs = source.start(variations, *values[PANEL_VALUES:])
+        return {**_comparison_of(runs, shown), tabs: gr.Tabs(selected="runs")}
 
     def on_setting(setting: str, *values: Any) -> str:  # noqa: ANN401 - of any component
         if not setting:

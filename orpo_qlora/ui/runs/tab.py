@@ -309,7 +309,7 @@ def _connect_own_fields(runs: RunsTab) -> None:
         labelled = run_files.label_updates(runs.run.label, run)
         return {**labelled, **sweep_panel.run_updates(runs.run.sweep, run)}
 
-    own = [runs.card, *runs.run.label.outputs, *runs.run.sweep.inputs]
+    own = [runs.card, *runs.run.label.outputs, *sweep_panel.run_outputs(runs.run.sweep)]
     handler = guarded(runs.card, on_pick, keeps_card=True)
     runs.picker.change(handler, runs.picker, own, js=theme.NEW_SELECTION, **QUIET)
 
@@ -330,6 +330,7 @@ def _connect_sweeps(runs: RunsTab, page: Page) -> None:
     of_form = sweep_panel.FormSource(train.ticket, page.data.dataset_id, train.form.inputs)
     of_run = sweep_panel.RunSource(runs.picker)
     from_form = sweep_panel.connect_sweep(train.sweep, of_form, shown, tabs, train.card)
+    sweep_panel.connect_group(runs.run.sweep, runs.picker, shown)
     from_run = sweep_panel.connect_sweep(runs.run.sweep, of_run, shown, tabs, runs.card)
     from_form.success(train_tab.new_ticket, None, train.ticket, **QUIET)
     for event in (from_form, from_run):

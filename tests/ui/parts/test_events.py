@@ -117,6 +117,37 @@ def test_values_to_try_follow_the_preset_until_others_are_typed(tab):
     assert tab.value("train-sweep-values") == "0.3, 0.6"
 
 
+def test_a_run_of_a_sweep_leads_to_its_comparison(tab):
+    alone = make_run(name="alone")
+    made = [
+        make_run(tags=("night", "sweep-abc"), varied=("lambda",), accuracy=0.5, **{"lambda": value})
+        for value in (0.5, 0.1)
+    ]
+    tab.change("run-picker", alone.id)
+    assert tab.prop("run-sweep-group", "visible") is False
+    tab.change("run-picker", made[0].id)
+    assert tab.prop("run-sweep-group", "visible") is True
+    tab.fire("run-sweep-group", "click")
+    assert tab.value("compare-ids") == f"{made[1].id},{made[0].id}"
+    assert tab.value("run-picker") == ""
+
+
+def test_the_number_of_runs_of_a_sweep_is_shown_before_its_start(tab):
+    tab.change("train-sweep-values", "0.1, 0.2, 0.5")
+    assert "3 runs" in tab.value("train-sweep-summary")
+    tab.put("train-sweep-second", "learning_rate")
+    tab.fire("train-sweep-second", "input")
+    offered = tab.value("train-sweep-second-values")
+    assert offered.count(",") == 2
+    tab.change("train-sweep-second-values", offered)
+    assert "9 runs (3 × 3 values)" in tab.value("train-sweep-summary")
+    tab.put("train-sweep-setting", "nll_on")
+    tab.fire("train-sweep-setting", "input")
+    assert tab.value("train-sweep-values") == "sequence, answer"
+    tab.change("train-sweep-values", "sequence, answer")
+    assert "6 runs (2 × 3 values)" in tab.value("train-sweep-summary")
+
+
 def test_no_timer_runs_while_there_is_nothing_to_wait_for(tab):
     timers = [part for part in tab.parts.values() if part["type"] == "timer"]
     assert timers
