@@ -94,11 +94,22 @@ class NeedsEncoding(DataError):
         self.candidates = candidates
 
 
+@dataclass(frozen=True)
+class PromptProposal:
+    """One row as it reads if the common beginning of both texts is the prompt."""
+
+    row: int
+    prompt: str
+    chosen: str
+    rejected: str
+
+
 class NeedsColumns(DataError):
     """The columns of a preference cannot be inferred from their names.
 
-    `columns` are the file's own; `found` maps the recognised parts, such as `prompt`, to theirs;
-    `has_header` is whether a first line may name them, as in a CSV.
+    `columns` are the file's own; `found` maps the recognised parts, such as `prompt`, to theirs,
+    and `shape` to the recognised shape; `has_header` is whether a first line may name them, as in a
+    CSV; `proposal` is a reading to confirm.
     """
 
     def __init__(
@@ -110,11 +121,13 @@ class NeedsColumns(DataError):
         columns: tuple[str, ...] = (),
         found: dict[str, str] | None = None,
         has_header: bool = True,
+        proposal: PromptProposal | None = None,
     ) -> None:
         super().__init__(message, hint=hint, where=where)
         self.columns = columns
         self.found = found or {}
         self.has_header = has_header
+        self.proposal = proposal
 
 
 class BrokenRows(DataError):

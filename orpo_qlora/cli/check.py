@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +10,20 @@ import typer
 from rich.progress import Progress
 
 from orpo_qlora.cli.console import err, job_progress, out, plain
-from orpo_qlora.cli.files import Caps, DataFiles, Encodings, SampleSeed, Shares, file_set
-from orpo_qlora.cli.options import AsJson, Fixes, Ranking
+from orpo_qlora.cli.files import (
+    Caps,
+    DataFiles,
+    Encodings,
+    SampleSeed,
+    Shares,
+    file_set,
+    with_mapping,
+)
+from orpo_qlora.cli.options import AsJson, CommonPrefix, Fixes, Map, Ranking
 from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.combine import check_files, load_files
 from orpo_qlora.data.export import write_clean, write_report
-from orpo_qlora.data.pairs import complete_mapping
 from orpo_qlora.data.sources import FileSet
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
@@ -50,6 +56,8 @@ def check(
     header: Annotated[bool, typer.Option(help="Whether the first line names columns.")] = True,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = None,
+    columns: Map = None,
+    prompt_from_common_prefix: CommonPrefix = False,
     export: Annotated[
         Path | None, typer.Option(help="Write the usable pairs to this .csv or .jsonl file.")
     ] = None,
@@ -67,12 +75,15 @@ def check(
         **{"max_length": max_length, "over_length": over_length},
     }
     config = build_config({k: v for k, v in wanted.items() if v != ""}, source="the options")
-    columns = {
+    named = {
         "prompt": prompt_column, "chosen": chosen_column, "rejected": rejected_column,
         "system": system_column,
     }  # fmt: skip
     choices = ReadChoices(
-        has_header=header, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
+        has_header=header,
+        fixes=tuple(fixes or ()),
+        pairs_from_ranking=pairs_from_ranking,
+        prompt_from_common_prefix=prompt_from_common_prefix,
     )
     data = file_set(
         files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed
@@ -84,8 +95,7 @@ def check(
         def on_progress(done: float) -> None:
             bar.update(task, completed=done)
 
-        if any(columns.values()):
-            data = _with_columns(data, columns)
+        data = with_mapping(data, columns, named)
         if export:
             dataset = load_files(data, on_progress)
             write_clean(export, dataset.pairs)
@@ -104,18 +114,6 @@ def _refuse_overwriting(data: FileSet, export: Path | None) -> None:
             raise InputError(
                 f"{file.name} would be overwritten.", hint="Export under another name."
             )
-
-
-def _with_columns(data: FileSet, columns: Mapping[str, str]) -> FileSet:
-    """Return the file with these columns chosen and the others found by name."""
-    if len(data.files) > 1:
-        raise InputError(
-            "Columns can be chosen for one file at a time.",
-            hint="Check that file alone with these options: its columns are remembered.",
-        )
-    only = data.files[0]
-    mapping = complete_mapping(Path(only.path), only.choices, columns)
-    return data.with_choices({0: only.choices.model_copy(update={"mapping": mapping})})
 
 
 def _count_tokens(

@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress
 
+from orpo_qlora.data.columns import PARTS_OF_SHAPE, mapping_of
+from orpo_qlora.data.wording import brief
 from orpo_qlora.errors import BrokenRows, NeedsColumns, NeedsEncoding, OrpoQloraError
 from orpo_qlora.jobs.job import JobState
 
+PROPOSED_CHARACTERS = 200
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -28,8 +31,13 @@ def _remedies(error: OrpoQloraError) -> list[str]:
     """Return the options of `check` that solve an error about data."""
     if isinstance(error, NeedsEncoding):
         return [f"--encoding {one.encoding}: {one.preview}" for one in error.candidates]
+    if isinstance(error, NeedsColumns) and error.proposal:
+        row = error.proposal
+        texts = {"prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected}
+        return [f"{part}: {brief(text, PROPOSED_CHARACTERS)}" for part, text in texts.items()]
     if isinstance(error, NeedsColumns) and error.columns:
-        return ["check --prompt-column, --chosen-column, --rejected-column: choose the columns."]
+        parts = PARTS_OF_SHAPE[mapping_of(error.found).shape]
+        return [f"--map PART=COLUMN: choose the columns; the parts are {', '.join(parts)}."]
     if isinstance(error, BrokenRows):
         return [f"--fix {error.fix} leaves them out."]
     return []

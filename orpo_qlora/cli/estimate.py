@@ -7,11 +7,21 @@ import json
 import typer
 
 from orpo_qlora.cli.console import job_progress, out, plain
-from orpo_qlora.cli.files import Caps, DataFiles, Encodings, SampleSeed, Shares, file_set
+from orpo_qlora.cli.files import (
+    Caps,
+    DataFiles,
+    Encodings,
+    SampleSeed,
+    Shares,
+    file_set,
+    with_mapping,
+)
 from orpo_qlora.cli.options import (
     Again,
     AsJson,
+    CommonPrefix,
     Fixes,
+    Map,
     ModelName,
     Preset,
     Ranking,
@@ -35,15 +45,22 @@ def estimate(
     encodings: Encodings = None,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = None,
+    columns: Map = None,
+    prompt_from_common_prefix: CommonPrefix = False,
     again: Again = False,
     as_json: AsJson = False,
 ) -> None:
     """Estimate memory, disk and time of a training from one real step; exit 1 without a fit."""
     config = config_of(preset, settings, {"model": model})
-    choices = ReadChoices(fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking)
+    choices = ReadChoices(
+        fixes=tuple(fixes or ()),
+        pairs_from_ranking=pairs_from_ranking,
+        prompt_from_common_prefix=prompt_from_common_prefix,
+    )
     data = file_set(
         files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed
     )
+    data = with_mapping(data, columns)
     report = check_files(data)
     request = estimation.request_for(data, report, config)
     with job_progress(quiet=as_json) as on_progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -11,6 +11,7 @@ import typer
 from orpo_qlora.cli.options import data_path
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.examples import example_names
+from orpo_qlora.data.mapping import complete_mapping
 from orpo_qlora.data.sources import ALL, FileSet, SourceFile, parse_cap, parse_share
 from orpo_qlora.errors import InputError
 
@@ -83,6 +84,33 @@ def file_set(
         quota = quotas.get(file, ALL)
         sources.append(SourceFile(path=str(path), source=source, choices=own, quota=quota))
     return FileSet(files=tuple(sources), sample_seed=sample_seed, fixes=choices.fixes)
+
+
+def with_mapping(
+    data: FileSet, columns: Sequence[str] | None, named: Mapping[str, str] | None = None
+) -> FileSet:
+    """Return the file with the mapping of `--map` and of named columns, completed from the file.
+
+    Raises:
+        InputError: a text is no KEY=VALUE, a key or shape is unknown, or there are several files.
+        NeedsColumns: the file has no such column, or a part is missing.
+    """
+    chosen = dict(named or {})
+    for text in columns or ():
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise InputError(f"--map {text} has no “=”.", hint="Write --map KEY=VALUE.")
+        chosen[key] = value
+    if not any(chosen.values()):
+        return data
+    if len(data.files) > 1:
+        raise InputError(
+            "Columns can be chosen for one file at a time.",
+            hint="Check that file alone with these options: its columns are remembered.",
+        )
+    only = data.files[0]
+    mapping = complete_mapping(Path(only.path), only.choices, chosen)
+    return data.with_choices({0: only.choices.model_copy(update={"mapping": mapping})})
 
 
 def _by_file(

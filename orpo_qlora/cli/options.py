@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from orpo_qlora.config import TrainConfig, build_config, parse_assignments, preset_names
 from orpo_qlora.data.choices import PairsFromRanking
+from orpo_qlora.data.columns import ShapeName
 from orpo_qlora.data.examples import example_names, example_path
+from orpo_qlora.data.mapping import KEYS as MAPPING_KEYS
 from orpo_qlora.presets import read_preset
 
 RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
@@ -31,6 +33,22 @@ Ranking = Annotated[
         "--pairs-from-ranking",
         metavar="WAY",
         help="Pairs of a ranked row: best_worst, best_rest or all.",
+    ),
+]
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="KEY=VALUE",
+        help=f"How the file is read; repeatable. Keys: {', '.join(MAPPING_KEYS)}. "
+        f"Shapes: {', '.join(get_args(ShapeName))}.",
+    ),
+]
+CommonPrefix = Annotated[
+    bool,
+    typer.Option(
+        "--prompt-from-common-prefix",
+        help="Confirm that what chosen and rejected both begin with is the prompt.",
     ),
 ]
 

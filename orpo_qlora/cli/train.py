@@ -8,11 +8,21 @@ from typing import Annotated
 import typer
 
 from orpo_qlora.cli.console import err, out, plain
-from orpo_qlora.cli.files import Caps, DataFiles, Encodings, SampleSeed, Shares, file_set
+from orpo_qlora.cli.files import (
+    Caps,
+    DataFiles,
+    Encodings,
+    SampleSeed,
+    Shares,
+    file_set,
+    with_mapping,
+)
 from orpo_qlora.cli.options import (
     AsJson,
+    CommonPrefix,
     Detach,
     Fixes,
+    Map,
     ModelName,
     Preset,
     Ranking,
@@ -56,16 +66,22 @@ def train(
     ] = None,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = None,
+    columns: Map = None,
+    prompt_from_common_prefix: CommonPrefix = False,
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
     config = config_of(preset, settings, {"model": model, "name": name, "start_from": start_from})
-    choices = ReadChoices(fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking)
+    choices = ReadChoices(
+        fixes=tuple(fixes or ()),
+        pairs_from_ranking=pairs_from_ranking,
+        prompt_from_common_prefix=prompt_from_common_prefix,
+    )
     data = file_set(
         files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed
     )
-    dataset = load_files(data)
+    dataset = load_files(with_mapping(data, columns))
     remark = too_many_passes(len(dataset.pairs), config)
     if remark:
         err.print(plain(remark.sentence()), soft_wrap=True)

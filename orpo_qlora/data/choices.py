@@ -31,6 +31,8 @@ class ReadChoices(BaseModel):
     pairs_from_ranking: PairsFromRanking | None = None
     """Pairs of a ranked row: best with worst, best with every worse one, or all with all worse.
     None for what was chosen before for a file with the same columns, else best with worst."""
+    prompt_from_common_prefix: bool = False
+    """Whether the user confirmed that what both texts begin with is the prompt."""
 
     @property
     def are_default(self) -> bool:

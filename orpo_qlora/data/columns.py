@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+from pydantic import TypeAdapter
 
 from orpo_qlora.data.wording import brief, listed
 from orpo_qlora.errors import NeedsColumns
@@ -14,15 +17,39 @@ SYNONYMS = {
     "chosen": (
         "chosen", "preferred", "chosen_response", "response_chosen", "chosen_answer",
         "answer_chosen", "accepted", "positive", "winner", "better", "response_j",
+        "chosen_text", "text_chosen", "chosen_completion", "completion_chosen", "chosen_output",
+        "preferred_response", "better_response", "good_response", "best_response",
+        "positive_response", "pos_response", "pos_resp", "winning_response", "response_w",
     ),
     "rejected": (
         "rejected", "dispreferred", "rejected_response", "response_rejected", "rejected_answer",
         "answer_rejected", "declined", "negative", "loser", "worse", "response_k",
+        "rejected_text", "text_rejected", "rejected_completion", "completion_rejected",
+        "rejected_output", "dispreferred_response", "worse_response", "bad_response",
+        "worst_response", "negative_response", "neg_response", "neg_resp", "losing_response",
+        "response_l",
     ),
     "system": ("system", "system_prompt", "system_message"),
     "context": ("context",),
 }  # fmt: skip
 """Names of each part, the exact one first; only the first two lists' first names are no guess."""
+ShapeName = Literal["pairs", "verdict", "ranking", "conversation", "labelled"]
+"""Families of shapes that the user can choose."""
+PARTS_OF_SHAPE: dict[ShapeName, tuple[str, ...]] = {
+    "pairs": ("prompt", "chosen", "rejected", "system", "context"),
+    "verdict": ("prompt", "first", "second", "verdict", "system", "context"),
+    "ranking": ("prompt", "responses", "scores", "system", "context"),
+    "conversation": ("prompt", "rejected", "system"),
+    "labelled": ("prompt", "responses", "label", "system", "context"),
+}
+"""The parts of each family that can have a column."""
+NEEDED_OF_SHAPE: dict[ShapeName, tuple[str, ...]] = {
+    "pairs": ("chosen", "rejected"),
+    "verdict": ("first", "second"),
+    "ranking": (),
+    "conversation": ("prompt", "rejected"),
+    "labelled": ("responses", "label"),
+}
 GUARD_COLUMN = "formula_guard"
 """Column of a CSV written by this program: which rows have an apostrophe before a formula."""
 _BYTE_ORDER_MARK = "\ufeff"
@@ -32,22 +59,46 @@ _BYTE_ORDER_MARK = "\ufeff"
 class ColumnMapping:
     """The file's own names of the columns that a preference is made of."""
 
-    prompt: str
+    prompt: str = ""
     """Empty where the answers hold the whole conversation."""
-    chosen: str
-    rejected: str
+    chosen: str = ""
+    rejected: str = ""
     system: str = ""
     context: str = ""
     """A text that belongs to the prompt and follows it after an empty line."""
     guessed: tuple[str, ...] = ()
     """Parts found by a synonym, such as `prompt`, and not confirmed by the user."""
+    shape: ShapeName = "pairs"
+    first: str = ""
+    """The first of two responses of which `verdict` names the better one."""
+    second: str = ""
+    verdict: str = ""
+    """Empty to find it by its name: several columns may hold the verdict."""
+    responses: str = ""
+    """The responses of a ranked row, or the single response that `label` rates."""
+    scores: str = ""
+    """Scores or ranks; empty where the responses hold them or are in order."""
+    label: str = ""
+    first_values: str = ""
+    """Values of `verdict` that choose the first response, comma-separated; “<0” compares."""
+    second_values: str = ""
+    is_reversed: bool = False
+    """Whether verdict, scores or label mean the opposite of what was recognised."""
 
     def parts(self) -> Iterator[tuple[str, str]]:
-        """Yield each part that has a column, with its column."""
-        for part in SYNONYMS:
+        """Yield each part of the shape that has a column, with its column."""
+        for part in PARTS_OF_SHAPE[self.shape]:
             column = getattr(self, part)
             if column:
                 yield part, column
+
+
+_MAPPING = TypeAdapter(ColumnMapping)
+
+
+def mapping_of(values: Mapping[str, object]) -> ColumnMapping:
+    """Return the mapping with these fields, checked."""
+    return _MAPPING.validate_python(dict(values))
 
 
 def guess_mapping(
@@ -85,7 +136,7 @@ def guess_mapping(
             found,
             has_header=has_header,
         )
-    return ColumnMapping(**{"prompt": "", **found}, guessed=tuple(guessed))
+    return mapping_of({**found, "guessed": tuple(guessed)})
 
 
 def check_mapping(
@@ -102,8 +153,11 @@ def check_mapping(
     twice = sorted({column for column in used if used.count(column) > 1})
     if gone:
         fact = f"{source} has no column {listed(gone)}; its columns are {listed(list(columns))}."
-    elif not mapping.chosen or not mapping.rejected:
-        fact = f"{source}: both answers need a column."
+    elif any(not getattr(mapping, part) for part in NEEDED_OF_SHAPE[mapping.shape]):
+        needed = listed(NEEDED_OF_SHAPE[mapping.shape])
+        fact = f"{source}: {needed} need a column each."
+        if mapping.shape == "pairs":
+            fact = f"{source}: both answers need a column."
     elif twice:
         fact = f"{source}: {listed(twice)} cannot be two parts of a preference."
     else:
@@ -114,6 +168,7 @@ def check_mapping(
         hint="Choose a different column for each part.",
         columns=tuple(columns),
         has_header=has_header,
+        found={"shape": mapping.shape},
     )
 
 
@@ -130,7 +185,7 @@ def refuse_missing(
     found: dict[str, str],
     *,
     has_header: bool = True,
-) -> None:
+) -> NoReturn:
     """Raise the error that lists the missing columns and those of the file.
 
     Raises:
@@ -143,8 +198,8 @@ def refuse_missing(
     hint = "Name the three columns prompt, chosen and rejected in the first line."
     if not has_header:
         hint = (
-            "Choose them with --prompt-column, --chosen-column and --rejected-column, or rename "
-            "them to prompt, chosen and rejected."
+            "Choose them with --map prompt=COLUMN, --map chosen=COLUMN and --map rejected=COLUMN, "
+            "or rename them to prompt, chosen and rejected."
         )
     elif len(missing) == len(NEEDED):
         hint += " If that line is a preference already, put the names above it."

@@ -6,7 +6,7 @@ import json
 import random
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,12 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 from orpo_qlora import storage
 from orpo_qlora.data.choices import DEFAULT_RANKING, ReadChoices
 from orpo_qlora.data.columns import (
-    SYNONYMS,
     ColumnMapping,
     check_mapping,
     guess_mapping,
     ignored_columns,
-    refuse_missing,
 )
 from orpo_qlora.data.doctor.examine import Doctor, digest
 from orpo_qlora.data.messages import Message
@@ -34,8 +32,10 @@ from orpo_qlora.data.remembered import (
     remember_ranking,
 )
 from orpo_qlora.data.shapes.base import Candidate, Head, Shape
+from orpo_qlora.data.shapes.common_prefix import without_prompt
 from orpo_qlora.data.shapes.media import refuse_media
-from orpo_qlora.data.shapes.registry import answer_columns, recognise
+from orpo_qlora.data.shapes.no_preference import explained
+from orpo_qlora.data.shapes.registry import recognise, shape_of_mapping
 from orpo_qlora.data.spool import Chosen, Spool
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.data.wording import listed, plural
@@ -155,29 +155,6 @@ def preview(
     ]
 
 
-def complete_mapping(path: Path, choices: ReadChoices, columns: Mapping[str, str]) -> ColumnMapping:
-    """Return a mapping in which some parts are chosen and the others found by name.
-
-    Raises:
-        NeedsColumns: a part is neither chosen nor found.
-        DataError: the file cannot be read.
-    """
-    table = open_table(path, "", choices, is_whole=False)
-    chosen = {part: column for part, column in columns.items() if column}
-    try:
-        named = dict(
-            guess_mapping(table.columns, table.source, has_header=table.has_header).parts()
-        )
-    except NeedsColumns as exc:
-        named = exc.found
-    free = {part: column for part, column in named.items() if column not in chosen.values()}
-    parts = {**free, **chosen}
-    prompt, good, bad, system, context = (parts.get(part, "") for part in SYNONYMS)
-    mapping = ColumnMapping(prompt, good, bad, system, context)
-    check_mapping(mapping, table.columns, table.source, has_header=table.has_header)
-    return mapping
-
-
 class _Examination:
     """One pass over a file."""
 
@@ -261,29 +238,32 @@ def _shape_of(table: Table, choices: ReadChoices) -> tuple[Shape, bool]:
     """
     columns = table.columns
     ranking = choices.pairs_from_ranking or DEFAULT_RANKING
-    head = Head(columns, table.head(HEAD_SAMPLE), ranking)
+    head = Head(columns, table.head(HEAD_SAMPLE), ranking, has_header=table.has_header)
     if choices.mapping:
         check_mapping(choices.mapping, columns, table.source, has_header=table.has_header)
-        return _with_prompt(choices.mapping, table, head), False
-    shape, known = recognise(head), recall_mapping(columns)
-    if shape is not None:
-        return (shape, False) if known is None else (_with_prompt(known, table, head), True)
+        return _with_prompt(choices.mapping, table, head, choices), False
+    known = recall_mapping(columns)
     try:
+        shape = recognise(head)
+        if shape is not None:
+            if known is None:
+                return shape, False
+            return _with_prompt(known, table, head, choices), True
         mapping = guess_mapping(columns, table.source, has_header=table.has_header)
         if known is None or not mapping.guessed:
-            return _with_prompt(mapping, table, head), False
-    except NeedsColumns:
+            return _with_prompt(mapping, table, head, choices), False
+    except NeedsColumns as exc:
         if known is None:
-            raise
-    return _with_prompt(known, table, head), True
+            raise explained(exc, head) from exc
+    return _with_prompt(known, table, head, choices), True
 
 
-def _with_prompt(mapping: ColumnMapping, table: Table, head: Head) -> Shape:
-    shape = answer_columns(mapping, head)
-    if not shape.name:
-        found = dict(mapping.parts())
-        refuse_missing(["prompt"], table.columns, table.source, found, has_header=table.has_header)
-    return shape
+def _with_prompt(mapping: ColumnMapping, table: Table, head: Head, choices: ReadChoices) -> Shape:
+    shape = shape_of_mapping(mapping, head)
+    if shape.name:
+        return shape
+    is_confirmed = choices.prompt_from_common_prefix
+    return without_prompt(table, mapping, head, is_confirmed=is_confirmed)
 
 
 def _refuse_useless(report: DataSummary) -> None:
@@ -298,7 +278,7 @@ def _refuse_useless(report: DataSummary) -> None:
     hint = hint or "Every pair needs a prompt and two different responses."
     if most and most.reason == "empty-prompt" and report.ignored_columns:
         unused = listed(report.ignored_columns)
-        hint = f"Unused columns: {unused}. Choose the prompt with --prompt-column."
+        hint = f"Unused columns: {unused}. Choose the prompt with --map prompt=COLUMN."
     raise DataError(
         f"{report.source} has {plural(report.rows_read, 'row')} and no usable pair: {reasons}"
         f"{' (' + examples[0] + ')' if examples else ''}.",

@@ -218,7 +218,7 @@ def test_check_takes_columns_and_remembers_them_for_such_files(tmp_path):
     path.write_text("question,good,bad\na,b,c\n")
     refused = run_cli("check", str(path))
     assert refused.returncode == 2
-    assert "--chosen-column" in refused.stderr
+    assert "--map PART=COLUMN: choose the columns" in refused.stderr
     options = ["--chosen-column", "good", "--rejected-column", "bad"]
     assert "1 pair usable" in run_cli("check", str(path), *options).stdout
     path.write_text("bad,good,question\nc,b,a\nf,e,d\n")

@@ -277,3 +277,10 @@ def masked(text: str) -> str:
     if _may_hold_secret(text):
         text = SECRET.sub(_masked_secret, text)
     return EMAIL.sub(_masked_email, text) if "@" in text else text
+
+
+def reasoning_in(answers: str) -> str:
+    """Return the reasoning that a model wrote in tags; templates may open the first tag."""
+    if "</think>" not in answers and "<think>" not in answers:
+        return ""
+    return answers[max(answers.find("<think>"), 0) :]

@@ -140,8 +140,12 @@ class Doctor:
         if others:
             start, answer = (checks.masked(text)[:60] for text in (prompt, chosen))
             yield "language-mix", f"{asked} → {others[0]}: {start} → {answer}"
-        for name, find in (("secret", checks.secret_in), ("e-mail", checks.email_in)):
-            sign = find(joined)
+        for name, find, text in (
+            ("reasoning", checks.reasoning_in, f"{chosen}\n{rejected}"),
+            ("secret", checks.secret_in, joined),
+            ("e-mail", checks.email_in, joined),
+        ):
+            sign = find(text)
             if sign:
                 yield name, sign
 

@@ -65,6 +65,7 @@ DROPS = (
         "the prompt has no response with the opposite label",
         advice="Single responses with a label suit KTO, which this program does not train yet.",
     ),
+    Kind("no-common-prefix", "error", "chosen and rejected do not begin with the same sentence"),
     Kind("different-prompts", "error", "chosen and rejected answer different prompts"),
     Kind("empty-prompt", "error", "the prompt is empty"),
     Kind(
@@ -185,6 +186,12 @@ KINDS = (
         "the text contains control, zero-width or direction characters",
         advice="They become invisible tokens.",
         fix="Remove these characters",
+    ),
+    Kind(
+        "reasoning",
+        "note",
+        "an answer contains reasoning between <think> and </think>",
+        advice="It is left as it is, and trained as part of the answer.",
     ),
     Kind(
         "letter-forms",

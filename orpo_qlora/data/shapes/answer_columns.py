@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from orpo_qlora.data.columns import GUARD_COLUMN, ColumnMapping
 from orpo_qlora.data.messages import Message
@@ -14,9 +15,11 @@ from orpo_qlora.data.shapes.cells import (
     answer_object_key,
     is_message_list,
     is_part_list,
+    is_python_object,
     messages_of,
     text_of,
     turns_of,
+    unpacked,
 )
 from orpo_qlora.data.shapes.prompts import history_turns, is_history
 from orpo_qlora.data.shapes.transcripts import (
@@ -24,12 +27,13 @@ from orpo_qlora.data.shapes.transcripts import (
     is_transcript,
     markup_of,
     transcript_turns,
+    without_endings,
 )
 from orpo_qlora.data.shapes.turns import join, preference_of, with_system
 
 TEXT, DIALOGUE, MESSAGES = "text", "dialogue", "messages"
 _GUARDED = re.compile(r"\A'(?='*[=+\-@\t\r])")
-_CONVERSATIONS = ("conversations", "conversation", "messages")
+_CONVERSATIONS = ("conversations", "conversation", "messages", "trajectory", "context", "dialogue")
 
 
 class AnswerColumns(Shape):
@@ -37,8 +41,12 @@ class AnswerColumns(Shape):
 
     def __init__(self, mapping: ColumnMapping, head: Head) -> None:
         columns = list(head.columns)
-        self.mapping = mapping
         self._positions = {part: columns.index(column) for part, column in mapping.parts()}
+        if "prompt" in self._positions and self._are_transcripts(head):
+            # Both hold the whole dialogue, so the prompt beside them is a copy of its part.
+            del self._positions["prompt"]
+            mapping = replace(mapping, prompt="", context="")
+        self.mapping = mapping
         self._conversation = self._find_conversation(head)
         self._history = (
             head.find("history") if head.most(head.find("history"), is_history) else None
@@ -67,6 +75,11 @@ class AnswerColumns(Shape):
             self.notes = (_transcript_note(head, self._positions["chosen"]),)
         extra = [index for index in (self._history, self._conversation) if index is not None]
         self.used = (*(column for _, column in mapping.parts()), *(columns[i] for i in extra))
+
+    def _are_transcripts(self, head: Head) -> bool:
+        return all(
+            head.most(self._positions[part], is_transcript) for part in ("chosen", "rejected")
+        )
 
     def _find_conversation(self, head: Head) -> int | None:
         """Return the column of turns before the responses, where no column is the prompt."""
@@ -116,9 +129,13 @@ class AnswerColumns(Shape):
         chosen, rejected = (self._text(part, cells) for part in ("chosen", "rejected"))
         if "prompt" not in cells:
             return join(transcript_turns(chosen), transcript_turns(rejected))
-        turns = transcript_turns(self._text("prompt", cells))
+        prompt = self._text("prompt", cells)
+        turns = transcript_turns(prompt)
         if turns[-1] == Message("assistant", ""):
             turns.pop()
+        markup = markup_of(prompt)
+        if markup and markup.endings:
+            chosen, rejected = (without_endings(text, markup) for text in (chosen, rejected))
         return preference_of(turns, chosen, rejected)
 
     def _read_messages(self, cells: dict[str, object], row: Row) -> Preference:
@@ -136,7 +153,7 @@ class AnswerColumns(Shape):
         last = [turn for turn in chosen if turn.role == "user" and turn.content.strip()]
         if not last:
             return join(chosen, rejected, [Message("user", prompt)])
-        if prompt.strip() and prompt.strip() != last[-1].content.strip():
+        if not _is_prompt_of(prompt, chosen):
             raise RowFaultError("different-prompts")
         return join(chosen, rejected)
 
@@ -149,8 +166,8 @@ class AnswerColumns(Shape):
     def _text(self, part: str, cells: dict[str, object]) -> str:
         cell = cells.get(part)
         try:
-            if part in self._objects and not isinstance(cell, str):
-                return turns_of(cell, "user")[-1].content
+            if part in self._objects and (not isinstance(cell, str) or is_python_object(cell)):
+                return turns_of(unpacked(cell), "user")[-1].content
             return text_of(cell)
         except RowFaultError as exc:
             raise self._with_column(exc, part) from exc
@@ -160,6 +177,16 @@ class AnswerColumns(Shape):
         return RowFaultError(fault.reason, f"column “{column}”: {fault.detail}")
 
 
+def _is_prompt_of(prompt: str, turns: Sequence[Message]) -> bool:
+    """Return whether a prompt beside a whole conversation is one of its turns, or holds its last.
+
+    Files with several turns repeat the first question there, the last one, or all that came before.
+    """
+    asked = [turn.content.strip() for turn in turns if turn.role == "user" and turn.content.strip()]
+    prompt = prompt.strip()
+    return not prompt or prompt in asked or asked[-1] in prompt
+
+
 def _transcript_note(head: Head, chosen: int) -> str:
     markups = [markup.name for cell in head.cells(chosen) if (markup := markup_of(cell))]
     names = ", ".join(dict.fromkeys(markups))
@@ -167,7 +194,7 @@ def _transcript_note(head: Head, chosen: int) -> str:
 
 
 def _is_object(cell: object) -> bool:
-    return is_part_list(cell) or bool(answer_object_key(cell))
+    return is_part_list(cell) or bool(answer_object_key(cell)) or is_python_object(cell)
 
 
 def _unguarded(cell: object) -> object:

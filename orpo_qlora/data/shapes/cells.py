@@ -22,7 +22,7 @@ ROLE_KEYS = ("role", "from", "speaker", "author")
 CONTENT_KEYS = ("content", "value", "text", "message")
 ANSWER_KEYS = (
     "text", "content", "answer", "response", "completion", "output", "generated_text", "value",
-    "generation", "message", "full_text", "post", "question", "prompt", "instruction",
+    "generation", "message", "full_text", "post", "article", "question", "prompt", "instruction",
 )  # fmt: skip
 """Keys of a response or prompt written as an object, such as `{"text": …, "score": …}`."""
 _MEDIA = re.compile(r"image|audio|video")
@@ -116,6 +116,8 @@ def is_message_list(cell: object) -> bool:
     if looks_like_messages(cell):
         return True
     value = unpacked(cell)
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        value = value["messages"]
     values = value if isinstance(value, list) else [value]
     return bool(values) and all(map(is_message, values))
 
@@ -189,6 +191,16 @@ def answer_object_key(cell: object) -> str:
     if not isinstance(cell, dict) or is_message(cell):
         return ""
     return next((key for key in ANSWER_KEYS if isinstance(cell.get(key), str | list)), "")
+
+
+def is_python_object(cell: object) -> bool:
+    """Return whether a text is an object with a text, as Python prints it: pandas writes it so.
+
+    JSON is left out: an answer or a prompt may well be JSON.
+    """
+    if not isinstance(cell, str) or not cell.startswith("{'"):
+        return False
+    return bool(answer_object_key(unpacked(cell)))
 
 
 def turns_of(cell: object, role: Role) -> list[Message]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
 from orpo_qlora.data.shapes.cells import is_message_list, messages_of, turns_of
 from orpo_qlora.data.shapes.prompts import PromptColumns, history_turns, is_history
 from orpo_qlora.data.shapes.turns import join, with_system, without_empty_end
 
-_CONVERSATIONS = ("messages", "conversations", "conversation", "chosen_messages", "dialogue")
+_CONVERSATIONS = (
+    "messages", "conversations", "conversation", "chosen_messages", "dialogue", "dialog",
+)  # fmt: skip
 _REJECTED = (
     "rejected_response",
     "rejected_messages",
@@ -29,14 +32,22 @@ class ChosenInMessages(Shape):
 
     name = "messages with a rejected response"
 
-    def __init__(self, head: Head, messages: int, rejected: int) -> None:
+    def __init__(
+        self, head: Head, messages: int, rejected: int, mapping: ColumnMapping | None = None
+    ) -> None:
         self._messages, self._rejected = messages, rejected
         history = head.find("history")
+        system = head.find("system", "system_prompt")
+        if mapping is not None:
+            system = head.columns.index(mapping.system) if mapping.system else None
         self._columns = PromptColumns(
-            None,
-            head.find("system", "system_prompt"),
-            None,
-            history if head.most(history, is_history) else None,
+            None, system, None, history if head.most(history, is_history) else None
+        )
+        self.mapping = mapping or ColumnMapping(
+            prompt=head.columns[messages],
+            rejected=head.columns[rejected],
+            system="" if system is None else head.columns[system],
+            shape="conversation",
         )
         indices = sorted({messages, rejected, *self._columns.indices()})
         self.used = tuple(head.columns[index] for index in indices)
@@ -66,6 +77,7 @@ class OpenAIPreference(Shape):
     def __init__(self, head: Head, messages: int, chosen: int, rejected: int) -> None:
         self._input, self._chosen, self._rejected = messages, chosen, rejected
         self.used = tuple(head.columns[index] for index in (messages, chosen, rejected))
+        self.mapping = ColumnMapping(self.used[0], self.used[1], self.used[2])
 
     def preferences(self, row: Row) -> Sequence[Preference]:
         """Return the preference of a row."""
@@ -91,3 +103,9 @@ def recognise(head: Head) -> Shape | None:
     if not head.most(messages, is_message_list):
         return None
     return ChosenInMessages(head, messages, rejected)
+
+
+def from_mapping(head: Head, mapping: ColumnMapping) -> Shape:
+    """Return the shape with the columns that the user chose."""
+    messages, rejected = (head.columns.index(name) for name in (mapping.prompt, mapping.rejected))
+    return ChosenInMessages(head, messages, rejected, mapping)

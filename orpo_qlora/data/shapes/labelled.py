@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from orpo_qlora.data.columns import ColumnMapping, mapping_of
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Candidate, Head, Preference, RowFaultError, Shape
 from orpo_qlora.data.shapes.cells import is_message_list, turns_of
-from orpo_qlora.data.shapes.prompts import PromptColumns, find_prompt
+from orpo_qlora.data.shapes.prompts import PromptColumns, find_prompt, needs_prompt
 from orpo_qlora.data.shapes.turns import join, with_system
 from orpo_qlora.data.spool import Spool
 
@@ -29,12 +30,21 @@ class LabelledAnswers(Shape):
 
     name = "labelled single answers"
 
-    def __init__(self, head: Head, answer: int, label: int) -> None:
+    def __init__(
+        self, head: Head, answer: int, label: int, mapping: ColumnMapping | None = None
+    ) -> None:
         self._answer, self._label = answer, label
+        self._is_reversed = bool(mapping and mapping.is_reversed)
         is_whole = head.most(answer, is_message_list)
-        found = find_prompt(head, (answer, label))
+        found = find_prompt(head, (answer, label), mapping)
+        columns = {"responses": head.columns[answer], "label": head.columns[label]}
+        if found.prompt is None and not is_whole:
+            raise needs_prompt(head, "labelled", columns)
         self._prompt = (
             PromptColumns(None, found.system) if is_whole and found.prompt is None else found
+        )
+        self.mapping = mapping or mapping_of(
+            {**self._prompt.parts(head), "shape": "labelled", **columns}
         )
         indices = sorted({answer, label, *self._prompt.indices()})
         self.used = tuple(head.columns[index] for index in indices)
@@ -78,7 +88,7 @@ class LabelledAnswers(Shape):
         preference = join(answer, answer, self._prompt.turns(row))
         preference = with_system(preference, self._prompt.system_text(row))
         turns = [*preference.earlier, Message("user", preference.prompt), answer[-1]]
-        return turns, value in _GOOD
+        return turns, (value in _GOOD) != self._is_reversed
 
     def preferences(self, row: Row) -> Sequence[Preference]:
         """A row alone has none."""
@@ -112,7 +122,15 @@ def recognise(head: Head) -> Shape | None:
         return None
     if not all(_plain(cell) in _GOOD | _BAD for cell in head.cells(label)) or not head.cells(label):
         return None
+    if find_prompt(head, (answer, label)).prompt is None and not head.most(answer, is_message_list):
+        return None  # texts with a class, not responses
     return LabelledAnswers(head, answer, label)
+
+
+def from_mapping(head: Head, mapping: ColumnMapping) -> Shape:
+    """Return the shape with the columns that the user chose."""
+    answer, label = head.columns.index(mapping.responses), head.columns.index(mapping.label)
+    return LabelledAnswers(head, answer, label, mapping)
 
 
 def _plain(cell: object) -> str:

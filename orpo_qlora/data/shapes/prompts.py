@@ -5,17 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orpo_qlora.data.columns import ColumnMapping, ShapeName
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, RowFaultError
-from orpo_qlora.data.shapes.cells import is_message_list, messages_of, text_of, turns_of, unpacked
+from orpo_qlora.data.shapes.cells import (
+    is_message_list,
+    is_python_object,
+    messages_of,
+    text_of,
+    turns_of,
+    unpacked,
+)
 from orpo_qlora.data.shapes.transcripts import is_transcript, transcript_turns
+from orpo_qlora.data.shapes.two_responses import words_of
+from orpo_qlora.data.wording import listed
+from orpo_qlora.errors import NeedsColumns
 
 NAMES = (
     "prompt", "instruction", "question", "query", "prompts", "input", "context", "conversations",
     "conversation", "messages", "dialogue", "dialog", "post", "user_prompt", "history", "info",
 )  # fmt: skip
 """Columns that may hold the prompt, the likeliest first."""
+
+
+_PROMPT_WORDS = {"prompt", "instruction", "question", "query", "task"}
+_ABOUT_PROMPTS = {"id", "type", "source", "model", "tokens", "length", "lang", "language", "hash",
+                  "category", "dataset", "name", "system", "url"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,11 +42,18 @@ class PromptColumns:
     system: int | None = None
     context: int | None = None
     history: int | None = None
+    is_object: bool = False
+    """Whether the prompt is an object as Python prints it."""
 
     def indices(self) -> list[int]:
         """Return the columns that are read."""
         every = (self.prompt, self.system, self.context, self.history)
         return [index for index in every if index is not None]
+
+    def parts(self, head: Head) -> dict[str, str]:
+        """Return the columns by the part of a `ColumnMapping`."""
+        found = {"prompt": self.prompt, "system": self.system, "context": self.context}
+        return {part: "" if at is None else head.columns[at] for part, at in found.items()}
 
     def system_text(self, row: Row) -> str:
         """Return the system message of a row, empty without one."""
@@ -50,7 +73,7 @@ class PromptColumns:
             if turns[-1] == Message("assistant", ""):
                 turns.pop()
         else:
-            turns = turns_of(cell, "user")
+            turns = turns_of(unpacked(cell) if self.is_object else cell, "user")
         if self.context is not None and len(turns) == 1:
             context = text_of(row.cells[self.context])
             if context.strip():
@@ -84,18 +107,73 @@ def history_turns(cell: object) -> list[Message]:
     return turns
 
 
-def find_prompt(head: Head, taken: Sequence[int] = ()) -> PromptColumns:
-    """Find the prompt among the columns that no response uses."""
+def find_prompt(
+    head: Head, taken: Sequence[int] = (), mapping: ColumnMapping | None = None
+) -> PromptColumns:
+    """Find the prompt among the columns that no response uses.
+
+    Args:
+        head: the columns and first rows.
+        taken: columns of the responses and what rates them.
+        mapping: columns that the user chose.
+    """
     found = [head.find(name) for name in NAMES]
     free = [index for index in found if index is not None and index not in taken]
     prompt = next((index for index in free if head.cells(index)), None)
+    if prompt is None:
+        prompt = _similar(head, taken)
     system = head.find("system", "system_prompt", "system_message")
     context = history = None
     if prompt is not None and prompt == head.find("instruction"):
         context = head.find("input")
+    if mapping is not None:
+        columns = (mapping.prompt, mapping.system, mapping.context)
+        prompt, system, context = (head.columns.index(name) if name else None for name in columns)
     if prompt != head.find("history") and head.most(head.find("history"), is_history):
         history = head.find("history")
-    return PromptColumns(prompt, system, context, history)
+    return PromptColumns(prompt, system, context, history, head.most(prompt, is_python_object))
+
+
+def _similar(head: Head, taken: Sequence[int]) -> int | None:
+    """Return the one column whose name has a word for a prompt, such as “user_question”."""
+    hits = [
+        index
+        for index, column in enumerate(head.columns)
+        if index not in taken and head.cells(index)
+        if set(words_of(column)) & _PROMPT_WORDS and not set(words_of(column)) & _ABOUT_PROMPTS
+    ]
+    return hits[0] if len(hits) == 1 else None
+
+
+def needs_prompt(head: Head, shape: ShapeName, found: dict[str, str]) -> NeedsColumns:
+    """Return the error that asks for the column of the prompt."""
+    return NeedsColumns(
+        f"No column is the prompt; the columns are {listed(list(head.columns))}.",
+        where=head.where_named,
+        hint="Choose it with --map prompt=COLUMN.",
+        columns=head.columns,
+        has_header=head.has_header,
+        found={"shape": shape, **found},
+    )
+
+
+def is_conversation(cell: object) -> bool:
+    """Return whether a response holds the whole conversation: several messages, or a transcript."""
+    value = unpacked(cell)
+    if isinstance(value, list):
+        return len(value) > 1 and is_message_list(value)
+    return is_transcript(cell)
+
+
+def response_turns(cell: object, *, is_whole: bool) -> list[Message]:
+    """Return a response as turns, the last one its own.
+
+    Raises:
+        RowFaultError: the cell is neither text nor messages.
+    """
+    if is_whole and is_transcript(cell):
+        return transcript_turns(str(cell))
+    return turns_of(cell, "assistant")
 
 
 def is_history(cell: object) -> bool:

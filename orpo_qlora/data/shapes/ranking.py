@@ -6,12 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orpo_qlora.data.choices import PairsFromRanking
+from orpo_qlora.data.columns import ColumnMapping, mapping_of
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
-from orpo_qlora.data.shapes.cells import answer_object_key, is_message, turns_of, unpacked
-from orpo_qlora.data.shapes.prompts import find_prompt
+from orpo_qlora.data.shapes.cells import answer_object_key, is_message, unpacked
+from orpo_qlora.data.shapes.prompts import (
+    PromptColumns,
+    find_prompt,
+    is_conversation,
+    needs_prompt,
+    response_turns,
+)
 from orpo_qlora.data.shapes.turns import join, with_system
-from orpo_qlora.data.shapes.verdict import number_of
+from orpo_qlora.data.shapes.verdict_values import number_of
+from orpo_qlora.errors import NeedsColumns
 
 _LISTS = (
     "responses", "completions", "generations", "answers", "candidates", "outputs", "output",
@@ -20,23 +28,26 @@ _LISTS = (
 )  # fmt: skip
 _ORDERED = ("output", "outputs")
 _SCORES = ("scores", "ratings", "rewards", "overall_scores", "score", "rating", "reward")
-_RANKS = ("ranks", "rank", "rankings", "ranking")
+# “ranking” is left out: it may as well be the order of the responses.
+_RANKS = ("ranks", "rank")
+_CHOICES = ("choice", "best", "best_index", "best_response", "chosen_index", "winner", "chosen")
 _SCORE_KEYS = ("score", "overall_score", "rating", "overall_rating", "reward", "Rating",
                "quality", "pm_score")  # fmt: skip
 _RANK_KEYS = ("rank", "ranking")
-MOST_NUMBERED = 20
-"""Numbered columns that are looked for: response_0 to response_19."""
-_Scored = list[tuple[float, object]]
+Scored = list[tuple[float, object]]
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """Where the responses of a row are, and what makes one better."""
 
-    read: Callable[[Row], _Scored]
+    read: Callable[[Row], Scored]
     """Scored responses of a row; the higher score is better."""
     indices: tuple[int, ...]
     meaning: str
+    responses: int | None = None
+    """The column of lists, if there is one."""
+    scores: int | None = None
 
 
 class RankedList(Shape):
@@ -44,18 +55,36 @@ class RankedList(Shape):
 
     name = "ranked list"
 
-    def __init__(self, head: Head, source: _Source) -> None:
+    def __init__(self, head: Head, source: Source, mapping: ColumnMapping | None = None) -> None:
         self._source = source
+        self._sign = -1 if mapping and mapping.is_reversed else 1
         self._setting = head.pairs_from_ranking
-        self._prompt = find_prompt(head, source.indices)
+        self._prompt = find_prompt(head, source.indices, mapping)
+        if self._prompt.prompt is None or self._prompt.prompt in source.indices:
+            self._prompt = PromptColumns(None, self._prompt.system)
         self._counts = {"best_worst": 0, "best_rest": 0, "all": 0}
         indices = sorted({*source.indices, *self._prompt.indices()})
         self.used = tuple(head.columns[index] for index in indices)
-        self.notes = (f"Ranked responses: {source.meaning}.",)
+        named = {"responses": source.responses, "scores": source.scores}
+        columns = {part: "" if at is None else head.columns[at] for part, at in named.items()}
+        if self._prompt.prompt is None and not _hold_conversations(head, source):
+            raise needs_prompt(
+                head, "ranking", {part: name for part, name in columns.items() if name}
+            )
+        self.mapping = mapping or mapping_of(
+            {**self._prompt.parts(head), "shape": "ranking", **columns}
+        )
+        opposite = ", the other way round" if self._sign < 0 else ""
+        self.notes = (f"Ranked responses: {source.meaning}{opposite}.",)
+
+    def pairs_mapping(self, head: Head, chosen: str, rejected: str) -> ColumnMapping:
+        """Return the mapping of a file whose rejected responses are a list."""
+        parts = self._prompt.parts(head)
+        return mapping_of({**parts, "chosen": chosen, "rejected": rejected})
 
     def preferences(self, row: Row) -> Sequence[Preference]:
         """Return the preferences of a ranked row, as many as `pairs_from_ranking` asks for."""
-        scored = self._source.read(row)
+        scored = [(self._sign * score, answer) for score, answer in self._source.read(row)]
         if len(scored) < 2:
             raise RowFaultError("no-ranking", "fewer than two responses have a score")
         for setting in self._counts:
@@ -64,19 +93,16 @@ class RankedList(Shape):
         if not pairs:
             raise RowFaultError("tie", "all responses have the same score")
         before, system = self._prompt.turns(row), self._prompt.system_text(row)
-        return [
-            with_system(
-                join(turns_of(good, "assistant"), turns_of(bad, "assistant"), before), system
-            )
-            for good, bad in pairs
-        ]
+        is_whole = self._prompt.prompt is None
+        turns = [[response_turns(cell, is_whole=is_whole) for cell in pair] for pair in pairs]
+        return [with_system(join(good, bad, before), system) for good, bad in turns]
 
     def ranking_pairs(self) -> dict[str, int]:
         """Return the pairs that each setting gives in the rows read so far."""
         return dict(self._counts)
 
 
-def pairs_of(scored: _Scored, setting: PairsFromRanking) -> list[tuple[object, object]]:
+def pairs_of(scored: Scored, setting: PairsFromRanking) -> list[tuple[object, object]]:
     """Return (better, worse) responses; responses with equal scores are never paired.
 
     Args:
@@ -105,92 +131,149 @@ def recognise(head: Head) -> Shape | None:
             source
             for name in _LISTS
             if (index := head.find(name)) is not None and head.most(index, _is_answers)
-            if (source := _source_of(head, index, name)) is not None
+            if (source := _source_of(head, index) or _better_first(head, index, name)) is not None
         ),
         None,
     )
     return None if source is None else RankedList(head, source)
 
 
-def recognise_numbered(head: Head) -> Shape | None:
-    """Return the shape of a file with three or more numbered responses and scores, else None."""
-    for stem in ("response", "answer", "completion", "output", "generation", "candidate"):
-        found = [
-            (answer, score)
-            for number in range(MOST_NUMBERED)
-            if (answer := head.find(f"{stem}_{number}", f"{stem}{number}")) is not None
-            if (score := _score_beside(head, stem, number)) is not None
-        ]
-        if len(found) > 2:
-            indices = tuple(index for both in found for index in both)
-            meaning = f"“{stem}” columns with a score each, the highest is the best"
-            source = _Source(_numbered(found), indices, meaning)
-            return RankedList(head, source)
-    return None
-
-
-def _score_beside(head: Head, stem: str, number: int) -> int | None:
-    names = (
-        name
-        for kind in ("score", "rating", "reward")
-        for name in (f"{kind}_{number}", f"{kind}{number}", f"{stem}_{number}_{kind}")
+def _hold_conversations(head: Head, source: Source) -> bool:
+    return head.most(
+        source.indices[0], lambda cell: any(map(is_conversation, _list(cell) or [cell]))
     )
-    return head.find(*names)
 
 
-def _numbered(found: Sequence[tuple[int, int]]) -> Callable[[Row], _Scored]:
-    def read(row: Row) -> _Scored:
-        return [
-            (number, row.cells[answer])
-            for answer, score in found
-            if row.cells[answer] is not None
-            if (number := number_of(row.cells[score])) is not None
-        ]
+def from_mapping(head: Head, mapping: ColumnMapping) -> Shape:
+    """Return the shape with the columns that the user chose.
 
-    return read
+    Raises:
+        NeedsColumns: nothing orders the responses.
+    """
+    if not mapping.responses:
+        raise NeedsColumns(
+            "No column is chosen for the responses.",
+            where=head.where_named,
+            hint="Choose it with --map responses=COLUMN.",
+            columns=head.columns,
+            has_header=head.has_header,
+            found={"shape": "ranking", **dict(mapping.parts())},
+        )
+    index = head.columns.index(mapping.responses)
+    source = None
+    if mapping.scores:
+        other = head.columns.index(mapping.scores)
+        is_rank = "rank" in mapping.scores.casefold()
+        source = _with_numbers(head, index, other, is_rank=is_rank) or _with_choice(
+            head, index, other
+        )
+    else:
+        source = _source_of(head, index) or _by_position(head, index)
+    if source is None:
+        raise NeedsColumns(
+            f"“{mapping.scores or mapping.responses}” does not order the responses.",
+            where=f"column “{mapping.scores or mapping.responses}”",
+            hint="Choose a column with one score or rank for each response: --map scores=COLUMN.",
+            columns=head.columns,
+            has_header=head.has_header,
+            found={"shape": "ranking", **dict(mapping.parts())},
+        )
+    return RankedList(head, source, mapping)
 
 
-def recognise_rejected_list(head: Head) -> Shape | None:
+def recognise_rejected_list(head: Head, mapping: ColumnMapping | None = None) -> Shape | None:
     """Return the shape of a file with one chosen response and a list of rejected ones."""
     chosen, rejected = head.find("chosen"), head.find("rejected")
+    if mapping is not None:
+        chosen, rejected = (head.columns.index(one) for one in (mapping.chosen, mapping.rejected))
     if chosen is None or rejected is None or not head.most(rejected, _is_answers_or_one):
         return None
 
-    def read(row: Row) -> _Scored:
+    def read(row: Row) -> Scored:
         value = unpacked(row.cells[rejected])
         values = value if isinstance(value, list) else [value]
         good = unpacked(row.cells[chosen]) if head.most(chosen, _is_answers_or_one) else None
         best = good[0] if isinstance(good, list) and good else row.cells[chosen]
         return [(1.0, best), *((0.0, one) for one in values)]
 
-    meaning = "“rejected” is a list, and “chosen” is better than each of it"
-    return RankedList(head, _Source(read, (chosen, rejected), meaning))
+    good, bad = head.columns[chosen], head.columns[rejected]
+    meaning = f"“{bad}” is a list, and “{good}” is better than each of it"
+    shape = RankedList(head, Source(read, (chosen, rejected), meaning), mapping)
+    shape.mapping = mapping or shape.pairs_mapping(head, good, bad)
+    return shape
 
 
-def _source_of(head: Head, index: int, name: str) -> _Source | None:
-    column = head.columns[index]
-    for names, sign, rule in ((_SCORES, 1, "highest"), (_RANKS, -1, "lowest")):
+def _source_of(head: Head, index: int) -> Source | None:
+    """Return what orders the responses of a column, found by names and content."""
+    for names, is_rank in ((_SCORES, False), (_RANKS, True)):
         other = head.find(*names)
-        if other is not None and other != index and head.most(other, _is_number_list):
-            meaning = f"“{column}” with “{head.columns[other]}”, the {rule} is the best"
-            return _Source(_beside(index, other, sign), (index, other), meaning)
+        if other is not None and other != index:
+            source = _with_numbers(head, index, other, is_rank=is_rank)
+            if source:
+                return source
+    column = head.columns[index]
     for keys, sign, rule in ((_SCORE_KEYS, 1, "highest"), (_RANK_KEYS, -1, "lowest")):
         key = next((key for key in keys if head.most(index, _has_key(key))), None)
         if key:
             meaning = f"“{column}” with its key “{key}”, the {rule} is the best"
-            return _Source(_inside(index, key, sign), (index,), meaning)
-    choice = head.find("choice", "best", "best_index", "chosen_index", "winner", "chosen")
-    if choice is not None and head.most(choice, lambda cell: number_of(cell) is not None):
-        meaning = f"“{head.columns[choice]}” is the position of the best one in “{column}”, from 0"
-        return _Source(_picked(index, choice), (index, choice), meaning)
-    if name in _ORDERED and head.most(index, lambda cell: len(_list(cell)) == 2):
-        meaning = f"“{column}” holds the better response first"
-        return _Source(lambda row: _in_order(row.cells[index]), (index,), meaning)
-    return None
+            return Source(_inside(index, key, sign), (index,), meaning, index)
+    choice = head.find(*_CHOICES)
+    return None if choice is None or choice == index else _with_choice(head, index, choice)
 
 
-def _beside(index: int, other: int, sign: int) -> Callable[[Row], _Scored]:
-    def read(row: Row) -> _Scored:
+def _better_first(head: Head, index: int, name: str) -> Source | None:
+    is_two = name in _ORDERED and head.most(index, lambda cell: len(_list(cell)) == 2)
+    return _by_position(head, index) if is_two else None
+
+
+def _with_numbers(head: Head, index: int, other: int, *, is_rank: bool) -> Source | None:
+    """Return the order by a list of scores, or of ranks, beside the responses."""
+    if not head.most(other, _is_number_list):
+        return None
+    rule = "lowest" if is_rank else "highest"
+    meaning = f"“{head.columns[index]}” with “{head.columns[other]}”, the {rule} is the best"
+    read = _beside(index, other, -1 if is_rank else 1)
+    return Source(read, (index, other), meaning, index, other)
+
+
+def _with_choice(head: Head, index: int, choice: int) -> Source | None:
+    """Return the order by the best response: its position from 0 or 1, or its text.
+
+    Raises:
+        NeedsColumns: it is not clear from which number positions count.
+    """
+    column, name = head.columns[index], head.columns[choice]
+    rows = [row for row in head.rows if not row.fault and row.cells[choice] not in (None, "")]
+    if rows and all(row.cells[choice] in _list(row.cells[index]) for row in rows):
+        meaning = f"“{name}” is the best one in “{column}”"
+        return Source(_same(index, choice), (index, choice), meaning, index, choice)
+    if not head.most(choice, lambda cell: number_of(cell) is not None):
+        return None
+    numbers = [(number_of(row.cells[choice]), len(_list(row.cells[index]))) for row in rows]
+    counts_from_one = any(number == size for number, size in numbers)
+    if counts_from_one == any(number == 0 for number, _ in numbers):
+        raise NeedsColumns(
+            f"“{name}” does not show whether the positions in “{column}” count from 0 or from 1.",
+            where=f"column “{name}”",
+            hint="Write the best response itself into it, or one score for each response.",
+            columns=head.columns,
+            has_header=head.has_header,
+            found={"shape": "ranking", "responses": column, "scores": name},
+        )
+    start = 1 if counts_from_one else 0
+    meaning = f"“{name}” is the position of the best one in “{column}”, from {start}"
+    return Source(_picked(index, choice, start), (index, choice), meaning, index, choice)
+
+
+def _by_position(head: Head, index: int) -> Source | None:
+    if not head.most(index, lambda cell: len(_list(cell)) > 1):
+        return None
+    meaning = f"“{head.columns[index]}” holds the better response first"
+    return Source(lambda row: _in_order(row.cells[index]), (index,), meaning, index)
+
+
+def _beside(index: int, other: int, sign: int) -> Callable[[Row], Scored]:
+    def read(row: Row) -> Scored:
         answers, scores = _list(row.cells[index]), _list(row.cells[other])
         if len(answers) != len(scores):
             raise RowFaultError("no-ranking", f"{len(answers)} responses, {len(scores)} scores")
@@ -204,8 +287,8 @@ def _beside(index: int, other: int, sign: int) -> Callable[[Row], _Scored]:
     return read
 
 
-def _inside(index: int, key: str, sign: int) -> Callable[[Row], _Scored]:
-    def read(row: Row) -> _Scored:
+def _inside(index: int, key: str, sign: int) -> Callable[[Row], Scored]:
+    def read(row: Row) -> Scored:
         return [
             (sign * number, answer)
             for answer in _list(row.cells[index])
@@ -215,15 +298,24 @@ def _inside(index: int, key: str, sign: int) -> Callable[[Row], _Scored]:
     return read
 
 
-def _picked(index: int, choice: int) -> Callable[[Row], _Scored]:
-    def read(row: Row) -> _Scored:
+def _picked(index: int, choice: int, start: int) -> Callable[[Row], Scored]:
+    def read(row: Row) -> Scored:
         best = number_of(row.cells[choice])
-        return [(float(place == best), one) for place, one in enumerate(_list(row.cells[index]))]
+        answers = enumerate(_list(row.cells[index]), start=start)
+        return [(float(place == best), one) for place, one in answers]
 
     return read
 
 
-def _in_order(cell: object) -> _Scored:
+def _same(index: int, choice: int) -> Callable[[Row], Scored]:
+    def read(row: Row) -> Scored:
+        best = row.cells[choice]
+        return [(float(one == best), one) for one in _list(row.cells[index])]
+
+    return read
+
+
+def _in_order(cell: object) -> Scored:
     return [(-float(place), answer) for place, answer in enumerate(_list(cell))]
 
 

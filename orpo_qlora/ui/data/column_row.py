@@ -1,4 +1,4 @@
-"""The Data tab's columns: which is which part of a preference, and the pairs of a ranking."""
+"""The Data tab's columns: the shape of a file, its columns, and the pairs of a ranking."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import gradio as gr
 
 from orpo_qlora.data.choices import PairsFromRanking
-from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.columns import PARTS_OF_SHAPE, ColumnMapping, ShapeName, mapping_of
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.data.wording import brief, plural
 from orpo_qlora.ui.data import findings_view
+from orpo_qlora.ui.data.corrections import FIELDS
+from orpo_qlora.ui.data.findings_view import VALUE_LABELS
 from orpo_qlora.ui.parts.guard import Updates
 
 NO_COLUMN = ("–", "")
@@ -20,9 +22,25 @@ PART_LABELS = {
     "prompt": "Prompt",
     "chosen": "Chosen",
     "rejected": "Rejected",
+    "first": "First response",
+    "second": "Second response",
+    "verdict": "Verdict",
+    "responses": "Responses",
+    "scores": "Scores or ranks",
+    "label": "Label",
     "system": "System message",
     "context": "Context",
 }
+SHAPE_LABELS: dict[ShapeName, str] = {
+    "pairs": "Chosen and rejected",
+    "verdict": "Two responses, verdict",
+    "ranking": "Ranked responses",
+    "conversation": "Conversation and rejected",
+    "labelled": "Labelled single responses",
+}
+SHAPE_CHOICES = [(label, name) for name, label in SHAPE_LABELS.items()]
+VALUES_HINT = "such as: a, 1 or <0"
+REVERSED_SHAPES = ("verdict", "ranking", "labelled")
 RANKING_LABELS: dict[PairsFromRanking, str] = {
     "best_worst": "Best against worst",
     "best_rest": "Best against rest",
@@ -32,11 +50,15 @@ RANKING_LABELS: dict[PairsFromRanking, str] = {
 
 @dataclass(frozen=True)
 class ColumnRow:
-    """A dropdown of columns for each part of a preference, and the button that applies them."""
+    """The shape, a dropdown of columns for each of its parts, and the button that applies them."""
 
     fold: gr.Accordion
     note: gr.HTML
+    shape: gr.Dropdown
     parts: dict[str, gr.Dropdown]
+    values: dict[str, gr.Textbox]
+    """Values of a verdict that choose the first or the second response."""
+    is_reversed: gr.Checkbox
     has_header: gr.Checkbox
     apply: gr.Button
     ranking: gr.Radio
@@ -44,8 +66,14 @@ class ColumnRow:
 
     @property
     def inputs(self) -> list[Any]:
-        """The choice, in the order of `corrections.choose_columns`."""
-        return [*self.parts.values(), self.has_header]
+        """The choice, in the order of `corrections.FIELDS`, and whether there is a header."""
+        named = {
+            **self.parts,
+            **self.values,
+            "shape": self.shape,
+            "is_reversed": self.is_reversed,
+        }
+        return [*(named[field] for field in FIELDS), self.has_header]
 
     @property
     def outputs(self) -> list[Any]:
@@ -65,21 +93,26 @@ def build() -> ColumnRow:
             interactive=True,
             elem_id="data-ranking",
         )
+        shape = gr.Dropdown(
+            SHAPE_CHOICES,
+            value="pairs",
+            label="Shape",
+            elem_id="data-shape",
+            interactive=True,
+        )
         with gr.Row():
-            parts = {
-                part: gr.Dropdown(
-                    [NO_COLUMN],
-                    value="",
-                    label=label,
-                    elem_id=f"column-{part}",
-                    interactive=True,
-                    min_width=160,
-                )
-                for part, label in PART_LABELS.items()
-            }
+            parts = {part: _part(part, label) for part, label in PART_LABELS.items()}
+            values = {field: _value(field, label) for field, label in VALUE_LABELS.items()}
         with gr.Row(elem_classes="actions"):
             apply = gr.Button(
                 findings_view.APPLY, elem_id="data-columns-use", size="md", scale=0, min_width=160
+            )
+            is_reversed = gr.Checkbox(
+                False,
+                label="Swap better and worse",
+                container=False,
+                visible=False,
+                elem_id="data-reversed",
             )
             has_header = gr.Checkbox(
                 True,
@@ -88,22 +121,53 @@ def build() -> ColumnRow:
                 elem_id="data-has-header",
             )
     return ColumnRow(
-        fold=fold, note=note, parts=parts, has_header=has_header, apply=apply, ranking=ranking
+        fold=fold,
+        note=note,
+        shape=shape,
+        parts=parts,
+        values=values,
+        is_reversed=is_reversed,
+        has_header=has_header,
+        apply=apply,
+        ranking=ranking,
+    )
+
+
+def _part(part: str, label: str) -> gr.Dropdown:
+    return gr.Dropdown(
+        [NO_COLUMN],
+        value="",
+        label=label,
+        elem_id=f"column-{part}",
+        interactive=True,
+        min_width=160,
+        visible=part in PARTS_OF_SHAPE["pairs"],
+    )
+
+
+def _value(field: str, label: str) -> gr.Textbox:
+    return gr.Textbox(
+        label=label,
+        placeholder=VALUES_HINT,
+        max_lines=1,
+        visible=False,
+        interactive=True,
+        min_width=160,
+        elem_id=f"data-{field.replace('_', '-')}",
     )
 
 
 def summary_updates(row: ColumnRow, report: DataSummary) -> Updates:
-    """Return the row for a file that was read, open if columns were guessed or it is ranked."""
-    used = dict(report.mapping.parts()) if report.mapping else {}
-    is_guessed = bool(report.mapping and report.mapping.guessed)
-    is_open = is_guessed or bool(report.ranking_pairs)
+    """Return the row for a file that was read, open if there is something to confirm."""
+    mapping = report.mapping or ColumnMapping()
+    is_open = bool(mapping.guessed) or bool(report.ranking_pairs) or mapping.shape != "pairs"
     can_lack_header = not report.format.startswith(("JSON", "Parquet"))
     return {
-        row.fold: gr.Accordion(_title(used), visible=True, open=is_open),
+        row.fold: gr.Accordion(_title(mapping), visible=True, open=is_open),
         row.note: findings_view.columns_note(report),
         row.has_header: gr.Checkbox(report.choices.has_header, visible=can_lack_header),
         row.ranking: _ranking_update(report),
-        **_dropdown_updates(row, report.columns, used),
+        **_mapping_updates(row, report.columns, mapping),
     }
 
 
@@ -113,7 +177,7 @@ class ColumnQuestion:
 
     columns: Sequence[str]
     found: Mapping[str, str]
-    """Columns by part, as far as they were recognised."""
+    """Shape and columns by part, as far as they were recognised."""
     chosen: ColumnMapping | None
     """What the user chose before, if anything."""
     has_header: bool
@@ -123,13 +187,25 @@ class ColumnQuestion:
 
 def question_updates(row: ColumnRow, question: ColumnQuestion) -> Updates:
     """Return the row opened for the user to choose the columns of a file."""
-    used = dict(question.chosen.parts()) if question.chosen else question.found
+    mapping = question.chosen or mapping_of(question.found)
     return {
-        **_dropdown_updates(row, question.columns, used),
+        **_mapping_updates(row, question.columns, mapping),
         row.has_header: gr.Checkbox(question.has_header, visible=question.can_lack_header),
         row.note: "",
         row.ranking: gr.Radio(visible=False),
-        row.fold: gr.Accordion(_title(used), visible=True, open=True),
+        row.fold: gr.Accordion(_title(mapping), visible=True, open=True),
+    }
+
+
+def shape_updates(row: ColumnRow, mapping: ColumnMapping) -> Updates:
+    """Return the parts of a shape that the user picked, with the columns recognised for them."""
+    used = dict(mapping.parts())
+    return {
+        **{
+            component: gr.update(value=used.get(part, ""), visible=part in _shown(mapping))
+            for part, component in row.parts.items()
+        },
+        **_value_updates(row, mapping),
     }
 
 
@@ -144,14 +220,37 @@ def _ranking_update(report: DataSummary) -> gr.Radio:
     return gr.Radio(choices, value=report.choices.pairs_from_ranking, visible=True)
 
 
-def _title(used: Mapping[str, str]) -> str:
-    named = ", ".join(f"{part} is {brief(column)}" for part, column in used.items())
-    return f"Columns: {named}" if named else "Columns"
+def _title(mapping: ColumnMapping) -> str:
+    used = [f"{PART_LABELS[part].lower()} is {brief(column)}" for part, column in mapping.parts()]
+    lead = "Columns" if mapping.shape == "pairs" else SHAPE_LABELS[mapping.shape]
+    return f"{lead}: {', '.join(used)}" if used else lead
 
 
-def _dropdown_updates(row: ColumnRow, columns: Sequence[str], used: Mapping[str, str]) -> Updates:
+def _shown(mapping: ColumnMapping) -> tuple[str, ...]:
+    return PARTS_OF_SHAPE[mapping.shape]
+
+
+def _mapping_updates(row: ColumnRow, columns: Sequence[str], mapping: ColumnMapping) -> Updates:
+    used = dict(mapping.parts())
     choices = [NO_COLUMN, *((brief(name)[1:-1], name) for name in columns if name.strip())]
     return {
-        component: gr.Dropdown(choices, value=used.get(part, ""))
-        for part, component in row.parts.items()
+        row.shape: gr.Dropdown(SHAPE_CHOICES, value=mapping.shape),
+        **{
+            component: gr.Dropdown(
+                choices, value=used.get(part, ""), visible=part in _shown(mapping)
+            )
+            for part, component in row.parts.items()
+        },
+        **_value_updates(row, mapping),
+    }
+
+
+def _value_updates(row: ColumnRow, mapping: ColumnMapping) -> Updates:
+    is_verdict = mapping.shape == "verdict"
+    return {
+        **{
+            component: gr.Textbox(getattr(mapping, field), visible=is_verdict)
+            for field, component in row.values.items()
+        },
+        row.is_reversed: gr.Checkbox(mapping.is_reversed, visible=mapping.shape in REVERSED_SHAPES),
     }

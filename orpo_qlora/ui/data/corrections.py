@@ -6,15 +6,22 @@ from collections.abc import Sequence
 from typing import get_args
 
 from orpo_qlora.data.choices import PairsFromRanking, ReadChoices
-from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.columns import PARTS_OF_SHAPE, ColumnMapping, ShapeName, mapping_of
 from orpo_qlora.data.doctor.findings import FIXES
+from orpo_qlora.data.mapping import complete_mapping
 from orpo_qlora.data.readers.encodings import codec_of
 from orpo_qlora.data.readers.table import open_table
 from orpo_qlora.data.remembered import forget_columns
 from orpo_qlora.data.sources import ALL, Quota, parse_cap, parse_share
-from orpo_qlora.errors import DataError, InputError
+from orpo_qlora.errors import DataError, InputError, NeedsColumns
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.data.uploads import StoredFile, StoredSet
+
+FIELDS = (
+    "prompt", "chosen", "rejected", "system", "context", "shape", "first", "second", "verdict",
+    "responses", "scores", "label", "first_values", "second_values", "is_reversed",
+)  # fmt: skip
+"""Fields of a `ColumnMapping` in the order of the page's inputs."""
 
 
 def apply_choice(dataset_id: str, choice: str) -> None:
@@ -37,6 +44,7 @@ def apply_choice(dataset_id: str, choice: str) -> None:
         "encoding": {"encoding": value},
         "fix": {"fixes": (*without, value)},
         "unfix": {"fixes": without},
+        "prefix": {"prompt_from_common_prefix": True},
     }
     if kind == "forget":
         _forget_columns(dataset_id, choices)
@@ -96,19 +104,24 @@ def _forget_columns(dataset_id: str, choices: ReadChoices) -> None:
 def _check(kind: str, value: str) -> None:
     if kind == "encoding":
         codec_of(value)
-    elif kind not in {"fix", "unfix", "forget"} or (kind != "forget" and value not in FIXES):
+    elif f"{kind}:{value}" not in {"forget:", "prefix:yes"} and (
+        kind not in {"fix", "unfix"} or value not in FIXES
+    ):
         raise InputError(
             f"“{kind}:{value}” is not a choice.", hint="Reload the page and try again."
         )
 
 
 def choose_columns(dataset_id: str, values: Sequence[object], *, has_header: bool) -> None:
-    """Store the column mapping, which also applies to the next file with the same header.
+    """Store the shape and its columns, which also apply to the next file with the same header.
 
     Args:
         dataset_id: the file.
-        values: columns of prompt, chosen, rejected, system and context; empty for none.
+        values: the values of `FIELDS`, in that order; those left out are empty.
         has_header: whether the first line of the file names the columns.
+
+    Raises:
+        InputError: there is no such shape.
     """
     choices = uploads.choices_of(dataset_id)
     if has_header != choices.has_header:
@@ -116,9 +129,36 @@ def choose_columns(dataset_id: str, values: Sequence[object], *, has_header: boo
         changed = {"has_header": has_header, "mapping": None}
         uploads.choose(dataset_id, choices.model_copy(update=changed))
         return
-    prompt, chosen, rejected, system, context = (str(value or "") for value in values)
-    mapping = ColumnMapping(prompt, chosen, rejected, system, context)
-    uploads.choose(dataset_id, choices.model_copy(update={"mapping": mapping}))
+    uploads.choose(dataset_id, choices.model_copy(update={"mapping": _mapping(values)}))
+
+
+def _mapping(values: Sequence[object]) -> ColumnMapping:
+    given = dict(zip(FIELDS, values, strict=False))
+    name = given.pop("shape", None) or "pairs"
+    is_reversed = bool(given.pop("is_reversed", False))
+    if name not in get_args(ShapeName):
+        raise InputError(f"There is no shape “{name}”.", hint="Reload the page and try again.")
+    shape = mapping_of({"shape": name}).shape
+    parts = {part for every in PARTS_OF_SHAPE.values() for part in every}
+    unused = parts - set(PARTS_OF_SHAPE[shape])  # hidden on the page
+    if shape != "verdict":
+        unused |= {"first_values", "second_values"}
+    kept = {field: str(value or "") for field, value in given.items() if field not in unused}
+    return mapping_of({**kept, "shape": shape, "is_reversed": is_reversed})
+
+
+def proposed_mapping(dataset_id: str, shape: object) -> ColumnMapping:
+    """Return the mapping of a shape as far as it is recognised in a stored file.
+
+    Raises:
+        DataError: the file is not stored or cannot be read.
+    """
+    values = {"shape": str(shape or "pairs")}
+    choices = uploads.choices_of(dataset_id).model_copy(update={"mapping": None})
+    try:
+        return complete_mapping(uploads.data_file(dataset_id), choices, values)
+    except NeedsColumns as exc:
+        return mapping_of({**exc.found, **values})
 
 
 def choose_ranking(dataset_id: str, setting: object) -> None:

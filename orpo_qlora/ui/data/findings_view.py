@@ -10,15 +10,32 @@ import html
 from orpo_qlora.data.choices import DEFAULT_RANKING, ReadChoices
 from orpo_qlora.data.summary import DataSummary, Drop, Finding, row_list
 from orpo_qlora.data.wording import brief, plural
-from orpo_qlora.errors import BrokenRows, DataError, NeedsColumns, NeedsEncoding
+from orpo_qlora.errors import (
+    BrokenRows,
+    DataError,
+    NeedsColumns,
+    NeedsEncoding,
+    PromptProposal,
+)
 from orpo_qlora.ui.parts import cards
 from orpo_qlora.ui.parts.buttons import choice_button
 
+PROPOSED_CHARACTERS = 600
 SEVERITIES = {"error": "Dropped", "warning": "Warning", "note": "Note"}
 DROP_BROKEN = "Drop broken rows"
 APPLY = "Apply"
 HEADER_LABEL = "Header in first line"
 
+USE_PREFIX = "Use common prefix"
+PREFIX_HINT = (
+    f"If row {{row}} reads correctly, press “{USE_PREFIX}”. Otherwise choose the columns below and "
+    f"press “{APPLY}”."
+)
+VALUE_LABELS = {"first_values": "First wins if", "second_values": "Second wins if"}
+VERDICT_HINT = (
+    "Choose the column with the verdict below, and write into “First wins if” and “Second wins if” "
+    f"which of its values choose each response; then press “{APPLY}”."
+)
 COLUMNS_HINT = f"Choose the columns below and press “{APPLY}”."
 HEADER_HINT = f" If the first line is already a preference, untick “{HEADER_LABEL}” first."
 
@@ -55,6 +72,8 @@ def _choices_sentence(report: DataSummary) -> str:
         parts.append(f"columns {named}")
     if report.ranking_pairs and choices.pairs_from_ranking != DEFAULT_RANKING:
         parts.append(f"pairs from ranking: {choices.pairs_from_ranking}")
+    if choices.prompt_from_common_prefix:
+        parts.append("the common prefix is the prompt")
     if choices.fixes:
         parts.append(plural(len(choices.fixes), "fix").replace("fixs", "fixes"))
     return f"Your choices: {'; '.join(parts)}." if parts else ""
@@ -133,6 +152,11 @@ def question_card(error: DataError, choices: ReadChoices) -> str:
     hint = error.hint
     if isinstance(error, NeedsColumns):
         hint = COLUMNS_HINT + (HEADER_HINT if error.has_header else "")
+        if error.found.get("shape") == "verdict":
+            hint = VERDICT_HINT
+        if error.proposal:
+            hint = PREFIX_HINT.format(row=f"{error.proposal.row:,}")
+            buttons = [_proposal(error.proposal)]
     if isinstance(error, NeedsEncoding):
         buttons = [
             f'<li><q dir="auto">{html.escape(candidate.preview)}</q>'
@@ -147,8 +171,26 @@ def question_card(error: DataError, choices: ReadChoices) -> str:
     return cards.error_card(error.message, hint=hint, where=error.where, more=answers)
 
 
+def _proposal(proposal: PromptProposal) -> str:
+    """Return the row as it would be read, with the button that confirms the reading."""
+    texts = (
+        ("Prompt", proposal.prompt),
+        ("Chosen", proposal.chosen),
+        ("Rejected", proposal.rejected),
+    )
+    shown = "".join(
+        f"<li>{name}: <q dir='auto'>{html.escape(text[:PROPOSED_CHARACTERS])}</q></li>"
+        for name, text in texts
+    )
+    return f"{shown}<li>{choice_button('prefix:yes', USE_PREFIX)}</li>"
+
+
 def way_out(error: DataError) -> str:
     """Return what the user can do about a file that cannot be used, as one sentence."""
+    if isinstance(error, NeedsColumns) and error.proposal:
+        return f"Press “{USE_PREFIX}”, or choose the columns and press “{APPLY}”."
+    if isinstance(error, NeedsColumns) and error.found.get("shape", "pairs") != "pairs":
+        return f"Choose the columns in the Data tab, then press “{APPLY}”."
     if isinstance(error, NeedsColumns):
         return f"Choose the prompt, chosen and rejected columns, then press “{APPLY}”."
     if isinstance(error, NeedsEncoding) and error.candidates:

@@ -230,6 +230,12 @@ def _connect_corrections(tab: DataTab, changed: Callable[[Any], None]) -> None:
         corrections.choose_columns(file_id, columns, has_header=bool(has_header))
         return dataset_updates(tab, dataset_id, _reading(progress), shown)
 
+    def on_shape(dataset_id: str, shown: str, shape: object) -> Updates:
+        if not dataset_id:
+            return {}
+        file_id = uploads.shown_file(dataset_id, shown)
+        return column_row.shape_updates(row, corrections.proposed_mapping(file_id, shape))
+
     def on_ranking(
         dataset_id: str, shown: str, setting: object, progress: gr.Progress = PROGRESS
     ) -> Updates:
@@ -240,6 +246,9 @@ def _connect_corrections(tab: DataTab, changed: Callable[[Any], None]) -> None:
         handler = guarded(tab.card, on_choice)
         reading = {"show_progress_on": part, "trigger_mode": "once", **UNCHECKED}
         changed(part.click(handler, which, tab.outputs, **reading))
+    shape_parts = [*row.parts.values(), *row.values.values(), row.is_reversed]
+    handler = guarded(tab.card, on_shape)
+    row.shape.input(handler, [*which, row.shape], [*shape_parts, tab.card], **UNCHECKED)
     handler = guarded(tab.card, on_columns)
     reading = {"show_progress_on": row.note, "trigger_mode": "once", **UNCHECKED}
     changed(row.apply.click(handler, [*which, *row.inputs], tab.outputs, **reading))

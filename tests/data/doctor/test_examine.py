@@ -358,3 +358,16 @@ def test_counts_always_add_up(taken, fixes):
     rows = [row for drop in doctor.drops() for row in drop.rows]
     assert len(rows) == len(set(rows))
     assert (doctor.drops(), kept) == (lambda d, k: (d.drops(), k))(*examined(*taken, fixes=fixes))
+
+
+def test_reasoning_is_left_as_it_is_and_named():
+    thought = "<think>\nScattering.\n</think>\n\nAir scatters blue light."
+    doctor, [kept, other, plain] = examined(
+        pref(chosen=thought), pref(rejected="Hm.</think>No."), pref(prompt="what is <think>?")
+    )
+    assert kept.chosen == thought
+    assert other.rejected == "Hm.</think>No."
+    assert plain is not None
+    found = finding_of(doctor, "reasoning")
+    assert (found.count, found.rows, found.severity, found.fix) == (2, (1, 2), "note", "")
+    assert found.examples[0].text.startswith("<think> Scattering.")

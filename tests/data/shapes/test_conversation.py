@@ -56,12 +56,19 @@ def test_the_last_turn_is_chosen(tmp_path, write, header, row, earlier):
     assert len(data.pairs[0].earlier) == earlier
 
 
-@pytest.mark.parametrize("role", ["assistant", "gpt", "GPT", "model", "chatbot", "Bot"])
-def test_role_words_in_any_case(tmp_path, role):
-    row = ([{"role": "Human", "content": "why?"}],
-           [{"role": role, "content": "because"}],
-           [{"role": role, "content": "no idea"}])  # fmt: skip
-    assert texts_of(loaded(tmp_path, json_lines([row]))) == PAIR
+@pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
+@pytest.mark.parametrize("keys", [("role", "content"), ("from", "value")])
+@pytest.mark.parametrize("asking", ["human", "user"])
+@pytest.mark.parametrize("answering", ["assistant", "gpt", "model", "chatbot", "bot"])
+def test_role_words_in_any_case(tmp_path, case, keys, asking, answering):
+    role, content = keys
+    talk = [(("system", "be brief")), (asking, "hi"), (answering, "hello"), (asking, "why?")]
+    row = ([{role: case(name), content: text} for name, text in talk],
+           [{role: case(answering), content: "because"}],
+           [{role: case(answering), content: "no idea"}])  # fmt: skip
+    data = loaded(tmp_path, json_lines([row]))
+    assert texts_of(data) == PAIR
+    assert [turn.role for turn in data.pairs[0].earlier] == ["system", "user", "assistant"]
 
 
 def test_content_parts_in_prompt_and_responses(tmp_path):

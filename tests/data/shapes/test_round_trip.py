@@ -7,6 +7,7 @@ from files import assistant, user
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.export import write_clean
 from orpo_qlora.data.pairs import load_preferences
 
@@ -29,6 +30,29 @@ SHAPES = {
         name: f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>\n"
         for name, text in (("chosen", good), ("rejected", bad))
     },
+    "letters": lambda q, good, bad: {"prompt": q, "A": f"{bad} x", "B": f"{good} x", "winner": "B"},
+    "one-hot": lambda q, good, bad: {
+        "prompt": q, "response_a": bad, "response_b": good, "winner_model_a": 0,
+        "winner_model_b": 1, "winner_tie": 0,
+    },
+    "scored columns": lambda q, good, bad: {
+        "question": {"full_text": q, "id": "1"}, "answer_0": bad, "answer_1": good, "score_0": -1,
+        "score_1": 1,
+    },
+    "numbered": lambda q, good, bad: {
+        "prompt": q, "response_1": bad, "response_2": good, "response_3": bad, "score_1": 1,
+        "score_2": 3, "score_3": 1,
+    },
+    "ranked objects": lambda q, good, bad: {
+        "prompt": q, "answers": [{"answer": bad, "rank": 2}, {"answer": good, "rank": 1}],
+    },
+    "rejected list": lambda q, good, bad: {"prompt": q, "chosen": good, "rejected": [bad]},
+    "lines with roles": lambda q, good, bad: {
+        "chosen": f"User: {q}\nAssistant: {good}", "rejected": f"User: {q}\nAssistant: {bad}",
+    },
+    "common prefix": lambda q, good, bad: {
+        "chosen": f"{q}?\nAnswer: {good}", "rejected": f"{q}?\nAnswer: {bad}",
+    },
     "openai": lambda q, good, bad: {
         "input": {"messages": [user(q)]}, "preferred_output": [assistant(good)],
         "non_preferred_output": [assistant(bad)],
@@ -38,6 +62,12 @@ SHAPES = {
         "chosen": {"from": "gpt", "value": good}, "rejected": {"from": "gpt", "value": bad},
     },
 }  # fmt: skip
+
+WRITTEN = {
+    "letters": lambda row: (row[0], f"{row[1]} x", f"{row[2]} x"),
+    "common prefix": lambda row: (f"{row[0]}?", row[1], row[2]),
+}
+"""Texts that differ from those of the row: a shape that needs prose, or a question."""
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -49,9 +79,10 @@ def test_pairs_survive_the_export(tmp_path_factory, shape, ending, rows):
     path = folder / "data.jsonl"
     lines = [json.dumps(SHAPES[shape](*row), ensure_ascii=False) for row in rows]
     path.write_text("\n".join(lines), encoding="utf-8")
-    pairs = load_preferences(path).pairs
+    choices = ReadChoices(prompt_from_common_prefix=shape == "common prefix")
+    pairs = load_preferences(path, choices=choices).pairs
     assert [(one.prompt, one.chosen, one.rejected) for one in pairs] == [
-        row for row in rows if row[1].strip() != row[2].strip()
+        WRITTEN.get(shape, tuple)(row) for row in rows
     ]
     copy = folder / f"copy{ending}"
     write_clean(copy, pairs)

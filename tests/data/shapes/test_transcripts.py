@@ -37,9 +37,33 @@ TALKS = {
         "<end_of_turn>\n<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n",
         "<end_of_turn>\n", EARLIER,
     ),
-    "Llama 2": (
+    "Llama 2 or Mistral": (
         "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST] Hello\n\nthere </s>"
         "<s>[INST] Why? [/INST] ", " </s>", SYSTEM + EARLIER,
+    ),
+    "Llama 4": (
+        "<|begin_of_text|><|header_start|>system<|header_end|>\n\nBe brief.<|eot|>"
+        "<|header_start|>user<|header_end|>\n\nHi<|eot|><|header_start|>assistant<|header_end|>"
+        "\n\nHello\n\nthere<|eot|><|header_start|>user<|header_end|>\n\nWhy?<|eot|>"
+        "<|header_start|>assistant<|header_end|>\n\n", "<|eot|>", SYSTEM + EARLIER,
+    ),
+    "DeepSeek": (
+        "<｜begin▁of▁sentence｜>Be brief.<｜User｜>Hi<｜Assistant｜>Hello\n\nthere"
+        "<｜end▁of▁sentence｜><｜User｜>Why?<｜Assistant｜>", "<｜end▁of▁sentence｜>",
+        SYSTEM + EARLIER,
+    ),
+    "Vicuna": (
+        "A chat between a user and a helper. USER: Hi ASSISTANT: Hello\n\nthere</s>"
+        "USER: Why? ASSISTANT: ", "</s>",
+        (Message("system", "A chat between a user and a helper."), *EARLIER),
+    ),
+    "Alpaca": (
+        "### System:\nBe brief.\n\n### Human:\nHi\n\n### Assistant:\nHello\n\nthere\n\n"
+        "### Human:\nWhy?\n\n### Assistant:\n", "", SYSTEM + EARLIER,
+    ),
+    "lines with roles": (
+        "System: Be brief.\nUser: Hi\nAssistant: Hello\n\nthere\nUser: Why?\nAssistant: ", "",
+        SYSTEM + EARLIER,
     ),
 }  # fmt: skip
 
@@ -105,3 +129,47 @@ def test_two_columns_of_plain_texts_have_no_prompt(tmp_path):
 def test_text_before_the_first_turn_is_an_error():
     with pytest.raises(RowFaultError):
         transcript_turns("Note: <|im_start|>user\nWhy?<|im_end|>")
+
+
+VARIANTS = {
+    "Human and Assistant without blank lines": ("Human: Why?\nAssistant: ", "\n"),
+    "lower case": ("human: Why?\nassistant: ", ""),
+    "Human and AI": ("Human: Why?\n\nAI: ", ""),
+    "Chinese": ("用户：Why?\n助手：", ""),
+    "Mistral": ("<s>[INST] Why? [/INST]", "</s>"),
+    "Mistral v3": ("[INST] Why?[/INST] ", "</s>"),
+    "Phi-4": ("<|im_start|>user<|im_sep|>Why?<|im_end|><|im_start|>assistant<|im_sep|>",
+              "<|im_end|>"),
+    "Phi-3": ("<|user|>\nWhy?<|end|>\n<|assistant|>\n", "<|end|>\n<|endoftext|>"),
+    "OpenAssistant": ("<|prompter|>Why?<|endoftext|><|assistant|>", "<|endoftext|>"),
+    "Alpaca": ("Below is an instruction that describes a task. Write a response.\n\n"
+               "### Instruction:\nWhy?\n\n### Response:\n", ""),
+    "Qwen": ("<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
+             "<|im_end|>\n<|endoftext|>"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("header", [COLUMNS, ("prompt", *COLUMNS)])
+def test_one_turn_in_a_template(tmp_path, name, header):
+    before, end = VARIANTS[name]
+    if len(header) == 2:
+        row = (f"{before}Because.{end}", f"{before}No idea.{end}")
+    else:
+        row = (before, f"Because.{end}".rstrip("\n"), f"No idea.{end}".rstrip("\n"))
+    data = loaded(tmp_path, json_lines([row], header))
+    assert list(data.pairs) == [PreferencePair("Why?", "Because.", "No idea.", 1)]
+    assert data.report.shape == "dialogue"
+
+
+def test_input_section_of_alpaca_follows_the_instruction(tmp_path):
+    before = "### Instruction:\nTranslate.\n\n### Input:\nHallo\n\n### Response:\n"
+    data = loaded(tmp_path, json_lines([(f"{before}Hello", f"{before}Bye")], COLUMNS))
+    assert list(data.pairs) == [PreferencePair("Translate.\n\nHallo", "Hello", "Bye", 1)]
+
+
+def test_a_label_inside_a_response_with_blank_lines_is_no_turn(tmp_path):
+    before = "\n\nHuman: Why?\n\nAssistant: "
+    answer = "Like this:\nUser: hi\nAI: hello"
+    data = loaded(tmp_path, json_lines([(before + answer, before + "No.")], COLUMNS))
+    assert list(data.pairs) == [PreferencePair("Why?", answer, "No.", 1)]

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 from files import json_lines, texts_of
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.columns import mapping_of
 from orpo_qlora.errors import InputError, NeedsColumns, NeedsEncoding
 from orpo_qlora.jobs.token_counts import read_dataset
 from orpo_qlora.ui.data import corrections, uploads
@@ -147,3 +150,65 @@ def test_only_settings_of_a_ranking_that_exist_are_stored(ranked_id, setting):
     with pytest.raises(InputError, match="is not a way to pair ranked responses"):
         corrections.choose_ranking(ranked_id, setting)
     assert uploads.choices_of(ranked_id) == ReadChoices()
+
+
+WHOLE = json_lines(
+    [("Why? Air.", "Why? No idea."), ("How? So.", "How? Hm.")], ("chosen", "rejected")
+)
+
+
+def test_a_common_prefix_is_confirmed_and_undone(tmp_path):
+    path = tmp_path / "whole.jsonl"
+    path.write_text(WHOLE)
+    dataset_id = uploads.store_upload(path, "whole.jsonl")
+    with pytest.raises(NeedsColumns) as caught:
+        uploads.open_upload(dataset_id)
+    assert caught.value.proposal.prompt == "Why?"
+    corrections.apply_choice(dataset_id, "prefix:yes")
+    assert texts_of(uploads.open_upload(dataset_id)) == [
+        ("Why?", "Air.", "No idea."), ("How?", "So.", "Hm."),
+    ]  # fmt: skip
+    corrections.apply_choice(dataset_id, "forget")
+    with pytest.raises(NeedsColumns):
+        uploads.open_upload(dataset_id)
+
+
+VERDICTS = json_lines(
+    [("q?", "one", "two", 0), ("r?", "three", "four", 1), ("s?", "five", "six", 2)],
+    ("prompt", "response_a", "response_b", "winner"),
+)
+
+
+def values_of(mapping):
+    return [getattr(mapping, field) for field in corrections.FIELDS]
+
+
+def test_an_unclear_verdict_is_a_question_that_its_values_answer(tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+    path.write_text(VERDICTS)
+    dataset_id = uploads.store_upload(path, "verdicts.jsonl")
+    with pytest.raises(NeedsColumns) as caught:
+        uploads.open_upload(dataset_id)
+    mapping = mapping_of(caught.value.found)
+    assert dict(mapping.parts()) == {
+        "prompt": "prompt", "first": "response_a", "second": "response_b", "verdict": "winner",
+    }  # fmt: skip
+    answered = replace(mapping, first_values="0", second_values="1")
+    corrections.choose_columns(dataset_id, values_of(answered), has_header=True)
+    assert texts_of(uploads.open_upload(dataset_id)) == [
+        ("q?", "one", "two"), ("r?", "four", "three"),
+    ]  # fmt: skip
+
+
+def test_a_shape_that_is_picked_is_proposed_with_its_columns(ranked_id):
+    mapping = corrections.proposed_mapping(ranked_id, "ranking")
+    assert dict(mapping.parts()) == {
+        "prompt": "prompt", "responses": "responses", "scores": "scores",
+    }  # fmt: skip
+    corrections.choose_columns(
+        ranked_id, values_of(replace(mapping, is_reversed=True)), has_header=True
+    )
+    assert texts_of(uploads.open_upload(ranked_id))[1] == ("r?", "bad", "good")
+    assert corrections.proposed_mapping(ranked_id, "labelled").shape == "labelled"
+    with pytest.raises(InputError, match="no shape “tree”"):
+        corrections.choose_columns(ranked_id, ["", "", "", "", "", "tree"], has_header=True)
