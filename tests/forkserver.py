@@ -50,7 +50,7 @@ VERIFY = "orpo_qlora.orpo.verify"
 LIBRARIES = (
     "transformers.models.llama.modeling_llama",
     "peft.tuners.lora.bnb",
-    "orpo_qlora.ui.web.serve",
+    "orpo_qlora.ui.studio",
 )
 PACKAGE = "orpo_qlora"
 READ_LATE = (
