@@ -95,6 +95,9 @@ def build_component(name: str, value: object = None, *, method: object = None) -
         return gr.Dropdown(models, allow_custom_value=True, filterable=True, **common)
     if name == "chat_template":
         return gr.Dropdown(_templates(value), allow_custom_value=True, **common)
+    if name == "start_from":  # the Train tab offers the runs
+        new = [("A new adapter", "")]
+        return gr.Dropdown(new, allow_custom_value=True, filterable=True, **common)
     if choices_of(info):
         choices = [choice for choice in choices_of(info) if is_offered(name, choice)]
         kind = gr.Radio if len(choices) <= RADIO_CHOICES else gr.Dropdown

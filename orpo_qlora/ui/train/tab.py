@@ -12,12 +12,13 @@ import gradio as gr
 from orpo_qlora import methods
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.doctor.examine import too_many_passes
-from orpo_qlora.errors import ConfigError, InputError, OrpoQloraError
+from orpo_qlora.errors import ConfigError, InputError, ModelError, OrpoQloraError
 from orpo_qlora.models import chat_templates, tokenizer_files
 from orpo_qlora.models.catalogue import find_model
 from orpo_qlora.models.machine import Machine, this_machine
 from orpo_qlora.runs import present, store
 from orpo_qlora.runs.process import launch
+from orpo_qlora.runs.process.start import with_start
 from orpo_qlora.runs.store import RunPaths
 from orpo_qlora.ui.data import token_panel, uploads
 from orpo_qlora.ui.history import sweep_panel
@@ -26,7 +27,7 @@ from orpo_qlora.ui.parts import cards, form
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.form import Form
 from orpo_qlora.ui.parts.guard import Updates, guarded
-from orpo_qlora.ui.train import estimate_panel, preset_panel
+from orpo_qlora.ui.train import estimate_panel, preset_panel, start_panel
 from orpo_qlora.ui.train.estimate_panel import EstimatePanel
 from orpo_qlora.ui.train.preset_panel import PresetPanel
 
@@ -140,6 +141,7 @@ def connect(tab: TrainTab, dataset_id: gr.Textbox, opening: RunOpening) -> None:
     gr.on(edits, check, inputs, tab.outputs, trigger_mode="always_last", **QUIET)
     tab.tab.select(check, inputs, tab.outputs, **QUIET)
     filled = preset_panel.connect(tab.presets, tab.form, [*edits, tab.tab.select])
+    filled.append(start_panel.connect(tab.form, tab.tab, tab.card))
     for event in filled:
         check_after(tab, dataset_id, event)
     started = [*tab.outputs, tab.ticket, *opening.outputs]
@@ -215,8 +217,8 @@ def reason_against(dataset_id: str, values: Sequence[object]) -> str:
         return "Choose preference pairs on the Data tab first."
     try:
         uploads.open_upload(dataset_id)
-        chat_templates.recorded(form.config_from(values))
-    except InputError as exc:
+        chat_templates.recorded(with_start(form.config_from(values)))
+    except (InputError, ModelError) as exc:
         return exc.message
     return ""
 
