@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from orpo_qlora.config import choices_of, setting_fields
+from orpo_qlora.config import choices_of, methods_of, setting_fields
 from orpo_qlora.data.doctor.findings import KINDS
 from orpo_qlora.runs.insight import RULES
 from orpo_qlora.runs.metrics import METRICS
@@ -58,7 +58,9 @@ def settings_table() -> str:
                     bounds.append(f"{sign} {getattr(bound, key):g}")
         allowed = ", ".join(choices_of(info)) or " and ".join(bounds)
         default = "" if info.default in ("", (), None) else f"`{info.default}`"
-        rows.append(f"| `{name}` | {default} | {allowed} | {info.description} |")
+        methods = ", ".join(methods_of(info))
+        only = f" Only with {methods}." if methods else ""
+        rows.append(f"| `{name}` | {default} | {allowed} | {info.description}{only} |")
     return "\n".join(rows)
 
 

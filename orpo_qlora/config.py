@@ -131,7 +131,6 @@ class TrainConfig(BaseModel):
         help="Margin by which the chosen reward must exceed the rejected one; the SimPO paper uses "
         "0.3 to 1.6, about half of β.",
         ge=0,
-        le=100,
         allow_inf_nan=False,
         basic=True,
     )
@@ -142,7 +141,6 @@ class TrainConfig(BaseModel):
         label="α",
         help="Weight of the NLL beside CPO's preference term; 1 in the paper and in TRL.",
         ge=0,
-        le=100,
         allow_inf_nan=False,
         basic=True,
     )

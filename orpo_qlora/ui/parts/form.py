@@ -104,8 +104,11 @@ def build_component(name: str, value: object = None, *, method: object = None) -
         return kind(choices, **common)
     if info.annotation is bool:
         return gr.Checkbox(**common)
-    if info.annotation in (float, int, float | None):
+    if info.annotation in (float, int):
         return _number(info, common)
+    if _is_optional(info):
+        # Not a number input: Gradio makes 0 of an empty one.
+        return gr.Textbox(placeholder="auto", max_length=20, **common)
     lines = 3 if info.annotation is not str else 1
     # A length bound on a list counts its items, not its characters.
     length = _bound(info, MaxLen, "max_length") if lines == 1 else None
@@ -131,7 +134,7 @@ def _number(info: FieldInfo, common: Mapping[str, object]) -> Any:  # noqa: ANN4
     if info.annotation is float and low is not None and high is not None:
         return gr.Slider(low, high, step=0.05 if high - low > 1 else 0.01, **common)
     # No bounds of Gradio's: a wrong number is explained beside the button instead of clipped.
-    step = 1 if info.annotation is int else ((info.default or 0) / 10 or 0.01)
+    step = 1 if info.annotation is int else (info.default / 10 or 0.01)
     return gr.Number(step=step, **common)
 
 
@@ -141,7 +144,9 @@ def element_id(name: str) -> str:
 
 
 def shown_value(name: str, value: object) -> object:
-    """Return a setting's value as its input shows it."""
+    """Return a setting's value as its input shows it; nothing for None."""
+    if value is None:
+        return ""
     if isinstance(value, tuple | list):
         return "\n".join(str(item) for item in value)
     return value
@@ -195,10 +200,25 @@ def _is_same(value: object, before: object) -> bool:
 
 def _typed(info: FieldInfo, value: object) -> object:
     if isinstance(value, str):
+        if _is_optional(info):
+            return _number_of(value.strip())
         if info.annotation is not str and not choices_of(info):
             return [line.strip() for line in value.splitlines() if line.strip()]
         return value if is_template_text(value) else value.strip()
     return value
+
+
+def _is_optional(info: FieldInfo) -> bool:
+    """Whether a setting is a number that may be empty."""
+    return info.annotation == float | None
+
+
+def _number_of(text: str) -> float | str | None:
+    """Return the number in a text, None for no text, the text where it is no number."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
 
 
 def config_of_preset(preset: str) -> TrainConfig:

@@ -132,6 +132,31 @@ def test_lambda_zero_without_tracking_measures_chosen_only(tiny_model):
     assert "eval/logps/rejected" not in record
 
 
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_a_method_with_a_reference_measures_it_once(tiny_model, method):
+    ends = []
+    for _ in range(2):
+        paths = start(tiny_model, max_steps=2, method=method, learning_rate=1e-5)
+        run = launch.wait_for(paths, WAIT_SECONDS)
+        assert run.state.status == "finished", store.log_tail(paths)
+        ends.append([value for _, value in store.metrics_of(paths).series("loss")])
+        assert records(paths)[-1]["eval/rewards/margins"] != 0
+        assert paths.reference.is_file()
+    assert ends[0] == ends[1]
+    assert "measuring the reference" not in paths.log.read_text()  # taken from the cache
+
+
+def test_a_run_killed_while_it_measures_the_reference_is_resumed(tiny_model):
+    paths = start(tiny_model, max_steps=2, method="dpo", max_tokens_per_forward=16)
+    cache = storage.home() / "cache" / "reference"
+    wait_until(lambda: any(cache.glob("*.jsonl")))
+    os.kill(worker_pid(paths), signal.SIGKILL)
+    wait_until(lambda: store.read_run(paths).state.status == "interrupted")
+    launch.resume_run(paths)
+    run = launch.wait_for(paths, WAIT_SECONDS)
+    assert run.state.status == "finished", store.log_tail(paths)
+
+
 def test_recomputed_activations_change_nothing_but_memory(tiny_model):
     losses = []
     for recompute in ("off", "on"):
