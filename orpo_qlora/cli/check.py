@@ -10,10 +10,24 @@ import typer
 from rich.progress import Progress
 
 from orpo_qlora.cli.console import err, job_progress, out, plain
-from orpo_qlora.cli.options import AsJson, DataFile, Encoding, Fixes, Ranking, data_path
+from orpo_qlora.cli.options import (
+    AsJson,
+    DataFile,
+    Encoding,
+    Fixes,
+    HubConfig,
+    HubOptions,
+    HubRevision,
+    HubSplit,
+    MaxBytes,
+    MaxRows,
+    Ranking,
+    data_path,
+)
 from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.export import write_clean, write_report
+from orpo_qlora.data.hub import MOST_BYTES
 from orpo_qlora.data.pairs import check_file, complete_mapping, load_preferences
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
@@ -40,6 +54,11 @@ def check(
     header: Annotated[bool, typer.Option(help="Whether the first line names columns.")] = True,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = "best_worst",
+    config_name: HubConfig = "",
+    split: HubSplit = "",
+    data_revision: HubRevision = "",
+    max_rows: MaxRows = 0,
+    max_bytes: MaxBytes = MOST_BYTES,
     export: Annotated[
         Path | None, typer.Option(help="Write the usable pairs to this .csv or .jsonl file.")
     ] = None,
@@ -57,7 +76,8 @@ def check(
         "prompt": prompt_column, "chosen": chosen_column, "rejected": rejected_column,
         "system": system_column,
     }  # fmt: skip
-    path = data_path(file)
+    hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
+    path = data_path(file, hub, quiet=as_json)
     if export and export.resolve() == path.resolve():
         raise InputError(f"{file} would be overwritten.", hint="Export under another name.")
     choices = ReadChoices(

@@ -13,6 +13,12 @@ from orpo_qlora.cli.options import (
     DataFile,
     Encoding,
     Fixes,
+    HubConfig,
+    HubOptions,
+    HubRevision,
+    HubSplit,
+    MaxBytes,
+    MaxRows,
     ModelName,
     Preset,
     Ranking,
@@ -21,6 +27,7 @@ from orpo_qlora.cli.options import (
     data_path,
 )
 from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.hub import MOST_BYTES
 from orpo_qlora.data.pairs import check_file
 from orpo_qlora.jobs import estimation
 from orpo_qlora.jobs.estimation import Estimate
@@ -34,6 +41,11 @@ def estimate(
     encoding: Encoding = "",
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = "best_worst",
+    config_name: HubConfig = "",
+    split: HubSplit = "",
+    data_revision: HubRevision = "",
+    max_rows: MaxRows = 0,
+    max_bytes: MaxBytes = MOST_BYTES,
     again: Again = False,
     as_json: AsJson = False,
 ) -> None:
@@ -42,7 +54,8 @@ def estimate(
     choices = ReadChoices(
         encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
     )
-    path = data_path(file)
+    hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
+    path = data_path(file, hub, quiet=as_json)
     report = check_file(path, choices=choices)
     request = estimation.request_for(path.resolve(), report, config)
     with job_progress(quiet=as_json) as on_progress:

@@ -14,6 +14,12 @@ from orpo_qlora.cli.options import (
     Detach,
     Encoding,
     Fixes,
+    HubConfig,
+    HubOptions,
+    HubRevision,
+    HubSplit,
+    MaxBytes,
+    MaxRows,
     ModelName,
     Preset,
     Ranking,
@@ -24,6 +30,7 @@ from orpo_qlora.cli.options import (
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.doctor.examine import too_many_passes
+from orpo_qlora.data.hub import MOST_BYTES
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import insight, store
@@ -50,6 +57,11 @@ def train(
     encoding: Encoding = "",
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = "best_worst",
+    config_name: HubConfig = "",
+    split: HubSplit = "",
+    data_revision: HubRevision = "",
+    max_rows: MaxRows = 0,
+    max_bytes: MaxBytes = MOST_BYTES,
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +70,9 @@ def train(
     choices = ReadChoices(
         encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
     )
-    dataset = load_preferences(data_path(file), choices=choices)
+    hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
+    path = data_path(file, hub, quiet=as_json)
+    dataset = load_preferences(path, choices=choices)
     remark = too_many_passes(len(dataset.pairs), config)
     if remark:
         err.print(plain(remark.sentence()), soft_wrap=True)

@@ -23,6 +23,7 @@ from orpo_qlora.data.columns import (
     refuse_missing,
 )
 from orpo_qlora.data.doctor.examine import Doctor, digest
+from orpo_qlora.data.hub import recorded_source
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.readers.source import Progress
@@ -181,6 +182,8 @@ class _Examination:
     ) -> None:
         self._choices = choices
         self._doctor = Doctor(choices.fixes)
+        self._hub = recorded_source(path)
+        source = source or (self._hub.file_name if self._hub else "")
         self._table = open_table(path, source, choices, progress)
         self._shape, self._is_remembered = _shape_of(self._table, choices)
         self._rows_read = 0
@@ -225,6 +228,7 @@ class _Examination:
             choices=self._choices,
             notes=self._shape.notes,
             ranking_pairs=self._shape.ranking_pairs(),
+            hub=self._hub,
         )
         _refuse_useless(report)
         if self._choices.mapping:

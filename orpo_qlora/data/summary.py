@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.hub import HubSource
 from orpo_qlora.data.wording import brief
 
 # Imported from here by runs/present.py.
@@ -113,6 +114,8 @@ class DataSummary(BaseModel):
     """How the shape was understood, in sentences."""
     ranking_pairs: dict[str, int] = {}
     """Pairs that each value of `pairs_from_ranking` gives; empty if nothing is ranked."""
+    hub: HubSource | None = None
+    """Where the file came from, if it was fetched from the Hub."""
 
     def model_post_init(self, context: object, /) -> None:
         """Set `candidates` where it was not given."""
@@ -134,6 +137,8 @@ class DataSummary(BaseModel):
             lines.append(
                 f"{drop.count:,} dropped: {drop.label} ({row_list(drop.rows, drop.count)})."
             )
+        if self.hub:
+            lines.insert(1, self.hub.sentence())
         lines += self.notes
         if self.ranking_pairs:
             counts = ", ".join(f"{name} {count:,}" for name, count in self.ranking_pairs.items())

@@ -108,6 +108,8 @@ def _base_weights(config: TrainConfig) -> str:
 def _data(run: Run) -> list[Fact]:
     paths, report = run.paths, run.report
     facts = [Fact("Data file", f"{report.source}, SHA-256 {report.sha256}")]
+    if report.hub:
+        facts.insert(0, Fact("Data source", report.hub.sentence()))
     for label, path in (("Training pairs", paths.train), ("Held-out pairs", paths.held_out)):
         if path.is_file():
             with path.open("rb") as lines:

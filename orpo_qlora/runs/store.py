@@ -180,6 +180,7 @@ def _config_text(config: TrainConfig, report: DataSummary) -> str:
     about = {
         "schema": SCHEMA_VERSION,
         "dataset_sha256": report.sha256,
+        **({"dataset_source": report.hub.model_dump()} if report.hub else {}),
         "versions": {name: _installed(name) for name in VERSIONED},
     }
     return yaml.safe_dump({"run": about}, sort_keys=False) + config.to_yaml()

@@ -28,10 +28,13 @@ COLUMNS_HINT = (
 def summary_card(report: DataSummary) -> str:
     """Return the file's name, counts, format and the user's choices about it."""
     format_ = " · ".join(part for part in (report.format, report.encoding) if part)
+    hub = report.hub.sentence() if report.hub else ""
     choices = _choices_sentence(report)
     undo = choice_button("forget", "Undo my choices", "quiet-button") if choices else ""
     return cards.text_card(
-        report.source, [*report.sentences()[:1], *filter(None, (format_, choices))], undo
+        report.source,
+        [*report.sentences()[:1], *filter(None, (format_, hub, choices))],
+        undo,
     )
 
 
