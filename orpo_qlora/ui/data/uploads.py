@@ -182,6 +182,11 @@ def choose(dataset_id: str, choices: ReadChoices) -> None:
     _drop_cached(dataset_id)
 
 
+def forget(dataset_id: str) -> None:
+    """Read a stored file again the next time, because its name or its source has changed."""
+    _drop_cached(dataset_id)
+
+
 def _drop_cached(dataset_id: str) -> None:
     # Also with the same choices: the columns remembered for its header may have changed.
     with _reading:
