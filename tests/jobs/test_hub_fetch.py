@@ -7,20 +7,22 @@ import stat
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_fetches import carry_out, hub_environment
+from hub_fetches import carry_out, hub_environment, prepare
 from loopback_hub import Repo, loopback_hub
 
 from orpo_qlora import storage
-from orpo_qlora.data import hub
+from orpo_qlora.data import hub, stored
 from orpo_qlora.data.hub import HubSource, request_of
 from orpo_qlora.data.pairs import PreferencePair, load_preferences
-from orpo_qlora.errors import DataError, OrpoQloraError
-from orpo_qlora.jobs import hub_data
+from orpo_qlora.errors import DataError, DiskFull, OrpoQloraError
+from orpo_qlora.jobs import hub_data, hub_fetch
 from orpo_qlora.jobs.hub_data import JOB
+from orpo_qlora.jobs.hub_fetch import FetchProgram
 
 ROWS = [{"prompt": f"Why {i}?", "chosen": f"Because {i}.", "rejected": "No."} for i in range(6)]
 PAIRS = [PreferencePair(f"Why {i}?", f"Because {i}.", "No.", i + 1) for i in range(6)]
@@ -408,3 +410,57 @@ def test_parts_that_cannot_be_right_are_refused_before_anything_starts(parts, me
     with pytest.raises(DataError, match=message) as caught:
         request_of(*parts)
     assert caught.value.hint
+
+
+class FakeRows:
+    """Rows of a split, made up as they are read."""
+
+    config, split, count = "default", "train", 0
+
+    def __init__(self, number, file_bytes=0):
+        self.number, self.file_bytes = number, file_bytes
+
+    def __iter__(self):
+        return iter([{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}] * self.number)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_disk_without_room_is_left_as_it_is(own_home, monkeypatch, number):
+    request = request_of("acme/lines")
+    program = FetchProgram(hub_data.FetchPaths(prepare(request)))
+    if number:
+        monkeypatch.setattr(hub_fetch, "ROOM_SECONDS", -1)  # checked after every row
+    about = SimpleNamespace(revision="a" * 40)
+    monkeypatch.setattr(stored, "FREE_BYTES", 2**60 if not number else stored.FREE_BYTES)
+    checks = []
+
+    def check(size):
+        checks.append(size)
+        monkeypatch.setattr(stored, "FREE_BYTES", 2**60 if len(checks) == number else 0)
+        check_room(size)
+
+    check_room = stored.check_room
+    monkeypatch.setattr(stored, "check_room", check if number else check_room)
+    with pytest.raises(DiskFull, match="free"):
+        program._fetch(request, about, FakeRows(10))
+    assert list((own_home / "datasets").iterdir()) == []
+    assert JOB.read(request).fetched is None
+
+
+def test_rows_beyond_the_limit_are_refused_or_left_out(own_home, monkeypatch):
+    monkeypatch.setattr(hub_fetch, "MOST_ROWS", 5)
+    about = SimpleNamespace(revision="a" * 40)
+    request = request_of("acme/lines")
+    program = FetchProgram(hub_data.FetchPaths(prepare(request)))
+    with pytest.raises(DataError, match="has more than 5 rows") as caught:
+        program._fetch(request, about, FakeRows(6))
+    assert "--max-rows" in caught.value.hint
+    assert list((own_home / "datasets").iterdir()) == []
+    program._fetch(request, about, FakeRows(5))
+    first = request_of("acme/lines", max_rows=7)
+    FetchProgram(hub_data.FetchPaths(prepare(first)))._fetch(first, about, FakeRows(9))
+    assert [JOB.read(one).fetched.rows for one in (request, first)] == [5, 7]
+    stated = FakeRows(6)
+    stated.count = 6
+    with pytest.raises(DataError, match="has 6 rows; at most 5 rows are fetched"):
+        hub_fetch._refuse_large(request, stated)
