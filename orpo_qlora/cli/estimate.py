@@ -21,15 +21,23 @@ from orpo_qlora.cli.options import (
     AsJson,
     CommonPrefix,
     Fixes,
+    HubConfig,
+    HubOptions,
+    HubRevision,
+    HubSplit,
     Map,
+    MaxBytes,
+    MaxRows,
     ModelName,
     Preset,
     Ranking,
     Settings,
     config_of,
+    locator,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.combine import check_files
+from orpo_qlora.data.hub import MOST_BYTES
 from orpo_qlora.jobs import estimation
 from orpo_qlora.jobs.estimation import Estimate
 
@@ -47,6 +55,11 @@ def estimate(
     pairs_from_ranking: Ranking = None,
     columns: Map = None,
     prompt_from_common_prefix: CommonPrefix = False,
+    config_name: HubConfig = "",
+    split: HubSplit = "",
+    data_revision: HubRevision = "",
+    max_rows: MaxRows = 0,
+    max_bytes: MaxBytes = MOST_BYTES,
     again: Again = False,
     as_json: AsJson = False,
 ) -> None:
@@ -57,8 +70,15 @@ def estimate(
         pairs_from_ranking=pairs_from_ranking,
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
+    hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
     data = file_set(
-        files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed
+        files,
+        choices,
+        shares=shares,
+        caps=caps,
+        encodings=encodings,
+        sample_seed=sample_seed,
+        locate=locator(files, hub, quiet=as_json),
     )
     data = with_mapping(data, columns)
     report = check_files(data)

@@ -22,17 +22,25 @@ from orpo_qlora.cli.options import (
     CommonPrefix,
     Detach,
     Fixes,
+    HubConfig,
+    HubOptions,
+    HubRevision,
+    HubSplit,
     Map,
+    MaxBytes,
+    MaxRows,
     ModelName,
     Preset,
     Ranking,
     RunName,
     Settings,
     config_of,
+    locator,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.combine import load_files
 from orpo_qlora.data.doctor.examine import too_many_passes
+from orpo_qlora.data.hub import MOST_BYTES
 from orpo_qlora.errors import InputError
 from orpo_qlora.models import tokenizer_files
 from orpo_qlora.runs import insight, store
@@ -68,6 +76,11 @@ def train(
     pairs_from_ranking: Ranking = None,
     columns: Map = None,
     prompt_from_common_prefix: CommonPrefix = False,
+    config_name: HubConfig = "",
+    split: HubSplit = "",
+    data_revision: HubRevision = "",
+    max_rows: MaxRows = 0,
+    max_bytes: MaxBytes = MOST_BYTES,
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
@@ -78,8 +91,15 @@ def train(
         pairs_from_ranking=pairs_from_ranking,
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
+    hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
     data = file_set(
-        files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed
+        files,
+        choices,
+        shares=shares,
+        caps=caps,
+        encodings=encodings,
+        sample_seed=sample_seed,
+        locate=locator(files, hub, quiet=as_json),
     )
     dataset = load_files(with_mapping(data, columns))
     remark = too_many_passes(len(dataset.pairs), config)

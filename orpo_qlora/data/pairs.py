@@ -21,6 +21,7 @@ from orpo_qlora.data.columns import (
     ignored_columns,
 )
 from orpo_qlora.data.doctor.examine import Doctor, digest
+from orpo_qlora.data.hub import recorded_source
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.readers.source import Progress
@@ -162,6 +163,8 @@ class _Examination:
         self, path: Path, source: str, choices: ReadChoices, progress: Progress | None
     ) -> None:
         self._doctor = Doctor(choices.fixes)
+        self._hub = recorded_source(path)
+        source = source or (self._hub.file_name if self._hub else "")
         self._table = open_table(path, source, choices, progress)
         self._is_ranking_chosen = choices.pairs_from_ranking is not None
         self._choices = choices = _with_ranking(choices, self._table)
@@ -209,6 +212,7 @@ class _Examination:
             notes=self._shape.notes,
             ranking_pairs=self._shape.ranking_pairs(),
             is_ranking_remembered=self._is_ranking_remembered(),
+            hub=self._hub,
         )
         _refuse_useless(report)
         if self._choices.mapping:

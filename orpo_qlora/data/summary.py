@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.hub import HubSource
 from orpo_qlora.data.sources import Quota
 from orpo_qlora.data.wording import brief
 
@@ -107,7 +108,8 @@ class FilePart(BaseModel):
         if quota:
             is_short = self.quota.cap is not None and self.pairs_found <= self.quota.cap
             taken += f" ({quota}{', not reached' if is_short else ''})"
-        return f"{self.name}: {plural(self.pairs_found, 'pair')} found, {taken}."
+        origin = f" {self.summary.hub.sentence()}" if self.summary.hub else ""
+        return f"{self.name}: {plural(self.pairs_found, 'pair')} found, {taken}.{origin}"
 
 
 class DataSummary(BaseModel):
@@ -149,6 +151,8 @@ class DataSummary(BaseModel):
     """The files of a data set of several; empty for a single file of which all is taken."""
     sample_seed: int = 0
     """Decided which pairs a share or a cap took."""
+    hub: HubSource | None = None
+    """Where the file came from, if it was fetched from the Hub."""
 
     def model_post_init(self, context: object, /) -> None:
         """Set `candidates` where it was not given."""
@@ -173,6 +177,8 @@ class DataSummary(BaseModel):
     def sentences(self) -> list[str]:
         """Return the summary as short sentences, most important first."""
         lines = [f"{plural(self.rows_read, 'row')} read, {plural(self.pairs, 'pair')} usable."]
+        if self.hub:
+            lines.append(self.hub.sentence())
         lines += [part.sentence() for part in self.files]
         lines += [_drop_sentence(drop) for drop in self.drops]
         lines += self.notes

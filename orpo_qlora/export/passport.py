@@ -146,6 +146,8 @@ def _data(run: Run) -> list[Fact]:
             for number, part in enumerate(report.files, start=1)
         ]
         facts.append(Fact("Sampling seed", str(report.sample_seed)))
+    if report.hub:
+        facts.insert(0, Fact("Data source", report.hub.sentence()))
     for label, path in (("Training pairs", paths.train), ("Held-out pairs", paths.held_out)):
         if path.is_file():
             with path.open("rb") as lines:

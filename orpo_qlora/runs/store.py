@@ -196,6 +196,7 @@ def _config_text(config: TrainConfig, report: DataSummary) -> str:
     about: dict[str, object] = {
         "schema": SCHEMA_VERSION,
         "dataset_sha256": report.sha256,
+        **({"dataset_source": report.hub.model_dump()} if report.hub else {}),
         "versions": {name: _installed(name) for name in VERSIONED},
     }
     if report.files:

@@ -58,12 +58,12 @@ def test_a_cancelled_job_ends_at_once_and_can_be_asked_for_again(request_for):
     state = token_counts.ask(request).state
     assert state.is_busy
     process = job._started[token_counts.paths_of(request).folder]
-    token_counts.cancel(request.key)
+    token_counts.end_started(request.key)
     assert process.poll() is not None
     assert token_counts.read_answer(request).state.status == "new"
-    token_counts.cancel(request.key)
+    token_counts.end_started(request.key)
     assert answered(request).state.status == "done"
-    token_counts.cancel(request.key)
+    token_counts.end_started(request.key)
     assert token_counts.read_answer(request).lengths is not None
 
 

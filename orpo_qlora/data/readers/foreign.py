@@ -38,7 +38,6 @@ _SIGNATURES = (
     (b"\x7fELF", "a program", "Choose the file that holds the preferences."),
     (b"MZ\x90\x00", "a program", "Choose the file that holds the preferences."),
     (b"SQLite format 3\x00", "an SQLite database", "Export the table as CSV (UTF-8)."),
-    (b"ARROW1", "an Arrow file", _PARQUET),
     (b"FEA1", "a Feather file", _PARQUET),
     (b"ORC", "an ORC file", _PARQUET),
     (b"Obj\x01", "an Avro file", _PARQUET),

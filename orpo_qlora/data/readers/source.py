@@ -33,11 +33,14 @@ SAMPLE_BYTES = 400
 SCAN_SHARE = 0.15
 """Share of the whole read that the scan takes, for the progress bar."""
 
+_BINARY = ((b"PAR1", "Parquet"), (b"ARROW1", "Arrow"), (b"\xff\xff\xff\xff", "Arrow"))
+"""First bytes of formats that are no text; an Arrow stream begins with a continuation mark."""
+
 Progress = Callable[[float], None]
 """Called now and then with the share of the work done, 0 to 1."""
 
 
-def _forward_only(progress: Progress | None) -> Progress:
+def forward_only(progress: Progress | None) -> Progress:
     """Return a callback that never goes back: the beginning of a file is read several times."""
     furthest = 0.0
 
@@ -52,7 +55,7 @@ def _forward_only(progress: Progress | None) -> Progress:
 
 @dataclass(frozen=True)
 class Source:
-    """A readable text or Parquet file, and how to decode it."""
+    """A readable text, Parquet or Arrow file, and how to decode it."""
 
     path: Path
     name: str
@@ -61,15 +64,12 @@ class Source:
     sha256: str
     codec: str
     encoding: str
-    """The encoding in words for the report; empty for Parquet."""
+    """The encoding in words for the report; empty if it is no text."""
     errors: str
     """What becomes of undecodable bytes, if there are any: see `_errors_for`."""
     progress: Progress
-
-    @property
-    def is_parquet(self) -> bool:
-        """Whether the file is no text at all."""
-        return not self.codec
+    binary: str = ""
+    """What the file is, if it is no text: “Parquet” or “Arrow”."""
 
     def text(self) -> io.TextIOWrapper:
         """Open the file as text after its byte order mark; line ends are kept."""
@@ -135,7 +135,7 @@ def open_source(
         BrokenRows: some lines of a Unicode file are not, and dropping them was not chosen.
         DataError: it is missing, too large, or something that cannot be read.
     """
-    on_progress = _forward_only(progress)
+    on_progress = forward_only(progress)
     size = _size_of(path, name)
     try:
         with path.open("rb") as file:
@@ -147,15 +147,15 @@ def open_source(
     kind, hint = foreign_kind(head, tail)
     if kind:
         raise DataError(f"{name} is {kind}, not a file of preferences.", where=name, hint=hint)
-    is_parquet = head.startswith(b"PAR1")
-    codec, encoding = ("", "") if is_parquet else _codec_for(head, name, choices)
+    binary = next((found for start, found in _BINARY if head.startswith(start)), "")
+    codec, encoding = ("", "") if binary else _codec_for(head, name, choices)
     scan = _Scan(path, name, size if is_whole else min(size, CHUNK_BYTES), on_progress)
     sha256, error = scan.run(codec)
     lets_through = codec == "utf-8-sig" and BrokenRows.fix in choices.fixes
     if error is not None and not lets_through:
         scan.refuse(error, codec, encoding, save_as_utf8(head))
     errors = _errors_for(codec, lets_through=lets_through, is_whole=is_whole)
-    return Source(path, name, size, sha256, codec, encoding, errors, on_progress)
+    return Source(path, name, size, sha256, codec, encoding, errors, on_progress, binary)
 
 
 def _errors_for(codec: str, *, lets_through: bool, is_whole: bool) -> str:

@@ -7,7 +7,7 @@ nothing is shifted, guessed or repaired.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.readers import columnar, json_records, separated, wrapped
 from orpo_qlora.data.readers.ahead import Ahead
+from orpo_qlora.data.readers.arrow import ArrowFile, SavedFolder, is_saved, open_saved
 from orpo_qlora.data.readers.parquet import Parquet
 from orpo_qlora.data.readers.rows import Problems, Row
 from orpo_qlora.data.readers.source import Progress, Source, open_source
@@ -36,7 +37,7 @@ class Table:
     """What the file is, in words."""
     encoding: str
     has_header: bool
-    """Whether the first line of the file names the columns; never in JSON and Parquet."""
+    """Whether the first line of the file names the columns; only in separated values."""
     _read: Ahead[Row]
     _keeps_broken: bool
 
@@ -103,12 +104,16 @@ def open_table(
         DataError: it is missing, of another kind, or has no columns.
     """
     choices = choices or ReadChoices()
+    if is_saved(path):
+        return _open_saved(
+            open_saved(path, source or path.name, choices, progress, is_whole=is_whole), choices
+        )
     opened = open_source(path, source or path.name, choices, progress, is_whole=is_whole)
-    if opened.is_parquet:
-        parquet = Parquet(opened)
-        columns = parquet.columns()
+    if opened.binary:
+        file = (Parquet if opened.binary == "Parquet" else ArrowFile)(opened)
+        columns = file.columns()
         separated.check_header(columns, opened.name, has_header=False)
-        return _table(opened, columns, "Parquet", parquet.rows, choices)
+        return _table(opened, columns, opened.binary, file.rows, choices)
     head = _head_of(opened)
     if not head.strip().strip("\ufeff"):
         raise DataError(
@@ -157,6 +162,13 @@ def _table(
         Ahead(read),
         keeps_broken,
     )
+
+
+def _open_saved(saved: SavedFolder, choices: ReadChoices) -> Table:
+    columns = saved.columns()
+    separated.check_header(columns, saved.name)
+    first = replace(saved.files[0].source, name=saved.name, sha256=saved.sha256)
+    return _table(first, columns, "Arrow", saved.rows, choices)
 
 
 def _head_of(opened: Source) -> str:

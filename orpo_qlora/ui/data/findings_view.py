@@ -45,10 +45,13 @@ def summary_card(report: DataSummary) -> str:
     if report.files:
         return _set_card(report)
     format_ = " · ".join(part for part in (report.format, report.encoding) if part)
+    hub = report.hub.sentence() if report.hub else ""
     choices = _choices_sentence(report)
     undo = choice_button("forget", "Undo my choices", "quiet-button") if choices else ""
     return cards.text_card(
-        report.source, [*report.sentences()[:1], *filter(None, (format_, choices))], undo
+        report.source,
+        [*report.sentences()[:1], *filter(None, (format_, hub, choices))],
+        undo,
     )
 
 

@@ -172,7 +172,7 @@ def look(panel: TokenPanel, question: Question, seen: str = "") -> Updates | Non
     request = question.request
     shown = seen.partition(" ")[0]
     if shown and shown != request.key:
-        token_counts.cancel(shown)
+        token_counts.end_started(shown)
     is_known = token_counts.paths_of(request).folder.is_dir()
     if not is_known and not local_files.has_tokenizer(request.model, request.revision):
         return _waiting_updates(panel, question)
@@ -187,7 +187,7 @@ def count(panel: TokenPanel, question: Question) -> Updates | None:
 def nothing(panel: TokenPanel, seen: str) -> Updates:
     """Return the panel hidden, as without a file."""
     if seen:
-        token_counts.cancel(seen.partition(" ")[0])
+        token_counts.end_started(seen.partition(" ")[0])
     hidden = gr.Column(visible=False)
     return {panel.view: hidden, panel.timer: gr.Timer(active=False), panel.seen: ""}
 
