@@ -191,7 +191,7 @@ def hf_tokens(policy, tokenizer, turns):
     return new[0, ids.shape[1] :].tolist()
 
 
-def test_a_row_ends_at_the_end_of_turn_and_the_other_goes_on(policy, tokenizer):
+def test_a_row_ends_at_the_end_of_turn_and_the_other_continues(policy, tokenizer):
     """A token of the base's answer that the tuned never generates becomes an end token."""
     with policy.disable_adapter():
         base = hf_tokens(policy, tokenizer, SHORT)

@@ -84,7 +84,7 @@ def test_rows_that_know_more_less_and_nothing_share_a_batch(policy, tokenizer):
     assert answers_of(policy, tokenizer, asked, prefixes) == alone(policy, tokenizer, asked)
 
 
-def test_positions_go_on_where_the_known_text_ends(tokenizer):
+def test_positions_continue_where_the_known_text_ends(tokenizer):
     model = make_gpt2()
     prefixes = Prefixes()
     (said,) = answers_of(model, tokenizer, [Conversation(SHORT)], prefixes)
@@ -122,7 +122,7 @@ def test_only_the_same_adapter_and_the_same_tokens_are_known():
     assert prefixes.find("a", [5, 6]) == Opening()
 
 
-def test_a_longer_reading_takes_the_place_of_what_it_goes_on_from():
+def test_a_longer_prefix_replaces_the_one_it_extends():
     prefixes = Prefixes()
     prefixes.keep(prefix("a", 1, 2))
     prefixes.keep(prefix("b", 1, 2))
