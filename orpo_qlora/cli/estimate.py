@@ -10,7 +10,6 @@ from orpo_qlora.cli.console import job_progress, out, plain
 from orpo_qlora.cli.options import (
     Again,
     AsJson,
-    DataFile,
     Encoding,
     Fixes,
     HubConfig,
@@ -22,9 +21,11 @@ from orpo_qlora.cli.options import (
     ModelName,
     Preset,
     Ranking,
+    RecipeFile,
     Settings,
     config_of,
     data_path,
+    recipe_path,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.hub import MOST_BYTES
@@ -34,7 +35,7 @@ from orpo_qlora.jobs.estimation import Estimate
 
 
 def estimate(
-    file: DataFile,
+    file: RecipeFile = "",
     preset: Preset = None,
     model: ModelName = None,
     settings: Settings = None,
@@ -55,7 +56,10 @@ def estimate(
         encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
     )
     hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
-    path = data_path(file, hub, quiet=as_json)
+    if file:
+        path = data_path(file, hub, quiet=as_json)
+    else:
+        path = recipe_path(preset, config, hub, quiet=as_json)
     report = check_file(path, choices=choices)
     request = estimation.request_for(path.resolve(), report, config)
     with job_progress(quiet=as_json) as on_progress:

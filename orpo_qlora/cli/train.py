@@ -10,7 +10,6 @@ import typer
 from orpo_qlora.cli.console import err, out, plain
 from orpo_qlora.cli.options import (
     AsJson,
-    DataFile,
     Detach,
     Encoding,
     Fixes,
@@ -23,10 +22,12 @@ from orpo_qlora.cli.options import (
     ModelName,
     Preset,
     Ranking,
+    RecipeFile,
     RunName,
     Settings,
     config_of,
     data_path,
+    recipe_path,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.doctor.examine import too_many_passes
@@ -49,7 +50,7 @@ def add_train_verbs(app: typer.Typer) -> None:
 
 
 def train(
-    file: DataFile,
+    file: RecipeFile = "",
     preset: Preset = None,
     model: ModelName = None,
     settings: Settings = None,
@@ -71,7 +72,10 @@ def train(
         encoding=encoding, fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking
     )
     hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
-    path = data_path(file, hub, quiet=as_json)
+    if file:
+        path = data_path(file, hub, quiet=as_json)
+    else:
+        path = recipe_path(preset, config, hub, quiet=as_json)
     dataset = load_preferences(path, choices=choices)
     remark = too_many_passes(len(dataset.pairs), config)
     if remark:

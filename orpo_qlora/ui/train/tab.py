@@ -23,7 +23,7 @@ from orpo_qlora.ui.parts import cards, form
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.form import Form
 from orpo_qlora.ui.parts.guard import Updates, guarded
-from orpo_qlora.ui.train import estimate_panel, preset_panel
+from orpo_qlora.ui.train import estimate_panel, preset_panel, recipe_card
 from orpo_qlora.ui.train.estimate_panel import EstimatePanel
 from orpo_qlora.ui.train.preset_panel import PresetPanel
 
@@ -38,6 +38,7 @@ class TrainTab:
     tab: gr.Tab
     data: gr.HTML
     presets: PresetPanel
+    recipe: gr.HTML
     form: Form
     card: gr.HTML
     reason: gr.HTML
@@ -66,6 +67,7 @@ def build(machine: Machine | None = None) -> TrainTab:
         )
         data = gr.HTML(elem_id="train-data")
         presets = preset_panel.build(machine)
+        recipe = recipe_card.build()
         values = form.named_values(form.config_of_preset(machine.preset))
         components = _build_settings(values)
         offered = sweep_panel.offered_text(values["lambda"])
@@ -87,6 +89,7 @@ def build(machine: Machine | None = None) -> TrainTab:
         tab=tab,
         data=data,
         presets=presets,
+        recipe=recipe,
         form=Form({name: components[name] for name in form.setting_names()}),
         card=card,
         reason=reason,
