@@ -54,7 +54,7 @@ DataFile = Annotated[
 RecipeFile = Annotated[
     str,
     typer.Argument(
-        metavar="[FILE]",
+        metavar="FILE",
         help=f"As for check; may be left out with a preset that names its data: "
         f"{', '.join(recipe_names())}.",
         show_default=False,
