@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from orpo_qlora.config import choices_of, methods_of, setting_fields
+from orpo_qlora.config import build_config, choices_of, methods_of, read_preset, setting_fields
 from orpo_qlora.data.doctor.findings import KINDS
+from orpo_qlora.presets import read_recipe, recipe_names
 from orpo_qlora.runs.insight import RULES
 from orpo_qlora.runs.metrics import METRICS
 
@@ -61,6 +62,24 @@ def settings_table() -> str:
         methods = ", ".join(methods_of(info))
         only = f" Only with {methods}." if methods else ""
         rows.append(f"| `{name}` | {default} | {allowed} | {info.description}{only} |")
+    return "\n".join(rows)
+
+
+def recipes_table() -> str:
+    """Return every recipe with its data, its most important settings and its source."""
+    rows = ["| preset | base model | λ | learning rate | epochs | pairs per step | data | source |"]
+    rows.append("| --- " * 8 + "|")
+    for name in recipe_names():
+        recipe, settings = read_recipe(name), build_config(read_preset(name))
+        data = recipe.data
+        if data is None:
+            continue
+        of = ", ".join(part for part in (data.config, data.split) if part)
+        rows.append(
+            f"| `{name}` | {settings.model} | {settings.lambda_:g} | {settings.learning_rate:g} "
+            f"| {settings.epochs:g} | {settings.pairs_per_step} | {data.id} ({of}) "
+            f"| [{recipe.about.title}]({recipe.about.source}) |"
+        )
     return "\n".join(rows)
 
 
@@ -118,6 +137,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "cli.md": ("cli", cli_help),
     "data.md": ("findings", findings_table),
     "insight.md": ("rules", rules_table),
+    "recipes.md": ("recipes", recipes_table),
 }
 
 

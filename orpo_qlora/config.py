@@ -28,6 +28,8 @@ PACKAGED_PRESETS = Path(__file__).parent / "presets"
 CHAT_TEMPLATES = ("auto", "chatml", "zephyr", "llama2", "mistral", "alpaca")
 """Values of `chat_template` by name; else it is the path of a .jinja file, or a template's text."""
 TEMPLATE_CHARACTERS = 65_536
+PRESET_EXTRAS = ("about", "data")
+"""Keys of a preset that are no settings; see `presets.Recipe`."""
 
 
 def is_template_text(chat_template: str) -> bool:
@@ -472,9 +474,15 @@ def preset_folder() -> Path:
     return PACKAGED_PRESETS if PACKAGED_PRESETS.is_dir() else PRESETS
 
 
+def _shipped_presets() -> dict[str, Path]:
+    folder = preset_folder()
+    files = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("recipes/*.yaml"))]
+    return {path.stem: path for path in files}
+
+
 def preset_names() -> list[str]:
-    """Return the names of the shipped presets, smallest hardware first."""
-    return [path.stem for path in sorted(preset_folder().glob("*.yaml"))]
+    """Return the names of the shipped presets: smallest hardware first, then the recipes."""
+    return list(_shipped_presets())
 
 
 def read_preset(name_or_file: str) -> dict[str, object]:
@@ -483,9 +491,21 @@ def read_preset(name_or_file: str) -> dict[str, object]:
     Raises:
         ConfigError: no such preset, or the file is not a YAML mapping.
     """
-    path = preset_folder() / f"{name_or_file}.yaml"
-    if name_or_file not in preset_names():
-        path = Path(name_or_file).expanduser()
+    return without_extras(read_preset_file(name_or_file))
+
+
+def without_extras(content: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of a preset without what a recipe says about itself and its data."""
+    return {key: value for key, value in content.items() if key not in PRESET_EXTRAS}
+
+
+def read_preset_file(name_or_file: str) -> dict[str, object]:
+    """Return everything that a shipped preset or a YAML file holds.
+
+    Raises:
+        ConfigError: no such preset, or the file is not a YAML mapping.
+    """
+    path = _shipped_presets().get(name_or_file) or Path(name_or_file).expanduser()
     if not path.is_file():
         raise ConfigError(
             f"There is no preset or file “{name_or_file}”.",

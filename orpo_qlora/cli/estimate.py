@@ -9,7 +9,6 @@ import typer
 from orpo_qlora.cli.console import job_progress, out, plain
 from orpo_qlora.cli.files import (
     Caps,
-    DataFiles,
     Encodings,
     SampleSeed,
     Shares,
@@ -31,9 +30,11 @@ from orpo_qlora.cli.options import (
     ModelName,
     Preset,
     Ranking,
+    RecipeFiles,
     Settings,
     config_of,
     locator,
+    recipe_data,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.combine import check_files
@@ -43,7 +44,7 @@ from orpo_qlora.jobs.estimation import Estimate
 
 
 def estimate(
-    files: DataFiles,
+    files: RecipeFiles = None,
     preset: Preset = None,
     model: ModelName = None,
     settings: Settings = None,
@@ -71,6 +72,9 @@ def estimate(
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
     hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
+    if not files:
+        named, hub = recipe_data(preset, config, hub)
+        files = [named]
     data = file_set(
         files,
         choices,

@@ -17,9 +17,11 @@ from orpo_qlora.data.columns import ShapeName
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.mapping import KEYS as MAPPING_KEYS
 from orpo_qlora.data.readers.arrow import is_saved, split_folder
-from orpo_qlora.errors import InputError
+from orpo_qlora.errors import InputError, ResourceError
 from orpo_qlora.jobs import hub_data
-from orpo_qlora.presets import read_preset
+from orpo_qlora.models.machine import this_machine
+from orpo_qlora.models.needs import needs_of
+from orpo_qlora.presets import Recipe, read_preset, read_recipe, recipe_names
 
 RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -56,6 +58,15 @@ CommonPrefix = Annotated[
     typer.Option(
         "--prompt-from-common-prefix",
         help="Confirm that what chosen and rejected both begin with is the prompt.",
+    ),
+]
+RecipeFiles = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FILE...",
+        help=f"As for check; may be left out with a preset that names its data: "
+        f"{', '.join(recipe_names())}.",
+        show_default=False,
     ),
 ]
 HubConfig = Annotated[str, typer.Option("--config-name", help="Config (subset) of a Hub data set.")]
@@ -126,6 +137,50 @@ def _takes_options(file: str) -> bool:
     if file in example_names() or path.is_file():
         return False
     return is_saved(path) if path.exists() else hub.looks_like_id(file)
+
+
+def recipe_data(
+    preset: str | None, config: TrainConfig, options: HubOptions
+) -> tuple[str, HubOptions]:
+    """Return the Hub data set that a preset names, with its options; print what its model needs.
+
+    Options that are given replace the preset's.
+
+    Raises:
+        InputError: the preset names no data, or there is no preset.
+        ResourceError: its model cannot be trained on this machine.
+    """
+    recipe = read_recipe(preset) if preset else None
+    if recipe is None or recipe.data is None:
+        raise InputError(
+            f"The preset {preset} names no data." if preset else "There is no FILE.",
+            hint=f"Name a file, an example or a Hub data set, or use a preset that names its data: "
+            f"{', '.join(recipe_names())}.",
+        )
+    if config.model == read_preset(preset or "").get("model"):
+        _say_needs(config.model, recipe)
+    data = recipe.data
+    wanted = replace(
+        options,
+        config=options.config or data.config,
+        split=options.split or data.split,
+        revision=options.revision or data.revision,
+    )
+    return data.id, wanted
+
+
+def _say_needs(model: str, recipe: Recipe) -> None:
+    """Print what a model needs before anything is downloaded; refuse where it cannot work."""
+    needs = needs_of(model, recipe.about.parameters_billion, this_machine())
+    if needs is None:
+        return
+    err.print(plain(needs.sentence), soft_wrap=True)
+    if needs.warning:
+        raise ResourceError(
+            needs.warning,
+            hint="Nothing was downloaded. Use a smaller model with --model or another machine; to "
+            f"train here all the same, name the data: {recipe.data.id if recipe.data else 'FILE'}.",
+        )
 
 
 def _fetched(file: str, options: HubOptions, *, quiet: bool) -> Path:

@@ -10,7 +10,6 @@ import typer
 from orpo_qlora.cli.console import err, out, plain
 from orpo_qlora.cli.files import (
     Caps,
-    DataFiles,
     Encodings,
     SampleSeed,
     Shares,
@@ -32,10 +31,12 @@ from orpo_qlora.cli.options import (
     ModelName,
     Preset,
     Ranking,
+    RecipeFiles,
     RunName,
     Settings,
     config_of,
     locator,
+    recipe_data,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.combine import load_files
@@ -59,7 +60,7 @@ def add_train_verbs(app: typer.Typer) -> None:
 
 
 def train(
-    files: DataFiles,
+    files: RecipeFiles = None,
     preset: Preset = None,
     model: ModelName = None,
     settings: Settings = None,
@@ -92,6 +93,9 @@ def train(
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
     hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
+    if not files:
+        named, hub = recipe_data(preset, config, hub)
+        files = [named]
     data = file_set(
         files,
         choices,

@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROWS = [
     {"prompt": f"Why {i}?", "chosen": f"Because of {i}.", "rejected": "No idea."} for i in range(8)
 ]
+RECIPE = "argilla/ultrafeedback-binarized-preferences-cleaned"
+"""Data of the recipe mistral-orpo-beta."""
 CARD = (
     "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train_prefs\n"
     "    path: a.jsonl\n  - split: test_prefs\n    path: b.jsonl\n---\n"
@@ -34,6 +36,7 @@ REPOS = {
             "b.jsonl": lines(ROWS[:2]),
         }
     ),
+    RECIPE: Repo({"train.jsonl": lines(ROWS)}),
     "acme/slow": Repo({"train.jsonl": lines(ROWS * 4000)}, pause=0.25),
 }
 
@@ -96,3 +99,21 @@ def test_a_slow_fetch_survives_a_reload_and_is_cancelled(page):
 def test_what_cannot_be_an_id_starts_nothing(page):
     type_id(page, "../../etc/passwd")
     expect(page.locator("#hub-view")).to_contain_text("is not the id of a data set on the Hub")
+
+
+def test_a_recipe_fills_in_its_settings_and_says_what_it_needs_before_it_fetches(page):
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#train-preset input").click()
+    page.locator("#train-preset [role=option]", has_text="mistral-orpo-beta").click()
+    card = page.locator("#train-recipe")
+    expect(card).to_contain_text("Mistral-ORPO-β")
+    expect(card).to_contain_text("7.24 billion parameters: a download of about 14 GB")
+    expect(page.locator("#setting-model input")).to_have_value("mistralai/Mistral-7B-v0.1")
+    card.locator("button").click()
+    expect(card).to_contain_text("is being fetched: see the Data tab")
+    page.get_by_role("tab", name="Data").click()
+    expect(page.locator("#hub-id textarea, #hub-id input")).to_have_value(RECIPE)
+    expect(page.locator("#data-summary")).to_contain_text(f"{RECIPE} (train).jsonl")
+    page.get_by_role("tab", name="Train").click()
+    expect(page.locator("#train-data")).to_contain_text(f"Training data: {RECIPE} (train).jsonl")
+    expect(page.locator("#train-start")).to_be_enabled()

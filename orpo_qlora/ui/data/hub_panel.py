@@ -13,6 +13,7 @@ from orpo_qlora.data.hub import HubRequest, request_of
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import InputError
 from orpo_qlora.jobs.hub_data import JOB, FetchAnswer, HubListing
+from orpo_qlora.presets import Recipe
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.parts import cards
 from orpo_qlora.ui.parts.events import QUIET
@@ -68,7 +69,7 @@ def build() -> HubPanel:
                 min_width=260,
             )
             config = _choice("Config", "Empty is the default.", "hub-config")
-            split = _choice("Split", "Empty is train, or the only one.", "hub-split")
+            split = _choice("Split", "Empty is train.", "hub-split")
             revision = gr.Textbox(
                 label="Revision",
                 info="Branch, tag or commit.",
@@ -132,6 +133,23 @@ def start(panel: HubPanel, values: tuple[object, ...]) -> Updates:
     return follow(panel, request, JOB.ask(request, again=True))
 
 
+def start_data(panel: HubPanel, data: Recipe.Data) -> Updates:
+    """Fill in the fields from a recipe and start the fetch.
+
+    Raises:
+        DataError: a part cannot be what it should be; nothing is started.
+    """
+    fields = {
+        panel.id: data.id,
+        panel.config: gr.Dropdown(value=data.config or None),
+        panel.split: gr.Dropdown(value=data.split or None),
+        panel.revision: data.revision,
+        panel.max_rows: 0,
+    }
+    followed = start(panel, (data.id, data.config, data.split, data.revision, 0))
+    return {**followed, **fields}
+
+
 def look(panel: HubPanel, requested: str) -> Updates:
     """Return the progress of the fetch that the panel follows."""
     request = _parsed(requested)
@@ -160,22 +178,24 @@ def follow(panel: HubPanel, request: HubRequest, answer: FetchAnswer) -> Updates
         panel.fetch: gr.Button(interactive=not is_busy),
         panel.cancel: gr.Button(visible=is_busy),
         panel.timer: gr.Timer(active=is_busy),
-        **_choices(panel, answer.listing),
     }
     if is_busy:
         updates[panel.fold] = gr.Accordion(open=True)
-    elif answer.state.status == "done" and fetched is not None:
+        return updates
+    updates |= _choices(panel, request, answer.listing)
+    if answer.state.status == "done" and fetched is not None:
         uploads.forget(fetched.sha256)
         updates[panel.ready] = f"{fetched.sha256} {answer.state.started_at}"
     return updates
 
 
-def _choices(panel: HubPanel, listing: HubListing) -> Updates:
+def _choices(panel: HubPanel, request: HubRequest, listing: HubListing) -> Updates:
+    """Return the dropdowns with the configs and splits that were found."""
     updates: Updates = {}
     if listing.configs:
-        updates[panel.config] = gr.Dropdown(list(listing.configs))
+        updates[panel.config] = gr.Dropdown(list(listing.configs), value=request.config or None)
     if listing.splits:
-        updates[panel.split] = gr.Dropdown(list(listing.splits))
+        updates[panel.split] = gr.Dropdown(list(listing.splits), value=request.split or None)
     return updates
 
 

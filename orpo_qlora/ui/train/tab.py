@@ -27,7 +27,7 @@ from orpo_qlora.ui.parts import cards, form
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.form import Form
 from orpo_qlora.ui.parts.guard import Updates, guarded
-from orpo_qlora.ui.train import estimate_panel, preset_panel, start_panel
+from orpo_qlora.ui.train import estimate_panel, preset_panel, recipe_card, start_panel
 from orpo_qlora.ui.train.estimate_panel import EstimatePanel
 from orpo_qlora.ui.train.preset_panel import PresetPanel
 
@@ -44,6 +44,7 @@ class TrainTab:
     tab: gr.Tab
     data: gr.HTML
     presets: PresetPanel
+    recipe: gr.HTML
     form: Form
     template: gr.HTML
     """Which chat template is used, unless the model's own."""
@@ -74,6 +75,7 @@ def build(machine: Machine | None = None) -> TrainTab:
         )
         data = gr.HTML(elem_id="train-data")
         presets = preset_panel.build(machine)
+        recipe = recipe_card.build()
         values = form.named_values(form.config_of_preset(machine.preset))
         components = _build_basic(values)
         template = gr.HTML(elem_id="train-template")
@@ -97,6 +99,7 @@ def build(machine: Machine | None = None) -> TrainTab:
         tab=tab,
         data=data,
         presets=presets,
+        recipe=recipe,
         form=Form({name: components[name] for name in form.setting_names()}),
         template=template,
         card=card,
