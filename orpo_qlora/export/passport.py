@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orpo_qlora import storage
-from orpo_qlora.config import TrainConfig, methods_of, setting_fields
+from orpo_qlora.config import TrainConfig, setting_fields
 from orpo_qlora.data.wording import plural
 from orpo_qlora.export.origin import Origin
 from orpo_qlora.methods import beta_of, method_of
 from orpo_qlora.runs.lineage import read_lineage
 from orpo_qlora.runs.store import Run
+from orpo_qlora.setting import methods_of
 
 _NLL_ON = {
     "sequence": "prompt and chosen response (as TRL and the authors' code train)",
