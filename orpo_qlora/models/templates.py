@@ -161,11 +161,14 @@ def render(
     fitted = limits_of(tokenizer, template).fit(messages)
     try:
         return _rendered(tokenizer, fitted, template, is_open=is_open, tools=tools)
-    except TemplateError as exc:
+    except (TemplateError, TypeError) as exc:  # TypeError: something that it writes is missing
+        if isinstance(exc, TypeError) and not tools:
+            raise
+        about_tools = "Give every tool a name, a description and parameters. " if tools else ""
         raise InputError(
             f"The model's chat template refuses the conversation: {exc}.",
-            hint="Begin it with a user message, alternate user and assistant messages, or choose "
-            "another chat template.",
+            hint=f"{about_tools}Begin it with a user message, alternate user and assistant "
+            "messages, or choose another chat template.",
         ) from exc
 
 

@@ -1,8 +1,10 @@
 """Tools and tool calls are rendered by the base model's chat template."""
 
 import json
+from pathlib import Path
 
 import pytest
+import trl
 from tiny import make_tiny_tokenizer
 
 from orpo_qlora.data.messages import Message, ToolUse
@@ -69,6 +71,52 @@ def test_an_open_answer_with_an_empty_thought_keeps_the_call(tokenizer):
     prompt, chosen, _ = texts(thinking, pair)
     assert prompt.endswith("assistant\n<t></t>")
     assert chosen.endswith('"arguments": {"q": "x"}}</tool_call><|im_end|>')
+
+
+TRL_TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+QWEN_CALL = '<tool_call>\n{"name": "look", "arguments": {"q": "x"}}\n</tool_call><|im_end|>'
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "call"),
+    [
+        ("qwen2_5", "<|im_start|>assistant\n", QWEN_CALL),
+        ("qwen3", "<|im_start|>assistant\n<think>\n\n</think>\n\n", QWEN_CALL),
+        ("llama3_1", "<|start_header_id|>assistant<|end_header_id|>\n\n",
+         '{"name": "look", "parameters": {"q": "x"}}<|eot_id|>'),
+        ("glm4moe", "<|assistant|>\n<think></think>",
+         "\n<tool_call>look\n<arg_key>q</arg_key>\n<arg_value>x</arg_value>\n</tool_call>"),
+    ],
+)  # fmt: skip
+def test_templates_of_well_known_models(name, head, call):
+    """The last token is the tiny tokenizer's own where it does not have the template's."""
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.chat_template = (TRL_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    pair = PreferencePair("hi", "", "no", 1, (), ToolUse(TOOLS, CALLS))
+    prompt, chosen, rejected = texts(tokenizer, pair)
+    assert prompt.endswith(head)
+    assert chosen.removesuffix("<|im_end|>") == call.removesuffix("<|im_end|>")
+    assert "no" in rejected
+    answered = PreferencePair("hi", "warm", "no", 1, (), ToolUse(TOOLS, steps=STEPS))
+    prompt, chosen, _ = texts(tokenizer, answered)
+    assert "31" in prompt
+    assert "warm" in chosen
+
+
+@pytest.mark.parametrize("name", ["gemma3", "phi3", "llama3"])
+def test_templates_that_leave_tools_out_are_known(name):
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.chat_template = (TRL_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    assert not templates.knows_tools(tokenizer)
+
+
+def test_a_tool_that_lacks_what_the_template_writes_is_an_error_with_a_way_out():
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE.replace("tool | tojson", "tool.function.parameters | tojson")
+    pair = PreferencePair("hi", "", "no", 1, (), ToolUse(TOOLS, CALLS))
+    with pytest.raises(DataError, match="refuses the conversation") as caught:
+        to_tokens(tokenizer, [pair])
+    assert "Give every tool a name, a description and parameters" in caught.value.hint
 
 
 def test_samples_see_the_tools(tokenizer):
