@@ -35,7 +35,7 @@ def test_split_seed_and_weights_of_the_loss_do_not_matter(tmp_path):
     "change",
     [
         {"pairs": PAIRS[:3]},
-        {"identity": IDENTITY.model_copy(update={"model": {"model.safetensors": "abd"}})},
+        {"identity": IDENTITY.model_copy(update={"model": {"model.safetensors": "xyz"}})},
         {"dtype": torch.bfloat16},
         {"quantization": "none"},
         {"model": "another"},
