@@ -113,7 +113,9 @@ EXPECTED = [
 
 
 @pytest.mark.parametrize(
-    ("given_settings", "expected"), EXPECTED, ids=lambda value: str(value)[:60]
+    ("given_settings", "expected"),
+    EXPECTED,
+    ids=lambda value: str(value) if isinstance(value, dict) else "formula",
 )
 def test_agrees_with_the_formula_written_out(given_settings, expected):
     terms = terms_of(TrainConfig(**given_settings))
