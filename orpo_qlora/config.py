@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic.fields import FieldInfo
 
 from orpo_qlora.errors import ConfigError
-from orpo_qlora.setting import MethodName
+from orpo_qlora.setting import TEMPLATE_CHARACTERS, MethodName, known_template
 from orpo_qlora.setting import none_if_auto as _none_if_auto
 from orpo_qlora.setting import setting as _setting
 from orpo_qlora.setting import switch_name as _switch_name
@@ -25,23 +25,8 @@ from orpo_qlora.setting import zero_if_auto as _zero_if_auto
 SCHEMA_VERSION = 1
 PRESETS = Path(__file__).parent.parent / "presets"
 PACKAGED_PRESETS = Path(__file__).parent / "presets"
-CHAT_TEMPLATES = ("auto", "chatml", "zephyr", "llama2", "mistral", "alpaca")
-"""Values of `chat_template` by name; else it is the path of a .jinja file, or a template's text."""
-TEMPLATE_CHARACTERS = 65_536
 PRESET_EXTRAS = ("about", "data")
 """Keys of a preset that are no settings; see `presets.Recipe`."""
-
-
-def is_template_text(chat_template: str) -> bool:
-    """Whether a value of `chat_template` is a template itself, not a name or a path."""
-    return "{{" in chat_template or "{%" in chat_template
-
-
-def _known_template(value: str) -> str:
-    is_file = value.lower().endswith(".jinja")
-    if not (value in CHAT_TEMPLATES or is_file or is_template_text(value)):
-        raise ValueError(f"choose {', '.join(CHAT_TEMPLATES)} or the path of a .jinja file")
-    return value
 
 
 class TrainConfig(BaseModel):
@@ -75,7 +60,7 @@ class TrainConfig(BaseModel):
         help="Branch, tag or commit of a Hub model; empty is the latest.",
         max_length=80,
     )
-    chat_template: Annotated[str, AfterValidator(_known_template)] = _setting(
+    chat_template: Annotated[str, AfterValidator(known_template)] = _setting(
         "auto",
         group="Model",
         label="Chat template",
@@ -421,12 +406,6 @@ def setting_fields() -> dict[str, FieldInfo]:
 def choices_of(info: FieldInfo) -> tuple[str, ...]:
     """Return the allowed values of a choice setting, empty for any other."""
     return tuple(value for value in get_args(info.annotation) if isinstance(value, str))
-
-
-def methods_of(info: FieldInfo) -> tuple[str, ...]:
-    """Return the methods that read a setting, empty for all."""
-    extra = info.json_schema_extra
-    return tuple(extra["methods"]) if isinstance(extra, dict) else ()  # type: ignore[arg-type]
 
 
 def build_config(settings: Mapping[str, object], *, source: str = "the settings") -> TrainConfig:

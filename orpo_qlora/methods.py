@@ -52,6 +52,8 @@ class Method:
     """The opposite, for methods whose preference term stands beside an NLL."""
     beta: float = 0.1
     """What an empty `beta` stands for."""
+    whose_nll: Callable[[str], str] = lambda nll_on: ""
+    """Who else has an NLL on these tokens, in brackets."""
     log_prob: Literal["mean", "sum"] = "mean"
     """How the log-prob of a response follows from those of its tokens."""
     highest_rate: float = 5e-5
@@ -92,6 +94,11 @@ METHODS: dict[str, Method] = {
         strength=lambda config: f"λ {config.lambda_:g}",
         milder="a smaller λ",
         stronger="a larger λ",
+        whose_nll=lambda nll_on: (
+            " (as TRL and the authors' code train)"
+            if nll_on == "sequence"
+            else " (the paper's formula)"
+        ),
         highest_rate=1e-3,
     ),
     "sft": Method(
@@ -143,7 +150,7 @@ METHODS: dict[str, Method] = {
         formula=lambda _: "mean(−log σ(β·(a − b) − γ)), a and b the mean token log-probs",
         needs=lambda _: LossNeeds(),
         parts=lambda _: (PREFERENCE,),
-        strength=lambda config: f"{_beta(config)} γ {config.gamma:g}",
+        strength=lambda config: f"{_beta(config)}, γ {config.gamma:g}",
         milder="a smaller β",
         beta=2.0,
     ),
@@ -194,5 +201,5 @@ def rate_sentence(config: TrainConfig) -> str:
 def method_with_strength(config: TrainConfig) -> str:
     """Return the method and its weight in a sentence: “ORPO (λ = 0.1)”."""
     method = method_of(config)
-    name, _, value = method.strength(config).partition(" ")
-    return f"{method.title} ({name} = {value})" if value else method.title
+    numbers = ", ".join(part.replace(" ", " = ") for part in method.strength(config).split(", "))
+    return f"{method.title} ({numbers})" if numbers else method.title

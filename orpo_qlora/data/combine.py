@@ -104,8 +104,9 @@ def sample(
 
 
 def _rank(pair: PreferencePair, seed: int) -> bytes:
-    asked = "\0".join(f"{turn.role}\0{turn.content}" for turn in pair.conversation)
-    return _digest(f"{seed}\0{asked}") + _digest(f"{pair.chosen}\0{pair.rejected}")
+    asked = "\0".join(f"{turn.role}\0{turn.text}" for turn in pair.conversation)
+    chosen, rejected = pair.responses
+    return _digest(f"{seed}\0{asked}") + _digest(f"{chosen.text}\0{rejected.text}")
 
 
 def _digest(text: str) -> bytes:
@@ -230,5 +231,7 @@ class JoinedPairs(Lazy[PreferencePair]):
 
 def _numbered(pairs: Sequence[PreferencePair]) -> Iterator[NumberedPreference]:
     for pair in pairs:
-        preference = Preference(pair.earlier, pair.prompt, pair.chosen, pair.rejected)
+        preference = Preference(
+            pair.earlier, pair.prompt, pair.chosen, pair.rejected, pair.tool_use
+        )
         yield NumberedPreference(pair.row, preference)

@@ -12,11 +12,11 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from orpo_qlora import storage
 from orpo_qlora.data.columns import GUARD_COLUMN
+from orpo_qlora.data.messages import NO_TOOLS
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
@@ -37,12 +37,14 @@ def write_clean(path: Path, pairs: Sequence[PreferencePair]) -> None:
             writable.
         DiskFull: a file that was there before is kept.
     """
-    has_turns = any(pair.earlier for pair in pairs)
+    has_turns = any(pair.earlier or pair.tool_use != NO_TOOLS for pair in pairs)
+    has_tools = any(pair.tool_use.tools for pair in pairs)
     if path.suffix.casefold() == ".csv":
-        lines = _csv_lines(pairs, has_turns=has_turns)
+        lines = _csv_lines(pairs, has_turns=has_turns, has_tools=has_tools)
     elif path.suffix.casefold() == ".jsonl":
         lines = (
-            json.dumps(_record(pair, has_turns=has_turns), ensure_ascii=False) + "\n"
+            json.dumps(_record(pair, has_turns=has_turns, has_tools=has_tools), ensure_ascii=False)
+            + "\n"
             for pair in pairs
         )
     else:
@@ -76,27 +78,33 @@ def _errors_named(path: Path) -> Iterator[None]:
         ) from exc
 
 
-def _record(pair: PreferencePair, *, has_turns: bool) -> dict[str, object]:
+def _record(pair: PreferencePair, *, has_turns: bool, has_tools: bool) -> dict[str, object]:
     if not has_turns:
         return {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+    chosen, rejected = pair.responses
+    tools = {"tools": json.loads(pair.tool_use.tools or "[]")} if has_tools else {}
     return {
-        "prompt": [asdict(turn) for turn in pair.conversation],
-        "chosen": [{"role": "assistant", "content": pair.chosen}],
-        "rejected": [{"role": "assistant", "content": pair.rejected}],
+        "prompt": [turn.record() for turn in pair.conversation],
+        "chosen": [chosen.record()],
+        "rejected": [rejected.record()],
+        **tools,
     }
 
 
-def _csv_lines(pairs: Sequence[PreferencePair], *, has_turns: bool) -> Iterator[str]:
+def _csv_lines(
+    pairs: Sequence[PreferencePair], *, has_turns: bool, has_tools: bool
+) -> Iterator[str]:
     memory = io.StringIO()
     writer = csv.writer(memory, quoting=csv.QUOTE_ALL, strict=True)
     # Without the byte order mark Excel assumes the legacy encoding of the locale.
     memory.write("\ufeff")
-    writer.writerow([*COLUMNS, GUARD_COLUMN])
+    columns = (*COLUMNS, "tools") if has_tools else COLUMNS
+    writer.writerow([*columns, GUARD_COLUMN])
     for pair in pairs:
-        record = _record(pair, has_turns=has_turns)
+        record = _record(pair, has_turns=has_turns, has_tools=has_tools)
         cells = [
             json.dumps(record[name], ensure_ascii=False) if has_turns else str(record[name])
-            for name in COLUMNS
+            for name in columns
         ]
         if any("\0" in cell for cell in cells):
             raise InputError(

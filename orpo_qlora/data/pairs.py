@@ -22,7 +22,7 @@ from orpo_qlora.data.columns import (
 )
 from orpo_qlora.data.doctor.examine import Doctor, digest
 from orpo_qlora.data.hub import recorded_source
-from orpo_qlora.data.messages import Message
+from orpo_qlora.data.messages import NO_TOOLS, Message, ToolUse
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.readers.source import Progress
 from orpo_qlora.data.readers.table import Table, open_table
@@ -32,11 +32,12 @@ from orpo_qlora.data.remembered import (
     remember_mapping,
     remember_ranking,
 )
-from orpo_qlora.data.shapes.base import Candidate, Head, Shape
+from orpo_qlora.data.shapes.base import Candidate, Head, Preference, Shape
 from orpo_qlora.data.shapes.common_prefix import without_prompt
 from orpo_qlora.data.shapes.media import refuse_media
 from orpo_qlora.data.shapes.no_preference import explained
 from orpo_qlora.data.shapes.registry import recognise, shape_of_mapping
+from orpo_qlora.data.shapes.tools import tools_column, with_tools
 from orpo_qlora.data.spool import Chosen, Spool
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.data.wording import listed, plural
@@ -63,11 +64,21 @@ class PreferencePair:
     """Row number in the file, the first row under the header being 1."""
     earlier: tuple[Message, ...] = ()
     """Turns before the prompt; a system message, if there is one, is the first."""
+    tool_use: ToolUse = NO_TOOLS
 
     @property
     def conversation(self) -> tuple[Message, ...]:
         """All turns before the response, the prompt included."""
-        return (*self.earlier, Message("user", self.prompt))
+        return (*self.earlier, Message("user", self.prompt), *self.tool_use.steps)
+
+    @property
+    def responses(self) -> tuple[Message, Message]:
+        """The chosen and the rejected response as messages, with their tool calls."""
+        use = self.tool_use
+        return (
+            Message("assistant", self.chosen, use.chosen_calls),
+            Message("assistant", self.rejected, use.rejected_calls),
+        )
 
 
 _PAIR = TypeAdapter(PreferencePair)
@@ -147,13 +158,17 @@ def preview(
     doctor = Doctor(choices.fixes)
     kept = [
         (row.number, doctor.examine(row, found, detail))
-        for row, found, detail in shape.candidates(iter(table.head(count)))
+        for row, found, detail in with_tools(
+            shape.candidates(iter(table.head(count))), table.columns
+        )
     ]
-    return table, [
-        PreferencePair(found.prompt, found.chosen, found.rejected, number, found.earlier)
-        for number, found in kept
-        if found is not None
-    ]
+    return table, [_pair(found, number) for number, found in kept if found is not None]
+
+
+def _pair(found: Preference, row: int) -> PreferencePair:
+    return PreferencePair(
+        found.prompt, found.chosen, found.rejected, row, found.earlier, found.tool_use
+    )
 
 
 class _Examination:
@@ -178,12 +193,12 @@ class _Examination:
         for row, found, detail in self._candidates():
             kept = examine(row, found, detail)
             if kept is not None:
-                earlier, prompt, chosen, rejected = kept
-                yield PreferencePair(prompt, chosen, rejected, row.number, earlier)
+                yield _pair(kept, row.number)
 
     def _candidates(self) -> Iterator[Candidate]:
         candidates = self._shape.candidates(self._counted())
-        return refuse_media(candidates, self._table.columns, self._shape.used)
+        candidates = refuse_media(candidates, self._table.columns, self._shape.used)
+        return with_tools(candidates, self._table.columns)
 
     def _counted(self) -> Iterator[Row]:
         for row in self._table.rows():
@@ -200,7 +215,9 @@ class _Examination:
             candidates=self._doctor.rows_read,
             pairs=self._doctor.kept,
             drops=self._doctor.drops(),
-            ignored_columns=ignored_columns(table.columns, self._shape.used),
+            ignored_columns=ignored_columns(
+                table.columns, (*self._shape.used, *tools_column(table.columns))
+            ),
             findings=self._doctor.findings(),
             format=table.format,
             encoding=table.encoding,
@@ -328,7 +345,8 @@ def _at(pairs: Sequence[PreferencePair], places: Iterable[int]) -> Sequence[Pref
 
 
 def _prompt_of(pair: PreferencePair) -> int:
-    return digest("\0".join([*(repr(turn) for turn in pair.earlier), pair.prompt.strip()]))
+    before = [repr(turn) for turn in (*pair.earlier, *pair.tool_use.steps)]
+    return digest("\0".join([*before, pair.prompt.strip()]))
 
 
 def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> None:
@@ -345,7 +363,10 @@ def _packed(pair: PreferencePair) -> bytes:
         "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected, "row": pair.row,
     }  # fmt: skip
     if pair.earlier:
-        record["earlier"] = [asdict(turn) for turn in pair.earlier]
+        record["earlier"] = [turn.fields() for turn in pair.earlier]
+    if pair.tool_use != NO_TOOLS:
+        steps = [turn.fields() for turn in pair.tool_use.steps]
+        record["tool_use"] = {**asdict(pair.tool_use), "steps": steps}
     return json.dumps(record, ensure_ascii=False).encode()
 
 

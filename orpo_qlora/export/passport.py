@@ -9,16 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orpo_qlora import storage
-from orpo_qlora.config import TrainConfig, methods_of, setting_fields
+from orpo_qlora.config import TrainConfig, setting_fields
 from orpo_qlora.data.wording import plural
 from orpo_qlora.export.origin import Origin
 from orpo_qlora.methods import beta_of, method_of
 from orpo_qlora.runs.lineage import read_lineage
 from orpo_qlora.runs.store import Run
+from orpo_qlora.setting import methods_of
 
 _NLL_ON = {
-    "sequence": "prompt and chosen response (as TRL and the authors' code train)",
-    "answer": "chosen response alone (the paper's formula)",
+    "sequence": "prompt and chosen response",
+    "answer": "chosen response alone",
 }
 _NLL_REDUCTION = {
     "token": "mean over all tokens of an optimizer step",
@@ -67,7 +68,7 @@ def _objective(config: TrainConfig) -> list[Fact]:
     if nll_on:
         reduction = config.nll_reduction
         facts += [
-            Fact("NLL on", f"{nll_on}: {_NLL_ON[nll_on]}"),
+            Fact("NLL on", f"{nll_on}: {_NLL_ON[nll_on]}{method.whose_nll(nll_on)}"),
             Fact("NLL mean over", f"{reduction}: {_NLL_REDUCTION[reduction]}"),
         ]
     end = "the end-of-turn token included"

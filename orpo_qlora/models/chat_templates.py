@@ -17,10 +17,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from orpo_qlora.config import CHAT_TEMPLATES, TEMPLATE_CHARACTERS, TrainConfig, is_template_text
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import ConfigError
 from orpo_qlora.program import PROGRAM_ENVIRONMENT
+from orpo_qlora.setting import CHAT_TEMPLATES, TEMPLATE_CHARACTERS, is_template_text
 
 IM_END = "<|im_end|>"
 PROPOSED = "chatml"

@@ -157,7 +157,9 @@ def stream(
     Raises:
         InputError: a conversation does not fit the context, or the chat template refuses it.
     """
-    prompts = [prompt_ids(tokenizer, one.turns, one.chat_template) for one in conversations]
+    prompts = [
+        prompt_ids(tokenizer, one.turns, one.chat_template, one.tools) for one in conversations
+    ]
     limit = min(sampling.max_tokens, _room(policy, prompts))
     ends = [end_ids(policy, tokenizer, one.chat_template) for one in conversations]
     with _evaluating(policy), fast_products(policy):
@@ -234,14 +236,17 @@ def answer_all(
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], template: str | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Message],
+    template: str | None = None,
+    tools: str = "",
 ) -> list[int]:
     """Return the token ids of a conversation up to the start of the answer.
 
     Raises:
         InputError: the chat template refuses the conversation.
     """
-    text = templates.render(tokenizer, turns, is_open=True, template=template)
+    text = templates.render(tokenizer, turns, is_open=True, template=template, tools=tools)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

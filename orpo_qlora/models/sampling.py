@@ -19,6 +19,8 @@ class Conversation:
     adapter: str = BASE
     chat_template: str | None = None
     """Text of the chat template; without one the tokenizer's own is used."""
+    tools: str = ""
+    """JSON list of the tools that the model may call; empty for none."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orpo_qlora.errors import ModelNotFound, UnsupportedModel
+from orpo_qlora.models.tokenizer_files import TEMPLATE_FILE
 from orpo_qlora.models.trust import ADAPTER_SETTINGS, refuse_unsafe_adapter
+from orpo_qlora.setting import TEMPLATE_CHARACTERS, is_template_text
 
 WEIGHTS = "adapter_model.safetensors"
 _EXACT = frozenset(
@@ -37,6 +39,8 @@ class AdapterSettings:
     base: str
     """Hub id or folder of the base, empty if it is not recorded."""
     revision: str
+    chat_template: str
+    """Text of the template that lies beside the adapter, empty without one."""
 
 
 def read_adapter_settings(folder: Path) -> AdapterSettings:
@@ -69,7 +73,16 @@ def read_adapter_settings(folder: Path) -> AdapterSettings:
         targets=_targets(settings),
         base=str(settings.get("base_model_name_or_path") or ""),
         revision=str(settings.get("revision") or ""),
+        chat_template=_template(folder / TEMPLATE_FILE),
     )
+
+
+def _template(file: Path) -> str:
+    """Return a template's text, empty where there is none that the setting could hold."""
+    if not file.is_file() or file.stat().st_size > TEMPLATE_CHARACTERS:
+        return ""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return text if is_template_text(text) else ""
 
 
 def _changes_of_the_base(settings: Mapping[str, object]) -> list[str]:

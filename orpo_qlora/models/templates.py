@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from orpo_qlora.config import CHAT_TEMPLATES, is_template_text
 from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import InputError, NoChatTemplate
 from orpo_qlora.models import chat_templates, tokenizer_files
@@ -23,6 +23,7 @@ from orpo_qlora.models.chat_templates import (
     Words,
     built_in,
 )
+from orpo_qlora.setting import CHAT_TEMPLATES, is_template_text
 
 _MARK = "ANSWERGOESHERE"
 _SYSTEM = "SYSTEMGOESHERE"
@@ -32,6 +33,8 @@ JOINT = "\n\n"
 
 _limits: dict[str, TemplateLimits] = {}
 """What each template refuses, by its text."""
+_tools: dict[str, bool] = {}
+"""Whether each template knows tools, by its text."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ class TemplateLimits:
         """Return what `fit` changes in one conversation."""
         is_moved = not self.takes_system and any(m.role == "system" for m in messages)
         turns = _system_in_user_turn(messages) if is_moved else messages
-        is_joined = not self.takes_repeats and any(a.role == b.role for a, b in pairwise(turns))
+        is_joined = not self.takes_repeats and any(
+            a.role == b.role and not _has_tools(a, b) for a, b in pairwise(turns)
+        )
         return TemplateChanges(system_moved=int(is_moved), turns_joined=int(is_joined))
 
 
@@ -139,6 +144,7 @@ def render(
     *,
     is_open: bool,
     template: str | None = None,
+    tools: str = "",
 ) -> str:
     """Return a conversation as text, changed as far as the template demands it.
 
@@ -147,18 +153,22 @@ def render(
         messages: the conversation.
         is_open: append the generation prompt, after which an answer begins.
         template: used in place of the tokenizer's own.
+        tools: JSON list of the tools that the model may call; empty for none.
 
     Raises:
         InputError: the template refuses the conversation.
     """
     fitted = limits_of(tokenizer, template).fit(messages)
     try:
-        return _rendered(tokenizer, fitted, template, is_open=is_open)
-    except TemplateError as exc:
+        return _rendered(tokenizer, fitted, template, is_open=is_open, tools=tools)
+    except (TemplateError, TypeError) as exc:  # TypeError: something that it writes is missing
+        if isinstance(exc, TypeError) and not tools:
+            raise
+        about_tools = "Give every tool a name, a description and parameters. " if tools else ""
         raise InputError(
             f"The model's chat template refuses the conversation: {exc}.",
-            hint="Begin it with a user message, alternate user and assistant messages, or choose "
-            "another chat template.",
+            hint=f"{about_tools}Begin it with a user message, alternate user and assistant "
+            "messages, or choose another chat template.",
         ) from exc
 
 
@@ -168,9 +178,11 @@ def _rendered(
     template: str | None,
     *,
     is_open: bool,
+    tools: str = "",
 ) -> str:
     return tokenizer.apply_chat_template(
-        [asdict(message) for message in messages],
+        [message.record() for message in messages],
+        tools=json.loads(tools) if tools else None,
         chat_template=template,
         tokenize=False,
         add_generation_prompt=is_open,
@@ -230,12 +242,41 @@ def _joined(messages: Sequence[Message]) -> Sequence[Message]:
     """Return the conversation with consecutive turns of one role joined by a blank line."""
     turns: list[Message] = []
     for message in messages:
-        if turns and turns[-1].role == message.role:
+        if turns and turns[-1].role == message.role and not _has_tools(turns[-1], message):
             text = f"{turns[-1].content}{JOINT}{message.content}"
             turns[-1] = replace(message, content=text)
         else:
             turns.append(message)
     return turns
+
+
+def _has_tools(*messages: Message) -> bool:
+    return any(message.tool_calls or message.role == "tool" for message in messages)
+
+
+def knows_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the chat template writes out tools, calls and results, found by trying it."""
+    text = str(tokenizer.chat_template)
+    if text not in _tools:
+        _tools[text] = _takes_tools(tokenizer)
+    return _tools[text]
+
+
+def _takes_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
+    function = {"name": _FIRST, "description": "d", "parameters": {"type": "object"}}
+    calls = [{"id": "callcall1", "type": "function",
+              "function": {"name": _SECOND, "arguments": {"q": "x"}}}]  # fmt: skip
+    messages = [
+        Message("user", "hi"),
+        Message("assistant", "", json.dumps(calls)),
+        Message("tool", _MARK, name=_SECOND, tool_call_id="callcall1"),
+    ]
+    tools = json.dumps([{"type": "function", "function": function}])
+    try:
+        text = _rendered(tokenizer, messages, None, is_open=True, tools=tools)
+    except (TemplateError, TypeError, KeyError):
+        return False
+    return all(name in text for name in (_FIRST, _SECOND, _MARK))
 
 
 def end_of_answer(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> AnswerEnd:

@@ -8,8 +8,9 @@ from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
-from orpo_qlora.data.messages import Message
+from orpo_qlora.data.messages import NO_TOOLS, Message
 from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import DataError, InputError
 from orpo_qlora.models import templates
 from orpo_qlora.models.chat_templates import UNCHANGED, TemplateChanges
@@ -63,20 +64,22 @@ class Tokenized:
         return ""
 
 
-def prompt_text(tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Message]) -> str:
+def prompt_text(
+    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Message], tools: str = ""
+) -> str:
     """Return the templated conversation up to where the answer begins.
 
     Raises:
         DataError: the template rejects it, for example its system message.
     """
-    return _render(tokenizer, conversation, is_open=True)
+    return _render(tokenizer, conversation, tools, is_open=True)
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, is_open: bool
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: str, *, is_open: bool
 ) -> str:
     try:
-        return templates.render(tokenizer, messages, is_open=is_open)
+        return templates.render(tokenizer, messages, is_open=is_open, tools=tools)
     except InputError as exc:
         raise DataError(exc.message, hint=exc.hint) from exc
 
@@ -95,15 +98,24 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[i
 def _answer_text(
     tokenizer: PreTrainedTokenizerBase,
     opened: str,
-    conversation: Sequence[Message],
-    answer: str,
+    pair: PreferencePair,
+    answer: Message,
     turn: AnswerEnd,
 ) -> str:
-    messages = [*conversation, Message("assistant", answer)]
-    whole = _render(tokenizer, messages, is_open=False)
+    tools = pair.tool_use.tools
+    whole = _render(tokenizer, [*pair.conversation, answer], tools, is_open=False)
+    if whole.startswith(opened):
+        return whole[len(opened) :]
+    if answer.tool_calls:
+        # The call as the template writes it: what follows the turns before and its own header.
+        before = _render(tokenizer, pair.conversation, tools, is_open=False)
+        both = zip(whole, opened, strict=False)
+        shared = sum(1 for _ in takewhile(lambda at: at[0] == at[1], both))
+        if len(before) <= shared:
+            return whole[shared:]
     # Some templates render a past answer differently from an open one (a reasoning block, for
     # example); then the text that generation would see is used.
-    return whole[len(opened) :] if whole.startswith(opened) else answer + turn.tail
+    return answer.text + turn.tail
 
 
 def tokenize_pairs(
@@ -136,13 +148,14 @@ def to_tokens(
     """Return pairs as token ids, without a length limit."""
     if not pairs:
         return []
+    _refuse_unknown_tools(tokenizer, pairs)
     turn = _end_of_answer(tokenizer)
-    opened = [prompt_text(tokenizer, pair.conversation) for pair in pairs]
+    opened = [prompt_text(tokenizer, pair.conversation, pair.tool_use.tools) for pair in pairs]
     prompts = _encode(tokenizer, opened)
     sides = []
-    for answers in ([p.chosen for p in pairs], [p.rejected for p in pairs]):
+    for answers in zip(*(pair.responses for pair in pairs), strict=True):
         texts = [
-            _answer_text(tokenizer, head, pair.conversation, answer, turn)
+            _answer_text(tokenizer, head, pair, answer, turn)
             for head, pair, answer in zip(opened, pairs, answers, strict=True)
         ]
         sides.append(
@@ -152,6 +165,24 @@ def to_tokens(
         TokenizedPair(tuple(prompt), tuple(chosen), tuple(rejected), pair.row)
         for prompt, chosen, rejected, pair in zip(prompts, *sides, pairs, strict=True)
     ]
+
+
+def _refuse_unknown_tools(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]
+) -> None:
+    """Refuse pairs with tools where the chat template would leave them out.
+
+    Raises:
+        DataError: there are such pairs.
+    """
+    count = sum(pair.tool_use != NO_TOOLS for pair in pairs)
+    if count and not templates.knows_tools(tokenizer):
+        raise DataError(
+            f"The chat template of {tokenizer.name_or_path or 'the base model'} does not know "
+            f"tools, and {plural(count, 'pair')} {'has' if count == 1 else 'have'} tools or calls.",
+            hint="Choose a base model whose template knows tools, such as Qwen2.5-Instruct, give "
+            "it one with chat_template, or drop these pairs with the fix “tool-use”.",
+        )
 
 
 def _encode_after(

@@ -20,7 +20,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from orpo_qlora import methods, storage
-from orpo_qlora.config import TrainConfig
+from orpo_qlora.config import TrainConfig, setting_fields
 from orpo_qlora.data.pairs import PreferencePair, read_pairs
 from orpo_qlora.errors import InputError, OrpoQloraError, OutOfMemory
 from orpo_qlora.models.hardware import memory_errors, use_all_cores
@@ -29,6 +29,7 @@ from orpo_qlora.orpo import parity, trl_steps
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import loss_for
 from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair, tokenize_pairs
+from orpo_qlora.setting import methods_of
 
 CONFIG, PAIRS, REPORT = "config.json", "pairs.jsonl", "report.json"
 PACKAGES = ("trl", "torch", "transformers", "peft", "bitsandbytes")
@@ -104,7 +105,11 @@ def _tokens_per_forward(config: TrainConfig, engine: Engine, pairs: Sequence[Tok
 def _notes(config: TrainConfig, tokenized: Tokenized) -> list[str]:
     notes = [tokenized.sentence(config.max_length)] if tokenized.sentence(config.max_length) else []
     notes += tokenized.changes.sentences()
-    if (config.nll_on, config.nll_reduction) != ("sequence", "token"):
+    as_trl, fields = trl_steps.as_trl(config), setting_fields()
+    if any(
+        getattr(config, name) != getattr(as_trl, name) and config.method in methods_of(fields[name])
+        for name in ("nll_on", "nll_reduction")
+    ):
         notes.append(
             "TRL has no other NLL than nll_on=sequence with nll_reduction=token; the steps are "
             "compared with these."

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from orpo_qlora.config import is_template_text
 from orpo_qlora.data.summary import plural
 from orpo_qlora.models.catalogue import find_model
 from orpo_qlora.models.chat_templates import label_of
 from orpo_qlora.runs.state import RunState, Status
 from orpo_qlora.runs.store import Run
+from orpo_qlora.setting import is_template_text
 
 STATUS_MEANINGS: dict[Status, str] = {
     "queued": "In the queue; starts when no other run trains.",

@@ -326,3 +326,29 @@ def test_check_says_why_tokens_cannot_be_counted(csv_file, options, code, words)
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_check_takes_a_shape_its_columns_and_the_values_of_a_verdict(tmp_path):
+    path = tmp_path / "two.csv"
+    path.write_text("prompt,response_a,response_b,winner\nq?,a,b,0\nr?,a,b,1\ns?,a,b,2\n")
+    refused = run_cli("check", str(path))
+    assert refused.returncode == 2
+    assert "--map first_values=0 --map second_values=1" in refused.stderr
+    values = ["--map", "first_values=0", "--map", "second_values=1", "--export"]
+    clean = tmp_path / "clean.jsonl"
+    done = run_cli("check", str(path), *values, str(clean))
+    assert "3 rows read, 2 pairs usable" in done.stdout
+    rows = [json.loads(line) for line in clean.read_text().splitlines()]
+    assert [(row["chosen"], row["rejected"]) for row in rows] == [("a", "b"), ("b", "a")]
+    unknown = run_cli("check", str(path), "--map", "best=x")
+    assert "--map has no “best”" in unknown.stderr
+
+
+def test_check_shows_what_the_common_prefix_would_be_and_takes_its_flag(tmp_path):
+    path = tmp_path / "whole.jsonl"
+    path.write_text('{"chosen": "Why? Because.", "rejected": "Why? No idea."}\n')
+    refused = run_cli("check", str(path))
+    assert refused.returncode == 2
+    for text in ("--prompt-from-common-prefix", "prompt: “Why?”", "rejected: “No idea.”"):
+        assert text in refused.stderr
+    assert "1 pair usable" in run_cli("check", str(path), "--prompt-from-common-prefix").stdout

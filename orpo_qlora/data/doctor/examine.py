@@ -6,13 +6,13 @@ Floor 1; no torch. One pass over the rows; of the texts only 64-bit digests are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.doctor import checks
 from orpo_qlora.data.doctor.findings import BY_ID, DROPS, EDITS, FIXES, KINDS, Kind
 from orpo_qlora.data.doctor.whole import LengthCounts
-from orpo_qlora.data.messages import Message
+from orpo_qlora.data.messages import NO_TOOLS, Message
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Preference
 from orpo_qlora.data.summary import ROWS_KEPT, Drop, Example, Finding
@@ -82,7 +82,7 @@ class Doctor:
             self._drop(reason, row.number, taken.prompt)
             return None
         whole = self._edited(row.number, taken, joined)
-        fault = fault_of(*whole[1:])
+        fault = fault_of(*whole.texts)
         if fault:
             self._drop(fault, row.number, whole.prompt)
             return None
@@ -118,7 +118,7 @@ class Doctor:
 
         Lazy: once a pair is dropped for one finding, later checks are skipped.
         """
-        prompt, chosen, rejected = pair[1:]
+        prompt, chosen, rejected = pair.texts
         if checks.same_but_for_form(chosen, rejected):
             yield "same-but-for-form", chosen
         elif checks.is_near(chosen, rejected):
@@ -127,7 +127,7 @@ class Doctor:
         placeholder = checks.media_placeholder(joined)
         if placeholder:
             yield "media-placeholder", f"{placeholder} in {text_with(placeholder, pair)}"
-        if checks.may_be_templated(joined) and any(map(checks.is_templated, pair[1:])):
+        if checks.may_be_templated(joined) and any(map(checks.is_templated, pair.texts)):
             yield "templated", prompt
         if checks.is_truncated(chosen):
             # Masked before each cut: half a key is not recognised as one.
@@ -141,6 +141,7 @@ class Doctor:
             start, answer = (checks.masked(text)[:60] for text in (prompt, chosen))
             yield "language-mix", f"{asked} → {others[0]}: {start} → {answer}"
         for name, find, text in (
+            ("tool-use", str, chosen if pair.tool_use != NO_TOOLS else ""),
             ("reasoning", checks.reasoning_in, f"{chosen}\n{rejected}"),
             ("secret", checks.secret_in, joined),
             ("e-mail", checks.email_in, joined),
@@ -261,12 +262,11 @@ def excerpt(text: str) -> str:
 
 def digests(pair: Preference) -> Keys:
     """Return 64-bit digests of conversation, chosen and rejected, outer white space stripped."""
-    asked = "\0".join(f"{turn.role}\0{turn.content}" for turn in pair.earlier)
-    return (
-        digest(f"{asked}\0{pair.prompt.strip()}" if asked else pair.prompt.strip()),
-        digest(pair.chosen.strip()),
-        digest(pair.rejected.strip()),
-    )
+    prompt, chosen, rejected = (text.strip() for text in pair.texts)
+    use = pair.tool_use
+    asked = "\0".join(f"{turn.role}\0{turn.text}" for turn in (*pair.earlier, *use.steps))
+    asked += use.tools
+    return digest(f"{asked}\0{prompt}" if asked else prompt), digest(chosen), digest(rejected)
 
 
 def _is_text(text: str) -> bool:
@@ -300,12 +300,18 @@ def text_with(sign: str, pair: Preference) -> str:
 
 
 def _texts(pair: Preference) -> tuple[str, ...]:
-    return (*(turn.content for turn in pair.earlier), *pair[1:])
+    return (*(turn.text for turn in (*pair.earlier, *pair.tool_use.steps)), *pair.texts)
+
+
+def _contents(pair: Preference) -> tuple[str, ...]:
+    """Return what an edit changes: all texts without tool calls, which are data."""
+    turns = (*pair.earlier, *pair.tool_use.steps)
+    return (*(turn.content for turn in turns), pair.prompt, pair.chosen, pair.rejected)
 
 
 def _any_text(find: Callable[[str], str]) -> _Find:
     def find_in(pair: Preference) -> str:
-        for text in _texts(pair):
+        for text in _contents(pair):
             found = find(text)
             if found:
                 return f"{found} in {text}"
@@ -316,8 +322,16 @@ def _any_text(find: Callable[[str], str]) -> _Find:
 
 def _every_text(edit: Callable[[str], str]) -> _Edit:
     def edited(pair: Preference) -> Preference:
-        earlier = tuple(Message(turn.role, edit(turn.content)) for turn in pair.earlier)
-        return Preference(earlier, *map(edit, pair[1:]))
+        def turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+            return tuple(replace(turn, content=edit(turn.content)) for turn in messages)
+
+        return Preference(
+            turns(pair.earlier),
+            edit(pair.prompt),
+            edit(pair.chosen),
+            edit(pair.rejected),
+            replace(pair.tool_use, steps=turns(pair.tool_use.steps)),
+        )
 
     return edited
 
@@ -330,8 +344,9 @@ def _prompt_in_answer(pair: Preference) -> str:
 
 
 def _without_prompt(pair: Preference) -> Preference:
-    cut = (checks.without_prompt(pair.prompt, text) for text in (pair.chosen, pair.rejected))
-    return Preference(pair.earlier, pair.prompt, *cut)
+    answers = (pair.chosen, pair.rejected)
+    chosen, rejected = (checks.without_prompt(pair.prompt, text) for text in answers)
+    return pair._replace(chosen=chosen, rejected=rejected)
 
 
 def _not_composed(text: str) -> str:

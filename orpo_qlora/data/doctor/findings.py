@@ -35,14 +35,15 @@ DROPS = (
     Kind(
         "unknown-role",
         "error",
-        "a message has a role that is neither user, assistant nor system",
-        advice="Known roles: system, user, human, assistant, gpt, model, chatbot, bot.",
+        "a message has a role that is neither user, assistant, system nor tool",
+        advice="Known roles: system, user, human, assistant, gpt, model, chatbot, bot, tool, "
+        "function.",
     ),
     Kind(
         "tool-calls",
         "error",
-        "the conversation has tool calls or tool results",
-        advice="They cannot be trained yet.",
+        "the tools or a tool call cannot be read",
+        advice="A call needs a name, and its arguments as a JSON object.",
     ),
     Kind(
         "media",
@@ -186,6 +187,14 @@ KINDS = (
         "the text contains control, zero-width or direction characters",
         advice="They become invisible tokens.",
         fix="Remove these characters",
+    ),
+    Kind(
+        "tool-use",
+        "note",
+        "the pair has tools or tool calls",
+        advice="The base model's chat template renders them; it must know tools.",
+        fix="Drop these pairs",
+        drops=True,
     ),
     Kind(
         "reasoning",

@@ -106,11 +106,9 @@ class AnswerColumns(Shape):
         preference = self._read(cells, row)
         if self._history is not None:
             earlier = history_turns(row.cells[self._history])
-            preference = preference_of(
-                [*earlier, *preference.earlier, Message("user", preference.prompt)],
-                preference.chosen,
-                preference.rejected,
-            )
+            turns = [*earlier, *preference.earlier, Message("user", preference.prompt)]
+            joined = preference_of(turns, preference.chosen, preference.rejected)
+            preference = preference._replace(earlier=joined.earlier)
         return [with_system(preference, self._text("system", cells))]
 
     def _read(self, cells: dict[str, object], row: Row) -> Preference:

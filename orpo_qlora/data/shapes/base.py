@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from orpo_qlora.data.choices import PairsFromRanking
 from orpo_qlora.data.columns import ColumnMapping
-from orpo_qlora.data.messages import Message
+from orpo_qlora.data.messages import NO_TOOLS, Message, ToolUse, with_calls
 from orpo_qlora.data.readers.rows import Row
 
 HEAD_ROWS = 20
@@ -25,6 +25,16 @@ class Preference(NamedTuple):
     prompt: str
     chosen: str
     rejected: str
+    tool_use: ToolUse = NO_TOOLS
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """Prompt, chosen and rejected response, tool calls included."""
+        use = self.tool_use
+        if not use.chosen_calls and not use.rejected_calls:
+            return self.prompt, self.chosen, self.rejected
+        chosen = with_calls(self.chosen, use.chosen_calls)
+        return self.prompt, chosen, with_calls(self.rejected, use.rejected_calls)
 
 
 class Candidate(NamedTuple):

@@ -8,6 +8,7 @@ import re
 
 from orpo_qlora.data.messages import Message, Role
 from orpo_qlora.data.shapes.base import RowFaultError
+from orpo_qlora.data.shapes.tools import calls_of
 
 CELL_LITERAL_CHARACTERS = 1_000_000
 """Longest Python literal that is parsed; `ast` needs a multiple of it in memory."""
@@ -17,7 +18,11 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "chatbot": "assistant",
     "bot": "assistant", "ai": "assistant", "output": "assistant", "chatgpt": "assistant",
 }  # fmt: skip
-TOOL_ROLES = {"tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython"}  # fmt: skip  # noqa: E501
+RESULT_ROLES = {"tool", "function", "observation", "tool_response", "function_response", "ipython"}
+"""Roles of what a tool returned."""
+CALL_ROLES = {"function_call", "tool_call"}
+"""ShareGPT's roles of an assistant's message that is a call."""
+TOOL_ROLES = RESULT_ROLES | CALL_ROLES
 ROLE_KEYS = ("role", "from", "speaker", "author")
 CONTENT_KEYS = ("content", "value", "text", "message")
 ANSWER_KEYS = (
@@ -27,7 +32,7 @@ ANSWER_KEYS = (
 """Keys of a response or prompt written as an object, such as `{"text": …, "score": …}`."""
 _MEDIA = re.compile(r"image|audio|video")
 _SERIALISED = re.compile(
-    r"""\s*(?:(?:np\.|numpy\.)?array\()?\s*(?:\[\s*)?\{\s*['"](?:role|from|content|value)['"]\s*:"""
+    r"""\s*(?:(?:np\.|numpy\.)?array\()?\s*(?:\[\s*)?\{\s*['"](?:role|from|content|value|messages)['"]\s*:"""
 )
 _STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 # A numpy repr has no commas between elements, and wraps them in array(…, dtype=…) or np.str_(…).
@@ -126,7 +131,7 @@ def messages_of(cell: object) -> list[Message]:
     """Return the messages of a cell: a list, one object, `{"messages": […]}` or serialised text.
 
     Raises:
-        RowFaultError: it holds something else, tool calls, media or an unknown role.
+        RowFaultError: it holds something else, media or an unknown role.
     """
     value = records_of(parse(cell) if isinstance(cell, str) else cell)
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
@@ -145,11 +150,24 @@ def _message(entry: object) -> Message:
     if role is None:
         raise RowFaultError("no-messages", f"{entry!r}"[:200])
     name = role.strip().casefold()
-    if name in TOOL_ROLES or entry.get("tool_calls") or entry.get("function_call"):
-        raise RowFaultError("tool-calls", f"role “{role}”")
+    if name in CALL_ROLES:
+        return Message("assistant", "", calls_of(content))
+    calls = entry.get("tool_calls") or entry.get("function_call")
+    if calls and ROLES.get(name) == "assistant":
+        return Message("assistant", content_of(content or ""), calls_of(calls))
+    if name in RESULT_ROLES:
+        return _result(entry, content)
     if name not in ROLES:
         raise RowFaultError("unknown-role", f"role “{role}”")
     return Message(ROLES[name], content_of(content))
+
+
+def _result(entry: dict[str, object], content: object) -> Message:
+    """Return what a tool returned; an object is written as JSON."""
+    if isinstance(content, dict) or (isinstance(content, list) and not is_part_list(content)):
+        content = json.dumps(content, ensure_ascii=False)
+    name, call = (str(entry.get(key) or "") for key in ("name", "tool_call_id"))
+    return Message("tool", content_of(content or ""), name=name, tool_call_id=call)
 
 
 def content_of(content: object) -> str:

@@ -92,7 +92,7 @@ def proposal_of(mapping: ColumnMapping, head: Head) -> PromptProposal | None:
             [preference] = shape.preferences(row)
         except RowFaultError:
             continue
-        found.append(PromptProposal(row.number, *preference[1:]))
+        found.append(PromptProposal(row.number, *preference.texts))
     return found[0] if len(found) * 2 > len(rows) else None
 
 

@@ -7,12 +7,14 @@ ms-swift: `messages` with `rejected_response` or `rejected_messages`. OpenAI: `i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
-from orpo_qlora.data.shapes.cells import is_message_list, messages_of, turns_of
+from orpo_qlora.data.shapes.cells import is_message_list, messages_of, turns_of, unpacked
 from orpo_qlora.data.shapes.prompts import PromptColumns, history_turns, is_history
+from orpo_qlora.data.shapes.tools import tools_of
 from orpo_qlora.data.shapes.turns import join, with_system, without_empty_end
 
 _CONVERSATIONS = (
@@ -81,13 +83,15 @@ class OpenAIPreference(Shape):
 
     def preferences(self, row: Row) -> Sequence[Preference]:
         """Return the preference of a row."""
-        value = row.cells[self._input]
-        if isinstance(value, dict) and value.get("tools"):
-            raise RowFaultError("tool-calls", "the input has tools")
+        value = unpacked(row.cells[self._input])
+        tools = tools_of(value.get("tools")) if isinstance(value, dict) else ""
         chosen, rejected = (
             turns_of(row.cells[index], "assistant") for index in (self._chosen, self._rejected)
         )
-        return [join(chosen, rejected, turns_of(value, "user"))]
+        preference = join(chosen, rejected, turns_of(value, "user"))
+        if tools:
+            preference = preference._replace(tool_use=replace(preference.tool_use, tools=tools))
+        return [preference]
 
 
 def recognise(head: Head) -> Shape | None:

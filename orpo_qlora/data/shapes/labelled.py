@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
 from orpo_qlora.data.columns import ColumnMapping, mapping_of
 from orpo_qlora.data.messages import Message
@@ -66,7 +65,7 @@ class LabelledAnswers(Shape):
             except RowFaultError as exc:
                 yield Candidate(row, exc.reason, exc.detail)
                 continue
-            key = hash(tuple((turn.role, turn.content.strip()) for turn in turns[:-1]))
+            key = hash(tuple((turn.role, turn.text.strip()) for turn in turns[:-1]))
             others = waiting.get((key, not is_good))
             if not others:
                 waiting.setdefault((key, is_good), []).append(len(texts))
@@ -87,7 +86,8 @@ class LabelledAnswers(Shape):
         answer = turns_of(row.cells[self._answer], "assistant")
         preference = join(answer, answer, self._prompt.turns(row))
         preference = with_system(preference, self._prompt.system_text(row))
-        turns = [*preference.earlier, Message("user", preference.prompt), answer[-1]]
+        prompt = Message("user", preference.prompt)
+        turns = [*preference.earlier, prompt, *preference.tool_use.steps, answer[-1]]
         return turns, (value in _GOOD) != self._is_reversed
 
     def preferences(self, row: Row) -> Sequence[Preference]:
@@ -100,7 +100,7 @@ _Labelled = tuple[int, int, list[Message]]
 
 def _packed(item: _Labelled) -> bytes:
     number, line, turns = item
-    return json.dumps([number, line, [asdict(turn) for turn in turns]]).encode()
+    return json.dumps([number, line, [turn.fields() for turn in turns]]).encode()
 
 
 def _unpacked(data: bytes) -> _Labelled:

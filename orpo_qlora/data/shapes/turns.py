@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orpo_qlora.data.messages import Message, Role
+from orpo_qlora.data.messages import NO_TOOLS, Message, Role, ToolUse
 from orpo_qlora.data.shapes.base import Preference, RowFaultError
 
 
 def without_empty_end(turns: Sequence[Message], role: Role) -> list[Message]:
     """Return turns without a last empty turn of this role, which some exports append."""
-    ends_empty = bool(turns) and turns[-1].role == role and not turns[-1].content.strip()
+    ends_empty = bool(turns) and turns[-1].role == role and not turns[-1].text.strip()
     return list(turns[:-1] if ends_empty else turns)
 
 
@@ -29,7 +29,7 @@ def join(
         if not turns or turns[-1].role != "assistant":
             raise RowFaultError("bad-turns")
     repeated = list(chosen[:-1])
-    if repeated and repeated[-1].role != "user":
+    if repeated and repeated[-1].role not in {"user", "tool"}:
         raise RowFaultError("bad-turns")
     if repeated != list(rejected[:-1]):
         raise RowFaultError("different-prompts")
@@ -41,22 +41,48 @@ def join(
         conversation = before
     else:
         raise RowFaultError("different-prompts")
-    return preference_of(conversation, chosen[-1].content, rejected[-1].content)
+    use = ToolUse(chosen_calls=chosen[-1].tool_calls, rejected_calls=rejected[-1].tool_calls)
+    preference = preference_of(conversation, chosen[-1].content, rejected[-1].content)
+    steps = preference.tool_use.steps
+    return (
+        preference
+        if use == NO_TOOLS
+        else preference._replace(tool_use=ToolUse("", use.chosen_calls, use.rejected_calls, steps))
+    )
 
 
 def preference_of(conversation: Sequence[Message], chosen: str, rejected: str) -> Preference:
-    """Return the preference of a conversation that ends with the user's turn.
+    """Return the preference of a conversation that ends with the user's turn, or a tool's result.
 
     Raises:
         RowFaultError: user and assistant do not alternate.
     """
-    roles = [message.role for message in conversation]
+    roles = [message.role for message in _without_calls(conversation)]
     spoken = roles[1:] if roles[:1] == ["system"] else roles
     alternating = ["user" if index % 2 == 0 else "assistant" for index in range(len(spoken))]
     if spoken != alternating or len(spoken) % 2 == 0:
         raise RowFaultError("bad-turns")
-    *earlier, last = conversation
-    return Preference(tuple(earlier), last.content, chosen, rejected)
+    last = max(place for place, turn in enumerate(conversation) if turn.role == "user")
+    steps = tuple(conversation[last + 1 :])
+    return Preference(
+        tuple(conversation[:last]),
+        conversation[last].content,
+        chosen,
+        rejected,
+        ToolUse(steps=steps) if steps else NO_TOOLS,
+    )
+
+
+def _without_calls(conversation: Sequence[Message]) -> list[Message]:
+    """Return the turns without the tools' results and the calls that they answer."""
+    turns: list[Message] = []
+    for place, message in enumerate(conversation):
+        following = conversation[place + 1 : place + 2]
+        is_call = bool(message.tool_calls) and bool(following) and following[0].role == "tool"
+        is_result = message.role == "tool" and place > 0
+        if not is_call and not is_result:
+            turns.append(message)
+    return turns
 
 
 def with_system(preference: Preference, system: str) -> Preference:

@@ -18,6 +18,7 @@ from orpo_qlora.models.trust import ADAPTER_SETTINGS
 from orpo_qlora.runs import lineage, store
 from orpo_qlora.runs.checkpoints import find_checkpoint
 from orpo_qlora.runs.lineage import Ancestor
+from orpo_qlora.runs.present import setting_value
 from orpo_qlora.runs.store import Run, RunPaths
 
 
@@ -48,7 +49,10 @@ def with_start(config: TrainConfig) -> TrainConfig:
     wanted = settings_of(start.run, start.settings)
     wrong = [name for name, value in wanted.items() if not _is_compatible(config, name, value)]
     if wrong:
-        found = [f"{name} is {_value(config, name)}, not {wanted[name]}" for name in wrong]
+        found = [
+            f"{name} is {setting_value(_value(config, name))}, not {setting_value(wanted[name])}"
+            for name in wrong
+        ]
         raise ConfigError(
             f"The adapter that the run starts from has other settings: {'; '.join(found)}.",
             hint=f"Remove {', '.join(wrong)}: the adapter decides. For another base, rank or "
@@ -76,11 +80,14 @@ def settings_of(run: Run | None, adapter: AdapterSettings) -> dict[str, object]:
     if run is not None:
         config = run.config
         found |= {"model": config.model, "revision": config.revision}
-        return found | {"quantization": config.quantization, "lora_targets": config.lora_targets}
+        found |= {"quantization": config.quantization, "chat_template": config.chat_template}
+        return found | {"lora_targets": config.lora_targets}
     if adapter.base:
         found["model"] = adapter.base
     if adapter.revision:
         found["revision"] = adapter.revision
+    if adapter.chat_template:
+        found["chat_template"] = adapter.chat_template
     return found | {"lora_targets": adapter.targets}
 
 

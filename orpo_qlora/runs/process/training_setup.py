@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from peft import PeftModel
@@ -124,6 +124,11 @@ def sample_prompts(config: TrainConfig, pairs: Sequence[PreferencePair]) -> list
     return list(dict.fromkeys(pair.prompt for pair in alone))[:SAMPLES]
 
 
+def sample_tools(pairs: Sequence[PreferencePair]) -> dict[str, str]:
+    """Return the tools of the prompts that have some, for answering these prompts alone."""
+    return {pair.prompt: pair.tool_use.tools for pair in pairs if pair.tool_use.tools}
+
+
 def answer_samples(
     policy: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -131,10 +136,15 @@ def answer_samples(
     *,
     max_tokens: int = SAMPLE_TOKENS,
     adapter: str = loading.ADAPTER,
+    tools: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Return the likeliest answers with the adapter, or with `BASE`, in the prompts' order."""
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
-    conversations = [Conversation((Message("user", text),), adapter) for text in prompts]
+    known = tools or {}
+    conversations = [
+        Conversation((Message("user", text),), adapter, tools=known.get(text, ""))
+        for text in prompts
+    ]
     if adapter == BASE:
         # The engine's fused feed-forwards compute with the adapter unless it is disabled.
         with policy.disable_adapter():

@@ -66,6 +66,7 @@ class Worker:
         self._policy: PeftModel | None = None
         self._wants_stop = False
         self._has_base_answers = False
+        self._sample_tools: dict[str, str] = {}
         self._phases: list[tuple[str, float]] = []
 
     def run(self) -> None:
@@ -270,6 +271,7 @@ class Worker:
     @cached_property
     def _sample_prompts(self) -> list[str]:
         pairs = store.held_out_pairs(self.paths) or store.training_pairs(self.paths)
+        self._sample_tools = training_setup.sample_tools(pairs)
         return training_setup.sample_prompts(self.config, pairs)
 
     def _sample_base(self) -> None:
@@ -287,7 +289,7 @@ class Worker:
         adapter = BASE if is_base else loading.ADAPTER
         with resume.preserved_random_state():
             answers = training_setup.answer_samples(
-                policy, base.tokenizer, prompts, adapter=adapter
+                policy, base.tokenizer, prompts, adapter=adapter, tools=self._sample_tools
             )
         step = 0 if is_base else self.state.step
         for prompt, answer in zip(prompts, answers, strict=True):

@@ -428,7 +428,7 @@ def _preview(
     rows = [
         [
             _row_cell(pair.row, report),
-            *(_cut(text) for text in (_prompt(pair), pair.chosen, pair.rejected)),
+            *(_cut(text) for text in (_prompt(pair), *_responses(pair))),
         ]
         for pair in pairs
     ]
@@ -443,9 +443,13 @@ def _row_cell(row: int, report: DataSummary | None) -> str:
 
 
 def _prompt(pair: PreferencePair) -> str:
-    if not pair.earlier:
+    if len(pair.conversation) == 1:
         return pair.prompt
-    return "\n".join(f"{turn.role}: {turn.content}" for turn in pair.conversation)
+    return "\n".join(f"{turn.role}: {turn.text}" for turn in pair.conversation)
+
+
+def _responses(pair: PreferencePair) -> list[str]:
+    return [response.text for response in pair.responses]
 
 
 def _cut(text: str) -> str:

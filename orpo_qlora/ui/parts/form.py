@@ -10,20 +10,12 @@ import gradio as gr
 from annotated_types import Ge, Le, MaxLen
 from pydantic.fields import FieldInfo
 
-from orpo_qlora.config import (
-    CHAT_TEMPLATES,
-    TrainConfig,
-    build_config,
-    choices_of,
-    is_template_text,
-    methods_of,
-    setting_fields,
-)
+from orpo_qlora.config import TrainConfig, build_config, choices_of, setting_fields
 from orpo_qlora.models.catalogue import CATALOGUE
 from orpo_qlora.models.chat_templates import label_of
 from orpo_qlora.presets import read_preset
 from orpo_qlora.runs.trackers import is_offered
-from orpo_qlora.setting import Group
+from orpo_qlora.setting import CHAT_TEMPLATES, Group, is_template_text, methods_of
 
 HIDDEN = "hidden"
 """In the page, so that its value counts, but not shown."""

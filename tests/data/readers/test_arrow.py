@@ -75,7 +75,7 @@ def test_a_cut_or_damaged_arrow_file_is_an_error(tmp_path, write):
 
 def test_offsets_that_lead_outside_are_not_followed(tmp_path):
     path = tmp_path / "pairs.arrow"
-    sound = pa.RecordBatch.from_pylist([{"prompt": "abc", "chosen": "abc", "rejected": "abd"}])
+    sound = pa.RecordBatch.from_pylist([{"prompt": "abc", "chosen": "abc", "rejected": "xyz"}])
     with ipc.new_stream(str(path), sound.schema) as writer:
         writer.write_batch(sound)
     content = path.read_bytes()

@@ -134,7 +134,7 @@ def test_code_in_a_cell_is_never_run(tmp_path):
         (([*TALK, user("again")], GOOD, BAD), "bad-turns"),
         (([user("hi"), system("late")], GOOD, BAD), "bad-turns"),
         (([], GOOD, BAD), "bad-turns"),
-        ((TALK, [{"role": "tool", "content": "x"}], BAD), "tool-calls"),
+        ((TALK, [{"role": "tool", "content": "x"}], BAD), "bad-turns"),
         ((TALK, [{"role": "sphinx", "content": "x"}], BAD), "unknown-role"),
         ((TALK, [{"role": "assistant"}], BAD), "no-messages"),
         ((TALK, ["because"], BAD), "no-messages"),

@@ -85,7 +85,7 @@ def test_content_parts_in_prompt_and_responses(tmp_path):
         (([user("q"), {"role": "user", "content": [{"type": "image_url"}]}], [GOOD], [BAD]),
          "an image, audio or video in 1 (row 1: column “prompt”: a content part of type"),
         ((TALK, [{"role": "assistant", "content": None, "tool_calls": [{}]}], [BAD]),
-         "tool calls or tool results in 1 (row 1: column “chosen”"),
+         "the tools or a tool call cannot be read in 1 (row 1: column “chosen”"),
         ((TALK, [{"role": "sphinx", "content": "x"}], [BAD]), "role “sphinx”"),
     ],
 )  # fmt: skip

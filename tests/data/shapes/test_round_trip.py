@@ -47,6 +47,13 @@ SHAPES = {
         "prompt": q, "answers": [{"answer": bad, "rank": 2}, {"answer": good, "rank": 1}],
     },
     "rejected list": lambda q, good, bad: {"prompt": q, "chosen": good, "rejected": [bad]},
+    "tool calls": lambda q, good, bad: {
+        "prompt": [user(q)],
+        "chosen": [{"role": "assistant", "content": good, "tool_calls": [
+            {"id": "c1", "function": {"name": "look", "arguments": json.dumps({"q": bad})}}]}],
+        "rejected": [assistant(bad)],
+        "tools": [{"type": "function", "function": {"name": "look", "description": q}}],
+    },
     "lines with roles": lambda q, good, bad: {
         "chosen": f"User: {q}\nAssistant: {good}", "rejected": f"User: {q}\nAssistant: {bad}",
     },
@@ -87,6 +94,6 @@ def test_pairs_survive_the_export(tmp_path_factory, shape, ending, rows):
     copy = folder / f"copy{ending}"
     write_clean(copy, pairs)
     again = load_preferences(copy).pairs
-    assert [(one.conversation, one.chosen, one.rejected) for one in again] == [
-        (one.conversation, one.chosen, one.rejected) for one in pairs
+    assert [(one.conversation, one.responses, one.tool_use) for one in again] == [
+        (one.conversation, one.responses, one.tool_use) for one in pairs
     ]
