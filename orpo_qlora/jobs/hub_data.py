@@ -75,6 +75,11 @@ class FetchPaths(JobPaths):
         return self.folder / "cancel"
 
     @property
+    def page(self) -> Path:
+        """Present if a page started the fetch, so that a page that opens follows it."""
+        return self.folder / "page"
+
+    @property
     def draft(self) -> Path:
         """The file while it is written."""
         return storage.home() / "datasets" / f".fetch-{self.folder.name}"
@@ -124,8 +129,9 @@ class FetchJob(BackgroundJob[HubRequest, FetchAnswer]):
         return answer.state.status == "done" and answer.fetched is not None
 
     def discard(self, request: HubRequest) -> None:
-        """Forget an earlier cancellation; what was fetched is kept in case nothing has changed."""
+        """Forget who started and cancelled it before; what was fetched is kept."""
         self.paths(request).cancel.unlink(missing_ok=True)
+        self.paths(request).page.unlink(missing_ok=True)
 
     def cancel(self, request: HubRequest) -> None:
         """End a fetch and wait for its program; nothing of it is kept."""
@@ -136,15 +142,15 @@ class FetchJob(BackgroundJob[HubRequest, FetchAnswer]):
         while self.read(request).state.is_busy and time.monotonic() < deadline:
             time.sleep(WAIT_SECONDS)
 
-    def busy(self) -> HubRequest | None:
-        """Return the request of the fetch at work that was started last, None without one."""
+    def busy_for_page(self) -> HubRequest | None:
+        """Return the request of the fetch at work that a page started last, None without one."""
         folders = sorted(self.folder().iterdir(), key=lambda path: path.stat().st_mtime)
         for folder in reversed(folders):
             try:
                 request = HubRequest.model_validate_json(FetchPaths(folder).request.read_bytes())
             except (FileNotFoundError, NotADirectoryError, ValidationError):
                 continue
-            if self.read(request).state.is_busy:
+            if FetchPaths(folder).page.exists() and self.read(request).state.is_busy:
                 return request
         return None
 

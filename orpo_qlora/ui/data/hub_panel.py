@@ -130,7 +130,9 @@ def start(panel: HubPanel, values: tuple[object, ...]) -> Updates:
     name, config, split, revision = (str(text or "") for text in values[:4])
     rows = int(values[4]) if isinstance(values[4], int | float) else 0
     request = request_of(name, config, split, revision, rows)
-    return follow(panel, request, JOB.ask(request, again=True))
+    answer = JOB.ask(request, again=True)
+    JOB.paths(request).page.touch(mode=0o600)
+    return follow(panel, request, answer)
 
 
 def start_data(panel: HubPanel, data: Recipe.Data) -> Updates:
@@ -165,7 +167,7 @@ def cancel(panel: HubPanel, requested: str) -> Updates:
 
 def restore(panel: HubPanel) -> Updates:
     """Follow a fetch that is at work when the page opens."""
-    request = JOB.busy()
+    request = JOB.busy_for_page()
     return follow(panel, request, JOB.read(request)) if request else {}
 
 
