@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -71,12 +71,17 @@ class Reference:
         return bool(self.known) and all(digest_of(pair) in self.known for pair in pairs)
 
 
-def as_reference(policy: PeftModel) -> AbstractContextManager[object]:
-    """Return a context in which the policy is its own reference: the base without the adapter.
+def as_reference(
+    policy: PeftModel, *, starts_trained: bool = False
+) -> AbstractContextManager[object]:
+    """Return a context in which a policy that has taken no step is its own reference.
 
-    A run that starts from a saved adapter has that as its reference; it is selected here.
+    Args:
+        policy: before its first step.
+        starts_trained: whether its adapter was trained before and so belongs to the reference. A
+            new adapter is switched off: it computes nothing yet.
     """
-    return policy.disable_adapter()
+    return nullcontext() if starts_trained else policy.disable_adapter()
 
 
 class ReferenceFile:

@@ -67,6 +67,7 @@ def reference_file(
     identity: Identity,
     pairs: Sequence[TokenizedPair],
     copy: Path,
+    start: str = "",
 ) -> ReferenceFile:
     """Return where the reference's log-probs of a run are kept.
 
@@ -80,6 +81,7 @@ def reference_file(
         identity: of the training, for the files of the base.
         pairs: training and held-out ones.
         copy: the run's own copy.
+        start: hash of the adapter that training starts from, empty for a new one.
     """
     digests = " ".join(sorted({digest_of(pair) for pair in pairs}))
     return ReferenceFile(
@@ -91,7 +93,7 @@ def reference_file(
             "model": f"{config.model} {config.revision}".strip(),
             "quantization": config.quantization,
             "arithmetic": f"{base.arithmetic.dtype} {base.arithmetic.device}",
-            "starting_adapter": "",
+            "starting_adapter": start,
         },
     )
 

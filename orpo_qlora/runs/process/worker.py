@@ -158,10 +158,12 @@ class Worker:
         if start is not None:
             self.on_note(f"Resumed after step {start.step}.")
         self._change(self.state, step=start.step if start else 0)
+        if not trainer.measure_reference(can_stop=True):
+            return False
         if start is not None and start.step >= trainer.steps:
             resume.restore_weights(start.folder, trainer.model)
             return True
-        if self.should_stop() or not trainer.measure_reference(can_stop=True):
+        if self.should_stop():
             return False
         trainer.resume_from = start.folder if start else None
         self._phase("training")
