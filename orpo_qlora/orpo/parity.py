@@ -28,6 +28,8 @@ COMPARED = (
 """Metrics that are compared where TRL's trainer of the method reports them."""
 LEAST_NATS = 0.01
 """Smaller values are compared as if they were this large: log-softmax rounds absolutely."""
+LEAST_REWARD = 1.0
+"""Likewise for rewards, which may be differences of summed log-probs of hundreds of nats."""
 ADAPTER_STD = 0.01
 
 
@@ -111,7 +113,7 @@ def compare_steps(trl: Step, engine: Step, tolerance: Tolerance) -> list[Differe
             name,
             trl.metrics[name],
             engine.metrics[name],
-            _relative(engine.metrics[name], trl.metrics[name]),
+            _relative(engine.metrics[name], trl.metrics[name], _least(name)),
             tolerance.value,
         )
         for name in COMPARED
@@ -136,13 +138,17 @@ def compare_steps(trl: Step, engine: Step, tolerance: Tolerance) -> list[Differe
     ]
 
 
+def _least(name: str) -> float:
+    return LEAST_REWARD if name.startswith("rewards/") else LEAST_NATS
+
+
 def _short(name: str) -> str:
     """Return a parameter's name without what PEFT puts around it."""
     return name.removeprefix("base_model.model.").removesuffix(".default.weight")
 
 
-def _relative(value: float, wanted: float) -> float:
-    return abs(value - wanted) / max(abs(wanted), LEAST_NATS)
+def _relative(value: float, wanted: float, least: float) -> float:
+    return abs(value - wanted) / max(abs(wanted), least)
 
 
 def relative_l2(value: Tensor, wanted: Tensor) -> float:

@@ -72,13 +72,16 @@ class Reference:
 
 
 def as_reference(
-    policy: PeftModel, *, starts_from_adapter: bool = False
+    policy: PeftModel, *, starts_trained: bool = False
 ) -> AbstractContextManager[object]:
-    """Return a context in which a policy that is not trained yet is its own reference.
+    """Return a context in which a policy that has taken no step is its own reference.
 
-    That is the base without the adapter, or the saved adapter that the run starts from.
+    Args:
+        policy: before its first step.
+        starts_trained: whether its adapter was trained before and so belongs to the reference. A
+            new adapter is switched off: it computes nothing yet.
     """
-    return nullcontext() if starts_from_adapter else policy.disable_adapter()
+    return nullcontext() if starts_trained else policy.disable_adapter()
 
 
 class ReferenceFile:

@@ -112,6 +112,8 @@ class OrpoTrainer(Trainer):
         mismatched = list(self.loss.mismatched.values())
         self.reference_file: ReferenceFile | None = None
         """Set it before `train` to keep the reference's log-probs on disk."""
+        self.starts_trained = False
+        """Set it before `train` where the adapter was trained before: it is then the reference."""
         self.steps = total_steps(config, len(train))
         self.resume_from: Path | None = None
         self.has_base_evaluation = not held_out
@@ -143,7 +145,9 @@ class OrpoTrainer(Trainer):
         return self.state.global_step / per_epoch
 
     def measure_reference(self, *, can_stop: bool = False) -> bool:
-        """Measure what the loss needs of the reference, once; `train` does so too.
+        """Measure what the loss needs of the reference, once, before the first step.
+
+        `train` does so before it restores a checkpoint.
 
         Returns:
             False when it `can_stop` and the callback's `should_stop` ended it early.
@@ -165,10 +169,7 @@ class OrpoTrainer(Trainer):
         policy: PeftModel = self.engine.policy
         was_training = policy.training
         policy.eval()
-        with (
-            preserved_random_state(),
-            as_reference(policy, starts_from_adapter=bool(self.settings.start_from)),
-        ):
+        with preserved_random_state(), as_reference(policy, starts_trained=self.starts_trained):
             is_done = self.budget.spend(measuring.run)
         policy.train(was_training)
         if is_done:

@@ -10,6 +10,7 @@ from orpo_qlora.cli.main import app
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
+from orpo_qlora.errors import InputError
 from orpo_qlora.orpo import verify
 from orpo_qlora.orpo.parity import COMPARED
 
@@ -81,6 +82,24 @@ def test_settings_that_trl_does_not_have_are_named(tiny_model):
 
 def test_lambda_zero_equals_trl(tiny_model):
     assert report_of(tiny_model, lambda_=0.0)["equal"]
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "simpo", "cpo", "kto"])
+def test_every_method_is_verified(tiny_model, method):
+    report = report_of(tiny_model, method=method)
+    assert report["equal"], report["differences"]
+    assert report["method"].lower().startswith(method)
+    names = {one["name"] for one in report["differences"]}
+    assert "loss" in names
+    assert method == "sft" or {"rewards/chosen", "rewards/rejected"} <= names
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ratio": "probability"}, {"method": "dpo", "label_smoothing": 0.1}], ids=str
+)
+def test_a_loss_that_trl_does_not_have_is_refused(tiny_model, settings):
+    with pytest.raises(InputError, match=r"TRL.*Verify with"):
+        report_of(tiny_model, **settings)
 
 
 def test_an_unknown_model_exits_1_with_its_way_out(capfd):

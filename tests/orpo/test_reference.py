@@ -60,6 +60,17 @@ def test_it_is_the_policy_without_its_adapter():
     torch.testing.assert_close(measured[:, 1:], expected[:, 1:], rtol=1e-5, atol=1e-5)
 
 
+def test_an_adapter_that_was_trained_before_is_part_of_it():
+    trainer = make_trainer()
+    trainer.starts_trained = True
+    trainer.measure_reference()
+    pairs = [*trainer.pairs, *trainer.held_out]
+    with torch.no_grad():
+        expected = torch.stack([engines._plain_sums(trainer.engine.policy, p) for p in pairs])
+    measured = trainer.loss.reference.sums(pairs, expected)
+    torch.testing.assert_close(measured[:, 1:], expected[:, 1:], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("method", "start"), [("dpo", 0.693147), ("ipo", 25.0)])
 def test_a_fresh_adapter_starts_with_rewards_of_0(method, start):
     torch.manual_seed(1)

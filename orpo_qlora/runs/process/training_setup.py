@@ -26,8 +26,6 @@ from orpo_qlora.orpo.reference import ReferenceFile, digest_of
 from orpo_qlora.orpo.token_cache import tokenize_once
 from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair
 from orpo_qlora.runs.identity import Identity
-from orpo_qlora.runs.lineage import read_lineage
-from orpo_qlora.runs.paths import RunPaths
 
 SAMPLE_TOKENS = 64
 SAMPLES = 3
@@ -79,7 +77,8 @@ def reference_file(
     base: loading.Base,
     identity: Identity,
     pairs: Sequence[TokenizedPair],
-    paths: RunPaths,
+    copy: Path,
+    start: str = "",
 ) -> ReferenceFile:
     """Return where the reference's log-probs of a run are kept.
 
@@ -92,20 +91,20 @@ def reference_file(
         base: as loaded.
         identity: of the training, for the files of the base.
         pairs: training and held-out ones.
-        paths: of the run, which has a copy of the file and of the starting adapter.
+        copy: the run's own copy.
+        start: hash of the adapter that training starts from, empty for a new one.
     """
-    ancestor = read_lineage(paths.start)
     digests = " ".join(sorted({digest_of(pair) for pair in pairs}))
     return ReferenceFile(
         storage.home() / "cache" / "reference",
-        paths.reference,
+        copy,
         {
             "pairs": hashlib.sha256(digests.encode()).hexdigest(),
             "base": json.dumps(identity.model, sort_keys=True),
             "model": f"{config.model} {config.revision}".strip(),
             "quantization": config.quantization,
             "arithmetic": f"{base.arithmetic.dtype} {base.arithmetic.device}",
-            "starting_adapter": ancestor.adapter_sha256 if ancestor else "",
+            "starting_adapter": start,
         },
     )
 

@@ -39,6 +39,7 @@ from orpo_qlora.program import run_program
 from orpo_qlora.runs import checkpoints, metrics, store
 from orpo_qlora.runs.checkpoints import Checkpoint, Found
 from orpo_qlora.runs.identity import Identity, identity_of
+from orpo_qlora.runs.lineage import read_lineage
 from orpo_qlora.runs.process import preflight, training_setup
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.process.start import copy_start, refuse_another_base
@@ -108,8 +109,15 @@ class Worker:
         trainer = OrpoTrainer(engine, self.config, train.pairs, held_out.pairs, self)
         self.on_note(trainer.memory.sentence())
         pairs = [*train.pairs, *held_out.pairs]
+        trainer.starts_trained = bool(self.config.start_from)
+        ancestor = read_lineage(self.paths.start)
         trainer.reference_file = training_setup.reference_file(
-            self.config, base, self._identity, pairs, self.paths
+            self.config,
+            base,
+            self._identity,
+            pairs,
+            self.paths.reference,
+            ancestor.adapter_sha256 if ancestor else "",
         )
         tracked = track(trainer, store.read_run(self.paths))
         if tracked:
@@ -169,10 +177,12 @@ class Worker:
         if start is not None:
             self.on_note(f"Resumed after step {start.step}.")
         self._change(self.state, step=start.step if start else 0)
+        if not trainer.measure_reference(can_stop=True):
+            return False
         if start is not None and start.step >= trainer.steps:
             resume.restore_weights(start.folder, trainer.model)
             return True
-        if self.should_stop() or not trainer.measure_reference(can_stop=True):
+        if self.should_stop():
             return False
         trainer.resume_from = start.folder if start else None
         self._phase("training")
