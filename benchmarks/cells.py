@@ -14,7 +14,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.models.loading import attach_new_adapter, load_base
 from orpo_qlora.models.memory import Shape, read_shape
-from orpo_qlora.orpo.reference import fill_adapter
+from orpo_qlora.orpo.parity import fill_adapter
 from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
 
 LONGEST = 1024

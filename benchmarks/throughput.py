@@ -87,7 +87,7 @@ def _compare(cell: Cell, folder: Path, options: argparse.Namespace) -> list[Resu
             rivals.append(Trainer("LLaMA-Factory", "llama_factory", spec, folder, python))
         else:
             sys.exit(f"no peer “{peer}”")
-    return _measure([ours, *rivals, gemm], options.steps)
+    return measure([ours, *rivals, gemm], options.steps)
 
 
 def _best_trl(spec: Spec, folder: Path, batch: int) -> Trainer:
@@ -119,7 +119,7 @@ def _ablate(cell: Cell, folder: Path, steps: int) -> list[Result]:
         whole = Trainer("orpo-qlora", "ours", cell.spec, folder)
         name = "kept unpacked" if technique == "unpacking" else f"without {technique}"
         lesser = Trainer(name, "ours", replace(cell.spec, without=technique), folder)
-        measured = _measure([whole, lesser], steps)
+        measured = measure([whole, lesser], steps)
         results += measured if not results else measured[1:]
         print(f"{name}: {measured[1].ratio:.2f}", flush=True)
     return results
@@ -148,7 +148,7 @@ def _enlarge(cell: Cell, folder: Path, options: argparse.Namespace) -> list[Resu
     ]
 
 
-def _measure(trainers: list[Trainer], steps: int) -> list[Result]:
+def measure(trainers: list[Trainer], steps: int) -> list[Result]:
     """Let the trainers step in turn, the order reversed every time."""
     replies: dict[str, list[Reply]] = {trainer.name: [] for trainer in trainers}
     for number in range(WARM_UP + steps):

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from orpo_qlora.config import choices_of, setting_fields
+from orpo_qlora.config import build_config, choices_of, read_preset, setting_fields
 from orpo_qlora.data.doctor.findings import KINDS
+from orpo_qlora.presets import read_recipe, recipe_names
 from orpo_qlora.runs.insight import RULES
 from orpo_qlora.runs.metrics import METRICS
+from orpo_qlora.setting import methods_of
 
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "orpo_qlora"
@@ -58,7 +60,27 @@ def settings_table() -> str:
                     bounds.append(f"{sign} {getattr(bound, key):g}")
         allowed = ", ".join(choices_of(info)) or " and ".join(bounds)
         default = "" if info.default in ("", (), None) else f"`{info.default}`"
-        rows.append(f"| `{name}` | {default} | {allowed} | {info.description} |")
+        methods = ", ".join(methods_of(info))
+        only = f" Only with {methods}." if methods else ""
+        rows.append(f"| `{name}` | {default} | {allowed} | {info.description}{only} |")
+    return "\n".join(rows)
+
+
+def recipes_table() -> str:
+    """Return every recipe with its data, its most important settings and its source."""
+    rows = ["| preset | base model | λ | learning rate | epochs | pairs per step | data | source |"]
+    rows.append("| --- " * 8 + "|")
+    for name in recipe_names():
+        recipe, settings = read_recipe(name), build_config(read_preset(name))
+        data = recipe.data
+        if data is None:
+            continue
+        of = ", ".join(part for part in (data.config, data.split) if part)
+        rows.append(
+            f"| `{name}` | {settings.model} | {settings.lambda_:g} | {settings.learning_rate:g} "
+            f"| {settings.epochs:g} | {settings.pairs_per_step} | {data.id} ({of}) "
+            f"| [{recipe.about.title}]({recipe.about.source}) |"
+        )
     return "\n".join(rows)
 
 
@@ -116,6 +138,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "cli.md": ("cli", cli_help),
     "data.md": ("findings", findings_table),
     "insight.md": ("rules", rules_table),
+    "recipes.md": ("recipes", recipes_table),
 }
 
 

@@ -12,61 +12,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from orpo_qlora.errors import ConfigError
+from orpo_qlora.setting import TEMPLATE_CHARACTERS, MethodName, known_template
+from orpo_qlora.setting import none_if_auto as _none_if_auto
+from orpo_qlora.setting import setting as _setting
+from orpo_qlora.setting import switch_name as _switch_name
+from orpo_qlora.setting import zero_if_auto as _zero_if_auto
 
 SCHEMA_VERSION = 1
 PRESETS = Path(__file__).parent.parent / "presets"
 PACKAGED_PRESETS = Path(__file__).parent / "presets"
-
-MethodName = Literal["orpo", "sft", "simpo", "cpo"]
-CHAT_TEMPLATES = ("auto", "chatml", "zephyr", "llama2", "mistral", "alpaca")
-"""Values of `chat_template` by name; else it is the path of a .jinja file, or a template's text."""
-TEMPLATE_CHARACTERS = 65_536
-
-Group = Literal["Model", "Objective", "Optimisation", "Data", "Memory", "Logging"]
-
-
-def _setting(
-    default: Any,  # noqa: ANN401 - the type is the field's own annotation
-    *,
-    group: Group,
-    label: str,
-    help: str,
-    basic: bool = False,
-    methods: tuple[MethodName, ...] = (),
-    **bounds: Any,  # noqa: ANN401 - passed through to pydantic
-) -> Any:  # noqa: ANN401
-    """Return a field; `methods` are those that read the setting, empty for all."""
-    extra: dict[str, Any] = {"group": group, "basic": basic, "methods": methods}
-    return Field(default, title=label, description=help, json_schema_extra=extra, **bounds)
-
-
-def _switch_name(value: object) -> object:
-    # YAML reads a bare on and off as true and false.
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-
-def _zero_if_auto(value: object) -> object:
-    return 0 if value == "auto" else value
-
-
-def _none_if_auto(value: object) -> object:
-    return None if value in ("auto", "") else value
-
-
-def is_template_text(chat_template: str) -> bool:
-    """Whether a value of `chat_template` is a template itself, not a name or a path."""
-    return "{{" in chat_template or "{%" in chat_template
-
-
-def _known_template(value: str) -> str:
-    is_file = value.lower().endswith(".jinja")
-    if not (value in CHAT_TEMPLATES or is_file or is_template_text(value)):
-        raise ValueError(f"choose {', '.join(CHAT_TEMPLATES)} or the path of a .jinja file")
-    return value
+PRESET_EXTRAS = ("about", "data")
+"""Keys of a preset that are no settings; see `presets.Recipe`."""
 
 
 class TrainConfig(BaseModel):
@@ -100,7 +60,7 @@ class TrainConfig(BaseModel):
         help="Branch, tag or commit of a Hub model; empty is the latest.",
         max_length=80,
     )
-    chat_template: Annotated[str, AfterValidator(_known_template)] = _setting(
+    chat_template: Annotated[str, AfterValidator(known_template)] = _setting(
         "auto",
         group="Model",
         label="Chat template",
@@ -108,11 +68,20 @@ class TrainConfig(BaseModel):
         "zephyr, llama2, mistral, alpaca, or the path of a .jinja file.",
         max_length=TEMPLATE_CHARACTERS,
     )
+    start_from: str = _setting(
+        "",
+        group="Model",
+        label="Start from adapter",
+        help="Run id or name, or folder of a LoRA adapter, to train further; base, rank, alpha and "
+        "targets are the adapter's. Empty trains a new adapter.",
+        max_length=300,
+    )
     method: MethodName = _setting(
         "orpo",
         group="Objective",
         label="Method",
-        help="orpo: NLL plus odds ratio; sft: NLL alone; simpo: mean log-probs and a margin; cpo: "
+        help="orpo: NLL plus odds ratio; sft: NLL alone; dpo and ipo: log-ratios to the untrained "
+        "policy; kto: the same, each response alone; simpo: mean log-probs and a margin; cpo: "
         "summed log-probs plus NLL.",
         basic=True,
     )
@@ -132,10 +101,10 @@ class TrainConfig(BaseModel):
     beta: Annotated[float | None, BeforeValidator(_none_if_auto)] = _setting(
         None,
         group="Objective",
-        methods=("simpo", "cpo"),
+        methods=("dpo", "ipo", "simpo", "cpo", "kto"),
         label="β",
-        help="Scale of the rewards. Empty is the method's own: 0.1 for cpo (TRL), 2 for simpo (its "
-        "paper).",
+        help="Scale of the rewards; with dpo, ipo and kto, larger stays closer to the untrained "
+        "policy. Empty is the method's own: 2 for simpo (its paper), 0.1 for the others (TRL).",
         gt=0,
         le=1000,
         allow_inf_nan=False,
@@ -149,7 +118,6 @@ class TrainConfig(BaseModel):
         help="Margin by which the chosen reward must exceed the rejected one; the SimPO paper uses "
         "0.3 to 1.6, about half of β.",
         ge=0,
-        le=100,
         allow_inf_nan=False,
         basic=True,
     )
@@ -160,18 +128,37 @@ class TrainConfig(BaseModel):
         label="α",
         help="Weight of the NLL beside CPO's preference term; 1 in the paper and in TRL.",
         ge=0,
-        le=100,
         allow_inf_nan=False,
         basic=True,
     )
     label_smoothing: float = _setting(
         0.0,
         group="Objective",
-        methods=("simpo", "cpo"),
+        methods=("dpo", "simpo", "cpo"),
         label="Label smoothing",
         help="Assumed share of pairs whose labels are swapped; 0 trusts all (TRL's default).",
         ge=0,
         lt=0.5,
+        allow_inf_nan=False,
+    )
+    desirable_weight: float = _setting(
+        1.0,
+        group="Objective",
+        methods=("kto",),
+        label="Weight of chosen",
+        help="Weight of chosen responses in KTO's loss; 1 suits pairs, which have as many of both.",
+        gt=0,
+        le=100,
+        allow_inf_nan=False,
+    )
+    undesirable_weight: float = _setting(
+        1.0,
+        group="Objective",
+        methods=("kto",),
+        label="Weight of rejected",
+        help="Weight of rejected responses in KTO's loss.",
+        gt=0,
+        le=100,
         allow_inf_nan=False,
     )
     ratio: Literal["odds", "probability"] = _setting(
@@ -421,12 +408,6 @@ def choices_of(info: FieldInfo) -> tuple[str, ...]:
     return tuple(value for value in get_args(info.annotation) if isinstance(value, str))
 
 
-def methods_of(info: FieldInfo) -> tuple[str, ...]:
-    """Return the methods that read a setting, empty for all."""
-    extra = info.json_schema_extra
-    return tuple(extra["methods"]) if isinstance(extra, dict) else ()  # type: ignore[arg-type]
-
-
 def build_config(settings: Mapping[str, object], *, source: str = "the settings") -> TrainConfig:
     """Validate settings given by name.
 
@@ -472,9 +453,15 @@ def preset_folder() -> Path:
     return PACKAGED_PRESETS if PACKAGED_PRESETS.is_dir() else PRESETS
 
 
+def _shipped_presets() -> dict[str, Path]:
+    folder = preset_folder()
+    files = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("recipes/*.yaml"))]
+    return {path.stem: path for path in files}
+
+
 def preset_names() -> list[str]:
-    """Return the names of the shipped presets, smallest hardware first."""
-    return [path.stem for path in sorted(preset_folder().glob("*.yaml"))]
+    """Return the names of the shipped presets: smallest hardware first, then the recipes."""
+    return list(_shipped_presets())
 
 
 def read_preset(name_or_file: str) -> dict[str, object]:
@@ -483,9 +470,21 @@ def read_preset(name_or_file: str) -> dict[str, object]:
     Raises:
         ConfigError: no such preset, or the file is not a YAML mapping.
     """
-    path = preset_folder() / f"{name_or_file}.yaml"
-    if name_or_file not in preset_names():
-        path = Path(name_or_file).expanduser()
+    return without_extras(read_preset_file(name_or_file))
+
+
+def without_extras(content: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of a preset without what a recipe says about itself and its data."""
+    return {key: value for key, value in content.items() if key not in PRESET_EXTRAS}
+
+
+def read_preset_file(name_or_file: str) -> dict[str, object]:
+    """Return everything that a shipped preset or a YAML file holds.
+
+    Raises:
+        ConfigError: no such preset, or the file is not a YAML mapping.
+    """
+    path = _shipped_presets().get(name_or_file) or Path(name_or_file).expanduser()
     if not path.is_file():
         raise ConfigError(
             f"There is no preset or file “{name_or_file}”.",

@@ -108,7 +108,8 @@ class NeedsColumns(DataError):
     """The columns of a preference cannot be inferred from their names.
 
     `columns` are the file's own; `found` maps the recognised parts, such as `prompt`, to theirs,
-    and `shape` to the recognised shape; `proposal` is a reading to confirm.
+    and `shape` to the recognised shape; `has_header` is whether a first line may name them, as in a
+    CSV; `proposal` is a reading to confirm.
     """
 
     def __init__(
@@ -119,11 +120,13 @@ class NeedsColumns(DataError):
         where: str = "",
         columns: tuple[str, ...] = (),
         found: dict[str, str] | None = None,
+        has_header: bool = True,
         proposal: PromptProposal | None = None,
     ) -> None:
         super().__init__(message, hint=hint, where=where)
         self.columns = columns
         self.found = found or {}
+        self.has_header = has_header
         self.proposal = proposal
 
 

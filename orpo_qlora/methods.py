@@ -19,6 +19,9 @@ class LossNeeds:
     nll_on: Literal["sequence", "answer"] | None = None
     """Tokens of its NLL; None for a loss without one."""
     rejected: bool = True
+    reference: bool = False
+    mismatched: bool = False
+    """Also log-probs of other pairs' responses, without gradient."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Method:
     """The opposite, for methods whose preference term stands beside an NLL."""
     beta: float = 0.1
     """What an empty `beta` stands for."""
+    whose_nll: Callable[[str], str] = lambda nll_on: ""
+    """Who else has an NLL on these tokens, in brackets."""
     log_prob: Literal["mean", "sum"] = "mean"
     """How the log-prob of a response follows from those of its tokens."""
     highest_rate: float = 5e-5
@@ -56,6 +61,7 @@ class Method:
 
 
 NLL = Part("nll_loss", "NLL")
+GAIN = "g the log-prob minus that of the reference, the policy before training"
 PREFERENCE = Part("preference_loss", "preference")
 
 
@@ -88,6 +94,11 @@ METHODS: dict[str, Method] = {
         strength=lambda config: f"λ {config.lambda_:g}",
         milder="a smaller λ",
         stronger="a larger λ",
+        whose_nll=lambda nll_on: (
+            " (as TRL and the authors' code train)"
+            if nll_on == "sequence"
+            else " (the paper's formula)"
+        ),
         highest_rate=1e-3,
     ),
     "sft": Method(
@@ -100,13 +111,46 @@ METHODS: dict[str, Method] = {
         milder="fewer steps",
         highest_rate=1e-3,
     ),
+    "dpo": Method(
+        title="DPO",
+        source="arXiv 2305.18290",
+        formula=lambda _: f"mean(−log σ(β·(g_w − g_l))), {GAIN}",
+        needs=lambda _: LossNeeds(reference=True),
+        parts=lambda _: (PREFERENCE,),
+        strength=_beta,
+        milder="a larger β",
+        log_prob="sum",
+    ),
+    "ipo": Method(
+        title="IPO",
+        source="arXiv 2310.12036",
+        formula=lambda _: f"mean((g_w/n_w − g_l/n_l − 1/(2β))²), {GAIN}, n the tokens",
+        needs=lambda _: LossNeeds(reference=True),
+        parts=lambda _: (PREFERENCE,),
+        strength=_beta,
+        milder="a larger β",
+        log_prob="sum",
+    ),
+    "kto": Method(
+        title="KTO",
+        source="arXiv 2402.01306",
+        formula=lambda _: (
+            "mean of w·(1 − σ(β·(g_w − k))) and w'·(1 − σ(β·(k − g_l))), k the mean g of "
+            f"mismatched responses, {GAIN}"
+        ),
+        needs=lambda _: LossNeeds(reference=True, mismatched=True),
+        parts=lambda _: (PREFERENCE,),
+        strength=_beta,
+        milder="a larger β",
+        log_prob="sum",
+    ),
     "simpo": Method(
         title="SimPO",
         source="arXiv 2405.14734",
         formula=lambda _: "mean(−log σ(β·(a − b) − γ)), a and b the mean token log-probs",
         needs=lambda _: LossNeeds(),
         parts=lambda _: (PREFERENCE,),
-        strength=lambda config: f"{_beta(config)} γ {config.gamma:g}",
+        strength=lambda config: f"{_beta(config)}, γ {config.gamma:g}",
         milder="a smaller β",
         beta=2.0,
     ),
@@ -157,5 +201,5 @@ def rate_sentence(config: TrainConfig) -> str:
 def method_with_strength(config: TrainConfig) -> str:
     """Return the method and its weight in a sentence: “ORPO (λ = 0.1)”."""
     method = method_of(config)
-    name, _, value = method.strength(config).partition(" ")
-    return f"{method.title} ({name} = {value})" if value else method.title
+    numbers = ", ".join(part.replace(" ", " = ") for part in method.strength(config).split(", "))
+    return f"{method.title} ({numbers})" if numbers else method.title

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orpo_qlora import config, storage
 from orpo_qlora.config import TrainConfig
@@ -56,6 +57,63 @@ def read_preset(name_or_file: str) -> dict[str, object]:
     return read_file(_path(name_or_file), name_or_file)
 
 
+class Recipe(BaseModel):
+    """What a preset says besides its settings: where it is from and which data it is for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    class About(BaseModel):
+        """Where the settings are from."""
+
+        model_config = ConfigDict(frozen=True, extra="forbid")
+
+        title: str = ""
+        source: str = ""
+        """Address of the paper, script or model card."""
+        parameters_billion: float = Field(default=0.0, ge=0)
+        """Of the base model; 0 if unknown."""
+
+    class Data(BaseModel):
+        """A data set of the Hub; empty texts are its defaults."""
+
+        model_config = ConfigDict(frozen=True, extra="forbid")
+
+        id: str = Field(min_length=1)
+        config: str = ""
+        split: str = ""
+        revision: str = ""
+
+    about: About = About()
+    data: Data | None = None
+
+
+def read_recipe(name_or_file: str) -> Recipe:
+    """Return what a preset says besides its settings; the user's own say nothing.
+
+    Raises:
+        ConfigError: no such preset, or what it says is wrong.
+    """
+    if name_or_file in own_names():
+        return Recipe()
+    content = config.read_preset_file(name_or_file)
+    try:
+        return Recipe.model_validate(
+            {key: content[key] for key in config.PRESET_EXTRAS if content.get(key) is not None}
+        )
+    except ValidationError as exc:
+        names = ", ".join(".".join(map(str, error["loc"])) for error in exc.errors())
+        raise ConfigError(
+            f"The preset {name_or_file} has a wrong entry: {names}.",
+            where=name_or_file,
+            hint="“data” takes id, config, split and revision.",
+        ) from exc
+
+
+def recipe_names() -> list[str]:
+    """Return the shipped presets that name their data."""
+    return [name for name in config.preset_names() if read_recipe(name).data]
+
+
 def read_file(path: Path, source: str = "") -> dict[str, object]:
     """Return the settings of an untrusted YAML file.
 
@@ -86,7 +144,7 @@ def read_text(text: str, source: str) -> dict[str, object]:
         raise _not_yaml(source, exc) from exc
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{source} holds no settings.", where=source, hint=_EXPECTED)
-    return {str(key): value for key, value in content.items()}
+    return config.without_extras({str(key): value for key, value in content.items()})
 
 
 def _refuse_costly(text: str, source: str) -> None:

@@ -18,7 +18,17 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # importing its ORPO trainer warns that it may move
 
-FAULTS = Path(__file__).with_name("faults")
+TESTS = Path(__file__).parent
+FAULTS = TESTS / "faults"
+LONGEST = (
+    *("faults/test_many_runs.py", "browser/test_main_job.py", "browser/test_data_tab.py"),
+    *("faults/test_worker.py", "cli/test_main.py", "browser/test_live_view.py"),
+    *("faults/test_page.py", "browser/test_axe.py", "chat/test_page.py", "faults/test_chat.py"),
+    *("browser/test_flow.py", "faults/test_queue.py", "evaluation/test_measure.py"),
+    *("faults/test_page_death.py", "faults/test_random_kills.py", "ui/test_secrets.py"),
+    *("runs/process/test_forkserver.py", "export/test_merge.py", "cli/test_verify.py"),
+)
+"""Files that take longest, which begin first: at the end no process works alone for long."""
 
 # The same examples every time, however slow the machine: a failure is never a matter of luck.
 settings.register_profile(
@@ -48,13 +58,15 @@ def whole_float64(monkeypatch):
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by the marks given here
 def pytest_collection_modifyitems(items):
-    """Mark the tests of the second part, and let a failed browser test run once more."""
+    """Mark tests that mostly wait, let a failed browser test run once more, order the files."""
     for item in items:
         is_browser = item.get_closest_marker("browser") is not None
         if is_browser or FAULTS in item.path.parents:
             item.add_marker(pytest.mark.waiting)
         if is_browser:
             item.add_marker(pytest.mark.flaky(reruns=1))
+    places = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -68,7 +80,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_programs():
-    """Start the programs that need torch as forks of one that has it; see `forkserver`."""
+    """Start programs as forks of one that has imported their libraries; see `forkserver`."""
     from forkserver import Server, popen_of
 
     from orpo_qlora.program import PROGRAM_ENVIRONMENT
@@ -78,6 +90,12 @@ def quick_programs():
         patch.setattr(subprocess, "Popen", popen_of(server))
         yield server
     server.close()
+
+
+@pytest.fixture
+def cold(monkeypatch):
+    """Start the programs of this test, and those that they start, as a user's machine does."""
+    monkeypatch.setenv("COLD", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

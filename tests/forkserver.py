@@ -1,14 +1,15 @@
-"""Programs that need torch, started as forks of a process that has imported it.
+"""The programs of this package, started as forks of a process that has imported their libraries.
 
-A cold start of a worker imports torch and transformers for about five seconds. In tests
-`subprocess.Popen` sends such a start to a server, which clones itself with CLONE_PARENT: the new
-process is a child of the caller, as after an exec. Its process id, signals, exit code, session,
-memory, command line, environment, working folder and descriptors are its own and real; libraries
-are there already, while every module of orpo_qlora is imported in the new process.
+A cold start of a worker imports torch and transformers for about seven seconds, that of a page
+Gradio for three. In tests `subprocess.Popen` sends such a start to a server, which clones itself
+with CLONE_PARENT: the new process is a child of the caller, as after an exec. Its process id,
+signals, exit code, session, memory, command line, environment, working folder and descriptors are
+its own and real; libraries are there already, while every module of orpo_qlora is imported in the
+new process. `sitecustomize` of a PYTHONPATH given by a test is imported in the new process too.
 
 Started cold all the same: other programs, and those with another environment than the server's,
-because libraries read it as they are imported. A page and the command line are never forks, so
-whatever they start is cold too.
+because libraries read it as they are imported. A test that needs a cold start sets `COLD`; what
+the program starts is then cold too.
 """
 
 from __future__ import annotations
@@ -29,22 +30,42 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+PAGE = str(ROOT / "app.py")
 SUPERVISOR = "orpo_qlora.runs.process.supervisor"
+COMMAND_LINE = "orpo_qlora.cli.main"
+STARTERS = {PAGE, SUPERVISOR, COMMAND_LINE}
+"""Programs that start others."""
 PROGRAMS = (
     SUPERVISOR,
+    COMMAND_LINE,
     "orpo_qlora.runs.process.worker",
     "orpo_qlora.jobs.tokenize",
     "orpo_qlora.jobs.estimate_steps",
     "orpo_qlora.evaluation.measure",
     "orpo_qlora.chat.server",
 )
-LIBRARIES = ("transformers.models.llama.modeling_llama", "peft.tuners.lora.bnb")
+VERIFY = "orpo_qlora.orpo.verify"
+"""Forked too, but TRL is imported in the new process: nothing else needs it."""
+LIBRARIES = (
+    "transformers.models.llama.modeling_llama",
+    "peft.tuners.lora.bnb",
+    "orpo_qlora.ui.studio",
+)
 PACKAGE = "orpo_qlora"
-READ_LATE = ("ORPO_QLORA_", "HF_TOKEN", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
+READ_LATE = (
+    *("ORPO_QLORA_", "HF_TOKEN", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"),
+    *("PYTHONPATH", "FAULT", "FAKE_WORKER", "FREE_BYTES"),
+)
 """Beginnings of variables that no library reads while it is imported.
 
-Torch sets the last one, to its default. Our own modules are imported in the new process.
+Torch sets TORCHINDUCTOR_CACHE_DIR, to its default. Our own modules and those of PYTHONPATH are
+imported in the new process.
 """
+OF_PROGRAMS = {
+    *("PYTHONUNBUFFERED", "TOKENIZERS_PARALLELISM", "GOMP_SPINCOUNT", "THP_MEM_ALLOC_ENABLE"),
+}
+"""Variables that `orpo_qlora.program` sets for what it starts, but not a page or a command."""
 NO_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """A clone has one thread, so the server must have no other: pyarrow's allocator would start one."""
 COMMAND_BYTES = 4096
@@ -58,14 +79,16 @@ class Server:
 
     def __init__(self, environment: dict[str, str], channel: socket.socket | None = None) -> None:
         self.environment, self.channel = environment, channel
+        self.is_in_session = channel is None
+        """Whether the server, and so its clones, are in the session of the caller."""
         self._process: subprocess.Popen | None = None
         self._busy = threading.Lock()
 
     def can_run(self, arguments: list[str], environment: dict[str, str]) -> bool:
         """Whether a cold start would differ in nothing but its imports."""
         return (
-            arguments[:2] == [sys.executable, "-m"]
-            and arguments[2] in PROGRAMS
+            arguments[0] == sys.executable
+            and name_of(arguments) in {*PROGRAMS, PAGE, VERIFY}
             and fixed(environment) == fixed(self.environment)
         )
 
@@ -83,7 +106,6 @@ class Server:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno()), "." * COMMAND_BYTES],
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,
                 pass_fds=(theirs.fileno(),),
                 env=NO_THREAD | self.environment,
             )
@@ -97,7 +119,16 @@ class Server:
 
 def fixed(environment: dict[str, str]) -> dict[str, str]:
     """Return the variables that a program and its server must have in common."""
-    return {n: value for n, value in environment.items() if not n.startswith(READ_LATE)}
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(READ_LATE) and name not in OF_PROGRAMS
+    }
+
+
+def name_of(arguments: list[str]) -> str:
+    """Return the module or script that a Python command runs."""
+    return arguments[2 if arguments[1] == "-m" else 1]
 
 
 def popen_of(server: Server) -> type[subprocess.Popen]:
@@ -108,10 +139,14 @@ def popen_of(server: Server) -> type[subprocess.Popen]:
             self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *more
         ):
             streams, new_session = list(more[3:9]), more[14]
-            if isinstance(args, (str, bytes)) or not new_session or preexec_fn or not env:
-                forks = False
-            else:
-                forks = server.can_run([os.fspath(part) for part in args], env)
+            env = dict(os.environ if env is None else env)
+            can_fork = not (isinstance(args, (str, bytes)) or len(args) < 3 or preexec_fn)
+            is_session_known = new_session or server.is_in_session
+            forks = (
+                can_fork
+                and is_session_known
+                and server.can_run([os.fspath(part) for part in args], env)
+            )
             if not forks:
                 super()._execute_child(
                     args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *more
@@ -124,7 +159,8 @@ def popen_of(server: Server) -> type[subprocess.Popen]:
             request = {
                 "arguments": [os.fspath(part) for part in args],
                 "folder": os.fspath(cwd or Path.cwd()),
-                "environment": dict(env),
+                "environment": env,
+                "new_session": new_session,
                 "descriptors": [0, 1, 2, *pass_fds],
                 "umask": umask(),
             }
@@ -152,6 +188,7 @@ def preload() -> None:
 
 def serve(channel: socket.socket) -> tuple[dict, list[int]]:
     """Clone on every request; return, in a clone alone, what it was asked for."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the callers
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 16)
         if not message:
@@ -162,6 +199,7 @@ def serve(channel: socket.socket) -> tuple[dict, list[int]]:
         pid = clone()
         if pid == 0:
             channel.close()
+            signal.signal(signal.SIGINT, handler)
             return json.loads(message), descriptors
         for descriptor in descriptors:
             os.close(descriptor)
@@ -186,10 +224,12 @@ def become(request: dict, descriptors: list[int]) -> None:
     """Run the requested program in this fresh clone."""
     server = None
     arguments, environment = request["arguments"], request["environment"]
-    if arguments[2] == SUPERVISOR:
-        # Its worker must be its own child, so it needs a server of its own.
+    name = name_of(arguments)
+    if name in STARTERS:
+        # What it starts must be its own child, so it needs a server of its own.
         server = Server(environment, fork_server())
-    os.setsid()
+    if request["new_session"]:
+        os.setsid()
     place(descriptors, request["descriptors"], server)
     os.chdir(request["folder"])
     os.umask(request["umask"])
@@ -201,9 +241,22 @@ def become(request: dict, descriptors: list[int]) -> None:
     sys.modules["numpy"].random.seed()
     name_process(arguments)
     sys.orig_argv = arguments
-    sys.argv = arguments[2:]
-    sys.path[0] = request["folder"]
-    runpy.run_module(arguments[2], run_name="__main__", alter_sys=True)
+    sys.path[0] = str(ROOT) if name == PAGE else request["folder"]
+    add_paths(environment.get("PYTHONPATH", ""))
+    sys.argv = arguments[arguments.index(name) :]
+    if name == PAGE:
+        runpy.run_path(PAGE, run_name="__main__")
+    else:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def add_paths(python_path: str) -> None:
+    """Search these folders first and run a `sitecustomize` found there, as Python does."""
+    added = [part for part in python_path.split(os.pathsep) if part and part not in sys.path]
+    sys.path[1:1] = added
+    if any(Path(part, "sitecustomize.py").is_file() for part in added):
+        sys.modules.pop("sitecustomize", None)
+        import_module("sitecustomize")
 
 
 def fork_server() -> socket.socket:

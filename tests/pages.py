@@ -19,7 +19,11 @@ from playwright.sync_api import Browser, Page, Request, Response, expect, sync_p
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 120
 END_SECONDS = 120
-ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking")
+ARGUMENTS = (
+    *("--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"),
+    # Without a graphics card, what turns and glides would take a core from the programs.
+    "--force-prefers-reduced-motion",
+)
 ELSEWHERE = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])")
 """Nothing of the page comes from another machine."""
 # A busy machine may need far more than the five seconds a condition has otherwise.

@@ -1,31 +1,32 @@
-"""Assertions on one step of the engine against `orpo.reference`, TRL's step."""
+"""Assertions on one step of the engine against `orpo.trl_steps`, TRL's step."""
 
 import pytest
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.orpo.loss import loss_for
-from orpo_qlora.orpo.reference import (
+from orpo_qlora.orpo.parity import (
     Tolerance,
     compare_steps,
     compared_engine,
     engine_step,
-    trl_step,
+    with_reference,
 )
 from orpo_qlora.orpo.step import measure_pairs
+from orpo_qlora.orpo.trl_steps import trl_step
 
-LAMBDA = 0.3
-LOSS = loss_for(TrainConfig(lambda_=LAMBDA))
+ORPO = TrainConfig(lambda_=0.3)
 NEAR_ZERO = {"log_odds_ratio": 1e-6, "or_loss": 0.0, "rewards/margins": 1e-7}
 
 
-def assert_step_equals_trl(policy, tokenizer, pairs, tolerance: Tolerance):
+def assert_step_equals_trl(policy, tokenizer, pairs, tolerance: Tolerance, config=ORPO):
     """Compare loss, metrics and every adapter gradient of one step, and of an evaluation."""
-    theirs = trl_step(policy, tokenizer, pairs, LAMBDA)
+    theirs = trl_step(policy, tokenizer, pairs, config)
     engine = compared_engine(policy, pairs)
-    ours = engine_step(engine, pairs, LOSS, tokens_per_forward=64)
+    loss = with_reference(loss_for(config), engine, pairs)
+    ours = engine_step(engine, pairs, loss, tokens_per_forward=64)
     differences = compare_steps(theirs, ours, tolerance)
     assert all(one.is_within for one in differences), differences
-    for metrics in (ours.metrics, measure_pairs(engine, pairs, LOSS, 64)):
+    for metrics in (ours.metrics, measure_pairs(engine, pairs, loss, 64)):
         for name, value in theirs.metrics.items():
             wanted = pytest.approx(value, rel=tolerance.value, abs=NEAR_ZERO.get(name, 1e-7))
             assert metrics[name] == wanted, name

@@ -20,12 +20,12 @@ from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.kernels.gated_mlp import restore_gated_mlps
 from orpo_qlora.orpo.kernels.lora_linear import restore_lora_linears
 from orpo_qlora.orpo.kernels.rms_norm import restore_rms_norms
-from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.loss import needs_of
+from orpo_qlora.orpo.reference import Measuring, Reference, as_reference
 from orpo_qlora.orpo.step import Record
 from orpo_qlora.orpo.tokens import TokenizedPair
 from orpo_qlora.orpo.trainer import OrpoTrainer
 
-EVERYTHING = Needs(prompt=True, rejected=True)
 SHORT_BUDGET = 256
 
 
@@ -62,6 +62,22 @@ class _InFileOrder(OrpoTrainer):
         )
 
 
+class _LiveReference(_InFileOrder):
+    """Measures the reference of a step's pairs in the step."""
+
+    def measure_reference(self, *, can_stop: bool = False) -> bool:
+        """Leave it to the steps."""
+        return True
+
+    def training_step(self, model: Any, inputs: list[TokenizedPair], *counts: Any) -> Any:
+        """Measure the reference of the pairs, then do the step."""
+        measuring = Measuring(self.engine, inputs)
+        with as_reference(self.engine.policy):
+            self.budget.spend(measuring.run)
+        self.loss = replace(self.loss, reference=Reference(measuring.known))
+        return super().training_step(model, inputs, *counts)
+
+
 class _Pace(TrainerCallback):
     def __init__(self, turns: Turns, trainer: OrpoTrainer) -> None:
         self._turns, self._trainer = turns, trainer
@@ -81,7 +97,9 @@ def settings_of(spec: Spec) -> TrainConfig:
     return build_config(
         {
             "model": spec.model,
+            "method": spec.method,
             "lambda": spec.lambda_,
+            "beta": spec.beta,
             "learning_rate": spec.learning_rate,
             "scheduler": "constant",
             "warmup_ratio": 0,
@@ -138,8 +156,9 @@ def main() -> None:
     policy = PeftModel.from_pretrained(base.model, spec.adapter, is_trainable=True)
     turns.ready()
     pairs = read_pairs(spec)
-    engine = build_engine(policy, EVERYTHING, pairs[:64])
-    trainer = _InFileOrder(ablated(engine, policy, spec.without), config, pairs, [], _NoCallback())
+    engine = build_engine(policy, needs_of(config), pairs[:64])
+    kind = _LiveReference if spec.live_reference else _InFileOrder
+    trainer = kind(ablated(engine, policy, spec.without), config, pairs, [], _NoCallback())
     trainer.add_callback(_Pace(turns, trainer))
     trainer.train()
 

@@ -27,6 +27,11 @@ class Spec:
     """JSON list of {prompt, chosen, rejected} in words, for a trainer that tokenises itself."""
     pairs_per_step: int
     lambda_: float = 0.1
+    method: str = "orpo"
+    beta: float = 0.1
+    """Of DPO."""
+    live_reference: bool = False
+    """Whether DPO's reference is measured in every step instead of before training."""
     learning_rate: float = 1e-4
     batch: int = 1
     """Pairs per forward, for trainers where the user sets it."""

@@ -19,11 +19,25 @@ from orpo_qlora.cli.files import (
     file_set,
     with_mapping,
 )
-from orpo_qlora.cli.options import AsJson, CommonPrefix, Fixes, Map, Ranking
+from orpo_qlora.cli.options import (
+    AsJson,
+    CommonPrefix,
+    Fixes,
+    HubConfig,
+    HubOptions,
+    HubRevision,
+    HubSplit,
+    Map,
+    MaxBytes,
+    MaxRows,
+    Ranking,
+    locator,
+)
 from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.combine import check_files, load_files
 from orpo_qlora.data.export import write_clean, write_report
+from orpo_qlora.data.hub import MOST_BYTES
 from orpo_qlora.data.sources import FileSet
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
@@ -32,6 +46,9 @@ from orpo_qlora.jobs.token_report import LengthReport, count_tokens
 
 TokenModel = Annotated[
     str, typer.Option("--model", help="Count tokens too, with this base model's tokenizer.")
+]
+TemplateName = Annotated[
+    str, typer.Option(help="With --model: auto, a template's name or a .jinja file.")
 ]
 MaxLength = Annotated[int, typer.Option(help="Longest sequence in tokens, with --model.")]
 OverLengthWay = Annotated[
@@ -52,9 +69,14 @@ def check(
     system_column: Annotated[str, typer.Option(help="Column of the system message.")] = "",
     header: Annotated[bool, typer.Option(help="Whether the first line names columns.")] = True,
     fixes: Fixes = None,
-    pairs_from_ranking: Ranking = "best_worst",
+    pairs_from_ranking: Ranking = None,
     columns: Map = None,
     prompt_from_common_prefix: CommonPrefix = False,
+    config_name: HubConfig = "",
+    split: HubSplit = "",
+    data_revision: HubRevision = "",
+    max_rows: MaxRows = 0,
+    max_bytes: MaxBytes = MOST_BYTES,
     export: Annotated[
         Path | None, typer.Option(help="Write the usable pairs to this .csv or .jsonl file.")
     ] = None,
@@ -62,11 +84,15 @@ def check(
         Path | None, typer.Option("--report", help="Write the report to this .json or .md file.")
     ] = None,
     model: TokenModel = "",
+    chat_template: TemplateName = "auto",
     max_length: MaxLength = 1024,
     over_length: OverLengthWay = "drop",
 ) -> None:
     """Read a preference file and report what it holds; exit 2 when no row is usable."""
-    wanted = {"model": model, "max_length": max_length, "over_length": over_length}
+    wanted = {
+        **{"model": model, "chat_template": chat_template},
+        **{"max_length": max_length, "over_length": over_length},
+    }
     config = build_config({k: v for k, v in wanted.items() if v != ""}, source="the options")
     named = {
         "prompt": prompt_column, "chosen": chosen_column, "rejected": rejected_column,
@@ -78,8 +104,15 @@ def check(
         pairs_from_ranking=pairs_from_ranking,
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
+    hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
     data = file_set(
-        files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed
+        files,
+        choices,
+        shares=shares,
+        caps=caps,
+        encodings=encodings,
+        sample_seed=sample_seed,
+        locate=locator(files, hub, quiet=as_json),
     )
     _refuse_overwriting(data, export)
     with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as bar:

@@ -9,7 +9,6 @@ import typer
 from orpo_qlora.cli.console import job_progress, out, plain
 from orpo_qlora.cli.files import (
     Caps,
-    DataFiles,
     Encodings,
     SampleSeed,
     Shares,
@@ -21,21 +20,31 @@ from orpo_qlora.cli.options import (
     AsJson,
     CommonPrefix,
     Fixes,
+    HubConfig,
+    HubOptions,
+    HubRevision,
+    HubSplit,
     Map,
+    MaxBytes,
+    MaxRows,
     ModelName,
     Preset,
     Ranking,
+    RecipeFiles,
     Settings,
     config_of,
+    locator,
+    recipe_data,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.combine import check_files
+from orpo_qlora.data.hub import MOST_BYTES
 from orpo_qlora.jobs import estimation
 from orpo_qlora.jobs.estimation import Estimate
 
 
 def estimate(
-    files: DataFiles,
+    files: RecipeFiles = None,
     preset: Preset = None,
     model: ModelName = None,
     settings: Settings = None,
@@ -44,9 +53,14 @@ def estimate(
     sample_seed: SampleSeed = 0,
     encodings: Encodings = None,
     fixes: Fixes = None,
-    pairs_from_ranking: Ranking = "best_worst",
+    pairs_from_ranking: Ranking = None,
     columns: Map = None,
     prompt_from_common_prefix: CommonPrefix = False,
+    config_name: HubConfig = "",
+    split: HubSplit = "",
+    data_revision: HubRevision = "",
+    max_rows: MaxRows = 0,
+    max_bytes: MaxBytes = MOST_BYTES,
     again: Again = False,
     as_json: AsJson = False,
 ) -> None:
@@ -57,8 +71,18 @@ def estimate(
         pairs_from_ranking=pairs_from_ranking,
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
+    hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
+    if not files:
+        named, hub = recipe_data(preset, config, hub)
+        files = [named]
     data = file_set(
-        files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed
+        files,
+        choices,
+        shares=shares,
+        caps=caps,
+        encodings=encodings,
+        sample_seed=sample_seed,
+        locate=locator(files, hub, quiet=as_json),
     )
     data = with_mapping(data, columns)
     report = check_files(data)

@@ -11,6 +11,7 @@ import typer
 from orpo_qlora.cli.options import data_path
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.examples import example_names
+from orpo_qlora.data.hub import recorded_source
 from orpo_qlora.data.mapping import complete_mapping
 from orpo_qlora.data.sources import ALL, FileSet, SourceFile, parse_cap, parse_share
 from orpo_qlora.errors import InputError
@@ -19,7 +20,8 @@ DataFiles = Annotated[
     list[str],
     typer.Argument(
         metavar="FILE...",
-        help=f"CSV, JSON lines, JSON or Parquet with prompt, chosen and rejected; or an example: "
+        help=f"CSV, JSON lines, JSON, Parquet or Arrow with prompt, chosen and rejected; a folder "
+        f"of save_to_disk; a data set of the Hub, as owner/name; or an example: "
         f"{', '.join(example_names())}. Several become one data set.",
     ),
 ]
@@ -78,8 +80,9 @@ def file_set(
     sources = []
     for file in files:
         path = locate(file).absolute()
-        # A file that is named otherwise than its argument, such as a downloaded one.
-        source = "" if path.name == Path(file).name or file in example_names() else file
+        # A file that is named otherwise than its argument, such as a saved folder's split.
+        has_name = path.name == Path(file).name or file in example_names() or recorded_source(path)
+        source = "" if has_name else file
         own = choices.model_copy(update={"encoding": named.get(file, "")})
         quota = quotas.get(file, ALL)
         sources.append(SourceFile(path=str(path), source=source, choices=own, quota=quota))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,22 +14,31 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from orpo_qlora.cli.console import out, plain
-from orpo_qlora.cli.files import Caps, Encodings, SampleSeed, Shares, file_set
+from orpo_qlora.cli.files import Caps, Encodings, SampleSeed, Shares, file_set, with_mapping
 from orpo_qlora.cli.options import (
     AsJson,
+    CommonPrefix,
     Fixes,
+    HubConfig,
+    HubOptions,
+    HubRevision,
+    HubSplit,
+    Map,
+    MaxBytes,
+    MaxRows,
     ModelName,
     Preset,
     Ranking,
     Settings,
     config_of,
-    data_path,
+    locator,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.combine import load_files
 from orpo_qlora.data.examples import example_names
+from orpo_qlora.data.hub import MOST_BYTES, looks_like_id
 from orpo_qlora.data.pairs import split_pairs
-from orpo_qlora.errors import InputError
+from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.evaluation import comparison
 from orpo_qlora.evaluation.comparison import Column, Comparison, Entry
 from orpo_qlora.runs import present, store
@@ -66,31 +76,43 @@ def sweep_(
     sample_seed: SampleSeed = 0,
     encodings: Encodings = None,
     fixes: Fixes = None,
-    pairs_from_ranking: Ranking = "best_worst",
+    pairs_from_ranking: Ranking = None,
+    columns: Map = None,
+    prompt_from_common_prefix: CommonPrefix = False,
+    config_name: HubConfig = "",
+    split: HubSplit = "",
+    data_revision: HubRevision = "",
+    max_rows: MaxRows = 0,
+    max_bytes: MaxBytes = MOST_BYTES,
     as_json: AsJson = False,
 ) -> None:
     """Queue the same training with several values of one or two settings, on the same pairs."""
     variations = [sweep.parse_over(text) for text in over or ()]
-    if len(sources) > 1 or _is_file(sources[0]):
+    if _are_files(sources):
         if not variations:
             raise InputError(
                 "There is nothing to vary.", hint="Add for example --over lambda=0.1,0.5,1."
             )
         config = config_of(preset, settings, {"model": model, "name": name})
         sweep.runs_from(config, variations)  # before a long file is read
-        choices = ReadChoices(fixes=tuple(fixes or ()), pairs_from_ranking=pairs_from_ranking)
-        dataset = load_files(
-            file_set(
-                sources,
-                choices,
-                shares=shares,
-                caps=caps,
-                encodings=encodings,
-                sample_seed=sample_seed,
-            )
+        choices = ReadChoices(
+            fixes=tuple(fixes or ()),
+            pairs_from_ranking=pairs_from_ranking,
+            prompt_from_common_prefix=prompt_from_common_prefix,
         )
-        split = split_pairs(dataset.pairs, config.held_out, config.seed)
-        runs = sweep.start_sweep(config, variations, split, dataset.report)
+        hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
+        data = file_set(
+            sources,
+            choices,
+            shares=shares,
+            caps=caps,
+            encodings=encodings,
+            sample_seed=sample_seed,
+            locate=locator(sources, hub, quiet=as_json),
+        )
+        dataset = load_files(with_mapping(data, columns))
+        parts = split_pairs(dataset.pairs, config.held_out, config.seed)
+        runs = sweep.start_sweep(config, variations, parts, dataset.report)
     else:
         if any((preset, model, settings, name, shares, caps, encodings, fixes)):
             raise InputError(
@@ -102,8 +124,16 @@ def sweep_(
     _print(runs, as_json=as_json)
 
 
-def _is_file(source: str) -> bool:
-    return source in example_names() or data_path(source).exists()
+def _are_files(sources: Sequence[str]) -> bool:
+    """Whether the arguments are data rather than a run; a Hub id may also be a run's name."""
+    first = sources[0]
+    if len(sources) > 1 or first in example_names() or Path(first).expanduser().exists():
+        return True
+    try:
+        store.find_run(first)
+    except UnknownRun:
+        return looks_like_id(first)
+    return False
 
 
 def _from_run(run: Run, variations: Sequence[Variation]) -> list[Run]:

@@ -10,7 +10,6 @@ import typer
 from orpo_qlora.cli.console import err, out, plain
 from orpo_qlora.cli.files import (
     Caps,
-    DataFiles,
     Encodings,
     SampleSeed,
     Shares,
@@ -22,18 +21,29 @@ from orpo_qlora.cli.options import (
     CommonPrefix,
     Detach,
     Fixes,
+    HubConfig,
+    HubOptions,
+    HubRevision,
+    HubSplit,
     Map,
+    MaxBytes,
+    MaxRows,
     ModelName,
     Preset,
     Ranking,
+    RecipeFiles,
     RunName,
     Settings,
     config_of,
+    locator,
+    recipe_data,
 )
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.combine import load_files
 from orpo_qlora.data.doctor.examine import too_many_passes
+from orpo_qlora.data.hub import MOST_BYTES
 from orpo_qlora.errors import InputError
+from orpo_qlora.models import tokenizer_files
 from orpo_qlora.runs import insight, store
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process import queue as run_queue
@@ -50,7 +60,7 @@ def add_train_verbs(app: typer.Typer) -> None:
 
 
 def train(
-    files: DataFiles,
+    files: RecipeFiles = None,
     preset: Preset = None,
     model: ModelName = None,
     settings: Settings = None,
@@ -59,27 +69,49 @@ def train(
     caps: Caps = None,
     sample_seed: SampleSeed = 0,
     encodings: Encodings = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN", help="Train this run's adapter, or a folder's, on."),
+    ] = None,
     fixes: Fixes = None,
-    pairs_from_ranking: Ranking = "best_worst",
+    pairs_from_ranking: Ranking = None,
     columns: Map = None,
     prompt_from_common_prefix: CommonPrefix = False,
+    config_name: HubConfig = "",
+    split: HubSplit = "",
+    data_revision: HubRevision = "",
+    max_rows: MaxRows = 0,
+    max_bytes: MaxBytes = MOST_BYTES,
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
-    config = config_of(preset, settings, {"model": model, "name": name})
+    config = config_of(preset, settings, {"model": model, "name": name, "start_from": start_from})
     choices = ReadChoices(
         fixes=tuple(fixes or ()),
         pairs_from_ranking=pairs_from_ranking,
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
+    hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
+    if not files:
+        named, hub = recipe_data(preset, config, hub)
+        files = [named]
     data = file_set(
-        files, choices, shares=shares, caps=caps, encodings=encodings, sample_seed=sample_seed
+        files,
+        choices,
+        shares=shares,
+        caps=caps,
+        encodings=encodings,
+        sample_seed=sample_seed,
+        locate=locator(files, hub, quiet=as_json),
     )
     dataset = load_files(with_mapping(data, columns))
     remark = too_many_passes(len(dataset.pairs), config)
     if remark:
         err.print(plain(remark.sentence()), soft_wrap=True)
+    used = tokenizer_files.known_template(config.model, config.revision, config.chat_template)
+    for sentence in used.sentences(config.model) if used else []:
+        err.print(plain(sentence), soft_wrap=True)
     paths = launch.start_run(config, dataset)
     if not as_json:
         out.print(f"Run {paths.id}")

@@ -42,6 +42,9 @@ def verify(
     model: Annotated[
         str | None, typer.Option("--model", help="Catalogue name, hub id or folder.")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="Method to compare; orpo by default.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
     ] = None,
@@ -50,7 +53,7 @@ def verify(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Compare one step with TRL's ORPOTrainer on the first pairs; exit 1 if they differ.
+    """Compare one step with TRL's trainer of a method on the first pairs; exit 1 if they differ.
 
     Takes the first pairs_per_step pairs. Both compute loss, log-probs and LoRA gradients in
     float32 on the same 4-bit weights, the same adapter and the same token ids.
@@ -59,6 +62,7 @@ def verify(
         (read_preset(preset) if preset else {})
         | parse_assignments(settings or [])
         | ({"model": model} if model else {})
+        | ({"method": method} if method else {})
     )
     config = chat_templates.recorded(config)
     path = example_path(file) if file in example_names() else Path(file).expanduser()
@@ -84,7 +88,7 @@ def verify(
 def _print_report(report: Mapping[str, Any]) -> None:
     out.print(
         plain(
-            f"One step of {report['pairs']} pairs on {report['model']}, λ = {report['lambda']:g}. "
+            f"One step of {report['pairs']} pairs on {report['model']}: {report['method']}. "
             f"Engine: layout {report['layout']}, {report['forwards']} forwards. "
             f"TRL {report['versions']['trl']}: one padded batch."
         ),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from orpo_qlora.data.columns import ColumnMapping
 
 PairsFromRanking = Literal["best_worst", "best_rest", "all"]
+DEFAULT_RANKING: PairsFromRanking = "best_worst"
 
 
 class ReadChoices(BaseModel):
@@ -27,7 +28,15 @@ class ReadChoices(BaseModel):
     """Off: the first line of separated values is a row, and columns are “Column 1”, …"""
     fixes: tuple[str, ...] = ()
     """Ids of findings whose fix is on, such as `duplicate`."""
-    pairs_from_ranking: PairsFromRanking = "best_worst"
-    """Pairs of a ranked row: best with worst, best with every worse one, or all with all worse."""
+    pairs_from_ranking: PairsFromRanking | None = None
+    """Pairs of a ranked row: best with worst, best with every worse one, or all with all worse.
+    None for what was chosen before for a file with the same columns, else best with worst."""
     prompt_from_common_prefix: bool = False
     """Whether the user confirmed that what both texts begin with is the prompt."""
+
+    @property
+    def are_default(self) -> bool:
+        """Whether the user has chosen nothing that matters."""
+        ranking = self.pairs_from_ranking or DEFAULT_RANKING
+        given = self.model_copy(update={"pairs_from_ranking": None})
+        return ranking == DEFAULT_RANKING and given == ReadChoices()

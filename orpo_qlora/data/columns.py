@@ -121,7 +121,7 @@ def guess_mapping(
             continue
         hits = [column for column, text in zip(columns, plain, strict=True) if text == name]
         if len(hits) > 1:
-            _refuse_twice(part, hits, columns, source)
+            _refuse_twice(part, hits, columns, source, has_header=has_header)
         found[part] = hits[0]
         if name != names[0] or part == "context":
             guessed.append(part)
@@ -139,7 +139,9 @@ def guess_mapping(
     return mapping_of({**found, "guessed": tuple(guessed)})
 
 
-def check_mapping(mapping: ColumnMapping, columns: Sequence[str], source: str) -> None:
+def check_mapping(
+    mapping: ColumnMapping, columns: Sequence[str], source: str, *, has_header: bool = True
+) -> None:
     """Check that a mapping the user chose fits the file.
 
     Raises:
@@ -162,9 +164,10 @@ def check_mapping(mapping: ColumnMapping, columns: Sequence[str], source: str) -
         return
     raise NeedsColumns(
         fact,
-        where=f"{source}, header",
+        where=_place_of_names(source, has_header=has_header),
         hint="Choose a different column for each part.",
         columns=tuple(columns),
+        has_header=has_header,
         found={"shape": mapping.shape},
     )
 
@@ -205,8 +208,17 @@ def refuse_missing(
             f"it reads {names}."
         )
     raise NeedsColumns(
-        message, where=f"{source}, header", hint=hint, columns=tuple(columns), found=dict(found)
+        message,
+        where=_place_of_names(source, has_header=has_header),
+        hint=hint,
+        columns=tuple(columns),
+        found=dict(found),
+        has_header=has_header,
     )
+
+
+def _place_of_names(source: str, *, has_header: bool) -> str:
+    return f"{source}, header" if has_header else source
 
 
 def _take_response(
@@ -228,13 +240,17 @@ def _take_context(
         guessed[:] = list(dict.fromkeys([*guessed, "context"]))
 
 
-def _refuse_twice(part: str, hits: list[str], columns: Sequence[str], source: str) -> None:
+def _refuse_twice(
+    part: str, hits: list[str], columns: Sequence[str], source: str, *, has_header: bool
+) -> None:
     names = ", ".join(brief(hit) for hit in hits)
     raise NeedsColumns(
-        f"{source} has {len(hits)} columns that read “{_plain(hits[0])}”: {names}.",
-        where=f"{source}, header",
+        f"{source} has {len(hits)} {'columns' if has_header else 'keys'} that read "
+        f"“{_plain(hits[0])}”: {names}.",
+        where=_place_of_names(source, has_header=has_header),
         hint=f"Rename all but the one to use as {part}.",
         columns=tuple(columns),
+        has_header=has_header,
     )
 
 

@@ -48,7 +48,7 @@ def complete_mapping(path: Path, choices: ReadChoices, chosen: Mapping[str, str]
     values = {key: value for key, value in chosen.items() if value}
     _check_keys(values)
     table = open_table(path, "", choices, is_whole=False)
-    head = Head(table.columns, table.head(HEAD_SAMPLE))
+    head = Head(table.columns, table.head(HEAD_SAMPLE), has_header=table.has_header)
     found = _found(table, head, values)
     columns = {part for parts in PARTS_OF_SHAPE.values() for part in parts} & set(values)
     taken = {values[part] for part in columns}

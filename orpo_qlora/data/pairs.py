@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from orpo_qlora import storage
-from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.choices import DEFAULT_RANKING, ReadChoices
 from orpo_qlora.data.columns import (
     ColumnMapping,
     check_mapping,
@@ -21,11 +21,17 @@ from orpo_qlora.data.columns import (
     ignored_columns,
 )
 from orpo_qlora.data.doctor.examine import Doctor, digest
+from orpo_qlora.data.hub import recorded_source
 from orpo_qlora.data.messages import NO_TOOLS, Message, ToolUse
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.readers.source import Progress
 from orpo_qlora.data.readers.table import Table, open_table
-from orpo_qlora.data.remembered import recall_mapping, remember_mapping
+from orpo_qlora.data.remembered import (
+    recall_mapping,
+    recall_ranking,
+    remember_mapping,
+    remember_ranking,
+)
 from orpo_qlora.data.shapes.base import Candidate, Head, Preference, Shape
 from orpo_qlora.data.shapes.common_prefix import without_prompt
 from orpo_qlora.data.shapes.media import refuse_media
@@ -148,7 +154,7 @@ def preview(
     """
     choices = choices or ReadChoices()
     table = open_table(path, source, choices, is_whole=False)
-    shape, _ = _shape_of(table, choices)
+    shape, _ = _shape_of(table, _with_ranking(choices, table))
     doctor = Doctor(choices.fixes)
     kept = [
         (row.number, doctor.examine(row, found, detail))
@@ -171,9 +177,12 @@ class _Examination:
     def __init__(
         self, path: Path, source: str, choices: ReadChoices, progress: Progress | None
     ) -> None:
-        self._choices = choices
         self._doctor = Doctor(choices.fixes)
+        self._hub = recorded_source(path)
+        source = source or (self._hub.file_name if self._hub else "")
         self._table = open_table(path, source, choices, progress)
+        self._is_ranking_chosen = choices.pairs_from_ranking is not None
+        self._choices = choices = _with_ranking(choices, self._table)
         self._shape, self._is_remembered = _shape_of(self._table, choices)
         self._rows_read = 0
         self._doctor.has_python_lists = self._shape.has_python_lists
@@ -219,28 +228,48 @@ class _Examination:
             choices=self._choices,
             notes=self._shape.notes,
             ranking_pairs=self._shape.ranking_pairs(),
+            is_ranking_remembered=self._is_ranking_remembered(),
+            hub=self._hub,
         )
         _refuse_useless(report)
         if self._choices.mapping:
             remember_mapping(table.columns, self._choices.mapping)
+        if report.ranking_pairs and self._is_ranking_chosen and self._choices.pairs_from_ranking:
+            remember_ranking(table.columns, self._choices.pairs_from_ranking)
         return report
+
+    def _is_ranking_remembered(self) -> bool:
+        is_ranked = bool(self._shape.ranking_pairs())
+        is_known = recall_ranking(self._table.columns) is not None
+        return is_ranked and is_known and not self._is_ranking_chosen
+
+
+def _with_ranking(choices: ReadChoices, table: Table) -> ReadChoices:
+    """Return the choices with the pairs of a ranked row as chosen now, before, or by default."""
+    if choices.pairs_from_ranking is not None:
+        return choices
+    known = recall_ranking(table.columns) or DEFAULT_RANKING
+    return choices.model_copy(update={"pairs_from_ranking": known})
 
 
 def _shape_of(table: Table, choices: ReadChoices) -> tuple[Shape, bool]:
     """Return the shape, and whether its columns are remembered from an earlier file.
 
-    Remembered columns are used only where neither structure nor names decide.
+    Remembered columns correct a recognised structure and guessed names, never exact names.
     """
     columns = table.columns
-    head = Head(columns, table.head(HEAD_SAMPLE), choices.pairs_from_ranking)
+    ranking = choices.pairs_from_ranking or DEFAULT_RANKING
+    head = Head(columns, table.head(HEAD_SAMPLE), ranking, has_header=table.has_header)
     if choices.mapping:
-        check_mapping(choices.mapping, columns, table.source)
+        check_mapping(choices.mapping, columns, table.source, has_header=table.has_header)
         return _with_prompt(choices.mapping, table, head, choices), False
     known = recall_mapping(columns)
     try:
         shape = recognise(head)
         if shape is not None:
-            return shape, False
+            if known is None:
+                return shape, False
+            return _with_prompt(known, table, head, choices), True
         mapping = guess_mapping(columns, table.source, has_header=table.has_header)
         if known is None or not mapping.guessed:
             return _with_prompt(mapping, table, head, choices), False

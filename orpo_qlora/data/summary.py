@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.hub import HubSource
 from orpo_qlora.data.sources import Quota
 from orpo_qlora.data.wording import brief
 
@@ -107,7 +108,8 @@ class FilePart(BaseModel):
         if quota:
             is_short = self.quota.cap is not None and self.pairs_found <= self.quota.cap
             taken += f" ({quota}{', not reached' if is_short else ''})"
-        return f"{self.name}: {plural(self.pairs_found, 'pair')} found, {taken}."
+        origin = f" {self.summary.hub.sentence()}" if self.summary.hub else ""
+        return f"{self.name}: {plural(self.pairs_found, 'pair')} found, {taken}.{origin}"
 
 
 class DataSummary(BaseModel):
@@ -138,6 +140,8 @@ class DataSummary(BaseModel):
     """The columns used; `mapping.guessed` lists parts the user has not confirmed."""
     is_remembered: bool = False
     """Whether the columns are those the user chose for an earlier file with the same columns."""
+    is_ranking_remembered: bool = False
+    """Whether `pairs_from_ranking` was chosen for an earlier file with the same columns."""
     choices: ReadChoices = ReadChoices()
     notes: tuple[str, ...] = ()
     """How the shape was understood, in sentences."""
@@ -147,6 +151,8 @@ class DataSummary(BaseModel):
     """The files of a data set of several; empty for a single file of which all is taken."""
     sample_seed: int = 0
     """Decided which pairs a share or a cap took."""
+    hub: HubSource | None = None
+    """Where the file came from, if it was fetched from the Hub."""
 
     def model_post_init(self, context: object, /) -> None:
         """Set `candidates` where it was not given."""
@@ -171,14 +177,16 @@ class DataSummary(BaseModel):
     def sentences(self) -> list[str]:
         """Return the summary as short sentences, most important first."""
         lines = [f"{plural(self.rows_read, 'row')} read, {plural(self.pairs, 'pair')} usable."]
+        if self.hub:
+            lines.append(self.hub.sentence())
         lines += [part.sentence() for part in self.files]
         lines += [_drop_sentence(drop) for drop in self.drops]
         lines += self.notes
         if self.ranking_pairs:
             counts = ", ".join(f"{name} {count:,}" for name, count in self.ranking_pairs.items())
-            lines.append(
-                f"Pairs from rankings: {counts}; “{self.choices.pairs_from_ranking}” is used."
-            )
+            before = ", as chosen before for such a file" if self.is_ranking_remembered else ""
+            used = self.choices.pairs_from_ranking
+            lines.append(f"Pairs from rankings: {counts}; “{used}” is used{before}.")
         if self.mapping and self.mapping.guessed:
             parts = [part for part in self.mapping.parts() if part[0] in self.mapping.guessed]
             named = ", ".join(f"{brief(column)} as {part}" for part, column in parts)

@@ -232,7 +232,8 @@ def result_sentence(found: Comparison) -> str:
         return f"{text} The runs were not measured on the same pairs."
     undecided = [one.label for one in found.undecided() if one.accuracy is not None]
     if not undecided:
-        return text
+        is_beyond = "accuracy" in found.bold
+        return f"{text} Chance does not explain its lead." if is_beyond else text
     return (
         f"{text} Chance alone could explain the difference to {_listed(undecided)}, so these "
         "pairs do not decide which is better; compare the log-probs too."

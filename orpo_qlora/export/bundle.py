@@ -27,10 +27,16 @@ from orpo_qlora.export.card import model_card
 from orpo_qlora.export.origin import ADAPTER_CONFIG, Origin, origin_of, portable_config
 from orpo_qlora.models.trust import refuse_unsafe_adapter
 from orpo_qlora.runs import store
+from orpo_qlora.runs.lineage import LINEAGE
+from orpo_qlora.runs.process.start import ancestor_of
 from orpo_qlora.runs.store import Run
 
 WEIGHTS = "adapter_model.safetensors"
 CARD, CONFIG, LICENCE, MANIFEST = "README.md", "config.yaml", "BASE_LICENSE.txt", "manifest.json"
+TOKENIZER = (
+    *("chat_template.jinja", "tokenizer_config.json", "tokenizer.json", "tokenizer.model"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+)
 SCHEMA = 1
 NAME_CHARACTERS = 60
 PIECE_BYTES = 1 << 20
@@ -110,7 +116,9 @@ def _files(run: Run, origin: Origin) -> dict[str, Content]:
         WEIGHTS: run.paths.adapter / WEIGHTS,
         ADAPTER_CONFIG: _portable_adapter_config(run, origin),
         CONFIG: _portable_settings(run, origin),
+        **{path.name: path for path in _tokenizer_files(run.paths.adapter)},
         LICENCE: f"{origin.licence_sentence}\n".encode(),
+        LINEAGE: _lineage(run),
     }
     hashes = {name: _sha256(content) for name, content in files.items()}
     files[CARD] = model_card(run, origin, name_of(run), hashes).encode()
@@ -121,6 +129,16 @@ def _files(run: Run, origin: Origin) -> dict[str, Content]:
     about = {"schema": SCHEMA, "run": run.id, "orpo_qlora": __version__, "files": facts}
     files[MANIFEST] = (json.dumps(about, indent=1) + "\n").encode()
     return files
+
+
+def _tokenizer_files(adapter: Path) -> list[Path]:
+    """Return the tokenizer with its chat template; runs of older versions have none."""
+    return [adapter / name for name in TOKENIZER if (adapter / name).is_file()]
+
+
+def _lineage(run: Run) -> bytes:
+    ancestor = ancestor_of(run, storage.sha256_of(run.paths.adapter / WEIGHTS))
+    return (ancestor.model_dump_json(indent=1) + "\n").encode()
 
 
 def _refuse_damaged(run: Run) -> None:

@@ -19,6 +19,7 @@ from orpo_qlora.export.origin import Origin, portable_config
 from orpo_qlora.export.passport import loss_passport
 from orpo_qlora.export.snippet import loading_code
 from orpo_qlora.methods import method_with_strength
+from orpo_qlora.models.chat_templates import label_of
 from orpo_qlora.runs import store
 from orpo_qlora.runs.metrics import METRICS
 from orpo_qlora.runs.store import Run
@@ -41,14 +42,14 @@ def model_card(run: Run, origin: Origin, folder: str, hashes: Mapping[str, str])
         hashes: SHA-256 of the other files, by name.
     """
     lines = [
-        *_front_matter(origin),
+        *_front_matter(origin, run.report),
         f"# {plain(run.title)}",
         "",
         f"A LoRA adapter for {plain(origin.sentence)}, tuned to preferences with "
         f"{method_with_strength(run.config)} by orpo-qlora, run `{run.id}`.",
         *(["", plain(origin.remark)] if origin.remark else []),
         *("", "## Load it", "", "```python"),
-        *loading_code(origin, run.config, folder).splitlines(),
+        *loading_code(origin, run.config, folder, run.saved_template).splitlines(),
         *("```", "", "## What training did", ""),
         *final_numbers(run),
         *_report_card(run),
@@ -82,7 +83,7 @@ def merged_card(run: Run, origin: Origin, dtype: str, difference: float) -> str:
     )
     weights = "the 4-bit base weights unpacked" if run.config.quantization == "nf4" else "the base"
     lines = [
-        *_front_matter(origin, library="transformers"),
+        *_front_matter(origin, run.report, library="transformers"),
         *(f"# {plain(run.title)}", "", about, ""),
         f"Merged into {weights}, which is what was trained on, and stored as {dtype}. Read back "
         f"and measured, the mean log-prob of an answer differs by at most {difference:.2g} nats "
@@ -97,8 +98,9 @@ def merged_card(run: Run, origin: Origin, dtype: str, difference: float) -> str:
     return "\n".join(lines)
 
 
-def _front_matter(origin: Origin, library: str = "peft") -> list[str]:
+def _front_matter(origin: Origin, report: DataSummary, library: str = "peft") -> list[str]:
     about: dict[str, object] = {} if origin.is_local else {"base_model": origin.name}
+    about |= {"datasets": [report.hub.id]} if report.hub else {}
     about |= {"library_name": library, "pipeline_tag": "text-generation"}
     about |= {"license": origin.hub_licence} if origin.hub_licence else {}
     about |= {"tags": ["orpo", "qlora", "lora", "preference-tuning"]}
@@ -168,10 +170,13 @@ def _data(report: DataSummary) -> list[str]:
 def settings_of(config: TrainConfig) -> list[tuple[str, str]]:
     """Return every setting with its value as text."""
     values = config.model_dump(mode="json", by_alias=True)
-    return [
-        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for name, value in values.items()
-    ]
+    return [(name, _setting_text(value)) for name, value in values.items()]
+
+
+def _setting_text(value: object) -> str:
+    if isinstance(value, str):
+        return label_of(value)  # the text of a chat template is a file of its own
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _versions(run: Run) -> list[tuple[str, str]]:

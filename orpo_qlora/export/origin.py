@@ -91,8 +91,10 @@ def origin_of(run: Run) -> Origin:
 
 
 def portable_config(config: TrainConfig, origin: Origin) -> TrainConfig:
-    """Return the settings without the path of a local base model."""
-    return config.model_copy(update={"model": origin.name}) if origin.is_local else config
+    """Return the settings without the paths of a local base model and of a starting adapter."""
+    values = {"model": origin.name} if origin.is_local else {}
+    values["start_from"] = Path(config.start_from).name
+    return config.model_copy(update=values)
 
 
 def _loaded_folder(adapter: Path) -> str:

@@ -9,15 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orpo_qlora import storage
-from orpo_qlora.config import TrainConfig, methods_of, setting_fields
+from orpo_qlora.config import TrainConfig, setting_fields
 from orpo_qlora.data.wording import plural
 from orpo_qlora.export.origin import Origin
 from orpo_qlora.methods import beta_of, method_of
+from orpo_qlora.runs.lineage import read_lineage
 from orpo_qlora.runs.store import Run
+from orpo_qlora.setting import methods_of
 
 _NLL_ON = {
-    "sequence": "prompt and chosen response (as TRL and the authors' code train)",
-    "answer": "chosen response alone (the paper's formula)",
+    "sequence": "prompt and chosen response",
+    "answer": "chosen response alone",
 }
 _NLL_REDUCTION = {
     "token": "mean over all tokens of an optimizer step",
@@ -48,6 +50,7 @@ def loss_passport(run: Run, origin: Origin) -> list[Fact]:
         Fact("Optimizer", _optimizer(run)),
         Fact("Adapter", _adapter(config)),
         *_experts(run),
+        *_start(run),
         Fact("Base model", origin.sentence),
         Fact("Base weights", _base_weights(config)),
         Fact("Arithmetic", _note(run, "Arithmetic: ") or config.compute_dtype),
@@ -65,7 +68,7 @@ def _objective(config: TrainConfig) -> list[Fact]:
     if nll_on:
         reduction = config.nll_reduction
         facts += [
-            Fact("NLL on", f"{nll_on}: {_NLL_ON[nll_on]}"),
+            Fact("NLL on", f"{nll_on}: {_NLL_ON[nll_on]}{method.whose_nll(nll_on)}"),
             Fact("NLL mean over", f"{reduction}: {_NLL_REDUCTION[reduction]}"),
         ]
     end = "the end-of-turn token included"
@@ -90,7 +93,8 @@ def _tokens(run: Run) -> list[Fact]:
     sides = [f"{side}: {what}" for side, what in zip(("training", "held out"), done, strict=True)]
     happened = " ".join(sentence for sentence, what in zip(sides, done, strict=True) if what)
     return [
-        Fact("Prompt", "tokenised apart from the answers, with the base model's chat template"),
+        Fact("Chat template", _note(run, "Chat template: ") or "the model's own"),
+        Fact("Tokens", "those of the prompt as in a chat, then those of each answer after it"),
         Fact(
             "Longest sequence",
             f"{config.max_length:,} tokens; longer pairs are {_OVER_LENGTH[config.over_length]}"
@@ -122,6 +126,11 @@ def _experts(run: Run) -> list[Fact]:
     return [Fact("Experts", note)] if note else []
 
 
+def _start(run: Run) -> list[Fact]:
+    ancestor = read_lineage(run.paths.start)
+    return [Fact("Started from", ancestor.sentence())] if ancestor else []
+
+
 def _base_weights(config: TrainConfig) -> str:
     if config.quantization == "nf4":
         return "4-bit NormalFloat with double quantisation (QLoRA), frozen"
@@ -138,6 +147,8 @@ def _data(run: Run) -> list[Fact]:
             for number, part in enumerate(report.files, start=1)
         ]
         facts.append(Fact("Sampling seed", str(report.sample_seed)))
+    if report.hub:
+        facts.insert(0, Fact("Data source", report.hub.sentence()))
     for label, path in (("Training pairs", paths.train), ("Held-out pairs", paths.held_out)):
         if path.is_file():
             with path.open("rb") as lines:

@@ -6,6 +6,7 @@ import json
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.export.origin import Origin
+from orpo_qlora.models.chat_templates import IM_END
 
 QUESTION = "Why do cats purr?"
 _DTYPES = {name: f"torch.{name}" for name in ("float32", "bfloat16", "float16")}
@@ -26,19 +27,28 @@ _UNPACKED = """
 if device == "cpu":
     base = base.dequantize(dtype)  # the same numbers, unpacked: exact and faster there"""
 
+_ENDS = f"""\
+ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("{IM_END}")]
+"""
 
-def loading_code(origin: Origin, config: TrainConfig, folder: str) -> str:
+
+def loading_code(origin: Origin, config: TrainConfig, folder: str, template: str = "") -> str:
     """Return a program that loads base and adapter and answers a question.
 
     Args:
         origin: the base model.
         config: the run's settings.
         folder: of the adapter, as unpacked by the recipient.
+        template: text of the chat template beside the adapter; empty if its tokenizer is not
+            there.
     """
     is_packed = config.quantization == "nf4"
     names = ["AutoModelForCausalLM", "AutoTokenizer"] + ["BitsAndBytesConfig"] * is_packed
     where = "  # a folder of this name, or where your copy is" if origin.is_local else ""
     revision = f", revision={_text(origin.revision)}" if origin.revision else ""
+    tokenizer = "ADAPTER" if template else f"BASE{revision}"
+    # A base model's own settings may not know what ends a turn.
+    ends, stop = (_ENDS, ", eos_token_id=ends") if IM_END in template else ("", "")
     dtype = _DTYPES.get(config.compute_dtype)
     return f"""\
 import torch
@@ -50,7 +60,7 @@ ADAPTER = {_text(folder)}  # the unpacked folder
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 {f"dtype = {dtype}" if dtype else _AUTO_DTYPE}{_NF4 if is_packed else ""}
-tokenizer = AutoTokenizer.from_pretrained(BASE{revision})
+tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 base = AutoModelForCausalLM.from_pretrained(
     BASE{revision}, dtype=dtype, device_map={{"": device}}{_QUANTIZED if is_packed else ""}
 ){_UNPACKED if is_packed else ""}
@@ -60,7 +70,7 @@ messages = [{{"role": "user", "content": {_text(QUESTION)}}}]
 prompt = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
 ).to(device)
-answer = model.generate(**prompt, max_new_tokens=200, do_sample=False)
+{ends}answer = model.generate(**prompt, max_new_tokens=200, do_sample=False{stop})
 print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
 """
 

@@ -26,12 +26,15 @@ from orpo_qlora.jobs.estimation import Estimate, EstimatePaths, EstimateRequest
 from orpo_qlora.jobs.job import JobProgram, run_job
 from orpo_qlora.jobs.measured_steps import Trial, TrialResult, expected_run, try_steps
 from orpo_qlora.models import hardware, loading
+from orpo_qlora.models.chat_templates import UNCHANGED
 from orpo_qlora.models.memory import Room, read_shape
+from orpo_qlora.models.templates import template_in_use
 from orpo_qlora.orpo.loss import needs_of
 from orpo_qlora.orpo.packing import Layout, cost_in_tokens
-from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair
 from orpo_qlora.runs import checkpoints
 from orpo_qlora.runs.process import preflight, training_setup
+from orpo_qlora.runs.process.start import with_start
 
 SAMPLED_TOKENS = 8
 LAYOUT: Layout = "shared"
@@ -46,17 +49,20 @@ class EstimateProgram(JobProgram):
         self.paths = paths
         self.request = EstimateRequest.model_validate_json(paths.request.read_bytes())
         self.config = self.request.config
+        self._notes: list[str] = []
 
     def run(self) -> None:
         """Measure, and write the estimate."""
         self.give_way_to_runs(estimation.JOB.refusal)
         with self.machine_turn():
             answer = self._answer()
+        answer = answer.model_copy(update={"notes": (*answer.notes, *self._notes)})
         storage.write_whole(self.paths.estimate, answer.model_dump_json(indent=1))
         self.finish()
 
     def _answer(self) -> Estimate:
         hardware.use_all_cores()
+        self.config = with_start(self.config)
         transformers.set_seed(self.config.seed)
         free_bytes = hardware.free_memory_bytes() + own_bytes()
         self.report("reading the pairs")
@@ -64,10 +70,7 @@ class EstimateProgram(JobProgram):
         split = split_pairs(dataset.pairs, self.config.held_out, self.config.seed)
         self.report("finding the base model")
         folder = loading.find_weights(self.config.model, self.config.revision)
-        tokenizer = loading.load_tokenizer(folder, self.config.chat_template)
-        self.report("tokenizing the pairs")
-        train = training_setup.tokenize(self.config, tokenizer, split.train).pairs
-        held_out = training_setup.tokenize(self.config, tokenizer, split.held_out).pairs
+        train, held_out = (side.pairs for side in self._tokenized(folder, split))
         question = self._question(folder, free_bytes, [*train, *held_out])
         draft = Estimate(
             made_at=time.time(),
@@ -96,6 +99,19 @@ class EstimateProgram(JobProgram):
             needed, free = answer.needed_disk_bytes, answer.free_disk_bytes
             changes += changes_for_disk(needed, free, self.config)
         return answer.model_copy(update={"changes": tuple(changes)})
+
+    def _tokenized(self, folder: Path, split: Split) -> list[Tokenized]:
+        """Return both sides of the pairs; notes what is special about their chat template."""
+        tokenizer = loading.load_tokenizer(folder, self.config.chat_template)
+        self.report("tokenizing the pairs")
+        sides = [
+            training_setup.tokenize(self.config, tokenizer, side)
+            for side in (split.train, split.held_out)
+        ]
+        used = template_in_use(folder, tokenizer, self.config.chat_template)
+        changes = sum((side.changes for side in sides), UNCHANGED)
+        self._notes += [*used.sentences(self.config.model), *changes.sentences()]
+        return sides
 
     def _question(
         self, folder: Path, free_bytes: int, pairs: Sequence[TokenizedPair]
@@ -132,6 +148,7 @@ class EstimateProgram(JobProgram):
         base = training_setup.load_base(self.config)
         if base.arithmetic.device == "cpu":
             interactive.work_behind_answers("an estimate")
+        # A starting adapter's weights take what new ones of its rank and targets take.
         policy = loading.attach_new_adapter(base, self.config)
         self.report("checking the layout")
         engine = training_setup.engine_for(self.config, policy, train)

@@ -211,7 +211,7 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
             raise OrpoQloraError(error.message, hint=error.hint, where=error.where)
         return answer
 
-    def cancel(self, key: str) -> None:
+    def end_started(self, key: str) -> None:
         """End the job of this key if this process started it; results on disk stay."""
         paths = JobPaths(self.folder() / key)
         process = _started.pop(paths.folder, None)

@@ -14,6 +14,7 @@ from pathlib import Path
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.estimation import Seconds
+from orpo_qlora.methods import method_of
 from orpo_qlora.models.hardware import peak_memory_bytes
 from orpo_qlora.models.memory import footprint, shape_of
 from orpo_qlora.orpo.batches import steps_an_epoch, total_steps
@@ -74,7 +75,7 @@ class ExpectedRun:
     samples: int
     training_tokens: float
     evaluation_tokens: int
-    """Of all evaluations together."""
+    """Of all evaluations together, and of the reference where the loss needs it."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,19 @@ def expected_run(
     every = evaluation_every(config, steps)
     inner = [step for step in range(every, steps, every)] if held_out else []
     evaluations = len(inner) + 2 if held_out else 0  # of the base, and after the last step
+    measured_tokens = evaluations * sum(_costs(engine, held_out))
+    training_tokens = seen * sum(_costs(engine, train)) / len(train)
+    needs = method_of(config).needs(config)
+    if needs.reference:
+        measured_tokens += sum(_costs(engine, [*train, *held_out]))
+    if needs.mismatched:  # about as many tokens again, in every step and evaluation
+        training_tokens, measured_tokens = 2 * training_tokens, 2 * measured_tokens
     return ExpectedRun(
         steps=steps,
         evaluations=evaluations,
         samples=len(inner) + 2,
-        training_tokens=seen * sum(_costs(engine, train)) / len(train),
-        evaluation_tokens=evaluations * sum(_costs(engine, held_out)),
+        training_tokens=training_tokens,
+        evaluation_tokens=measured_tokens,
     )
 
 
@@ -147,6 +155,7 @@ def try_steps(
     trainer.pairs = _within(engine, longest, budget)
     trainer.held_out = _within(engine, longest_held_out, budget)
     trainer.has_base_evaluation = True
+    trainer.measure_reference()
     trial.moments = [time.perf_counter()]
     trainer.train()
     if not trial.evaluations:  # stopped early

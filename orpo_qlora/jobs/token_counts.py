@@ -183,7 +183,7 @@ class TokenizeJob(BackgroundJob[TokenizeRequest, Answer]):
 
 
 JOB = TokenizeJob()
-paths_of, ask, read_answer, cancel = JOB.paths, JOB.ask, JOB.read, JOB.cancel
+paths_of, ask, read_answer, end_started = JOB.paths, JOB.ask, JOB.read, JOB.end_started
 
 
 def request_of(

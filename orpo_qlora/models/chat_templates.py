@@ -17,10 +17,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from orpo_qlora.config import CHAT_TEMPLATES, TEMPLATE_CHARACTERS, TrainConfig, is_template_text
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import ConfigError
 from orpo_qlora.program import PROGRAM_ENVIRONMENT
+from orpo_qlora.setting import CHAT_TEMPLATES, TEMPLATE_CHARACTERS, is_template_text
 
 IM_END = "<|im_end|>"
 PROPOSED = "chatml"
@@ -253,9 +254,16 @@ def _read(path: Path) -> str:
         ) from exc
 
 
-@lru_cache(maxsize=32)
 def _checked(text: str, name: str) -> str:
-    """Return the text if it renders a conversation; tried in a process with limits."""
+    problem, hint = _problem_of(text)
+    if problem:
+        raise ConfigError(f"{name} {problem}.", where=name, hint=hint)
+    return text
+
+
+@lru_cache(maxsize=32)
+def _problem_of(text: str) -> tuple[str, str]:
+    """Return why a template cannot be used and what to do, tried in a process with limits."""
     environment = {**PROGRAM_ENVIRONMENT, **os.environ, "USE_TORCH": "0"}
     try:
         done = subprocess.run(
@@ -270,6 +278,4 @@ def _checked(text: str, name: str) -> str:
     except (subprocess.TimeoutExpired, ValueError):
         problem = "takes too much time or memory to render two short messages"
         hint = "Take the long loops out of it."
-    if problem:
-        raise ConfigError(f"{name} {problem}.", where=name, hint=hint)
-    return text
+    return str(problem), str(hint)

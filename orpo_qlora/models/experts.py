@@ -106,8 +106,12 @@ def _shortest_names(experts: Sequence[ExpertWeights]) -> tuple[str, ...]:
 
 
 def can_mix_adapters(policy: nn.Module) -> bool:
-    """Whether PEFT can compute a batch whose rows go through different adapters."""
-    return not any(isinstance(module, ParamWrapper) for module in policy.modules())
+    """Whether PEFT can compute a batch whose rows go through different adapters.
+
+    It cannot for adapters on expert weights, nor for DoRA (PEFT 0.21).
+    """
+    layers = [module for module in policy.modules() if isinstance(module, LoraLayer)]
+    return not any(isinstance(layer, ParamWrapper) or layer.lora_variant for layer in layers)
 
 
 @contextmanager

@@ -300,6 +300,28 @@ def attach_new_adapter(base: Base, config: TrainConfig) -> PeftModel:
     return policy
 
 
+def attach_start_adapter(base: Base, folder: Path, config: TrainConfig) -> PeftModel:
+    """Return the policy: the base with a copy of a saved adapter, only the adapter trainable.
+
+    Raises:
+        UnsupportedModel: the adapter does not fit the base.
+    """
+    refuse_unsafe_adapter(folder)
+    with loading_errors("The starting adapter does not fit its base model", ADAPTER_HINT):
+        lora = LoraConfig.from_pretrained(str(folder))
+        lora.lora_dropout = config.lora_dropout
+        policy = PeftModel.from_pretrained(
+            base.model,
+            str(folder),
+            adapter_name=ADAPTER,
+            is_trainable=True,
+            config=lora,
+            use_safetensors=True,
+        )
+    _keep_adapter_exact(policy)
+    return policy
+
+
 def _peft_names(modules: tuple[str, ...] | str) -> list[str] | str:
     return modules if isinstance(modules, str) else list(modules)
 

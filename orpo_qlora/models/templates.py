@@ -11,7 +11,6 @@ from pathlib import Path
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from orpo_qlora.config import CHAT_TEMPLATES, is_template_text
 from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import InputError, NoChatTemplate
 from orpo_qlora.models import chat_templates, tokenizer_files
@@ -24,6 +23,7 @@ from orpo_qlora.models.chat_templates import (
     Words,
     built_in,
 )
+from orpo_qlora.setting import CHAT_TEMPLATES, is_template_text
 
 _MARK = "ANSWERGOESHERE"
 _SYSTEM = "SYSTEMGOESHERE"

@@ -7,9 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from orpo_qlora.config import CHAT_TEMPLATES
 from orpo_qlora.models.chat_templates import IM_END, PROPOSED, TemplateInUse, label_of
 from orpo_qlora.models.local_files import TOKENIZER_FILE, tokenizer_folder
+from orpo_qlora.setting import CHAT_TEMPLATES
 from orpo_qlora.storage import FileStamp
 
 TEMPLATE_FILE = "chat_template.jinja"

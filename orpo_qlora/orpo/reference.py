@@ -1,244 +1,218 @@
-"""One ORPO step by TRL's own trainer, and how far the engine's step is from it. Floor 2.
+"""Log-probs under the reference: measured once a data set and base, kept on disk. Floor 2.
 
-Both get the same policy and the same token ids: TRL's tokenisation is left out, because it appends
-a second end token after the template's newline. `orpo.verify`, the parity tests and the
-benchmark's TRL peer use this module.
+The reference is the policy as training begins: the base, or the adapter a run starts from. Its
+log-probs never change, so no second model is in memory and no step computes them again. The file
+grows by whole lines while they are measured; a killed worker's is continued. No error of the disk
+fails a run.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from orpo_qlora.orpo.engine import Engine, build_engine, restore_modules
-from orpo_qlora.orpo.loss import Loss
+from orpo_qlora import storage
+from orpo_qlora.errors import CheckpointError, DiskFull, NonFiniteLoss
+from orpo_qlora.orpo.engine import Engine
+from orpo_qlora.orpo.objectives.base import CHOSEN, REJECTED
 from orpo_qlora.orpo.packing import Needs
-from orpo_qlora.orpo.step import Record, accumulate_step
 from orpo_qlora.orpo.tokens import TokenizedPair
 
-IGNORED = -100
-"""Label of a token whose log-prob TRL leaves out of the answer's."""
-GRADIENT = "gradient"
-COMPARED = ("loss", "nll_loss", "or_loss", "logps/chosen", "logps/rejected")
-LEAST_NATS = 0.01
-"""Smaller values are compared as if they were this large: log-softmax rounds absolutely."""
-ADAPTER_STD = 0.01
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Increased whenever the same pairs would be measured differently."""
+KEPT_FILES = 16
+PHASE = "measuring the reference"
+REPORT_SECONDS = 1.0
+NEEDS = Needs(prompt=False, rejected=True)
+
+Sums = tuple[float, float]
+"""Summed log-probs of the chosen and of the rejected response, in nats."""
+
+
+def digest_of(pair: TokenizedPair) -> str:
+    """Return what identifies a pair: its tokens, which template and length policy have shaped."""
+    text = json.dumps((pair.prompt, pair.chosen, pair.rejected), separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """Largest differences that count as rounding."""
+class Reference:
+    """Summed log-probs of pairs under the reference, by `digest_of`."""
 
-    value: float
-    """Of loss and log-probs, relative."""
-    gradient: float
-    """Of each LoRA gradient, relative L2."""
+    known: Mapping[str, Sums] = field(default_factory=dict)
 
+    def sums(self, pairs: Sequence[TokenizedPair], like: Tensor) -> Tensor:
+        """Return the sums of B pairs in the type and on the device of `like`.
 
-TOLERANCES = {torch.float64: Tolerance(1e-9, 1e-7), torch.float32: Tolerance(1e-5, 1e-3)}
-"""By the number type of the base; see docs/engine.md."""
+        Returns:
+            Shape (B, 3) as `PairSums.sums`; the prompt's column is 0.
 
+        Raises:
+            KeyError: a pair was never measured.
+        """
+        rows = [(0.0, *self.known[digest_of(pair)]) for pair in pairs]
+        return torch.tensor(rows, dtype=like.dtype, device=like.device)
 
-@dataclass(frozen=True)
-class Step:
-    """What one optimizer step computes before the optimizer's update."""
-
-    metrics: Record
-    """By this project's names, see docs/run-folder.md."""
-    gradients: Mapping[str, Tensor]
-    """Of the trained parameters, by name, each in its parameter's shape."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One number by TRL and by the engine; for gradients, their L2 norms."""
-
-    name: str
-    trl: float
-    engine: float
-    difference: float
-    """Relative."""
-    tolerance: float
-
-    @property
-    def is_within(self) -> bool:
-        """Whether the difference counts as rounding; NaN never does."""
-        return self.difference <= self.tolerance
+    def has(self, pairs: Sequence[TokenizedPair]) -> bool:
+        """Whether all pairs were measured."""
+        return bool(self.known) and all(digest_of(pair) in self.known for pair in pairs)
 
 
-def trl_arguments(lambda_: float, **options: Any) -> ORPOConfig:  # noqa: ANN401 - TRL's own options
-    """Return TRL's settings for token ids that are used whole and activations that are kept.
+def as_reference(
+    policy: PeftModel, *, starts_from_adapter: bool = False
+) -> AbstractContextManager[object]:
+    """Return a context in which a policy that is not trained yet is its own reference.
 
-    Args:
-        lambda_: TRL's `beta`.
-        options: more fields of `ORPOConfig`.
+    That is the base without the adapter, or the saved adapter that the run starts from.
     """
-    defaults = {
-        "output_dir": tempfile.gettempdir(),  # required; nothing is saved
-        "beta": lambda_,
-        "max_length": 1_000_000,
-        "bf16": False,
-        "activation_checkpointing": False,
-        "remove_unused_columns": False,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    return ORPOConfig(**(defaults | options))
+    return nullcontext() if starts_from_adapter else policy.disable_adapter()
 
 
-def trl_trainer(
-    policy: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    arguments: ORPOConfig,
-    kind: type[ORPOTrainer] = ORPOTrainer,
-) -> ORPOTrainer:
-    """Return TRL's trainer of a policy, without pairs of its own (see `trl_features`)."""
-    unused = Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
-    return kind(model=policy, args=arguments, train_dataset=unused, processing_class=tokenizer)
+class ReferenceFile:
+    """Keeps measured sums on disk: in the cache while they are measured, then also in the run.
 
+    A run that is resumed reads its own copy, so its steps do not depend on the cache.
 
-def trl_features(pair: TokenizedPair) -> dict[str, list[int]]:
-    """Return a pair as TRL's data collator takes it."""
-    prompt = list(pair.prompt)
-    features = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
-    for side, answer in (("chosen", list(pair.chosen)), ("rejected", list(pair.rejected))):
-        features[f"{side}_input_ids"] = prompt + answer
-        features[f"{side}_attention_mask"] = [1] * len(prompt + answer)
-        features[f"{side}_labels"] = [IGNORED] * len(prompt) + answer
-    return features
-
-
-def trl_step(
-    policy: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[TokenizedPair],
-    lambda_: float,
-) -> Step:
-    """Return one step of TRL's `ORPOTrainer`, its batch the step's pairs, without accumulation.
-
-    Source: https://github.com/huggingface/trl/blob/v1.16.0/trl/experimental/orpo/orpo_trainer.py,
-    `get_batch_loss_metrics`. Its `log_odds_ratio` is the mean of log σ(z) and its
-    `log_odds_chosen` the mean of z; here `or_loss` and `log_odds_ratio` are what they are
-    everywhere in this project, −log σ(z) and z.
-
-    Args:
-        policy: base with adapter; put into evaluation mode, so dropout is off. The modules that an
-            engine has replaced are restored: TRL runs on PEFT's and transformers' own.
-        tokenizer: gives TRL the padding token.
-        pairs: B pairs; each prompt has at least two tokens.
-        lambda_: weight of the odds-ratio loss.
+    Args of the constructor: the cache folder, the run's copy, and what the sums depend on, as text.
     """
-    restore_modules(policy)
-    policy.eval()
-    on_cpu = policy.device.type == "cpu"
-    trainer = trl_trainer(policy, tokenizer, trl_arguments(lambda_, use_cpu=on_cpu))
-    policy.zero_grad()
-    batch = trainer.data_collator([trl_features(pair) for pair in pairs])
-    loss, reported = trainer.get_batch_loss_metrics(policy, batch)
-    loss.backward()
-    names = ("nll_loss", "logps/chosen", "logps/rejected")
-    rewards = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
-    metrics = {
-        "loss": loss.item(),
-        **{name: reported[name] for name in (*names, *rewards)},
-        "or_loss": -reported["log_odds_ratio"],
-        "log_odds_ratio": reported["log_odds_chosen"],
-    }
-    return Step(metrics, take_gradients(policy))
+
+    def __init__(self, cache: Path, copy: Path, identity: Mapping[str, str]) -> None:
+        self._identity = {"version": str(VERSION), **identity}
+        name = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:32]
+        self.path, self.copy = cache / f"{name}.jsonl", copy
+        self._lines: storage.JsonLines | None = None
+
+    def read(self) -> dict[str, Sums]:
+        """Return what is known, from the run's copy or else from the cache.
+
+        Raises:
+            CheckpointError: the file holds the log-probs of another reference.
+        """
+        for path in (self.copy, self.path):
+            known = self._read(path)
+            if known:
+                log.info("reference log-probs of %d pairs taken from %s", len(known), path)
+                return known
+        return {}
+
+    def _read(self, path: Path) -> dict[str, Sums]:
+        try:
+            records, _ = storage.read_json_lines(path)
+        except OSError as exc:
+            log.info("%s cannot be read: %s", path, exc)
+            return {}
+        if not records:
+            return {}
+        if records[0].get("identity") != self._identity:
+            raise CheckpointError(
+                f"The reference log-probs in {path.name} belong to another base or other pairs.",
+                where=str(path),
+                hint=f"Delete {path}; they are then measured again.",
+            )
+        known: dict[str, Sums] = {}
+        for record in records[1:]:
+            with suppress(KeyError, TypeError, ValueError):  # a damaged line is measured again
+                sums = (float(record["chosen"]), float(record["rejected"]))  # type: ignore[arg-type]
+                known.setdefault(str(record["pair"]), sums)
+        return known
+
+    def append(self, measured: Mapping[str, Sums]) -> None:
+        """Add the sums of a forward."""
+        try:
+            lines = self._lines or self._opened()
+            for pair, (chosen, rejected) in measured.items():
+                lines.append({"pair": pair, "chosen": chosen, "rejected": rejected})
+        except (OSError, DiskFull) as exc:
+            log.info("reference log-probs were not kept: %s", exc)
+
+    def _opened(self) -> storage.JsonLines:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lines = storage.JsonLines(self.path)
+        if not self.path.stat().st_size:
+            self._lines.append({"identity": self._identity})
+        oldest_first = sorted(self.path.parent.glob("*.jsonl"), key=lambda p: p.stat().st_mtime)
+        for old in oldest_first[:-KEPT_FILES]:
+            old.unlink(missing_ok=True)
+        return self._lines
+
+    def finish(self, known: Mapping[str, Sums]) -> None:
+        """Close the file and give the run its copy."""
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
+        if self.copy.exists():
+            return
+        records: list[dict[str, object]] = [{"identity": self._identity}]
+        records += [{"pair": p, "chosen": c, "rejected": r} for p, (c, r) in known.items()]
+        try:
+            storage.write_whole(self.copy, (json.dumps(record) + "\n" for record in records))
+        except (OSError, DiskFull) as exc:
+            log.info("the run has no copy of the reference log-probs: %s", exc)
 
 
-def engine_step(
-    engine: Engine, pairs: Sequence[TokenizedPair], loss: Loss, tokens_per_forward: int
-) -> Step:
-    """Return one step of the engine, accumulated as a training does, dropout off."""
-    engine.policy.eval()
-    engine.policy.zero_grad()
-    metrics = accumulate_step(engine, pairs, loss, tokens_per_forward, Tensor.backward)
-    return Step(metrics, take_gradients(engine.policy))
+@dataclass
+class Measuring:
+    """A measurement of the reference in progress."""
 
+    engine: Engine
+    pairs: Sequence[TokenizedPair]
+    known: dict[str, Sums] = field(default_factory=dict)
+    file: ReferenceFile | None = None
+    on_phase: Callable[[str], None] = lambda _: None
+    should_stop: Callable[[], bool] = lambda: False
 
-def compared_engine(policy: PeftModel, pairs: Sequence[TokenizedPair]) -> Engine:
-    """Return an engine that measures all that TRL does; raises what `build_engine` does."""
-    return build_engine(policy, Needs(prompt=True, rejected=True), pairs)
+    @torch.no_grad()
+    def run(self, tokens_per_forward: int) -> bool:
+        """Measure what is not known yet, under the policy as it is now, dropout off.
 
+        The cut into forwards does not depend on what is known, so a measurement that was
+        interrupted gives the same numbers as a whole one.
 
-def compare_steps(trl: Step, engine: Step, tolerance: Tolerance) -> list[Difference]:
-    """Return the differences of loss, its parts and log-probs, and of the worst LoRA gradient.
+        Returns:
+            False when stopped before the end.
 
-    Raises:
-        KeyError: the two steps trained different parameters.
-    """
-    differences = [
-        Difference(
-            name,
-            trl.metrics[name],
-            engine.metrics[name],
-            _relative(engine.metrics[name], trl.metrics[name]),
-            tolerance.value,
-        )
-        for name in COMPARED
-    ]
-    if trl.gradients.keys() != engine.gradients.keys():
-        raise KeyError(*sorted(trl.gradients.keys() ^ engine.gradients.keys()))
-    by_name = {
-        name: relative_l2(engine.gradients[name], wanted) for name, wanted in trl.gradients.items()
-    }
-    # Comparisons with NaN are false; as the first part of the key it is still found.
-    worst = max(by_name, key=lambda name: (by_name[name] != by_name[name], by_name[name]))
-    return [
-        *differences,
-        Difference(
-            f"{GRADIENT} {_short(worst)}",
-            float(trl.gradients[worst].norm()),
-            float(engine.gradients[worst].norm()),
-            by_name[worst],
-            tolerance.gradient,
-        ),
-    ]
+        Raises:
+            NonFiniteLoss: a log-prob is not a finite number.
+        """
+        engine = replace(self.engine, needs=NEEDS)
+        reported = -math.inf
+        for group in engine.micro_steps(self.pairs, tokens_per_forward):
+            missing = {digest_of(pair) for pair in group} - self.known.keys()
+            if not missing:
+                continue
+            if self.should_stop():
+                return False
+            if time.monotonic() - reported > REPORT_SECONDS:
+                self.on_phase(f"{PHASE}: {len(self.known):,} of {len(self.pairs):,} pairs")
+                reported = time.monotonic()
+            self._measure(engine, group, missing)
+        return True
 
-
-def _short(name: str) -> str:
-    """Return a parameter's name without what PEFT puts around it."""
-    return name.removeprefix("base_model.model.").removesuffix(".default.weight")
-
-
-def _relative(value: float, wanted: float) -> float:
-    return abs(value - wanted) / max(abs(wanted), LEAST_NATS)
-
-
-def relative_l2(value: Tensor, wanted: Tensor) -> float:
-    """Return ‖value − wanted‖ / ‖wanted‖."""
-    return float((value - wanted).norm() / wanted.norm().clamp(min=1e-300))
-
-
-def take_gradients(policy: PeftModel) -> dict[str, Tensor]:
-    """Return copies of a policy's gradients by parameter name, and clear them."""
-    gradients = {
-        name: parameter.grad.clone()
-        for name, parameter in policy.named_parameters()
-        if parameter.grad is not None
-    }
-    policy.zero_grad()
-    return gradients
-
-
-@torch.no_grad()
-def fill_adapter(policy: PeftModel) -> None:
-    """Give a fresh adapter's B matrices small random values, as after some training.
-
-    PEFT starts them at 0, where the gradients of all A matrices are 0 too and would agree whatever
-    computed them.
-    """
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
-            parameter.normal_(std=ADAPTER_STD)
+    def _measure(self, engine: Engine, group: list[TokenizedPair], missing: set[str]) -> None:
+        measured, _ = engine.measure(group)
+        fresh: dict[str, Sums] = {}
+        for pair, row in zip(group, measured.sums.tolist(), strict=True):
+            if not (math.isfinite(row[CHOSEN]) and math.isfinite(row[REJECTED])):
+                raise NonFiniteLoss(
+                    "The reference's log-prob of a response is not a finite number.",
+                    where=f"row {pair.row}",
+                    hint=f"Check row {pair.row} of the data, or compute in float32.",
+                )
+            if digest_of(pair) in missing:
+                fresh[digest_of(pair)] = (row[CHOSEN], row[REJECTED])
+        self.known |= fresh
+        if self.file is not None:
+            self.file.append(fresh)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from peft import PeftModel
@@ -13,7 +14,8 @@ from torch import Tensor
 from orpo_qlora.models.hardware import peak_memory_bytes
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import Loss
-from orpo_qlora.orpo.objectives.base import Terms
+from orpo_qlora.orpo.objectives.base import CHOSEN, Terms
+from orpo_qlora.orpo.reference import NEEDS, digest_of
 from orpo_qlora.orpo.tokens import TokenizedPair
 
 Record = dict[str, float]
@@ -73,12 +75,41 @@ def accumulate_step(
     """
     stats = _StepStats()
     totals = loss.totals(pairs)
+    if loss.needs.mismatched:
+        drift = measure_drift(engine, pairs, loss, tokens_per_forward)
+        totals = replace(totals, drift=drift.nats)
+        stats.tokens += drift.tokens
     for group in engine.micro_steps(pairs, tokens_per_forward):
         sums, tokens = engine.measure(group)
         terms = loss.terms(group, sums, totals)
         backward(terms.loss)
         stats.add(terms, len(group), tokens)
     return stats.record()
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The policy's distance from the reference on mismatched responses."""
+
+    nats: Tensor
+    """Mean summed log-prob minus the reference's, at least 0; a scalar."""
+    tokens: int
+
+
+@torch.no_grad()
+def measure_drift(
+    engine: Engine, pairs: Sequence[TokenizedPair], loss: Loss, tokens_per_forward: int
+) -> Drift:
+    """Return the drift of a step of pairs; see `accumulate_step`."""
+    engine = replace(engine, needs=NEEDS)
+    gains, sent = [], 0
+    mismatched = [loss.mismatched[digest_of(pair)] for pair in pairs]
+    for group in engine.micro_steps(mismatched, tokens_per_forward):
+        measured, tokens = engine.measure(group)
+        reference = loss.reference.sums(group, measured.sums)
+        gains.append((measured.sums - reference)[:, CHOSEN:])
+        sent += tokens
+    return Drift(torch.cat(gains).mean().clamp(min=0), sent)
 
 
 @torch.no_grad()

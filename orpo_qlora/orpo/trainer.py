@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +33,8 @@ from orpo_qlora.orpo.batches import steps_an_epoch, total_steps, training_batche
 from orpo_qlora.orpo.budget import Budget, settle_memory
 from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine
-from orpo_qlora.orpo.loss import loss_for
+from orpo_qlora.orpo.loss import loss_for, mismatch
+from orpo_qlora.orpo.reference import Measuring, Reference, ReferenceFile, as_reference, digest_of
 from orpo_qlora.orpo.resume import preserved_random_state
 from orpo_qlora.orpo.schedule import evaluation_every
 from orpo_qlora.orpo.step import Record, accumulate_step, measure_pairs
@@ -104,13 +106,21 @@ class OrpoTrainer(Trainer):
         self.run_callback = callback
         self.pairs, self.held_out = train, held_out
         self.loss = loss_for(config)
+        if self.loss.needs.mismatched:
+            sides = [mismatch(side, config.max_length) for side in (train, held_out)]
+            self.loss = replace(self.loss, mismatched=sides[0] | sides[1])
+        mismatched = list(self.loss.mismatched.values())
+        self.reference_file: ReferenceFile | None = None
+        """Set it before `train` to keep the reference's log-probs on disk."""
         self.steps = total_steps(config, len(train))
         self.resume_from: Path | None = None
         self.has_base_evaluation = not held_out
         """Set it before `train` where an earlier process has recorded step 0 already."""
+        self.evaluates_start = False
+        """Set it before `train` to measure an adapter that is not new before the first step."""
         self._savepoints = resume.Savepoints(config.checkpoint_every, self.steps)
         self.last_record: Record = {}
-        self.memory = settle_memory(engine, config, [*train, *held_out])
+        self.memory = settle_memory(engine, config, [*train, *held_out, *mismatched])
         self.budget = Budget(engine.policy, self.memory, callback.on_note)
         super().__init__(
             model=engine.policy,
@@ -132,9 +142,47 @@ class OrpoTrainer(Trainer):
         per_epoch = steps_an_epoch(len(self.pairs), self.settings.pairs_per_step)
         return self.state.global_step / per_epoch
 
+    def measure_reference(self, *, can_stop: bool = False) -> bool:
+        """Measure what the loss needs of the reference, once; `train` does so too.
+
+        Returns:
+            False when it `can_stop` and the callback's `should_stop` ended it early.
+
+        Raises:
+            CheckpointError: the file holds the log-probs of another reference.
+            NonFiniteLoss: names the row.
+        """
+        pairs = [*self.pairs, *self.held_out]
+        if self.loss.needs.mismatched:
+            pairs += [self.loss.mismatched[digest_of(pair)] for pair in pairs]
+        if not self.loss.needs.reference or self.loss.reference.has(pairs):
+            return True
+        file = self.reference_file
+        known = file.read() if file else {}
+        measuring = Measuring(self.engine, pairs, known, file, self.run_callback.on_phase)
+        if can_stop:
+            measuring.should_stop = self.run_callback.should_stop
+        policy: PeftModel = self.engine.policy
+        was_training = policy.training
+        policy.eval()
+        with (
+            preserved_random_state(),
+            as_reference(policy, starts_from_adapter=bool(self.settings.start_from)),
+        ):
+            is_done = self.budget.spend(measuring.run)
+        policy.train(was_training)
+        if is_done:
+            self.loss = replace(self.loss, reference=Reference(measuring.known))
+            if file:
+                file.finish(measuring.known)
+        return is_done
+
     def start(self) -> None:
-        """Restore the state in `resume_from`, if there is one."""
+        """Restore the state in `resume_from`, or measure an adapter that was trained before."""
+        self.measure_reference()
         if self.resume_from is None:
+            if self.evaluates_start and self.held_out:
+                self._evaluate_start()
             return
         progress = resume.restore(self.resume_from, self.model, self.optimizer, self.lr_scheduler)
         # A different cut into forwards would round differently.
@@ -215,6 +263,7 @@ class OrpoTrainer(Trainer):
         """Evaluate the held-out pairs, report and return the metrics, names prefixed `eval/`."""
         if not self.held_out:
             return {}
+        self.measure_reference()
         self.evaluate_base()
         self.run_callback.on_phase("evaluating the held-out pairs")
         return self._report_held_out(self.state, self.epochs_done)
@@ -227,6 +276,7 @@ class OrpoTrainer(Trainer):
         """
         if self.has_base_evaluation:
             return
+        self.measure_reference()
         self.run_callback.on_phase("evaluating the base model")
         start = copy.copy(self.state)
         start.global_step, start.epoch = 0, 0.0
@@ -234,6 +284,16 @@ class OrpoTrainer(Trainer):
         with preserved_random_state(), policy.disable_adapter():
             self._report_held_out(start, 0.0)
         self.has_base_evaluation = True
+
+    def _evaluate_start(self) -> None:
+        """Report the base model and then the adapter before the first step, both as step 0."""
+        self.evaluate_base()
+        self.run_callback.on_phase("evaluating the starting adapter")
+        start = copy.copy(self.state)
+        start.global_step, start.epoch = 0, 0.0
+        with preserved_random_state():
+            self._report_held_out(start, 0.0)
+        self.evaluates_start = False
 
     def _report_held_out(self, state: TrainerState, epochs: float) -> Record:
         values = self.budget.spend(

@@ -19,16 +19,17 @@ from datasets import disable_progress_bars
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from orpo_qlora import storage
-from orpo_qlora.config import TrainConfig
+from orpo_qlora import methods, storage
+from orpo_qlora.config import TrainConfig, setting_fields
 from orpo_qlora.data.pairs import PreferencePair, read_pairs
 from orpo_qlora.errors import InputError, OrpoQloraError, OutOfMemory
 from orpo_qlora.models.hardware import memory_errors, use_all_cores
 from orpo_qlora.models.loading import attach_new_adapter, load_base
-from orpo_qlora.orpo import reference
+from orpo_qlora.orpo import parity, trl_steps
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import loss_for
 from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair, tokenize_pairs
+from orpo_qlora.setting import methods_of
 
 CONFIG, PAIRS, REPORT = "config.json", "pairs.jsonl", "report.json"
 PACKAGES = ("trl", "torch", "transformers", "peft", "bitsandbytes")
@@ -45,7 +46,7 @@ def verify(config: TrainConfig, pairs: Sequence[PreferencePair]) -> dict[str, ob
     hold. The adapter is fresh with small random B matrices. Dropout is off.
 
     Args:
-        config: model, adapter, λ and lengths. `nll_on` and `nll_reduction` are those of TRL,
+        config: model, adapter, method and lengths. `nll_on` and `nll_reduction` are those of TRL,
             `sequence` and `token`, whatever is set.
         pairs: of the step, in text.
 
@@ -69,18 +70,19 @@ def verify(config: TrainConfig, pairs: Sequence[PreferencePair]) -> dict[str, ob
     )
     tokenized = tokenize_pairs(base.tokenizer, pairs, config.max_length, config.over_length)
     policy = attach_new_adapter(base, config)
-    reference.fill_adapter(policy)
+    parity.fill_adapter(policy)
     with memory_errors(lambda: TOO_LARGE):
-        by_trl = reference.trl_step(policy, base.tokenizer, tokenized.pairs, config.lambda_)
-        engine = reference.compared_engine(policy, tokenized.pairs)
+        by_trl = trl_steps.trl_step(policy, base.tokenizer, tokenized.pairs, config)
+        engine = parity.compared_engine(policy, tokenized.pairs)
         tokens = _tokens_per_forward(config, engine, tokenized.pairs)
-        as_trl = config.model_copy(update={"nll_on": "sequence", "nll_reduction": "token"})
-        by_engine = reference.engine_step(engine, tokenized.pairs, loss_for(as_trl), tokens)
-    differences = reference.compare_steps(by_trl, by_engine, reference.TOLERANCES[base.model.dtype])
+        loss = loss_for(trl_steps.as_trl(config))
+        loss = parity.with_reference(loss, engine, tokenized.pairs)
+        by_engine = parity.engine_step(engine, tokenized.pairs, loss, tokens)
+    differences = parity.compare_steps(by_trl, by_engine, parity.TOLERANCES[base.model.dtype])
     return {
         "equal": all(one.is_within for one in differences),
         "model": config.model,
-        "lambda": config.lambda_,
+        "method": methods.method_with_strength(config),
         "pairs": len(tokenized.pairs),
         "layout": engine.layout,
         "forwards": len(engine.micro_steps(tokenized.pairs, tokens)),
@@ -103,7 +105,11 @@ def _tokens_per_forward(config: TrainConfig, engine: Engine, pairs: Sequence[Tok
 def _notes(config: TrainConfig, tokenized: Tokenized) -> list[str]:
     notes = [tokenized.sentence(config.max_length)] if tokenized.sentence(config.max_length) else []
     notes += tokenized.changes.sentences()
-    if (config.nll_on, config.nll_reduction) != ("sequence", "token"):
+    as_trl, fields = trl_steps.as_trl(config), setting_fields()
+    if any(
+        getattr(config, name) != getattr(as_trl, name) and config.method in methods_of(fields[name])
+        for name in ("nll_on", "nll_reduction")
+    ):
         notes.append(
             "TRL has no other NLL than nll_on=sequence with nll_reduction=token; the steps are "
             "compared with these."

@@ -18,6 +18,9 @@ BLOCK_BYTES = 65_536
 BLOCKS = 64
 
 
+_DEFAULTS = TrainConfig().model_dump(mode="json", by_alias=True, exclude=WITHOUT_EFFECT)
+
+
 class Identity(BaseModel):
     """What a checkpoint may be resumed with."""
 
@@ -59,7 +62,8 @@ def _fingerprint(path: Path) -> str:
 
 def differences(then: Identity, now: Identity) -> list[str]:
     """Return a sentence for each difference; models are compared where both were read."""
-    before = _defaults() | then.settings  # an older version lacked some settings
+    # A setting that did not exist yet had the effect of its default.
+    before = _DEFAULTS | then.settings
     found = [
         f"{name} was {_shown(before.get(name))} and is {_shown(now.settings.get(name))}"
         for name in sorted(before.keys() | now.settings.keys())
@@ -69,10 +73,6 @@ def differences(then: Identity, now: Identity) -> list[str]:
     if then.model and now.model:
         found += [f"base model: {change}" for change in _changed(then.model, now.model)]
     return found
-
-
-def _defaults() -> dict[str, object]:
-    return TrainConfig().model_dump(mode="json", by_alias=True, exclude=WITHOUT_EFFECT)
 
 
 def _shown(value: object) -> str:

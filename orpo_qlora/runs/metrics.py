@@ -86,7 +86,8 @@ METRICS = (
     Metric(
         "rewards/chosen",
         "nats",
-        "orpo: λ · logps/chosen; simpo: β · logps/chosen; cpo: β · summed log-prob; sft: none.",
+        "orpo: λ · logps/chosen; simpo: β · logps/chosen; cpo: β · summed log-prob; dpo, ipo, kto: "
+        "β · (summed log-prob − the reference's); sft: none.",
         "rewards/chosen",
     ),
     Metric("rewards/rejected", "nats", "Likewise, of the rejected responses.", "rewards/rejected"),
@@ -99,24 +100,30 @@ METRICS = (
         "rewards/accuracies",
     ),
     Metric(
-        "kl_base",
+        "kl",
         "nats",
-        "KL(tuned ‖ base) of the next token over the whole vocabulary, mean over the tokens of the "
-        "held-out chosen responses; in the last evaluation only.",
-        "",
+        "kto: mean summed log-prob minus the reference's of mismatched responses, at least 0.",
+        "kl",
     ),
     Metric("grad_norm", "L2", "Length of the gradient before clipping.", "grad_norm"),
     Metric("learning_rate", "", "Step size used by this optimizer step.", "learning_rate"),
     Metric("pairs", "count", "Pairs in this step or evaluation.", ""),
+    Metric("tokens", "count", "Tokens sent through the model.", ""),
+    Metric("seconds", "s", "Wall time of this step or evaluation.", ""),
+    Metric("peak_memory_bytes", "bytes", "Peak memory of the worker so far.", ""),
     Metric(
         "forwards",
         "count",
         "Sequences, prompt with one response, that the model computed in this step.",
         "",
     ),
-    Metric("tokens", "count", "Tokens sent through the model.", ""),
-    Metric("seconds", "s", "Wall time of this step or evaluation.", ""),
-    Metric("peak_memory_bytes", "bytes", "Peak memory of the worker so far.", ""),
+    Metric(
+        "kl_base",
+        "nats",
+        "KL(tuned ‖ base) of the next token over the whole vocabulary, mean over the tokens of the "
+        "held-out chosen responses; in the last evaluation only.",
+        "",
+    ),
 )
 NAMES = tuple(metric.name for metric in METRICS)
 

@@ -83,6 +83,16 @@ class RunPaths:
         return self.folder / "checkpoints"
 
     @property
+    def start(self) -> Path:
+        """Copy of the adapter that the training starts from, with its chain."""
+        return self.folder / "start"
+
+    @property
+    def reference(self) -> Path:
+        """The reference's log-probs of the pairs, for methods that need them."""
+        return self.folder / "reference.jsonl"
+
+    @property
     def adapter(self) -> Path:
         """The final PEFT adapter."""
         return self.folder / "adapter"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from orpo_qlora.config import is_template_text
 from orpo_qlora.data.summary import plural
 from orpo_qlora.models.catalogue import find_model
 from orpo_qlora.models.chat_templates import label_of
 from orpo_qlora.runs.state import RunState, Status
 from orpo_qlora.runs.store import Run
+from orpo_qlora.setting import is_template_text
 
 STATUS_MEANINGS: dict[Status, str] = {
     "queued": "In the queue; starts when no other run trains.",
@@ -113,9 +113,13 @@ def model_title(model: str) -> str:
 
 
 def setting_value(value: object) -> str:
-    """Return a setting's value as text."""
+    """Return a setting's value as text; None, the method's own, as “auto”."""
+    if value is None:
+        return "auto"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None:
+        return "auto"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):

@@ -94,11 +94,14 @@ class Run:
 
         The base's own template may change after a run.
         """
+        text = self.saved_template
+        return self.config.model_copy(update={"chat_template": text}) if text else self.config
+
+    @property
+    def saved_template(self) -> str:
+        """The text of the chat template beside the adapter, empty without one."""
         saved = self.paths.adapter / TEMPLATE_FILE
-        if not saved.is_file():
-            return self.config
-        text = saved.read_text(encoding="utf-8")
-        return self.config.model_copy(update={"chat_template": text})
+        return saved.read_text(encoding="utf-8") if saved.is_file() else ""
 
     @property
     def has_adapter(self) -> bool:
@@ -193,6 +196,7 @@ def _config_text(config: TrainConfig, report: DataSummary) -> str:
     about: dict[str, object] = {
         "schema": SCHEMA_VERSION,
         "dataset_sha256": report.sha256,
+        **({"dataset_source": report.hub.model_dump()} if report.hub else {}),
         "versions": {name: _installed(name) for name in VERSIONED},
     }
     if report.files:

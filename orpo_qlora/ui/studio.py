@@ -24,6 +24,7 @@ from orpo_qlora.ui.parts.events import QUIET, READING, parameters_of
 from orpo_qlora.ui.parts.guard import Updates, guarded
 from orpo_qlora.ui.runs import tab as runs_tab
 from orpo_qlora.ui.runs.tab import RunsTab
+from orpo_qlora.ui.train import recipe_card
 from orpo_qlora.ui.train import tab as train_tab
 from orpo_qlora.ui.train.tab import RunOpening, TrainTab
 
@@ -171,6 +172,7 @@ def _connect_train(studio: Studio) -> None:
 
     opening = RunOpening([studio.runs.picker, studio.tabs, studio.timer], open_run)
     train_tab.connect(studio.train, studio.data.dataset_id, opening)
+    recipe_card.connect(studio.train.recipe, studio.train.presets.picker, studio.data.hub)
 
 
 def _connect_runs(studio: Studio) -> None:

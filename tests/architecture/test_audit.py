@@ -76,13 +76,13 @@ def test_pins_without_a_known_vulnerability_pass(service):
 
 
 @pytest.mark.parametrize("answer", [(503, ""), (403, "blocked"), (200, "<html>Log in</html>")])
-def test_a_service_that_does_not_answer_is_said_and_fails_nothing(service, answer):
+def test_a_service_that_does_not_answer_is_reported_and_fails_nothing(service, answer):
     code, said = audit(service(lambda _: answer))
     assert code == 0
     assert "NOT AUDITED: the vulnerability service cannot be reached" in said
 
 
-def test_nobody_at_the_address_is_said_and_fails_nothing():
+def test_an_unreachable_address_is_reported_and_fails_nothing():
     code, said = audit("http://127.0.0.1:9")
     assert code == 0
     assert "NOT AUDITED: the vulnerability service cannot be reached" in said

@@ -21,13 +21,13 @@ def test_the_list_is_read():
 
 
 @pytest.mark.parametrize(("name", "floor"), FLOORS)
-def test_what_is_installed_and_pinned_is_mended(name, floor):
+def test_installed_and_pinned_versions_hold_the_security_fixes(name, floor):
     assert Version(metadata.version(name)) >= Version(floor)
     pins = {pin.lower(): version for pin, version in PINS.items()}
     assert Version(pins.get(name, floor)) >= Version(floor)
 
 
-def test_whoever_installs_without_the_pins_gets_what_is_mended_too():
+def test_versions_installed_without_the_pins_hold_them_too():
     text = (ROOT / "pyproject.toml").read_text("utf-8")
     asked = dict(re.findall(r'^  "([\w-]+)>=([\d.]+)', text, re.MULTILINE))
     for name, floor in FLOORS:

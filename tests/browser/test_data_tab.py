@@ -127,7 +127,7 @@ def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path, wo
     expect(page.locator("#data-findings")).to_contain_text("8 rows = 6 pairs kept + 1 dropped")
 
     # A reload, and another file of the same columns, are read the same way.
-    open_page(page)
+    open_page(page, "/")
     expect(account).to_contain_text("6 pairs usable", timeout=MINUTE)
     other = tmp_path / "autres.csv"
     other.write_text(f"frage {word};gut;{HOSTILE}\nà ?;b;c\n", encoding="utf-8")
@@ -310,3 +310,44 @@ def test_narrow_page_needs_no_sideways_scrolling(page, theme):
     page.locator("#example-hello").click()
     wait_for_tokens(page, 1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_three_files_of_different_shapes_are_one_dataset_with_a_cap(page, tmp_path, word):
+    """The cap is typed into the table; each file shows its own columns; the pairs are exact."""
+    asked = [(f"{word} question {index}?", f"good {index}", f"bad {index}") for index in range(6)]
+    (tmp_path / "mine.csv").write_text(
+        "prompt,chosen,rejected\n" + "".join(",".join(row) + "\n" for row in asked)
+    )
+    ranked = {
+        "prompt": f"{word} ranked?",
+        "responses": ["mid", "best", "worst"],
+        "scores": [2, 9, 1],
+    }
+    (tmp_path / "ranked.jsonl").write_text(json.dumps(ranked) + "\n")
+    compared = {"prompt": asked[0][0], "response_a": "bad 0", "response_b": "good 0", "winner": "b"}
+    (tmp_path / "compared.jsonl").write_text(json.dumps(compared) + "\n")
+    open_page(page, "/")
+    files = [str(tmp_path / name) for name in ("mine.csv", "ranked.jsonl", "compared.jsonl")]
+    page.locator("#data-upload input[type=file]").set_input_files(files)
+    summary = page.locator("#data-summary")
+    expect(summary).to_contain_text("8 rows read, 8 pairs usable.")
+    expect(finding(page, "duplicate")).to_contain_text(
+        "compared.jsonl: The pair is in another file"
+    )
+    page.locator('#data-files-table [data-testid="cell-0-3"]').last.dblclick()
+    page.keyboard.type("4")
+    page.keyboard.press("Enter")
+    expect(summary).to_contain_text("mine.csv: 6 pairs found, 4 taken (cap 4).")
+    page.locator("#data-files-shown label", has_text="ranked.jsonl").click()
+    expect(page.locator("#data-ranking")).to_contain_text("Best against rest: 2 pairs")
+    page.locator("#data-ranking label", has_text="Best against rest").click()
+    expect(page.locator("#data-preview")).to_contain_text("mid")
+    dataset = uploads.open_upload(page.url.partition("data=")[2].partition("&")[0])
+    texts = [(pair.prompt, pair.chosen, pair.rejected) for pair in dataset.pairs]
+    assert texts == [
+        *(row for row in asked if row in texts[:4]),
+        (f"{word} ranked?", "best", "mid"),
+        (f"{word} ranked?", "best", "worst"),
+        (asked[0][0], "good 0", "bad 0"),
+    ]
+    assert [part.pairs_taken for part in dataset.report.files] == [4, 2, 1]

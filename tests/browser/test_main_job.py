@@ -58,6 +58,7 @@ def choose_preset(page, name):
     page.get_by_role("option", name=name).click()
 
 
+@pytest.mark.usefixtures("cold")  # the page and all that it starts, as on a user's machine
 def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv):
     with served_page() as address, chromium() as browser:
         # Without a graphics card, what turns and glides would take a core from the training.

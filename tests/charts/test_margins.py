@@ -30,7 +30,7 @@ def test_one_value_is_a_picture_too(values):
     assert "nan" not in page
 
 
-def test_the_picture_is_told_in_words():
+def test_the_chart_has_a_text_description():
     page = margins.draw_margins(np.array([-1.0, -0.5, 0.5]), np.array([0.5, 1.0, -0.1]))
     assert "Base: median -0.5, 33 % above 0, tuned: median +0.5, 67 % above 0." in page
     assert "<title>base, " in page

@@ -56,20 +56,20 @@ def test_bars_name_their_tokens_and_pairs():
     assert "<title>difference, -82 tokens" in chart
 
 
-def test_facts_are_said_to_screen_readers_too():
+def test_facts_are_in_the_label_too():
     spoken = re.search(r'aria-label="(.*?)"', drawn()["whole"])[1]
     assert spoken == "Prompt and longer response, tokens: Median 18, 95 % up to 100, longest 100."
 
 
 @pytest.mark.parametrize(("max_length", "is_inside"), [(20, True), (5000, False)])
-def test_line_of_max_length_stands_where_it_belongs(max_length, is_inside):
+def test_line_of_max_length_is_in_its_place(max_length, is_inside):
     whole = drawn(max_length)["whole"]
     assert ('class="limit"' in whole) is is_inside
     assert f"max_length {max_length:,}" in whole
     assert 'class="limit"' not in drawn(max_length)["difference"]
 
 
-def test_report_tells_fate_and_difference_in_words():
+def test_report_names_fate_and_difference():
     report = report_lengths(COUNTS, "some/model", 30, "drop")
     assert report.policy_sentence() == (
         "Longer than max_length = 30 tokens: 1 pair (25.0%) will be left out: row 5."

@@ -26,7 +26,7 @@ def turns(*contents):
     )
 
 
-def test_each_column_goes_on_from_its_own_answers():
+def test_each_column_continues_its_own_answers():
     talk = Conversation(id="x", exchanges=[exchange("hi", ("", "base"), ("r", "tuned"))])
     assert talk.turns_of("") == turns("hi", "base")
     assert talk.turns_of("r") == turns("hi", "tuned")
@@ -40,12 +40,12 @@ def test_a_column_that_came_later_knows_the_first_answers():
 @pytest.mark.parametrize(
     ("vote", "kept"), [("a", "left"), ("b", "right"), ("tie", "left"), ("bad", "left")]
 )
-def test_blind_sides_go_on_from_the_preferred_answer(vote, kept):
+def test_blind_sides_continue_the_preferred_answer(vote, kept):
     asked = exchange("hi", ("r", "left"), ("", "right"), is_blind=True, vote=vote)
     assert Conversation(id="x", exchanges=[asked]).shared_turns() == turns("hi", kept)
 
 
-def test_a_message_that_was_never_answered_is_not_said_again():
+def test_a_message_without_an_answer_is_not_sent_again():
     talk = Conversation(
         id="x", exchanges=[exchange("lost", ("", ""), ("r", "mine")), exchange("hi", ("", "yes"))]
     )

@@ -38,7 +38,7 @@ def cast(vote, *, on):
     votes.cast(conversation.id, vote)
 
 
-def test_win_rates_are_told_with_their_interval():
+def test_win_rates_have_an_interval():
     for number, vote in enumerate(("a", "a", "b", "tie", "bad")):
         cast(vote, on=f"q{number}")
     told = json.loads(said("--json"))

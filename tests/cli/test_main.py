@@ -82,6 +82,7 @@ def test_check_as_json_adds_up(csv_file):
     assert (report["rows_read"], report["pairs"], dropped) == (13, 12, 1)
 
 
+@pytest.mark.usefixtures("cold")
 def test_train_follows_to_the_end_and_lists_the_run(csv_file, tiny_model):
     settings = ["--model", str(tiny_model), "--set", "max_steps=2", "--name", "small"]
     done = run_cli("train", str(csv_file), *settings)

@@ -11,7 +11,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.orpo import verify
-from orpo_qlora.orpo.reference import COMPARED
+from orpo_qlora.orpo.parity import COMPARED
 
 SETTINGS = [
     "--set",

@@ -12,6 +12,7 @@ from orpo_qlora.config import (
     setting_fields,
 )
 from orpo_qlora.errors import ConfigError
+from orpo_qlora.presets import recipe_names
 
 
 def test_lambda_is_spelt_as_people_spell_it():
@@ -73,7 +74,9 @@ def test_every_preset_is_valid_and_names_only_settings(name):
 
 
 def test_presets_cover_the_promised_hardware():
-    assert preset_names() == ["demo-cpu", "gpu-08gb", "gpu-16gb", "gpu-24gb", "gpu-80gb"]
+    hardware = ["demo-cpu", "gpu-08gb", "gpu-16gb", "gpu-24gb", "gpu-80gb"]
+    assert preset_names()[: len(hardware)] == hardware
+    assert preset_names()[len(hardware) :] == recipe_names()
 
 
 def test_an_unknown_preset_lists_the_known_ones():

@@ -127,7 +127,7 @@ MESSAGES = ([user("why?")], [assistant("because")], [assistant("no idea")])
         pytest.param(parquet([ROW]), [ROW], "Parquet", id="B48 Parquet named .csv"),
     ],
 )  # fmt: skip
-def test_is_read_exactly_and_said_how(tmp_path, content, rows, sentence):
+def test_is_read_exactly_and_reports_how(tmp_path, content, rows, sentence):
     dataset = loaded(tmp_path, content)
     assert texts_of(dataset) == rows
     assert sentence in dataset.report.to_markdown()

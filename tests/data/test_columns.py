@@ -75,7 +75,7 @@ def test_refusal_names_needed_and_found_columns(columns, message):
         (["chosen", "rejected"], ColumnMapping("", "chosen", "rejected")),
     ],
 )
-def test_synonyms_are_taken_and_said_to_be_guesses(columns, mapping):
+def test_synonyms_are_accepted_and_reported_as_guesses(columns, mapping):
     assert guess_mapping(columns) == mapping
 
 

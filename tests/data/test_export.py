@@ -86,7 +86,7 @@ def test_an_apostrophe_of_a_foreign_file_is_kept(tmp_path):
     assert load_preferences(path).pairs[0].prompt == "'=1"
 
 
-def test_excel_is_told_that_it_is_unicode(tmp_path):
+def test_file_for_excel_begins_with_a_byte_order_mark(tmp_path):
     write_clean(tmp_path / "a.CSV", [PreferencePair("é", "b", "c", 1)])
     assert (tmp_path / "a.CSV").read_bytes().startswith(b"\xef\xbb\xbf")
 

@@ -81,7 +81,7 @@ def test_what_is_no_white_space_in_json_does_not_begin_an_array(tmp_path, space)
 
 def test_confirmed_encoding_is_read_and_recorded(tmp_path):
     rows = [("你好吗", "我很好", "不好")]
-    choices = ReadChoices(encoding="gb18030")
+    choices = ReadChoices(encoding="gb18030", pairs_from_ranking="best_worst")
     dataset = load_preferences(write(tmp_path, separated(rows), "gbk"), choices=choices)
     assert dataset.pairs[0].prompt == "你好吗"
     assert (dataset.report.encoding, dataset.report.choices) == ("gb18030", choices)
@@ -236,7 +236,7 @@ GOOD = json_lines([("a", "b", "c")], end="")
         ("[]", "holds no JSON objects with keys"),
         ("[[]]", "holds no JSON objects with keys"),
         ('{\n  "prompt": "a"\n}', "is one JSON value spread over lines"),
-        ('{"a": {"\\ud800": 1}, "\\ud800": 2}', "column whose name is damaged"),
+        ('{"a": {"\\ud800": 1}, "\\ud800": 2}', "key whose name is damaged"),
     ],
 )
 def test_json_that_cannot_be_read_on_is_refused(tmp_path, content, fault):

@@ -7,7 +7,13 @@ from orpo_qlora.data import remembered
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.pairs import load_preferences, preview
-from orpo_qlora.data.remembered import forget_mapping, recall_mapping, remember_mapping
+from orpo_qlora.data.remembered import (
+    forget_columns,
+    recall_mapping,
+    recall_ranking,
+    remember_mapping,
+    remember_ranking,
+)
 from orpo_qlora.errors import NeedsColumns
 
 MAPPING = ColumnMapping("frage", "gut", "schlecht")
@@ -56,8 +62,8 @@ def test_columns_in_another_order_are_the_same_and_others_are_not():
 def test_what_is_taken_back_is_known_no_more_and_the_rest_is():
     remember_mapping(["a", "b"], MAPPING)
     remember_mapping(["c", "d"], MAPPING)
-    forget_mapping(["b", "a"])
-    forget_mapping(["never", "chosen"])
+    forget_columns(["b", "a"])
+    forget_columns(["never", "chosen"])
     assert recall_mapping(["a", "b"]) is None
     assert recall_mapping(["c", "d"]) == MAPPING
 
@@ -76,3 +82,59 @@ def test_damaged_memory_is_no_memory(damage):
     assert recall_mapping(["a"]) is None
     remember_mapping(["a"], MAPPING)
     assert recall_mapping(["a"]) == MAPPING
+
+
+RANKED = '{"prompt": "q?", "responses": ["mid", "best", "worst"], "scores": [2, 9, 1]}\n'
+BEST_WORST = [("q?", "best", "worst")]
+BEST_REST = [("q?", "best", "mid"), ("q?", "best", "worst")]
+
+
+@pytest.fixture
+def ranked(tmp_path):
+    path = tmp_path / "ranked.jsonl"
+    path.write_text(RANKED)
+    return path
+
+
+def pairs_of(path, setting=None):
+    dataset = load_preferences(path, choices=ReadChoices(pairs_from_ranking=setting))
+    return [(pair.prompt, pair.chosen, pair.rejected) for pair in dataset.pairs]
+
+
+def test_pairs_from_a_ranking_are_chosen_once(ranked):
+    assert pairs_of(ranked) == BEST_WORST
+    assert pairs_of(ranked, "best_rest") == BEST_REST
+    assert pairs_of(ranked) == BEST_REST
+    report = load_preferences(ranked).report
+    assert report.is_ranking_remembered
+    assert report.choices.pairs_from_ranking == "best_rest"
+    assert any("“best_rest” is used, as chosen before for such a file." in one
+               for one in report.sentences())  # fmt: skip
+    assert len(preview(ranked)[1]) == 2
+    assert pairs_of(ranked, "best_worst") == BEST_WORST
+    assert pairs_of(ranked) == BEST_WORST
+
+
+def test_a_ranking_choice_is_for_files_with_the_same_columns_that_are_ranked(ranked, file):
+    load_preferences(file, choices=ReadChoices(mapping=MAPPING, pairs_from_ranking="all"))
+    assert recall_ranking(["frage", "gut", "schlecht"]) is None
+    pairs_of(ranked, "all")
+    assert recall_ranking(["scores", "prompt", "responses"]) == "all"
+    ranked.write_text(RANKED.replace("scores", "ratings"))
+    assert pairs_of(ranked) == BEST_WORST
+
+
+def test_forgetting_the_columns_forgets_the_ranking_too(ranked):
+    remember_ranking(["prompt", "responses", "scores"], "all")
+    forget_columns(["prompt", "responses", "scores"])
+    assert pairs_of(ranked) == BEST_WORST
+
+
+def test_columns_chosen_against_a_recognised_structure_are_remembered(tmp_path):
+    path = tmp_path / "ab.jsonl"
+    path.write_text('{"prompt": "q?", "response_a": "a", "response_b": "b", "winner": "model_b"}\n')
+    assert pairs_of(path) == [("q?", "b", "a")]
+    mapping = ColumnMapping("prompt", "response_a", "response_b")
+    load_preferences(path, choices=ReadChoices(mapping=mapping))
+    assert pairs_of(path) == [("q?", "a", "b")]
+    assert load_preferences(path).report.is_remembered

@@ -32,7 +32,7 @@ def test_reports_of_earlier_versions_are_read():
     assert report.remarks() == []
 
 
-def test_report_says_what_was_read_dropped_guessed_and_mended(report):
+def test_report_names_read_dropped_guessed_and_fixed_rows(report):
     assert report.sentences() == [
         "6 rows read, 3 pairs usable.",
         "1 dropped: the row cannot be read (row 5).",

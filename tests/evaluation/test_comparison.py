@@ -134,6 +134,7 @@ def test_the_best_is_bold_only_where_its_interval_parts_from_all_others(
     assert found.bold == ({"accuracy": best.run.id} if is_clear else {})
     sentence = comparison.result_sentence(found)
     assert ("do not decide" in sentence) != is_clear
+    assert ("Chance does not explain its lead" in sentence) == is_clear
 
 
 def test_pair_by_pair_a_difference_can_part_where_intervals_overlap():

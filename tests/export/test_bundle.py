@@ -136,7 +136,8 @@ def test_a_base_from_the_hub_is_named_with_the_commit_that_was_used(copied_run):
         card = archive.read(f"{bundle.name_of(copied_run)}/README.md").decode()
         settings = json.loads(archive.read(f"{bundle.name_of(copied_run)}/adapter_config.json"))
     assert "base_model: Qwen/Qwen2.5-0.5B" in card
-    assert f'from_pretrained(BASE, revision="{commit}")' in card
+    assert f'from_pretrained(\n    BASE, revision="{commit}"' in card
+    assert "AutoTokenizer.from_pretrained(ADAPTER)" in card
     assert (settings["base_model_name_or_path"], settings["revision"]) == (origin.name, commit)
 
 

@@ -50,7 +50,7 @@ def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_pa
         merge.merge_run(copied_run, folder, "float32")
 
 
-def test_a_folder_that_cannot_be_made_is_said_before_anything_is_loaded(
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_loaded(
     copied_run, tmp_path, monkeypatch, capsys
 ):
     def loaded(*_, **__):

@@ -14,7 +14,8 @@ from orpo_qlora.runs.process import queue as run_queue
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fake_worker")]
 
 PATIENCE = 120_000
-TABS = 8
+TABS = 6
+"""With the first tab one more than the connections of a browser to a server."""
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,6 @@ def test_runs_are_found_compared_renamed_and_deleted(browser, start):
         expect(page.locator("#history-delete-confirm")).to_be_disabled()
         assert errors == []
 
-        # One browser has six connections to a server, whatever the number of its tabs.
         others = [page.context.new_page() for _ in range(TABS)]
         for other in others:
             other.goto(f"{address}/?run={busy.id}")

@@ -50,7 +50,7 @@ def test_the_next_run_starts_by_itself_in_order(start, wait_for):
     assert ended == sorted(ended)
 
 
-def test_the_queue_goes_on_after_a_failure_and_after_a_crash(start, wait_for):
+def test_the_queue_continues_after_a_failure_and_after_a_crash(start, wait_for):
     failing = start(name="fail at 2")
     crashing = start(name="crash at 2")
     last = start(max_steps=3)
@@ -62,7 +62,7 @@ def test_the_queue_goes_on_after_a_failure_and_after_a_crash(start, wait_for):
     assert "step 1 of 10" in card.where
 
 
-def test_the_queue_goes_on_when_the_supervisor_is_killed_and_a_page_polls(start, wait_for):
+def test_the_queue_continues_when_the_supervisor_is_killed_and_a_page_polls(start, wait_for):
     first, second = start(max_steps=20, name="wait at 2"), start(max_steps=3)
     wait_for(lambda: programs(first, launch.WORKER))
     (supervisor,) = programs(first, launch.SUPERVISOR)
@@ -131,7 +131,7 @@ for _ in range(40):
 """
 
 
-def test_many_who_look_at_once_start_each_run_once(start, wait_for):
+def test_processes_that_poll_at_once_start_each_run_once(start, wait_for):
     runs = [start(max_steps=3, name=str(i)) for i in range(4)]
     lookers = [subprocess.Popen([sys.executable, "-c", LOOKER]) for _ in range(4)]
     for run in runs:
@@ -161,7 +161,7 @@ def test_resumed_twice_it_runs_once(start, wait_for):
         launch.resume_run(paths)
 
 
-def test_with_damaged_checkpoints_only_it_begins_anew_when_told_to(start, wait_for):
+def test_with_only_damaged_checkpoints_it_restarts_on_request(start, wait_for):
     paths = start(max_steps=40, checkpoint_every=5, name="wait at 7")
     wait_for(lambda: store.read_run(paths).checkpoint_step == 5)
     launch.end_run(paths, grace_seconds=20.0)
@@ -245,7 +245,9 @@ def test_a_run_does_not_need_the_folder_it_was_started_in(
         assert process.cwd() == str(own_home)
 
 
-def test_a_disk_full_at_a_line_of_metrics_ends_the_run_and_resume_goes_on(start, inject, wait_for):
+def test_a_full_disk_at_a_line_of_metrics_ends_the_run_and_it_can_be_resumed(
+    start, inject, wait_for
+):
     inject(act="full", op="write", path="metrics.jsonl", n=8)
     paths = start(max_steps=20, checkpoint_every=5)
     wait_for(paths, "failed")
@@ -259,7 +261,7 @@ def test_a_disk_full_at_a_line_of_metrics_ends_the_run_and_resume_goes_on(start,
     assert steps == list(range(1, 21))
 
 
-def test_a_dead_worker_nobody_has_collected_is_not_at_work(start, wait_for):
+def test_a_zombie_worker_is_not_at_work(start, wait_for):
     paths = start(max_steps=500)
     wait_for(lambda: store.read_run(paths).state.step >= 2)
     (worker,), (supervisor,) = programs(paths, launch.WORKER), programs(paths, launch.SUPERVISOR)
@@ -273,7 +275,7 @@ def test_a_dead_worker_nobody_has_collected_is_not_at_work(start, wait_for):
     wait_for(lambda: not psutil.pid_exists(worker.pid))
 
 
-def test_a_run_folder_removed_under_its_worker_holds_up_nobody(start, wait_for):
+def test_a_run_folder_removed_under_its_worker_delays_no_other_run(start, wait_for):
     removed, following = start(max_steps=500), start(max_steps=3)
     wait_for(lambda: store.read_run(removed).state.step >= 2)
     while removed.folder.exists():  # the worker may write a file while the folder is emptied
@@ -285,7 +287,7 @@ def test_a_run_folder_removed_under_its_worker_holds_up_nobody(start, wait_for):
         store.paths_of(removed.id)
 
 
-def test_what_a_killed_writer_left_is_gone_once_the_run_goes_on(start, wait_for):
+def test_files_of_a_killed_writer_are_removed_when_the_run_is_resumed(start, wait_for):
     paths = start(max_steps=500)
     wait_for(lambda: store.read_run(paths).state.step >= 2)
     launch.end_run(paths, grace_seconds=20.0)

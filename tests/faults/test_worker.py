@@ -7,15 +7,18 @@ import time
 
 import psutil
 import pytest
+from lesson import lesson
 from safetensors.torch import load_file
 
 from orpo_qlora import storage
+from orpo_qlora.config import build_config
 from orpo_qlora.errors import CheckpointError
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process.watch import stalled
 
 UNEQUAL = {"seconds", "eval/seconds", "peak_memory_bytes", "eval/peak_memory_bytes"}
+WAIT_SECONDS = 240.0
 LEARNING = {"max_steps": 6, "checkpoint_every": 2, "eval_every": 3, "lora_dropout": 0.2}
 
 
@@ -35,11 +38,15 @@ def is_same(left, right):
     return left.keys() == right.keys() and all(left[n].equal(right[n]) for n in left)
 
 
-@pytest.fixture
-def whole(tiny_model, start, wait_for):
-    """A run that nothing happened to."""
-    paths = start(model=str(tiny_model), **LEARNING)
-    wait_for(paths, "finished")
+@pytest.fixture(scope="module")
+def whole(tiny_model, tmp_path_factory):
+    """A run without a fault, in a home of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(storage.HOME_VARIABLE, str(tmp_path_factory.mktemp("whole") / "home"))
+        settings = {"model": str(tiny_model), "held_out": 0.25, "pairs_per_step": 4}
+        paths = launch.start_run(build_config(settings | LEARNING), lesson())
+        run = launch.wait_for(paths, WAIT_SECONDS)
+    assert run.state.status == "finished", store.log_tail(paths)
     return paths
 
 
@@ -55,7 +62,6 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
         {"act": "kill", "op": "rename", "path": "/adapter"},
     ]
     expected_steps = [0, 0, 2, 2, 6]
-    shutil.rmtree(storage.home() / "cache")  # or there would be no tokens to keep
     inject(**faults[0])
     paths = start(model=str(tiny_model), **LEARNING)
     for fault, expected in zip([*faults[1:], {}], expected_steps, strict=True):
@@ -114,7 +120,6 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_another_model_is_refused(
 def test_memory_that_runs_out_where_nothing_smaller_can_be_tried_is_a_card(
     tiny_model, whole, start, inject, wait_for, fault, phase, step
 ):
-    shutil.rmtree(storage.home() / "cache")
     inject(act="memory", **fault)
     paths = start(model=str(tiny_model), **LEARNING)
     wait_for(paths, "failed")
@@ -148,6 +153,7 @@ def test_a_native_crash_is_named_and_the_next_run_starts_by_itself(
     assert store.read_run(waiting).state.error.slug == "model-not-found"
 
 
+@pytest.mark.usefixtures("cold")
 def test_a_worker_that_hangs_is_noticed_and_can_be_ended_by_force(
     tiny_model, start, inject, wait_for, monkeypatch
 ):

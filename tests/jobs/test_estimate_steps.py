@@ -128,7 +128,7 @@ def test_the_estimate_is_one_sentence_with_its_parts_below(both):
     assert min(estimated.seconds.model_dump().values()) > 0
 
 
-def test_second_look_is_on_disk_and_asking_again_measures_anew(request_for):
+def test_second_look_is_on_disk_and_asking_again_measures_again(request_for):
     request = request_for()
     assert not estimation.is_requested(request)
     first = measured(request)

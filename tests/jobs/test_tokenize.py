@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny import make_base_model
 
 from orpo_qlora import storage
 from orpo_qlora.data.choices import ReadChoices
@@ -11,7 +12,7 @@ from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.jobs import job, token_counts
 from orpo_qlora.jobs.job import JobState
 from orpo_qlora.jobs.token_counts import TokenizeRequest
-from orpo_qlora.jobs.token_report import fate_of, quantile
+from orpo_qlora.jobs.token_report import fate_of, quantile, report_lengths
 from orpo_qlora.models.loading import load_tokenizer
 from orpo_qlora.orpo.tokens import tokenize_pairs
 
@@ -57,12 +58,12 @@ def test_a_cancelled_job_ends_at_once_and_can_be_asked_for_again(request_for):
     state = token_counts.ask(request).state
     assert state.is_busy
     process = job._started[token_counts.paths_of(request).folder]
-    token_counts.cancel(request.key)
+    token_counts.end_started(request.key)
     assert process.poll() is not None
     assert token_counts.read_answer(request).state.status == "new"
-    token_counts.cancel(request.key)
+    token_counts.end_started(request.key)
     assert answered(request).state.status == "done"
-    token_counts.cancel(request.key)
+    token_counts.end_started(request.key)
     assert token_counts.read_answer(request).lengths is not None
 
 
@@ -87,6 +88,36 @@ def test_it_counts_every_pair_and_spells_out_the_requested_row(request_for, tiny
     assert view.chosen[-1].is_special
     assert next(token.id for token in view.prompt if token.is_special) == whole[1].prompt[0]
     assert view.lengths == list(answer.lengths.pairs())[1]
+
+
+def test_it_says_what_the_template_of_a_base_model_is_and_changes(request_for, tmp_path):
+    path = tmp_path / "system.csv"
+    path.write_text("system,prompt,chosen,rejected\nbe kind,hello,hi,no\n,hi,hello,go\n")
+    base = make_base_model(tmp_path / "tiny-base", is_sentencepiece=True)
+    request = request_for(
+        path=str(path),
+        source="system.csv",
+        sha256=storage.sha256_of(path),
+        model=str(base),
+        chat_template="mistral",
+        rows=(1,),
+    )
+    answer = answered(request)
+    assert answer.state.status == "done", token_counts.paths_of(request).log.read_text()
+    texts = [token.text for token in answer.tokens[1].prompt]
+    # SentencePiece begins a text with a space.
+    assert "".join(texts) == "<s> [INST] be kind\n\nhello [/INST]"
+    assert answer.tokens[1].chosen[-1].text == "</s>"
+    report = report_lengths(answer.lengths, "Tiny", 1024, "drop")
+    assert report.template_sentences() == [
+        "Tiny is a base model without a chat template: mistral is used; “</s>” ends each turn.",
+        "The NLL term has to teach the model this format too, so a small λ fits (0.1 to 0.25 in "
+        "the paper).",
+        "The chat template takes no system message: it is put in front of the first user turn in "
+        "1 pair.",
+    ]
+    assert report.sentences()[-3:] == report.template_sentences()
+    assert request_for().key != request_for(chat_template="zephyr").key
 
 
 def test_second_look_is_on_disk_and_another_row_joins_it(request_for):

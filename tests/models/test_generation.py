@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from dialogues import GREEDY, LONG, SHORT, make_gpt2
 from tiny import make_tiny_tokenizer
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from tuned import make_adapters_tell, with_two_adapters
 
 from orpo_qlora.config import TrainConfig
@@ -12,20 +12,6 @@ from orpo_qlora.errors import ConfigError, InputError
 from orpo_qlora.models import decode, generation, loading
 from orpo_qlora.models.decode import adapters_by_row, fast_products, few_rows_linear
 from orpo_qlora.models.sampling import BASE, Conversation, Sampling
-
-GREEDY = Sampling(temperature=0, max_tokens=24)
-SHORT = (Message("user", "What is gravity?"),)
-LONG = (
-    Message("system", "Answer in one line."),
-    Message("user", "The quick brown fox jumps over the lazy dog."),
-    Message("assistant", "Nice to meet you."),
-    Message("user", "Why?"),
-)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model):
-    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 @pytest.fixture
@@ -66,12 +52,7 @@ def test_greedy_columns_say_what_hf_generate_says_alone(policy, tokenizer, turns
 
 
 def test_a_padded_row_counts_its_positions_from_its_own_first_token(tokenizer):
-    """GPT-2 has absolute positions; a rotary model would not notice a shift."""
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=400, n_embd=32, n_layer=2, n_head=2, n_positions=256, initializer_range=0.5
-    )
-    model = GPT2LMHeadModel(config).eval()
+    model = make_gpt2()
     asked = [Conversation(SHORT), Conversation(LONG)]
     together = generation.answer_all(model, tokenizer, asked, GREEDY)
     alone = [generation.answer_all(model, tokenizer, [one], GREEDY)[0] for one in asked]
@@ -210,7 +191,7 @@ def hf_tokens(policy, tokenizer, turns):
     return new[0, ids.shape[1] :].tolist()
 
 
-def test_a_row_ends_at_the_end_of_turn_and_the_other_goes_on(policy, tokenizer):
+def test_a_row_ends_at_the_end_of_turn_and_the_other_continues(policy, tokenizer):
     """A token of the base's answer that the tuned never generates becomes an end token."""
     with policy.disable_adapter():
         base = hf_tokens(policy, tokenizer, SHORT)

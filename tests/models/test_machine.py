@@ -35,7 +35,7 @@ def test_card_gets_the_largest_preset_that_fits(mebibytes, preset):
     assert preset in preset_names()
 
 
-def test_without_a_card_the_demo_is_proposed_and_said():
+def test_without_a_gpu_the_demo_preset_is_proposed():
     bare = Machine(2, 8 * GIGABYTE)
     assert (bare.words, bare.preset) == ("2 CPU cores, no GPU", "demo-cpu")
     assert Machine(1, 1).words.startswith("1 CPU core,")

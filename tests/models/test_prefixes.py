@@ -2,33 +2,14 @@
 
 import pytest
 import torch
-from transformers import (
-    AutoTokenizer,
-    DynamicCache,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-)
+from dialogues import GREEDY, LONG, SHORT, make_gpt2
+from transformers import DynamicCache, LlamaConfig
 from tuned import with_two_adapters
 
 from orpo_qlora.data.messages import Message
 from orpo_qlora.models import generation
 from orpo_qlora.models.prefixes import Opening, Prefix, Prefixes, cache_of, can_be_kept
-from orpo_qlora.models.sampling import BASE, Conversation, Sampling
-
-GREEDY = Sampling(temperature=0, max_tokens=24)
-SHORT = (Message("user", "What is gravity?"),)
-LONG = (
-    Message("system", "Answer in one line."),
-    Message("user", "The quick brown fox jumps over the lazy dog."),
-    Message("assistant", "Nice to meet you."),
-    Message("user", "Why?"),
-)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model):
-    return AutoTokenizer.from_pretrained(tiny_model)
+from orpo_qlora.models.sampling import BASE, Conversation
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +84,8 @@ def test_rows_that_know_more_less_and_nothing_share_a_batch(policy, tokenizer):
     assert answers_of(policy, tokenizer, asked, prefixes) == alone(policy, tokenizer, asked)
 
 
-def test_positions_go_on_where_the_known_text_ends(tokenizer):
-    """GPT-2 has absolute positions; a rotary model would not notice a shift of all."""
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=400, n_embd=32, n_layer=2, n_head=2, n_positions=256, initializer_range=0.5
-    )
-    model = GPT2LMHeadModel(config).eval()
+def test_positions_continue_where_the_known_text_ends(tokenizer):
+    model = make_gpt2()
     prefixes = Prefixes()
     (said,) = answers_of(model, tokenizer, [Conversation(SHORT)], prefixes)
     asked = [Conversation(turns_after(SHORT, said, "Why?")), Conversation(LONG)]
@@ -146,7 +122,7 @@ def test_only_the_same_adapter_and_the_same_tokens_are_known():
     assert prefixes.find("a", [5, 6]) == Opening()
 
 
-def test_a_longer_reading_takes_the_place_of_what_it_goes_on_from():
+def test_a_longer_prefix_replaces_the_one_it_extends():
     prefixes = Prefixes()
     prefixes.keep(prefix("a", 1, 2))
     prefixes.keep(prefix("b", 1, 2))

@@ -3,12 +3,13 @@
 import pytest
 from tiny import make_base_model, make_sentencepiece_tokenizer, make_tiny_tokenizer
 
-from orpo_qlora.config import CHAT_TEMPLATES, TrainConfig, build_config
+from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import ConfigError
 from orpo_qlora.models import chat_templates, loading, templates, tokenizer_files
 from orpo_qlora.orpo.tokens import to_tokens, tokenize_pairs
+from orpo_qlora.setting import CHAT_TEMPLATES
 
 SYSTEM, QUESTION, ANSWER = Message("system", "S"), Message("user", "Q"), Message("assistant", "A")
 CHAT = (SYSTEM, QUESTION, ANSWER, Message("user", "R"))

@@ -14,7 +14,7 @@ from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.loss import loss_for
 from orpo_qlora.orpo.objectives.base import PairSums
 from orpo_qlora.orpo.packing import Needs, cut_into_micro_steps, lay_out
-from orpo_qlora.orpo.reference import relative_l2, take_gradients
+from orpo_qlora.orpo.parity import relative_l2, take_gradients
 from orpo_qlora.orpo.step import measure_pairs
 
 BOTH = Needs(prompt=True, rejected=True)

@@ -125,7 +125,7 @@ def test_the_moments_and_the_generators_matter(tmp_path):
         assert not all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
-def test_the_cut_into_forwards_goes_on_too(tmp_path):
+def test_the_split_into_forwards_is_resumed_too(tmp_path):
     """Less memory than at the beginning must not round differently."""
     _, whole, _ = train(tmp_path / "whole", max_tokens_per_forward=16)
     start = tmp_path / "whole" / "step-3"

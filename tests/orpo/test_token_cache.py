@@ -42,7 +42,7 @@ def test_kept_ids_equal_fresh_ones(tmp_path, counted, limit):
     assert counted == [3]  # another length limit needs no new tokens
 
 
-def test_anything_that_changes_the_ids_makes_them_anew(tmp_path, counted):
+def test_anything_that_changes_the_ids_tokenizes_again(tmp_path, counted):
     tokenizer = make_tiny_tokenizer()
     tokenize_once(tmp_path, tokenizer, PAIRS, 999, "drop")
     tokenize_once(tmp_path, tokenizer, PAIRS[:2], 999, "drop")
@@ -54,7 +54,7 @@ def test_anything_that_changes_the_ids_makes_them_anew(tmp_path, counted):
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])
-def test_a_damaged_file_is_made_anew(tmp_path, counted, content):
+def test_a_damaged_file_is_made_again(tmp_path, counted, content):
     tokenizer = make_tiny_tokenizer()
     wanted = tokenize_once(tmp_path, tokenizer, PAIRS, 999, "drop")
     (file,) = tmp_path.glob("*.npz")
@@ -93,6 +93,6 @@ def test_no_pairs_are_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_that_fits_is_said(tmp_path):
+def test_pairs_that_fit_are_not_reported(tmp_path):
     with pytest.raises(DataError, match="longer than 2 tokens"):
         tokenize_once(tmp_path, make_tiny_tokenizer(), PAIRS, 2, "drop")

@@ -1,4 +1,4 @@
-"""The same numbers as TRL's ORPOTrainer: nine architectures in float64, the demo model in NF4."""
+"""The same numbers as TRL's trainers: nine architectures in float64, the demo model in float32."""
 
 import pytest
 import torch
@@ -10,8 +10,9 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.models.loading import attach_new_adapter, load_base
-from orpo_qlora.orpo.reference import TOLERANCES
+from orpo_qlora.orpo.parity import TOLERANCES
 from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
+from orpo_qlora.orpo.trl_steps import TRL_METHODS
 
 FLOAT64 = TOLERANCES[torch.float64]
 
@@ -27,6 +28,30 @@ def test_float64_step_equals_trl(name, whole_float64):
         pairs,
         FLOAT64,
     )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "sft"},
+        {"method": "simpo"},
+        {"method": "simpo", "beta": 0.7, "gamma": 0.2, "label_smoothing": 0.1},
+        {"method": "cpo"},
+        {"method": "dpo"},
+        {"method": "dpo", "beta": 0.5},
+        {"method": "ipo"},
+        {"method": "ipo", "beta": 0.8},
+        {"method": "kto"},
+        {"method": "kto", "beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.7},
+        {"method": "cpo", "beta": 0.3, "cpo_alpha": 0.5, "label_smoothing": 0.2},
+    ],
+    ids=str,
+)
+def test_every_method_equals_its_trainer_in_trl(settings, whole_float64):
+    policy = make_policy("qwen3")
+    pairs = [p for p in random_pairs(9, seed=11) if len(p.prompt) > 1]
+    config = TrainConfig(**settings)
+    assert_step_equals_trl(policy, make_tiny_tokenizer(), pairs, FLOAT64, config)
 
 
 def test_rank_patterns_equal_trl(whole_float64):
@@ -55,6 +80,21 @@ def test_one_token_answers_equal_trl(whole_float64):
         pairs,
         FLOAT64,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("method", [name for name in TRL_METHODS if name != "orpo"])
+def test_the_demo_model_equals_trl(demo_home, method, quantization):
+    config = TrainConfig(method=method, quantization=quantization)
+    base = load_base(config.model, quantization=quantization, compute_dtype="float32")
+    policy = attach_new_adapter(base, config)
+    randomize_adapter(policy, size=0.01)
+    pairs = load_preferences(example_path("short_answers")).pairs[:3]
+    tokenized = tokenize_pairs(base.tokenizer, pairs, 512, "drop").pairs
+    torch.set_num_threads(2)
+    tolerance = TOLERANCES[torch.float32]
+    assert_step_equals_trl(policy, base.tokenizer, tokenized, tolerance, config)
 
 
 @pytest.mark.slow

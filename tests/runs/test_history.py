@@ -69,7 +69,7 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(three):
     assert titles(store.list_runs()) == ["second", "first"]
 
 
-def test_a_run_of_a_newer_version_is_told_and_left_as_it_is(three):
+def test_a_run_of_a_newer_version_is_reported_and_left_unchanged(three):
     newer = three.runs[0].paths
     text = newer.config.read_text()
     newer.config.write_text(re.sub(r"schema: \d+", "schema: 999", text))
@@ -83,7 +83,7 @@ def test_a_run_of_a_newer_version_is_told_and_left_as_it_is(three):
 @pytest.mark.parametrize(
     "damaged", [b"", b"model: [", b"lambda: 1", b"run: 3", b"run: {schema: x}", b"\xff\xfe\x00"]
 )
-def test_damaged_settings_are_told_and_hide_no_other_run(three, damaged):
+def test_damaged_settings_are_reported_and_hide_no_other_run(three, damaged):
     broken = three.runs[0].paths
     broken.config.write_bytes(damaged)
     found = read_history()
@@ -93,7 +93,7 @@ def test_damaged_settings_are_told_and_hide_no_other_run(three, damaged):
     assert titles(store.list_runs()) == ["second", "first"]
 
 
-def test_a_damaged_state_is_told_too(three):
+def test_a_damaged_state_is_reported_too(three):
     paths = three.runs[1].paths
     paths.state.write_text("{")
     assert [one.id for one in read_history().unreadable] == [paths.id]

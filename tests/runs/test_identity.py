@@ -44,6 +44,20 @@ def test_every_difference_is_named(data, model):
     ]
 
 
+def test_another_method_is_named(data):
+    then = identity_of(TrainConfig(), data)
+    now = identity_of(TrainConfig(method="dpo"), data)
+    assert differences(then, now) == ['method was "orpo" and is "dpo"']
+
+
+def test_a_setting_that_did_not_exist_yet_had_its_default(data):
+    now = identity_of(TrainConfig(), data)
+    older = {name: value for name, value in now.settings.items() if name not in {"method", "beta"}}
+    then = now.model_copy(update={"settings": older})
+    assert differences(then, now) == []
+    assert differences(then, identity_of(TrainConfig(method="dpo"), data))
+
+
 def test_other_weights_of_the_same_size_are_another_model(data, model):
     then = identity_of(TrainConfig(), data, model)
     weights = bytearray((model / "model.safetensors").read_bytes())

@@ -32,7 +32,7 @@ def test_a_long_file_is_read_in_pieces_and_once(tmp_path, monkeypatch):
     assert before.series("loss", held_out=True) == []
 
 
-def test_a_look_without_time_reads_a_part_and_the_next_one_goes_on(tmp_path, monkeypatch):
+def test_a_read_out_of_time_reads_a_part_and_the_next_continues(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "PIECE_BYTES", 500)
     path = tmp_path / "metrics.jsonl"
     write_steps(path, 1, 200)

@@ -55,7 +55,7 @@ def test_no_spike_gets_lost_and_the_picture_stays_full(count):
     assert {9.0, -9.0, 7.0} <= set(thin.values.tolist())
 
 
-def test_what_is_drawn_stands_still_while_the_run_grows():
+def test_drawn_points_stay_in_place_while_the_run_grows():
     values = np.random.default_rng(1).random(6_000)
     drawn = [set(course_of(values[:count]).thinned().points()) for count in (5_000, 5_001, 5_100)]
     # All but the latest point and the stretch it lies in, of 32 points.
@@ -98,7 +98,7 @@ def test_smoothing_leaves_a_constant_alone(value, count, weight):
 
 
 @pytest.mark.parametrize("weight", [0.001, 0.5, 0.999])
-def test_sums_over_blocks_go_on_from_what_was_before(weight):
+def test_sums_over_blocks_continue_earlier_ones(weight):
     values = np.ones(3 * module.BLOCK + 1)
     expected, so_far = [], 5.0
     for value in values:
@@ -158,5 +158,5 @@ def test_a_choice_smooths_the_same_part_of_a_picture_at_any_length():
     assert weight_for(0.0, 100_000) == 0.0
 
 
-def test_smoothing_is_not_begun_anew_with_every_step():
+def test_smoothing_does_not_restart_with_every_step():
     assert len({weight_for(0.6, count) for count in range(20_000, 30_000)}) == 1

@@ -132,7 +132,7 @@ def test_a_stop_request_shows_at_once(paths, hold_lock):
     assert store.read_run(paths).state.status == "stopping"
 
 
-def test_the_last_word_stands_after_the_worker_is_gone(paths):
+def test_the_last_status_is_kept_after_the_worker_has_ended(paths):
     store.write_state(paths, RunState(status="finished"))
     paths.stop.touch()
     assert store.read_run(paths).state.status == "finished"
@@ -148,7 +148,7 @@ def test_a_run_without_a_worker_waits_and_one_that_is_being_started_does_not(pat
     assert store.read_run(paths).state.status == "interrupted"
 
 
-def test_the_queue_is_in_order_of_place_and_holds_only_who_waits(hold_lock):
+def test_the_queue_is_in_order_of_place_and_holds_only_waiting_runs(hold_lock):
     made = [
         store.create_run(TrainConfig(name=name), Split(PAIRS, ()), REPORT, place=place)
         for name, place in (("late", 9), ("first", 1), ("second", 2), ("at work", 0))

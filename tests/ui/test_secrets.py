@@ -33,7 +33,7 @@ def ear(tmp_path, monkeypatch):
     return tmp_path / "outgoing.txt"
 
 
-def test_the_ear_hears(ear):
+def test_the_audit_hook_records_connections(ear):
     looks = (
         "import socket; s = socket.socket(); s.settimeout(0.1); s.connect(('192.0.2.1', 9))",
         "import socket; socket.getaddrinfo('hub.invalid', 443)",
@@ -74,7 +74,9 @@ def whole_job(tiny_model, served):
     return "".join(pages), run
 
 
-def test_a_whole_job_keeps_the_token_and_asks_nobody(tiny_model, own_home, ear, monkeypatch):
+def test_a_whole_job_keeps_the_token_secret_and_connects_to_nobody(
+    tiny_model, own_home, ear, monkeypatch
+):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.setenv(name, TOKEN)
     ended, lines = threading.Event(), []
@@ -106,7 +108,7 @@ def assert_private(home, run):
 
 
 @pytest.mark.parametrize("token", [TOKEN, "a-token-of-another-kind"])
-def test_a_token_in_an_error_is_blotted_out(token):
+def test_a_token_in_an_error_is_masked(token):
     """Also in the traceback, which quotes the error, and in what libraries log of it."""
     program = """
 import logging, sys

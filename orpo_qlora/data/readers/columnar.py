@@ -36,10 +36,31 @@ def _read_object(window: Window) -> dict[str, object] | None:
     for key in window.object_keys():
         if window.peek() not in _FIRST:
             return None
-        value[key] = window.value()
-        if not _is_column(value[key]):
+        column = _read_list(window) if window.peek() == "[" else window.value()
+        if column is None or not _is_column(column):
             return None
+        value[key] = column
     return None if window.peek() else value
+
+
+def _read_list(window: Window) -> list[object] | None:
+    """Take a list; None at its first record, so that a list of records is not read whole here."""
+    values: list[object] = []
+    window.take("[")
+    window.skip_space()
+    while window.peek() != "]":
+        value = window.value()
+        if isinstance(value, dict) and not _MESSAGE_KEYS & value.keys():
+            return None
+        values.append(value)
+        window.skip_space()
+        if window.peek() != "]":
+            window.take(",")
+            window.skip_space()
+            if window.peek() == "]":
+                raise ValueError("a comma before the end of a list")
+    window.take("]")
+    return values
 
 
 def _is_column(value: object) -> bool:

@@ -11,6 +11,8 @@ SAVE_AS_UTF8 = (
     "Save it again as UTF-8: “CSV UTF-8” in Excel's Save As, "
     "character set “Unicode (UTF-8)” in LibreOffice."
 )
+_SAVE_JSON_AS_UTF8 = "Save it again as UTF-8, which JSON is always written in."
+_JSON_START = re.compile(rb"\s*[\[{]")
 _UNPACK = "Unpack it and choose the file inside."
 _EXPORT = "Open it in its own program and export it as CSV (UTF-8)."
 _PARQUET = "Save it as Parquet, JSON lines or CSV, for example with pandas."
@@ -36,7 +38,6 @@ _SIGNATURES = (
     (b"\x7fELF", "a program", "Choose the file that holds the preferences."),
     (b"MZ\x90\x00", "a program", "Choose the file that holds the preferences."),
     (b"SQLite format 3\x00", "an SQLite database", "Export the table as CSV (UTF-8)."),
-    (b"ARROW1", "an Arrow file", _PARQUET),
     (b"FEA1", "a Feather file", _PARQUET),
     (b"ORC", "an ORC file", _PARQUET),
     (b"Obj\x01", "an Avro file", _PARQUET),
@@ -57,6 +58,12 @@ _ZIPPED = (
     (b"word/document", "a Word document", _EXPORT),
     (b"", "a zip archive", _UNPACK),
 )
+
+
+def save_as_utf8(head: bytes) -> str:
+    """Return how a text in another encoding is saved again, for the format that it begins like."""
+    start = head[:1000].removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"")
+    return _SAVE_JSON_AS_UTF8 if _JSON_START.match(start) else SAVE_AS_UTF8
 
 
 def foreign_kind(head: bytes, tail: bytes) -> tuple[str, str]:

@@ -39,7 +39,7 @@ class Parquet:
             groups = (about.row_group(index) for index in range(about.num_row_groups))
             size = sum(group.total_byte_size for group in groups)
             if size > TEXT_BYTES:
-                raise _too_large(self.source.name, size)
+                raise too_large(self.source.name, size)
             return tuple(file.schema_arrow.names)
 
     def rows(self) -> Iterator[Row]:
@@ -57,7 +57,7 @@ class Parquet:
             for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
                 total += batch.nbytes
                 if total > TEXT_BYTES or batch.nbytes > BATCH_BYTES:
-                    raise _too_large(self.source.name, total)
+                    raise too_large(self.source.name, total)
                 cells = [column.to_pylist() for column in batch.columns]
                 for values in zip(*cells, strict=True):
                     number += 1
@@ -65,7 +65,8 @@ class Parquet:
                 self.source.progress(number / of)
 
 
-def _too_large(name: str, size: int) -> DataError:
+def too_large(name: str, size: int) -> DataError:
+    """Return the error for a file that unpacks to too much text."""
     return DataError(
         f"{name} unpacks to at least {size:,} bytes; at most {TEXT_BYTES:,} can be read.",
         where=name,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from orpo_qlora.data.readers.ahead import Ahead
 from orpo_qlora.data.readers.rows import PROBLEMS_SHOWN, Row
 from orpo_qlora.data.readers.source import Source
 from orpo_qlora.data.wording import brief, plural
@@ -38,19 +39,19 @@ class Layout:
         return FORMATS[self.separator]
 
 
-def find_layout(source: Source) -> Layout:
+def find_layout(lines: Ahead[str]) -> Layout:
     """Return the separator that gives the header the most names; the comma wins a tie."""
     # The limit belongs to the process, so another library may have changed it since.
     csv.field_size_limit(CELL_CHARACTERS)
-    declared = _SEPARATOR_LINE.match(next(source.lines(), ""))
+    declared = _SEPARATOR_LINE.match(next(lines.look(), ""))
     if declared:
         return Layout(declared[1], lines_skipped=1)
-    return Layout(max(SEPARATORS, key=lambda separator: _header_width(source, separator)), 0)
+    return Layout(max(SEPARATORS, key=lambda separator: _header_width(lines.look(), separator)), 0)
 
 
-def _header_width(source: Source, separator: str) -> int:
+def _header_width(lines: Iterator[str], separator: str) -> int:
     try:
-        records = csv.reader(source.lines(), delimiter=separator, strict=True)
+        records = csv.reader(lines, delimiter=separator, strict=True)
         return len(next((cells for cells in records if not _is_blank(cells)), ()))
     except csv.Error:
         return 0
@@ -60,14 +61,17 @@ def _is_blank(cells: list[str]) -> bool:
     return not any(cell.strip() for cell in cells) and len(cells) < 2
 
 
-def read_records(source: Source, layout: Layout, *, has_header: bool) -> Iterator[Row]:
+def read_records(
+    source: Source, lines: Iterator[str], layout: Layout, *, has_header: bool
+) -> Iterator[Row]:
     """Yield the header as row 0 where there is one, then the rows.
 
     A syntax error ends the file as a broken row; of a row of another width than the first record
     the cells are kept.
     """
-    lines = islice(source.lines(), layout.lines_skipped, None)
-    reader = csv.reader(lines, delimiter=layout.separator, strict=True)
+    reader = csv.reader(
+        islice(lines, layout.lines_skipped, None), delimiter=layout.separator, strict=True
+    )
     number = 0 if has_header else 1
     width = 0
     while True:
@@ -100,7 +104,7 @@ def _of_other_width(cells: list[str], width: int, row: Row, layout: Layout) -> R
     return Row(row.cells, row.number, row.line, fault, hint)
 
 
-def check_header(columns: tuple[str, ...], name: str) -> None:
+def check_header(columns: tuple[str, ...], name: str, *, has_header: bool = True) -> None:
     """Check that column names are unique.
 
     Raises:
@@ -111,8 +115,9 @@ def check_header(columns: tuple[str, ...], name: str) -> None:
     twice = [brief(column) for column, count in counts.items() if count > 1]
     if twice:
         raise DataError(
-            f"{name}: the header names {', '.join(twice[:PROBLEMS_SHOWN])} more than once.",
-            where=f"{name}, header",
+            f"{name}{': the header' if has_header else ''} names "
+            f"{', '.join(twice[:PROBLEMS_SHOWN])} more than once.",
+            where=f"{name}, header" if has_header else name,
             hint="Give every column a name of its own.",
         )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.readers.encodings import candidates_for, codec_of
-from orpo_qlora.data.readers.foreign import SAVE_AS_UTF8, foreign_kind
+from orpo_qlora.data.readers.foreign import foreign_kind, save_as_utf8
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import BrokenRows, DataError, NeedsEncoding
 
@@ -33,11 +33,14 @@ SAMPLE_BYTES = 400
 SCAN_SHARE = 0.15
 """Share of the whole read that the scan takes, for the progress bar."""
 
+_BINARY = ((b"PAR1", "Parquet"), (b"ARROW1", "Arrow"), (b"\xff\xff\xff\xff", "Arrow"))
+"""First bytes of formats that are no text; an Arrow stream begins with a continuation mark."""
+
 Progress = Callable[[float], None]
 """Called now and then with the share of the work done, 0 to 1."""
 
 
-def _forward_only(progress: Progress | None) -> Progress:
+def forward_only(progress: Progress | None) -> Progress:
     """Return a callback that never goes back: the beginning of a file is read several times."""
     furthest = 0.0
 
@@ -52,7 +55,7 @@ def _forward_only(progress: Progress | None) -> Progress:
 
 @dataclass(frozen=True)
 class Source:
-    """A readable text or Parquet file, and how to decode it."""
+    """A readable text, Parquet or Arrow file, and how to decode it."""
 
     path: Path
     name: str
@@ -61,15 +64,12 @@ class Source:
     sha256: str
     codec: str
     encoding: str
-    """The encoding in words for the report; empty for Parquet."""
+    """The encoding in words for the report; empty if it is no text."""
     errors: str
     """What becomes of undecodable bytes, if there are any: see `_errors_for`."""
     progress: Progress
-
-    @property
-    def is_parquet(self) -> bool:
-        """Whether the file is no text at all."""
-        return not self.codec
+    binary: str = ""
+    """What the file is, if it is no text: “Parquet” or “Arrow”."""
 
     def text(self) -> io.TextIOWrapper:
         """Open the file as text after its byte order mark; line ends are kept."""
@@ -135,7 +135,7 @@ def open_source(
         BrokenRows: some lines of a Unicode file are not, and dropping them was not chosen.
         DataError: it is missing, too large, or something that cannot be read.
     """
-    on_progress = _forward_only(progress)
+    on_progress = forward_only(progress)
     size = _size_of(path, name)
     try:
         with path.open("rb") as file:
@@ -147,15 +147,15 @@ def open_source(
     kind, hint = foreign_kind(head, tail)
     if kind:
         raise DataError(f"{name} is {kind}, not a file of preferences.", where=name, hint=hint)
-    is_parquet = head.startswith(b"PAR1")
-    codec, encoding = ("", "") if is_parquet else _codec_for(head, name, choices)
+    binary = next((found for start, found in _BINARY if head.startswith(start)), "")
+    codec, encoding = ("", "") if binary else _codec_for(head, name, choices)
     scan = _Scan(path, name, size if is_whole else min(size, CHUNK_BYTES), on_progress)
     sha256, error = scan.run(codec)
     lets_through = codec == "utf-8-sig" and BrokenRows.fix in choices.fixes
     if error is not None and not lets_through:
-        scan.refuse(error, codec, encoding)
+        scan.refuse(error, codec, encoding, save_as_utf8(head))
     errors = _errors_for(codec, lets_through=lets_through, is_whole=is_whole)
-    return Source(path, name, size, sha256, codec, encoding, errors, on_progress)
+    return Source(path, name, size, sha256, codec, encoding, errors, on_progress, binary)
 
 
 def _errors_for(codec: str, *, lets_through: bool, is_whole: bool) -> str:
@@ -204,7 +204,7 @@ def _codec_for(head: bytes, name: str, choices: ReadChoices) -> tuple[str, str]:
         raise DataError(
             f"{name} is text that looks like UTF-16 without its mark, or no text at all.",
             where=name,
-            hint=SAVE_AS_UTF8,
+            hint=save_as_utf8(head),
         )
     return "utf-8-sig", "UTF-8"
 
@@ -253,8 +253,15 @@ class _Scan:
         except OSError as exc:
             raise _unopened(self._name, exc) from exc
 
-    def refuse(self, fault: _Fault, codec: str, encoding: str) -> None:
-        """Raise the error for a fault, with what the user can do about it."""
+    def refuse(self, fault: _Fault, codec: str, encoding: str, way_out: str) -> None:
+        """Raise the error for a fault, with what the user can do about it.
+
+        Args:
+            fault: the first one.
+            codec: with which the text was decoded.
+            encoding: the same in words.
+            way_out: how such a file is saved as UTF-8.
+        """
         line, byte = self._place(fault.offset)
         where = f"{self._name}, line {line}"
         place = f"line {line:,}, byte offset {fault.offset:,}"
@@ -262,7 +269,7 @@ class _Scan:
             raise DataError(
                 f"{self._name} holds a NUL byte on line {line:,} (byte offset {fault.offset:,}).",
                 where=where,
-                hint="The file is damaged or not text: export it again as CSV (UTF-8).",
+                hint="The file is damaged or not text: export it again as UTF-8.",
             )
         if codec != "utf-8-sig":
             raise NeedsEncoding(
@@ -282,7 +289,7 @@ class _Scan:
         raise NeedsEncoding(
             f"{fact}.",
             where=where,
-            hint=f"Choose the encoding in which the text reads right. {SAVE_AS_UTF8}",
+            hint=f"Choose the encoding in which the text reads right. {way_out}",
             candidates=candidates_for(sample),
         )
 

@@ -7,13 +7,15 @@ nothing is shifted, guessed or repaired.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.readers import columnar, json_records, separated, wrapped
+from orpo_qlora.data.readers.ahead import Ahead
+from orpo_qlora.data.readers.arrow import ArrowFile, SavedFolder, is_saved, open_saved
 from orpo_qlora.data.readers.parquet import Parquet
 from orpo_qlora.data.readers.rows import Problems, Row
 from orpo_qlora.data.readers.source import Progress, Source, open_source
@@ -25,7 +27,7 @@ HEAD_CHARACTERS = 4096
 
 @dataclass(frozen=True)
 class Table:
-    """The exact cells of a file; each call of `rows` reads the file again."""
+    """The exact cells of a file: `head` looks at the first rows of the pass that `rows` takes."""
 
     columns: tuple[str, ...]
     source: str
@@ -35,12 +37,14 @@ class Table:
     """What the file is, in words."""
     encoding: str
     has_header: bool
-    """Whether the first line of the file names the columns; never in JSON and Parquet."""
-    _read: Callable[[], Iterator[Row]]
+    """Whether the first line of the file names the columns; only in separated values."""
+    _read: Ahead[Row]
     _keeps_broken: bool
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows in file order; broken ones only if dropping them was chosen.
+
+        A second call reads the file again.
 
         Raises:
             BrokenRows: some rows cannot be read; raised after the last row and listing them.
@@ -49,7 +53,7 @@ class Table:
         problems = Problems(self.source)
         count = 0
         try:
-            for row in self._read():
+            for row in self._read.take():
                 count += 1
                 if row.fault and not (self._keeps_broken and not row.is_end):
                     problems.add(row)
@@ -64,15 +68,17 @@ class Table:
             ) from exc
         problems.refuse_any()
         if not count:
+            about = "a header but no rows" if self.has_header else "no rows"
+            place = " under the header" if self.has_header else ""
             raise DataError(
-                f"{self.source} has a header but no rows.",
+                f"{self.source} has {about}.",
                 where=self.source,
-                hint="Add one row per preference under the header.",
+                hint=f"Add one row per preference{place}.",
             )
 
     def head(self, count: int) -> list[Row]:
         """Return the first unbroken rows without reading further."""
-        return list(islice((row for row in self._read() if not row.fault), count))
+        return list(islice((row for row in self._read.look() if not row.fault), count))
 
 
 def open_table(
@@ -98,12 +104,16 @@ def open_table(
         DataError: it is missing, of another kind, or has no columns.
     """
     choices = choices or ReadChoices()
+    if is_saved(path):
+        return _open_saved(
+            open_saved(path, source or path.name, choices, progress, is_whole=is_whole), choices
+        )
     opened = open_source(path, source or path.name, choices, progress, is_whole=is_whole)
-    if opened.is_parquet:
-        parquet = Parquet(opened)
-        columns = parquet.columns()
-        separated.check_header(columns, opened.name)
-        return _table(opened, columns, "Parquet", parquet.rows, choices)
+    if opened.binary:
+        file = (Parquet if opened.binary == "Parquet" else ArrowFile)(opened)
+        columns = file.columns()
+        separated.check_header(columns, opened.name, has_header=False)
+        return _table(opened, columns, opened.binary, file.rows, choices)
     head = _head_of(opened)
     if not head.strip().strip("\ufeff"):
         raise DataError(
@@ -131,19 +141,34 @@ def _table(
     read: Callable[[], Iterator[Row]],
     choices: ReadChoices,
 ) -> Table:
+    has_header = kind in separated.FORMATS.values()
+    noun, place = ("column", ", header") if has_header else ("key", "")
     try:
         "".join(columns).encode()
     except UnicodeEncodeError as exc:
         raise DataError(
-            f"{opened.name} has a column whose name is damaged.",
-            where=f"{opened.name}, header",
-            hint="Rename the columns and save the file as UTF-8.",
+            f"{opened.name} has a {noun} whose name is damaged.",
+            where=f"{opened.name}{place}",
+            hint=f"Rename the {noun}s and save the file as UTF-8.",
         ) from exc
     keeps_broken = BrokenRows.fix in choices.fixes
-    has_header = kind in separated.FORMATS.values()
     return Table(
-        columns, opened.name, opened.sha256, kind, opened.encoding, has_header, read, keeps_broken
+        columns,
+        opened.name,
+        opened.sha256,
+        kind,
+        opened.encoding,
+        has_header,
+        Ahead(read),
+        keeps_broken,
     )
+
+
+def _open_saved(saved: SavedFolder, choices: ReadChoices) -> Table:
+    columns = saved.columns()
+    separated.check_header(columns, saved.name)
+    first = replace(saved.files[0].source, name=saved.name, sha256=saved.sha256)
+    return _table(first, columns, "Arrow", saved.rows, choices)
 
 
 def _head_of(opened: Source) -> str:
@@ -158,8 +183,9 @@ def _head_of(opened: Source) -> str:
 def _open_json(
     opened: Source, kind: str, objects: Callable[[], Iterator[Row]], choices: ReadChoices
 ) -> Table:
-    columns = json_records.columns_of(objects())
-    first = next(objects(), None)
+    ahead = Ahead(objects)
+    columns = json_records.columns_of(ahead.look())
+    first = next(ahead.look(), None)
     if first is not None and first.fault and (first.is_end or not columns):
         problems = Problems(opened.name)
         problems.add(first)
@@ -167,14 +193,20 @@ def _open_json(
     json_records.refuse_keyless(columns, opened.name)
 
     def read() -> Iterator[Row]:
-        return (json_records.spread(row, columns) for row in objects())
+        return (json_records.spread(row, columns) for row in ahead.take())
 
     return _table(opened, columns, kind, read, choices)
 
 
 def _open_separated(opened: Source, choices: ReadChoices) -> Table:
-    layout = separated.find_layout(opened)
-    first = next(separated.read_records(opened, layout, has_header=choices.has_header), None)
+    lines = Ahead(opened.lines)
+    layout = separated.find_layout(lines)
+
+    def records() -> Iterator[Row]:
+        return separated.read_records(opened, lines.take(), layout, has_header=choices.has_header)
+
+    ahead = Ahead(records)
+    first = next(ahead.look(), None)
     if first is None:
         raise DataError(
             f"{opened.name} is empty.", where=opened.name, hint="Choose a file that has rows."
@@ -190,7 +222,6 @@ def _open_separated(opened: Source, choices: ReadChoices) -> Table:
         columns = tuple(f"Column {index}" for index in range(1, len(columns) + 1))
 
     def read() -> Iterator[Row]:
-        records = separated.read_records(opened, layout, has_header=choices.has_header)
-        return islice(records, 1 if choices.has_header else 0, None)
+        return islice(ahead.take(), 1 if choices.has_header else 0, None)
 
     return _table(opened, columns, layout.format, read, choices)

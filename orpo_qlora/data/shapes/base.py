@@ -67,6 +67,13 @@ class Head:
     columns: tuple[str, ...]
     rows: Sequence[Row]
     pairs_from_ranking: PairsFromRanking = "best_worst"
+    has_header: bool = True
+    """Whether a first line names the columns, as in a CSV."""
+
+    @property
+    def where_named(self) -> str:
+        """Where the names of the columns are, for an error."""
+        return "header" if self.has_header else ""
 
     def find(self, *names: str) -> int | None:
         """Return the index of the first of these names that is a column."""

@@ -119,10 +119,11 @@ def without_prompt(
     raise NeedsColumns(
         f"{table.source} has no column “prompt”, but {brief(mapping.chosen)} and "
         f"{brief(mapping.rejected)} begin with the same text: it may be the prompt.",
-        where=f"{table.source}, header",
+        where=f"{table.source}, header" if table.has_header else table.source,
         hint=f"If row {proposal.row:,} reads correctly, confirm it with "
         "--prompt-from-common-prefix; otherwise choose the prompt with --map prompt=COLUMN.",
         columns=table.columns,
         found=found,
+        has_header=table.has_header,
         proposal=proposal,
     )

@@ -10,24 +10,31 @@ _COLUMNS = {
     "image", "images", "img", "image_path", "image_url", "image_paths", "image_urls", "audio",
     "audios", "audio_path", "video", "videos", "video_path", "pixel_values",
 }  # fmt: skip
+_MEDIA_KEYS = {"bytes", "path"}
+"""Keys of an undecoded image or recording, as `datasets` writes it."""
 
 
 def refuse_media(
     candidates: Iterator[Candidate], columns: Sequence[str], used: Sequence[str]
 ) -> Iterator[Candidate]:
     """Replace preferences of rows that have an image, audio or video column filled in."""
-    media = [
-        (index, column)
-        for index, column in enumerate(columns)
-        if plain_name(column) in _COLUMNS and column not in used
-    ]
-    if not media:
+    unused = [(index, column) for index, column in enumerate(columns) if column not in used]
+    named = {column for _, column in unused if plain_name(column) in _COLUMNS}
+    if not unused:
         yield from candidates
         return
     for candidate in candidates:
         cells = candidate.row.cells
-        filled = [column for index, column in media if index < len(cells) and cells[index]]
+        filled = [
+            column
+            for index, column in unused
+            if index < len(cells) and cells[index] and (column in named or _is_media(cells[index]))
+        ]
         if filled and not isinstance(candidate.found, str):
             yield Candidate(candidate.row, "media", f"column “{filled[0]}”")
         else:
             yield candidate
+
+
+def _is_media(cell: object) -> bool:
+    return isinstance(cell, dict) and cell.keys() == _MEDIA_KEYS

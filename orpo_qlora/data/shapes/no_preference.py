@@ -34,6 +34,7 @@ def explained(error: NeedsColumns, head: Head) -> NeedsColumns:
         where=error.where,
         hint=error.hint,
         columns=error.columns,
+        has_header=error.has_header,
         found=found,
     )
 

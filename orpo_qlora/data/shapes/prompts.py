@@ -149,9 +149,10 @@ def needs_prompt(head: Head, shape: ShapeName, found: dict[str, str]) -> NeedsCo
     """Return the error that asks for the column of the prompt."""
     return NeedsColumns(
         f"No column is the prompt; the columns are {listed(list(head.columns))}.",
-        where="header",
+        where=head.where_named,
         hint="Choose it with --map prompt=COLUMN.",
         columns=head.columns,
+        has_header=head.has_header,
         found={"shape": shape, **found},
     )
 

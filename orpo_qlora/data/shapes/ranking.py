@@ -153,9 +153,10 @@ def from_mapping(head: Head, mapping: ColumnMapping) -> Shape:
     if not mapping.responses:
         raise NeedsColumns(
             "No column is chosen for the responses.",
-            where="header",
+            where=head.where_named,
             hint="Choose it with --map responses=COLUMN.",
             columns=head.columns,
+            has_header=head.has_header,
             found={"shape": "ranking", **dict(mapping.parts())},
         )
     index = head.columns.index(mapping.responses)
@@ -174,6 +175,7 @@ def from_mapping(head: Head, mapping: ColumnMapping) -> Shape:
             where=f"column “{mapping.scores or mapping.responses}”",
             hint="Choose a column with one score or rank for each response: --map scores=COLUMN.",
             columns=head.columns,
+            has_header=head.has_header,
             found={"shape": "ranking", **dict(mapping.parts())},
         )
     return RankedList(head, source, mapping)
@@ -255,6 +257,7 @@ def _with_choice(head: Head, index: int, choice: int) -> Source | None:
             where=f"column “{name}”",
             hint="Write the best response itself into it, or one score for each response.",
             columns=head.columns,
+            has_header=head.has_header,
             found={"shape": "ranking", "responses": column, "scores": name},
         )
     start = 1 if counts_from_one else 0

@@ -395,12 +395,13 @@ def needs_verdict(head: Head, two: Two, index: int | None, fact: str) -> NeedsCo
     taken = [two.first, two.second, *([] if index is None else [index])]
     prompt = find_prompt(head, taken).parts(head)
     found |= {part: column for part, column in prompt.items() if column}
-    where = f"column “{found['verdict']}”" if index is not None else "header"
+    where = f"column “{found['verdict']}”" if index is not None else head.where_named
     return NeedsColumns(
         fact,
         where=where,
         hint="Name the values that choose each response, for example --map first_values=0 --map "
         "second_values=1, or write the name of the better column into it.",
         columns=head.columns,
+        has_header=head.has_header,
         found=found,
     )

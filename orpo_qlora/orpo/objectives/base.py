@@ -42,6 +42,26 @@ class PairSums:
         """Mean token log-probs of the rejected responses, shape (B,); NaN if not measured."""
         return self.sums[:, REJECTED] / self.counts[:, REJECTED]
 
+    @property
+    def gains(self) -> Gains:
+        """Summed log-probs minus those of the reference.
+
+        Raises:
+            ValueError: the reference was not measured; a fault of ours.
+        """
+        if self.reference is None:
+            raise ValueError("this objective needs the reference's log-probs")
+        difference = self.sums - self.reference
+        return Gains(difference[:, CHOSEN], difference[:, REJECTED])
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Log-ratios of policy and reference, each of shape (B,), in nats."""
+
+    chosen: Tensor
+    rejected: Tensor
+
 
 @dataclass(frozen=True)
 class StepTotals:
@@ -49,6 +69,9 @@ class StepTotals:
 
     pairs: int
     nll_tokens: int
+    drift: Tensor | None = None
+    """Mean log-ratio of policy and reference on mismatched responses, at least 0; a scalar without
+    gradient, for objectives that need it."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from orpo_qlora.runs.labels import NO_LABEL, RunLabel
 from orpo_qlora.runs.process import preflight
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.process.ending import record_end
+from orpo_qlora.runs.process.start import copy_start, with_start
 from orpo_qlora.runs.store import Run, RunPaths
 
 WORKER = "orpo_qlora.runs.process.worker"
@@ -52,8 +53,9 @@ def start_run(config: TrainConfig, dataset: PreferenceData, ticket: str = "") ->
         ticket: idempotency key: the same ticket twice makes one run.
 
     Raises:
-        InputError: the home folder or the chat template is not usable, or the tracker is not
-            installed.
+        InputError: the home folder or the chat template is not usable, the tracker is not
+            installed, or a setting contradicts the adapter to start from.
+        ModelError: that adapter cannot be trained further.
         DiskFull: nothing was started.
     """
     # Two clicks, two pages or a page and a terminal: check and creation are one step.
@@ -104,19 +106,34 @@ def _queue_new(
     ticket: str = "",
     label: RunLabel = NO_LABEL,
 ) -> list[RunPaths]:
-    complete = [_with_absolute_model(chat_templates.recorded(config)) for config in configs]
+    complete = [
+        _with_absolute_model(chat_templates.recorded(with_start(config))) for config in configs
+    ]
     for tracker in {config.report_to for config in configs}:
         trackers.check_installed(tracker)
     preflight.check_home()
     store.sweep_drafts()
     place = _last_place()
+    made = []
     try:
-        return [
-            store.create_run(config, split, report, place=place + at, ticket=ticket, label=label)
-            for at, config in enumerate(complete)
-        ]
+        for at, config in enumerate(complete):
+            made.append(
+                store.create_run(
+                    config, split, report, place=place + at, ticket=ticket, label=label
+                )
+            )
+            _copy_start(made[-1], config)
+        return made
     finally:
         _start_next()
+
+
+def _copy_start(paths: RunPaths, config: TrainConfig) -> None:
+    try:
+        copy_start(paths, config)
+    except BaseException:
+        store.remove_folder(store.set_aside(paths))
+        raise
 
 
 def _with_absolute_model(config: TrainConfig) -> TrainConfig:

@@ -24,6 +24,7 @@ from orpo_qlora.runs.labels import RunLabel
 from orpo_qlora.runs.present import setting_value
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.store import Run
+from orpo_qlora.setting import methods_of
 
 TAG = re.compile(r"^(λ-)?sweep-[0-9A-Za-z]+$")
 """The tags of sweeps; up to 0.1 they began with λ."""
@@ -167,13 +168,27 @@ def configs_of(config: TrainConfig, variations: Sequence[Variation]) -> list[Tra
             hint="Give fewer values.",
         )
     combinations = product(*(variation.values for variation in variations))
-    return [
+    configs = [
         build_config(
             config.model_dump(by_alias=True) | dict(zip(names, values, strict=True)),
             source="the settings of the sweep",
         )
         for values in combinations
     ]
+    for one, name in product(configs, names):
+        _refuse_unread(one, name)
+    return configs
+
+
+def _refuse_unread(config: TrainConfig, setting: str) -> None:
+    """Refuse a setting that a run's method does not read: its runs would be the same."""
+    reading = methods_of(setting_fields()[setting])
+    if reading and config.method not in reading:
+        raise InputError(
+            f"The method {config.method} does not read {title_of(setting)}: runs with different "
+            "values would be the same.",
+            hint=f"Sweep it with the methods {', '.join(reading)}.",
+        )
 
 
 def runs_from(config: TrainConfig, variations: Sequence[Variation]) -> list[TrainConfig]:

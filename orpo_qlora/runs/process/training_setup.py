@@ -5,7 +5,10 @@ The worker and the estimate share this, so that what is measured is what will be
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -16,11 +19,15 @@ from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.models import loading
 from orpo_qlora.models.generation import answer_all
-from orpo_qlora.models.sampling import Conversation, Sampling
+from orpo_qlora.models.sampling import BASE, Conversation, Sampling
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import needs_of
+from orpo_qlora.orpo.reference import ReferenceFile, digest_of
 from orpo_qlora.orpo.token_cache import tokenize_once
 from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair
+from orpo_qlora.runs.identity import Identity
+from orpo_qlora.runs.lineage import read_lineage
+from orpo_qlora.runs.paths import RunPaths
 
 SAMPLE_TOKENS = 64
 SAMPLES = 3
@@ -55,6 +62,52 @@ def tokenize(
 def engine_for(config: TrainConfig, policy: PeftModel, pairs: Sequence[TokenizedPair]) -> Engine:
     """Return the engine of a training; raises what `build_engine` does."""
     return build_engine(policy, needs_of(config), pairs[:LAYOUT_PAIRS])
+
+
+def attach_adapter(base: loading.Base, config: TrainConfig, start: Path) -> PeftModel:
+    """Return the policy with a new adapter, or with a copy of the one in `start`.
+
+    Raises what `loading.attach_new_adapter` and `loading.attach_start_adapter` do.
+    """
+    if config.start_from:
+        return loading.attach_start_adapter(base, start, config)
+    return loading.attach_new_adapter(base, config)
+
+
+def reference_file(
+    config: TrainConfig,
+    base: loading.Base,
+    identity: Identity,
+    pairs: Sequence[TokenizedPair],
+    paths: RunPaths,
+) -> ReferenceFile:
+    """Return where the reference's log-probs of a run are kept.
+
+    Other pairs, another base or starting adapter, or other arithmetic give another file; template
+    and length policy are in the token ids. The split into training and held-out pairs does not
+    matter.
+
+    Args:
+        config: the run's settings.
+        base: as loaded.
+        identity: of the training, for the files of the base.
+        pairs: training and held-out ones.
+        paths: of the run, which has a copy of the file and of the starting adapter.
+    """
+    ancestor = read_lineage(paths.start)
+    digests = " ".join(sorted({digest_of(pair) for pair in pairs}))
+    return ReferenceFile(
+        storage.home() / "cache" / "reference",
+        paths.reference,
+        {
+            "pairs": hashlib.sha256(digests.encode()).hexdigest(),
+            "base": json.dumps(identity.model, sort_keys=True),
+            "model": f"{config.model} {config.revision}".strip(),
+            "quantization": config.quantization,
+            "arithmetic": f"{base.arithmetic.dtype} {base.arithmetic.device}",
+            "starting_adapter": ancestor.adapter_sha256 if ancestor else "",
+        },
+    )
 
 
 def trained_bytes(policy: PeftModel) -> int:
@@ -92,4 +145,8 @@ def answer_samples(
         Conversation((Message("user", text),), adapter, tools=known.get(text, ""))
         for text in prompts
     ]
+    if adapter == BASE:
+        # The engine's fused feed-forwards compute with the adapter unless it is disabled.
+        with policy.disable_adapter():
+            return answer_all(policy.get_base_model(), tokenizer, conversations, sampling)
     return answer_all(policy, tokenizer, conversations, sampling)

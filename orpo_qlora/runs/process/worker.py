@@ -41,6 +41,7 @@ from orpo_qlora.runs.checkpoints import Checkpoint, Found
 from orpo_qlora.runs.identity import Identity, identity_of
 from orpo_qlora.runs.process import preflight, training_setup
 from orpo_qlora.runs.process import queue as run_queue
+from orpo_qlora.runs.process.start import copy_start, refuse_another_base
 from orpo_qlora.runs.process.tracking import track
 from orpo_qlora.runs.state import ErrorCard, RunState, Status
 from orpo_qlora.runs.store import RunPaths
@@ -87,7 +88,9 @@ class Worker:
         self.on_note(template_in_use(base.folder, base.tokenizer, self.config.chat_template).note())
         self._identity = identity_of(self.config, self.paths.train.parent, base.folder)
         found = self._checkpoint()
-        policy = self._policy = loading.attach_new_adapter(base, self.config)
+        copy_start(self.paths, self.config)
+        refuse_another_base(self.paths, self._identity.model)
+        policy = self._policy = training_setup.attach_adapter(base, self.config, self.paths.start)
         self._check_room(policy, found)
         experts = describe_experts(policy, self.config.lora_targets)
         if experts:
@@ -104,6 +107,10 @@ class Worker:
         self._change(self.state.moved_to("running"), total_steps=steps)
         trainer = OrpoTrainer(engine, self.config, train.pairs, held_out.pairs, self)
         self.on_note(trainer.memory.sentence())
+        pairs = [*train.pairs, *held_out.pairs]
+        trainer.reference_file = training_setup.reference_file(
+            self.config, base, self._identity, pairs, self.paths
+        )
         tracked = track(trainer, store.read_run(self.paths))
         if tracked:
             self.on_note(tracked)
@@ -165,7 +172,7 @@ class Worker:
         if start is not None and start.step >= trainer.steps:
             resume.restore_weights(start.folder, trainer.model)
             return True
-        if self.should_stop():
+        if self.should_stop() or not trainer.measure_reference(can_stop=True):
             return False
         trainer.resume_from = start.folder if start else None
         self._phase("training")
@@ -182,8 +189,10 @@ class Worker:
         kept = metrics.rewind(
             self.paths.metrics, lambda record: metrics.is_of_step(record, last_step)
         )
-        if any(metrics.is_of_step(record, 0) for record in kept):
-            trainer.has_base_evaluation = True
+        of_start = sum(metrics.is_of_step(record, 0) for record in kept)
+        trainer.has_base_evaluation |= of_start > 0
+        # A run that starts from an adapter has two records of step 0: the base's, the adapter's.
+        trainer.evaluates_start = bool(self.config.start_from) and of_start < 2
         answered = [
             record["prompt"]
             for record in store.samples_of(self.paths)

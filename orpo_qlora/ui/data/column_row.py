@@ -181,6 +181,8 @@ class ColumnQuestion:
     chosen: ColumnMapping | None
     """What the user chose before, if anything."""
     has_header: bool
+    can_lack_header: bool
+    """Whether a first line may name the columns, as in a CSV."""
 
 
 def question_updates(row: ColumnRow, question: ColumnQuestion) -> Updates:
@@ -188,8 +190,7 @@ def question_updates(row: ColumnRow, question: ColumnQuestion) -> Updates:
     mapping = question.chosen or mapping_of(question.found)
     return {
         **_mapping_updates(row, question.columns, mapping),
-        # Always visible: the last file may have hidden it, and the error's hint refers to it.
-        row.has_header: gr.Checkbox(question.has_header, visible=True),
+        row.has_header: gr.Checkbox(question.has_header, visible=question.can_lack_header),
         row.note: "",
         row.ranking: gr.Radio(visible=False),
         row.fold: gr.Accordion(_title(mapping), visible=True, open=True),

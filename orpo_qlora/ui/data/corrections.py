@@ -11,7 +11,7 @@ from orpo_qlora.data.doctor.findings import FIXES
 from orpo_qlora.data.mapping import complete_mapping
 from orpo_qlora.data.readers.encodings import codec_of
 from orpo_qlora.data.readers.table import open_table
-from orpo_qlora.data.remembered import forget_mapping
+from orpo_qlora.data.remembered import forget_columns
 from orpo_qlora.data.sources import ALL, Quota, parse_cap, parse_share
 from orpo_qlora.errors import DataError, InputError, NeedsColumns
 from orpo_qlora.ui.data import uploads
@@ -98,7 +98,7 @@ def _forget_columns(dataset_id: str, choices: ReadChoices) -> None:
             table = open_table(uploads.data_file(dataset_id), "", variant, is_whole=False)
         except DataError:
             continue  # unreadable columns: nothing can have been remembered for them
-        forget_mapping(table.columns)
+        forget_columns(table.columns)
 
 
 def _check(kind: str, value: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 
-from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.choices import DEFAULT_RANKING, ReadChoices
 from orpo_qlora.data.summary import DataSummary, Drop, Finding, row_list
 from orpo_qlora.data.wording import brief, plural
 from orpo_qlora.errors import (
@@ -36,10 +36,8 @@ VERDICT_HINT = (
     "Choose the column with the verdict below, and write into “First wins if” and “Second wins if” "
     f"which of its values choose each response; then press “{APPLY}”."
 )
-COLUMNS_HINT = (
-    f"Choose the columns below and press “{APPLY}”. If the first line is already a preference, "
-    f"untick “{HEADER_LABEL}” first."
-)
+COLUMNS_HINT = f"Choose the columns below and press “{APPLY}”."
+HEADER_HINT = f" If the first line is already a preference, untick “{HEADER_LABEL}” first."
 
 
 def summary_card(report: DataSummary) -> str:
@@ -47,18 +45,21 @@ def summary_card(report: DataSummary) -> str:
     if report.files:
         return _set_card(report)
     format_ = " · ".join(part for part in (report.format, report.encoding) if part)
+    hub = report.hub.sentence() if report.hub else ""
     choices = _choices_sentence(report)
     undo = choice_button("forget", "Undo my choices", "quiet-button") if choices else ""
     return cards.text_card(
-        report.source, [*report.sentences()[:1], *filter(None, (format_, choices))], undo
+        report.source,
+        [*report.sentences()[:1], *filter(None, (format_, hub, choices))],
+        undo,
     )
 
 
 def _set_card(report: DataSummary) -> str:
     lines = [*report.sentences()[:1], *(part.sentence() for part in report.files)]
-    has_choices = any(part.summary.choices != ReadChoices() for part in report.files)
+    has_choices = not all(part.summary.choices.are_default for part in report.files)
     undo = ""
-    if has_choices or report.choices != ReadChoices():
+    if has_choices or not report.choices.are_default:
         undo = choice_button("forget", "Undo my choices", "quiet-button")
     return cards.text_card(report.source, lines, undo)
 
@@ -72,7 +73,7 @@ def _choices_sentence(report: DataSummary) -> str:
     if choices.mapping:
         named = ", ".join(f"{brief(column)} as {part}" for part, column in choices.mapping.parts())
         parts.append(f"columns {named}")
-    if report.ranking_pairs and choices.pairs_from_ranking != ReadChoices().pairs_from_ranking:
+    if report.ranking_pairs and choices.pairs_from_ranking != DEFAULT_RANKING:
         parts.append(f"pairs from ranking: {choices.pairs_from_ranking}")
     if choices.prompt_from_common_prefix:
         parts.append("the common prefix is the prompt")
@@ -153,7 +154,7 @@ def question_card(error: DataError, choices: ReadChoices) -> str:
     buttons: list[str] = []
     hint = error.hint
     if isinstance(error, NeedsColumns):
-        hint = COLUMNS_HINT
+        hint = COLUMNS_HINT + (HEADER_HINT if error.has_header else "")
         if error.found.get("shape") == "verdict":
             hint = VERDICT_HINT
         if error.proposal:

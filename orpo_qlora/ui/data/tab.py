@@ -20,6 +20,7 @@ from orpo_qlora.ui.data import (
     corrections,
     files_table,
     findings_view,
+    hub_panel,
     token_panel,
     uploads,
 )
@@ -27,6 +28,7 @@ from orpo_qlora.ui.data import downloads as data_downloads
 from orpo_qlora.ui.data.column_row import ColumnQuestion, ColumnRow
 from orpo_qlora.ui.data.downloads import Downloads
 from orpo_qlora.ui.data.files_table import FilesTable
+from orpo_qlora.ui.data.hub_panel import HubPanel
 from orpo_qlora.ui.data.token_panel import QuestionInputs, TokenPanel
 from orpo_qlora.ui.data.uploads import Progress, StoredSet
 from orpo_qlora.ui.parts import cards
@@ -37,7 +39,10 @@ from orpo_qlora.ui.parts.guard import Updates, guarded, guarded_stream
 PREVIEW_PAIRS = 50
 COLUMNS = ["Row", "Prompt", "Chosen", "Rejected"]
 PREVIEW_CHARACTERS = 400
-FILE_TYPES = [".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet"]
+ROW_WIDTH, PLACE_WIDTH = "64px", "200px"
+"""Width of the row numbers, and of row numbers with their file."""
+TEXT_WIDTHS = ("280px", "380px", "380px")
+FILE_TYPES = [".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow"]
 PROGRESS = gr.Progress()
 """Gradio replaces this default with the progress bar of the request."""
 
@@ -50,6 +55,7 @@ class DataTab:
     dataset_id: gr.Textbox
     upload: gr.File
     examples: dict[str, gr.Button]
+    hub: HubPanel
     card: gr.HTML
     """The latest error, with its one-click answers."""
     summary: gr.HTML
@@ -83,8 +89,8 @@ def build() -> DataTab:
         gr.HTML(
             cards.heading(
                 "Preference pairs",
-                "CSV, TSV, JSON, JSON Lines or Parquet with a prompt, a chosen and a rejected "
-                "response per row; single turns or whole conversations.",
+                "CSV, TSV, JSON, JSON Lines, Parquet or Arrow with a prompt, a chosen and a "
+                "rejected response per row; single turns or whole conversations.",
             )
         )
         with gr.Row():
@@ -100,6 +106,7 @@ def build() -> DataTab:
             with gr.Column(scale=2, min_width=280, elem_classes="examples"):
                 gr.HTML('<p class="label">Or try an example</p>')
                 examples = {name: _example_button(name) for name in EXAMPLES}
+        hub = hub_panel.build()
         card = _choices_html("data-error", visible=True)
         files = files_table.build()
         summary = _choices_html("data-summary")
@@ -117,6 +124,7 @@ def build() -> DataTab:
             dataset_id=dataset_id,
             upload=upload,
             examples=examples,
+            hub=hub,
             card=card,
             summary=summary,
             go_on=go_on,
@@ -148,7 +156,7 @@ def _build_preview() -> gr.Dataframe:
         wrap=True,
         visible=False,
         max_height=420,
-        column_widths=["64px", "280px", "380px", "380px"],
+        column_widths=[ROW_WIDTH, *TEXT_WIDTHS],
         label="Preview",
         elem_id="data-preview",
         buttons=["fullscreen"],
@@ -208,6 +216,20 @@ def _connect_choosing(tab: DataTab, changed: Callable[[Any], None]) -> None:
     for name, button in tab.examples.items():
         handler = guarded(tab.card, partial(on_example, name), nothing)
         changed(button.click(handler, None, [tab.upload, *tab.outputs], **QUIET))
+    _connect_hub(tab, changed)
+
+
+def _connect_hub(tab: DataTab, changed: Callable[[Any], None]) -> None:
+    def on_fetched(ready: str, progress: gr.Progress = PROGRESS) -> Updates:
+        dataset_id = ready.partition(" ")[0]
+        return {tab.upload: None, **dataset_updates(tab, dataset_id, _reading(progress))}
+
+    def on_ready(ready: gr.Textbox) -> None:
+        handler = guarded(tab.card, on_fetched, dataset_updates(tab, ""))
+        reading = {"show_progress_on": tab.card, **UNCHECKED}
+        changed(ready.change(handler, ready, [tab.upload, *tab.outputs], **reading))
+
+    hub_panel.connect(tab.hub, on_ready)
 
 
 def _connect_corrections(tab: DataTab, changed: Callable[[Any], None]) -> None:
@@ -371,7 +393,9 @@ def _question_updates(tab: DataTab, file_id: str, error: DataError) -> Updates:
         tab.card: findings_view.question_card(error, choices),
     }
     if isinstance(error, NeedsColumns):
-        question = ColumnQuestion(error.columns, error.found, choices.mapping, choices.has_header)
+        question = ColumnQuestion(
+            *(error.columns, error.found, choices.mapping, choices.has_header, error.has_header)
+        )
         updates |= column_row.question_updates(tab.columns, question)
     return updates
 
@@ -408,7 +432,9 @@ def _preview(
         ]
         for pair in pairs
     ]
-    return gr.Dataframe(rows, visible=True, label=label)
+    row_width = PLACE_WIDTH if report and report.files else ROW_WIDTH
+    widths: list[str | int] = [row_width, *TEXT_WIDTHS]
+    return gr.Dataframe(rows, visible=True, label=label, column_widths=widths)
 
 
 def _row_cell(row: int, report: DataSummary | None) -> str:

@@ -33,7 +33,10 @@ REMEDIES = {
     "cut_answers": "Cut responses right",
 }
 """Buttons for over-long pairs, by the value of `over_length` they set."""
-SETTINGS = ("model", "revision", "max_length", "over_length", "method", "nll_on", "lambda")
+SETTINGS = (
+    *("model", "revision", "chat_template", "max_length", "over_length"),
+    *("method", "nll_on", "lambda"),
+)
 """Settings of the Train tab that decide how a pair is tokenized, cut and coloured."""
 SHOW = "() => { document.getElementById('token-actions')?.scrollIntoView({behavior: 'smooth'}); }"
 """Script that scrolls to the pair, far below the preview in which it was picked."""
@@ -169,7 +172,7 @@ def look(panel: TokenPanel, question: Question, seen: str = "") -> Updates | Non
     request = question.request
     shown = seen.partition(" ")[0]
     if shown and shown != request.key:
-        token_counts.cancel(shown)
+        token_counts.end_started(shown)
     is_known = token_counts.paths_of(request).folder.is_dir()
     if not is_known and not local_files.has_tokenizer(request.model, request.revision):
         return _waiting_updates(panel, question)
@@ -184,7 +187,7 @@ def count(panel: TokenPanel, question: Question) -> Updates | None:
 def nothing(panel: TokenPanel, seen: str) -> Updates:
     """Return the panel hidden, as without a file."""
     if seen:
-        token_counts.cancel(seen.partition(" ")[0])
+        token_counts.end_started(seen.partition(" ")[0])
     hidden = gr.Column(visible=False)
     return {panel.view: hidden, panel.timer: gr.Timer(active=False), panel.seen: ""}
 
@@ -245,9 +248,10 @@ def _status(answer: Answer) -> str:
 def _count_updates(panel: TokenPanel, question: Question, counted: TokenLengths) -> Updates:
     report = report_of(question.config, counted)
     drawn = token_histograms.histograms_of(counted, report)
+    sentences = [report.policy_sentence(), *report.template_sentences()]
     title = f"Tokens with {present.model_title(report.model)}"
     return {
-        panel.summary: cards.text_card(title, [report.policy_sentence()], _remedies(report)),
+        panel.summary: cards.text_card(title, sentences, _remedies(report)),
         **{
             component: token_histograms.draw_histogram(histogram)
             for component, histogram in zip(panel.histograms, drawn, strict=True)

@@ -22,26 +22,22 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.combine import load_files, progress_part
+from orpo_qlora.data.combine import load_files, pinned_choices, progress_part
 from orpo_qlora.data.pairs import PreferenceData
 from orpo_qlora.data.sources import ALL, FileSet, Quota, SourceFile, joined_name
+from orpo_qlora.data.stored import DATA, NAME, check_room
 from orpo_qlora.errors import (
     BrokenRows,
     DataError,
-    DiskFull,
     InputError,
     NeedsColumns,
     NeedsEncoding,
 )
 from orpo_qlora.jobs.token_counts import TokenizeRequest, request_of
 
-STORED_BYTES = 32 * 1024**3
-"""Limit for all uploads together."""
-FREE_BYTES = 1024**3
-"""Free disk space that an upload must leave for runs."""
 DATASET_ID = re.compile(r"[0-9a-f]{64}")
-DATA, NAME, CHOICES, SET = ".data", ".name", ".choices.json", ".set.json"
-"""Suffixes of the files stored under one id."""
+CHOICES, SET = ".choices.json", ".set.json"
+"""Suffixes of what is stored beside the files: the user's choices, and a data set of several."""
 CACHED_DATASETS = 8
 QUESTIONS = (NeedsEncoding, NeedsColumns, BrokenRows)
 """Errors that the user resolves on the page; a file that raises one is stored anyway."""
@@ -80,7 +76,7 @@ def store_upload(path: Path, source: str, progress: Progress | None = None) -> s
         DataError: the file cannot be used; nothing is stored.
         DiskFull: the disk is full or the limit for uploads is reached; nothing is stored.
     """
-    _check_room(path)
+    check_room(path.stat().st_size)
     draft = _folder() / f".draft-{uuid.uuid4().hex[:8]}"
     with storage.disk_errors(draft):
         try:
@@ -94,10 +90,9 @@ def store_upload(path: Path, source: str, progress: Progress | None = None) -> s
     try:
         _drop_cached(dataset_id)
         report = open_upload(dataset_id, progress).report
-        if report.is_remembered:
+        if report.is_remembered or report.is_ranking_remembered:
             # Stored with the file, so that a later choice for another file does not change it.
-            choices = report.choices.model_copy(update={"mapping": report.mapping})
-            choose(dataset_id, choices)
+            choose(dataset_id, pinned_choices(report))
     except QUESTIONS:
         pass  # the page opens the file next and shows the question
     except DataError:
@@ -106,23 +101,6 @@ def store_upload(path: Path, source: str, progress: Progress | None = None) -> s
                 _path(dataset_id, ending).unlink(missing_ok=True)
         raise
     return dataset_id
-
-
-def _check_room(path: Path) -> None:
-    folder, size = _folder(), path.stat().st_size
-    stored = sum(file.stat().st_size for file in folder.glob(f"*{DATA}"))
-    if stored + size > STORED_BYTES:
-        raise DiskFull(
-            f"This file has {size / 1e9:,.1f} GB; earlier uploads already take "
-            f"{stored / 1e9:,.1f} of the {STORED_BYTES / 1e9:,.1f} GB allowed.",
-            hint=f"Delete files you no longer need from {folder}.",
-        )
-    free = shutil.disk_usage(folder).free
-    if free - size < FREE_BYTES:
-        raise DiskFull(
-            f"The disk has {free / 1e9:,.1f} GB free, and this file takes {size / 1e9:,.1f} GB.",
-            hint=f"Free some space: {FREE_BYTES / 1e9:,.1f} GB must stay free for runs.",
-        )
 
 
 def _folder() -> Path:
@@ -324,6 +302,11 @@ def choose(dataset_id: str, choices: ReadChoices) -> None:
     """
     check_stored(dataset_id)
     storage.write_whole(_path(dataset_id, CHOICES), choices.model_dump_json())
+    _drop_cached(dataset_id)
+
+
+def forget(dataset_id: str) -> None:
+    """Read a stored file again the next time, because its name or its source has changed."""
     _drop_cached(dataset_id)
 
 

@@ -46,12 +46,12 @@ OUTCOMES = (
     Outcome(
         "accuracy",
         "Held-out accuracy",
-        "share of pairs, 95 % interval",
+        "95 % interval",
         lambda one: one.value("rewards/accuracies"),
         present.percent,
         (0.0, 1.0),
     ),
-    Outcome("gap", "Log-prob gap", "chosen − rejected, nats per token", lambda one: one.gap),
+    Outcome("gap", "Log-prob gap", "nats per token", lambda one: one.gap),
     Outcome("chosen", "Chosen log-prob", "nats per token", lambda one: one.value("logps/chosen")),
     Outcome("kl_base", "Drift from the base", "KL, nats per token", lambda one: one.kl_base),
 )

@@ -10,17 +10,12 @@ import gradio as gr
 from annotated_types import Ge, Le, MaxLen
 from pydantic.fields import FieldInfo
 
-from orpo_qlora.config import (
-    Group,
-    TrainConfig,
-    build_config,
-    choices_of,
-    methods_of,
-    setting_fields,
-)
+from orpo_qlora.config import TrainConfig, build_config, choices_of, setting_fields
 from orpo_qlora.models.catalogue import CATALOGUE
+from orpo_qlora.models.chat_templates import label_of
 from orpo_qlora.presets import read_preset
 from orpo_qlora.runs.trackers import is_offered
+from orpo_qlora.setting import CHAT_TEMPLATES, Group, is_template_text, methods_of
 
 HIDDEN = "hidden"
 """In the page, so that its value counts, but not shown."""
@@ -90,18 +85,40 @@ def build_component(name: str, value: object = None, *, method: object = None) -
     if name == "model":
         models = [(entry.label, entry.name) for entry in CATALOGUE]
         return gr.Dropdown(models, allow_custom_value=True, filterable=True, **common)
+    if name == "chat_template":
+        return gr.Dropdown(_templates(value), allow_custom_value=True, **common)
+    if name == "start_from":  # the Train tab offers the runs
+        new = [("A new adapter", "")]
+        return gr.Dropdown(new, allow_custom_value=True, filterable=True, **common)
     if choices_of(info):
         choices = [choice for choice in choices_of(info) if is_offered(name, choice)]
         kind = gr.Radio if len(choices) <= RADIO_CHOICES else gr.Dropdown
         return kind(choices, **common)
     if info.annotation is bool:
         return gr.Checkbox(**common)
-    if info.annotation in (float, int, float | None):
+    if info.annotation in (float, int):
         return _number(info, common)
+    if _is_optional(info):
+        # Not a number input: Gradio makes 0 of an empty one.
+        return gr.Textbox(placeholder="auto", max_length=20, **common)
     lines = 3 if info.annotation is not str else 1
     # A length bound on a list counts its items, not its characters.
     length = _bound(info, MaxLen, "max_length") if lines == 1 else None
     return gr.Textbox(lines=lines, max_length=length, **common)
+
+
+def _templates(value: object) -> list[tuple[str, str]]:
+    """Return the templates by name, and a template's text under a short label."""
+    names = [(name, name) for name in CHAT_TEMPLATES]
+    is_text = isinstance(value, str) and is_template_text(value)
+    return [*names, (label_of(str(value)), str(value))] if is_text else names
+
+
+def update_of(name: str, value: object) -> Any:  # noqa: ANN401 - a value or a component
+    """Return what makes a setting's input show a value."""
+    if name == "chat_template" and is_template_text(str(value)):
+        return gr.Dropdown(_templates(value), value=value)
+    return shown_value(name, value)
 
 
 def _number(info: FieldInfo, common: Mapping[str, object]) -> Any:  # noqa: ANN401
@@ -109,7 +126,7 @@ def _number(info: FieldInfo, common: Mapping[str, object]) -> Any:  # noqa: ANN4
     if info.annotation is float and low is not None and high is not None:
         return gr.Slider(low, high, step=0.05 if high - low > 1 else 0.01, **common)
     # No bounds of Gradio's: a wrong number is explained beside the button instead of clipped.
-    step = 1 if info.annotation is int else ((info.default or 0) / 10 or 0.01)
+    step = 1 if info.annotation is int else (info.default / 10 or 0.01)
     return gr.Number(step=step, **common)
 
 
@@ -119,7 +136,9 @@ def element_id(name: str) -> str:
 
 
 def shown_value(name: str, value: object) -> object:
-    """Return a setting's value as its input shows it."""
+    """Return a setting's value as its input shows it; nothing for None."""
+    if value is None:
+        return ""
     if isinstance(value, tuple | list):
         return "\n".join(str(item) for item in value)
     return value
@@ -173,10 +192,25 @@ def _is_same(value: object, before: object) -> bool:
 
 def _typed(info: FieldInfo, value: object) -> object:
     if isinstance(value, str):
+        if _is_optional(info):
+            return _number_of(value.strip())
         if info.annotation is not str and not choices_of(info):
             return [line.strip() for line in value.splitlines() if line.strip()]
-        return value.strip()
+        return value if is_template_text(value) else value.strip()
     return value
+
+
+def _is_optional(info: FieldInfo) -> bool:
+    """Whether a setting is a number that may be empty."""
+    return info.annotation == float | None
+
+
+def _number_of(text: str) -> float | str | None:
+    """Return the number in a text, None for no text, the text where it is no number."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
 
 
 def config_of_preset(preset: str) -> TrainConfig:
@@ -191,6 +225,11 @@ def config_of_preset(preset: str) -> TrainConfig:
 def values_of(config: TrainConfig) -> list[object]:
     """Return the values of the form's inputs for these settings."""
     return [shown_value(name, value) for name, value in named_values(config).items()]
+
+
+def updates_of(config: TrainConfig) -> list[object]:
+    """Return what makes the form's inputs show these settings."""
+    return [update_of(name, value) for name, value in named_values(config).items()]
 
 
 def named_values(config: TrainConfig) -> dict[str, object]:

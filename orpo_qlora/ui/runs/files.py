@@ -278,7 +278,7 @@ def connect_again(
         paths = store.paths_of(run_id)
         run = store.read_run(paths)
         config = run.config.model_copy(update={"name": run.name})
-        filled = dict(zip(settings.inputs, form.values_of(config), strict=True))
+        filled = dict(zip(settings.inputs, form.updates_of(config), strict=True))
         opened = data_tab.dataset_updates(data, dataset_of(paths))
         return {**opened, **filled, tabs: gr.Tabs(selected="train")}
 

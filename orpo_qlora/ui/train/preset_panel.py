@@ -183,7 +183,7 @@ def _filled(panel: PresetPanel, settings: Form, config: TrainConfig, title: str)
     values = form.named_values(config)
     return {
         **{
-            component: form.shown_value(name, values[name])
+            component: form.update_of(name, values[name])
             for name, component in settings.components.items()
             if name != "name"
         },
@@ -302,7 +302,7 @@ def reset(settings: Form, choice: str, origin: str) -> Updates:
         )
     before = form.named_values(_config_of(origin))
     return {
-        settings.components[name]: form.shown_value(name, before[name])
+        settings.components[name]: form.update_of(name, before[name])
         for name in names
         if name != "name"
     }

@@ -12,10 +12,13 @@ import gradio as gr
 from orpo_qlora import methods
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.doctor.examine import too_many_passes
-from orpo_qlora.errors import ConfigError, InputError, OrpoQloraError
+from orpo_qlora.errors import ConfigError, InputError, ModelError, OrpoQloraError
+from orpo_qlora.models import chat_templates, tokenizer_files
+from orpo_qlora.models.catalogue import find_model
 from orpo_qlora.models.machine import Machine, this_machine
-from orpo_qlora.runs import store
+from orpo_qlora.runs import present, store
 from orpo_qlora.runs.process import launch
+from orpo_qlora.runs.process.start import with_start
 from orpo_qlora.runs.store import RunPaths
 from orpo_qlora.ui.data import token_panel, uploads
 from orpo_qlora.ui.history import sweep_panel
@@ -24,12 +27,14 @@ from orpo_qlora.ui.parts import cards, form
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.form import Form
 from orpo_qlora.ui.parts.guard import Updates, guarded
-from orpo_qlora.ui.train import estimate_panel, preset_panel
+from orpo_qlora.ui.train import estimate_panel, preset_panel, recipe_card, start_panel
 from orpo_qlora.ui.train.estimate_panel import EstimatePanel
 from orpo_qlora.ui.train.preset_panel import PresetPanel
 
 START = "Start training"
 QUEUE = "Add to the queue"
+UNKNOWN_TEMPLATE = "Whether {} has a chat template is known once its tokenizer is on this disk."
+OTHER_TEMPLATE = "“Chat template” under Model below chooses another one."
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,10 @@ class TrainTab:
     tab: gr.Tab
     data: gr.HTML
     presets: PresetPanel
+    recipe: gr.HTML
     form: Form
+    template: gr.HTML
+    """Which chat template is used, unless the model's own."""
     card: gr.HTML
     reason: gr.HTML
     start: gr.Button
@@ -51,7 +59,7 @@ class TrainTab:
     @property
     def outputs(self) -> list[Any]:
         """Every component that shows whether training can start."""
-        return [self.card, self.data, self.reason, self.start]
+        return [self.card, self.data, self.template, self.reason, self.start]
 
 
 def build(machine: Machine | None = None) -> TrainTab:
@@ -67,8 +75,11 @@ def build(machine: Machine | None = None) -> TrainTab:
         )
         data = gr.HTML(elem_id="train-data")
         presets = preset_panel.build(machine)
+        recipe = recipe_card.build()
         values = form.named_values(form.config_of_preset(machine.preset))
-        components = _build_settings(values)
+        components = _build_basic(values)
+        template = gr.HTML(elem_id="train-template")
+        components |= _build_folds(values)
         offered = sweep_panel.offered_text("lambda", values["lambda"])
         sweep = sweep_panel.build_sweep_panel("train-sweep", offered)
         card = gr.HTML(elem_id="train-error")
@@ -88,7 +99,9 @@ def build(machine: Machine | None = None) -> TrainTab:
         tab=tab,
         data=data,
         presets=presets,
+        recipe=recipe,
         form=Form({name: components[name] for name in form.setting_names()}),
+        template=template,
         card=card,
         reason=reason,
         start=start,
@@ -131,6 +144,7 @@ def connect(tab: TrainTab, dataset_id: gr.Textbox, opening: RunOpening) -> None:
     gr.on(edits, check, inputs, tab.outputs, trigger_mode="always_last", **QUIET)
     tab.tab.select(check, inputs, tab.outputs, **QUIET)
     filled = preset_panel.connect(tab.presets, tab.form, [*edits, tab.tab.select])
+    filled.append(start_panel.connect(tab.form, tab.tab, tab.card))
     for event in filled:
         check_after(tab, dataset_id, event)
     started = [*tab.outputs, tab.ticket, *opening.outputs]
@@ -166,12 +180,18 @@ def _on_check(tab: TrainTab) -> Callable[..., Any]:
     return guarded(tab.card, on_check)
 
 
-def _build_settings(values: Mapping[str, object]) -> dict[str, Any]:
-    """Return the input of every setting: basic ones first, the others in a section per group."""
-    components: dict[str, Any] = {}
+def _build_basic(values: Mapping[str, object]) -> dict[str, Any]:
+    """Return the inputs of the settings that are always visible."""
     with gr.Group(elem_classes="settings-grid"):
-        for name in form.basic_settings():
-            components[name] = form.build_component(name, values[name], method=values["method"])
+        return {
+            name: form.build_component(name, values[name], method=values["method"])
+            for name in form.basic_settings()
+        }
+
+
+def _build_folds(values: Mapping[str, object]) -> dict[str, Any]:
+    """Return the inputs of the other settings, in a section per group."""
+    components: dict[str, Any] = {}
     for group, names in form.folded_settings().items():
         fold = gr.Accordion(group, open=False, elem_id=f"group-{group.lower()}")
         with fold, gr.Group(elem_classes="settings-grid"):
@@ -188,6 +208,7 @@ def readiness_updates(tab: TrainTab, dataset_id: str, values: Sequence[object]) 
         queued_after = f"Run “{active.title}” is {active.state.status}; this one starts after it."
     return {
         tab.data: _data_line(dataset_id, values),
+        tab.template: template_card(values),
         tab.start: gr.Button(QUEUE if active else START, interactive=not reason),
         tab.reason: cards.reason(reason or queued_after),
     }
@@ -199,10 +220,26 @@ def reason_against(dataset_id: str, values: Sequence[object]) -> str:
         return "Choose preference pairs on the Data tab first."
     try:
         uploads.open_upload(dataset_id)
-        form.config_from(values)
-    except InputError as exc:
+        chat_templates.recorded(with_start(form.config_from(values)))
+    except (InputError, ModelError) as exc:
         return exc.message
     return ""
+
+
+def template_card(values: Sequence[object]) -> str:
+    """Return which chat template the model gets; empty for its own one."""
+    try:
+        config = form.config_from(values)
+    except ConfigError:
+        return ""
+    model = present.model_title(config.model)
+    used = tokenizer_files.known_template(config.model, config.revision, config.chat_template)
+    if used is None:
+        is_known = find_model(config.model) is not None  # an instruct model
+        return "" if is_known else cards.reason(UNKNOWN_TEMPLATE.format(model))
+    if used.is_base:
+        return cards.text_card("Base model", [*used.sentences(model), OTHER_TEMPLATE])
+    return "".join(map(cards.reason, used.sentences(model)))
 
 
 def _data_line(dataset_id: str, values: Sequence[object]) -> str:

@@ -22,7 +22,7 @@ TALK = {"prompt": [user("why?")], "chosen": [assistant("because")], "rejected": 
         pytest.param({"tags": ["a", "b"], "info": {"by": [1]}, "empty": []}, id="other lists"),
     ],
 )
-def test_the_only_list_of_objects_is_read_and_its_key_said(tmp_path, around, indent):
+def test_the_only_list_of_objects_is_read_and_its_key_reported(tmp_path, around, indent):
     wrapped = {**around, "data": records(ROWS), "end": None}
     dataset = loaded(tmp_path, json.dumps(wrapped, indent=indent))
     assert texts_of(dataset) == ROWS
@@ -87,6 +87,6 @@ def test_a_row_with_lists_of_its_own_stays_a_row(tmp_path, lines):
     assert dataset.report.rows_read == len(lines)
 
 
-def test_a_row_with_columns_nobody_could_guess_is_still_asked_about(tmp_path):
+def test_a_row_with_unknown_columns_needs_a_choice(tmp_path):
     with pytest.raises(NeedsColumns, match="frage"):
         loaded(tmp_path, json_lines([ROW], ("frage", "gut", "schlecht")))

@@ -44,7 +44,7 @@ def test_an_end_without_a_word_is_put_into_words(paths, exit_code, asked, status
     assert state.step == 3
 
 
-def test_the_workers_own_word_stands(paths):
+def test_the_workers_own_status_is_kept(paths):
     last = AT_WORK.moved_to("finished")
     store.write_state(paths, last)
     record_end(paths, 1)

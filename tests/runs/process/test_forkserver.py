@@ -48,10 +48,10 @@ def wait_for(value, patience_seconds=SECONDS):
     return value()
 
 
-def test_a_forked_worker_measures_what_one_started_cold_measures(tiny_model, monkeypatch):
+def test_a_forked_worker_measures_what_one_started_cold_measures(tiny_model, request):
     """The one cold start here proves that the imports work outside the tests too."""
     forked = measured(start(tiny_model, max_steps=3))
-    monkeypatch.setenv("COLD", "1")  # another environment than the server's
+    request.getfixturevalue("cold")
     paths = start(tiny_model, max_steps=3)
     assert not has_torch(wait_for(lambda: program(paths, launch.SUPERVISOR)))
     assert measured(paths) == forked

@@ -52,7 +52,7 @@ def test_a_run_logs_each_step_once_with_the_documented_names(finished):
     assert steps == [1, 2, 3, 4, 5, 6]
     assert [r["step"] for r in found if "eval/loss" in r] == [0, 3, 6]
     names = {name.removeprefix("eval/") for r in found for name in r}
-    assert names == set(metrics.NAMES)
+    assert names == set(metrics.NAMES) - {"preference_loss", "kl"}  # of other methods
     for record in found:
         prefix = "" if "loss" in record else "eval/"
         loss = record[prefix + "nll_loss"] + 0.5 * record[prefix + "or_loss"]
@@ -130,6 +130,33 @@ def test_lambda_zero_without_tracking_measures_chosen_only(tiny_model):
     record = records(paths)[-1]
     assert "eval/logps/chosen" in record
     assert "eval/logps/rejected" not in record
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_a_method_with_a_reference_measures_it_once(tiny_model, method):
+    ends = []
+    for _ in range(2):
+        paths = start(tiny_model, max_steps=2, method=method, learning_rate=1e-5)
+        run = launch.wait_for(paths, WAIT_SECONDS)
+        assert run.state.status == "finished", store.log_tail(paths)
+        ends.append([value for _, value in store.metrics_of(paths).series("loss")])
+        last = records(paths)[-1]
+        assert last["eval/rewards/margins"] != 0
+        assert {name.removeprefix("eval/") for name in last} <= set(metrics.NAMES)
+        assert paths.reference.is_file()
+    assert ends[0] == ends[1]
+    assert "measuring the reference" not in paths.log.read_text()  # taken from the cache
+
+
+def test_a_run_killed_while_it_measures_the_reference_is_resumed(tiny_model):
+    paths = start(tiny_model, max_steps=2, method="dpo", max_tokens_per_forward=16)
+    cache = storage.home() / "cache" / "reference"
+    wait_until(lambda: any(cache.glob("*.jsonl")))
+    os.kill(worker_pid(paths), signal.SIGKILL)
+    wait_until(lambda: store.read_run(paths).state.status == "interrupted")
+    launch.resume_run(paths)
+    run = launch.wait_for(paths, WAIT_SECONDS)
+    assert run.state.status == "finished", store.log_tail(paths)
 
 
 def test_recomputed_activations_change_nothing_but_memory(tiny_model):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from orpo_qlora import storage
+from orpo_qlora.data import stored
 from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.errors import DataError, DiskFull, NeedsColumns, NeedsEncoding
@@ -157,7 +158,7 @@ def test_unknown_id_is_an_error_with_a_way_out(upload, tmp_path, dataset_id, ask
 
 def test_kept_files_have_a_limit_together(upload, monkeypatch):
     kept = uploads.store_upload(upload, "pairs.csv")
-    monkeypatch.setattr(uploads, "STORED_BYTES", upload.stat().st_size * 2 - 1)
+    monkeypatch.setattr(stored, "STORED_BYTES", upload.stat().st_size * 2 - 1)
     with pytest.raises(DiskFull, match="earlier uploads") as caught:
         uploads.store_upload(upload, "pairs.csv")
     assert "datasets" in caught.value.hint
@@ -166,7 +167,7 @@ def test_kept_files_have_a_limit_together(upload, monkeypatch):
 
 
 def test_the_disk_is_not_filled_to_the_brim(upload, own_home, monkeypatch):
-    monkeypatch.setattr(uploads, "FREE_BYTES", 2**60)
+    monkeypatch.setattr(stored, "FREE_BYTES", 2**60)
     with pytest.raises(DiskFull, match="free"):
         uploads.store_upload(upload, "pairs.csv")
     assert not list((own_home / "datasets").iterdir())

@@ -39,6 +39,28 @@ def test_lambda_is_a_slider_from_0_to_2(components):
     assert (slider.minimum, slider.maximum, slider.step, slider.value) == (0, 2, 0.05, 0.1)
 
 
+def test_settings_of_other_methods_are_hidden():
+    def shown(name, method):
+        return form.build_component(name, method=method).visible is True
+
+    assert shown("lambda", "orpo")
+    assert not shown("lambda", "dpo")
+    assert shown("beta", "dpo")
+    assert not shown("gamma", "dpo")
+    assert shown("gamma", "simpo")
+    assert shown("learning_rate", "kto")
+
+
+def test_an_empty_number_is_the_methods_own():
+    for empty in (None, "", " ", "auto"):
+        config = form.config_from(changed(method="simpo", beta=empty))
+        assert (config.method, config.beta) == ("simpo", None)
+        assert form.config_from(form.values_of(config)) == config
+    assert form.config_from(changed(method="simpo", beta="2.5")).beta == 2.5
+    assert form.changed_settings(changed(beta=""), build_config({})) == []
+    assert form.changed_settings(changed(beta="0.1"), build_config({"beta": 0.1})) == []
+
+
 def test_choices_are_the_settings_own(components):
     assert [value for _, value in components["nll_on"].choices] == ["sequence", "answer"]
     assert len(components["scheduler"].choices) == 4
@@ -51,6 +73,18 @@ def test_base_model_takes_a_name_of_the_list_or_anything_typed(components):
 
 def test_untouched_form_gives_the_default_settings():
     assert form.config_from(defaults()) == build_config({})
+
+
+def test_the_text_of_a_template_is_a_choice_with_a_short_label_and_keeps_every_character():
+    text = "\n{% for m in messages %}{{ m.content }}\n{% endfor %}\n\n"
+    config = build_config({"chat_template": text})
+    assert form.config_from(form.values_of(config)).chat_template == text
+    shown = dict(zip(form.setting_names(), form.updates_of(config), strict=True))
+    assert shown["chat_template"].choices[-1][0].startswith("custom (54 characters")
+    assert shown["chat_template"].choices[-1][1] == shown["chat_template"].value == text
+    built = form.build_component("chat_template")
+    assert [value for _, value in built.choices][:3] == ["auto", "chatml", "zephyr"]
+    assert built.allow_custom_value
 
 
 def test_values_of_a_form_survive_the_way_there_and_back():
@@ -70,6 +104,10 @@ def test_sample_prompts_are_one_per_line():
         ("learning_rate", float("nan")),
         ("learning_rate", None),
         ("pairs_per_step", 0),
+        ("beta", 0),
+        ("beta", "-0.1"),
+        ("beta", "much"),
+        ("method", "ppo"),
         ("pairs_per_step", 1.5),
         ("lambda", float("inf")),
         ("model", "  "),

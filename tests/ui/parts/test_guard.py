@@ -29,7 +29,7 @@ def test_no_change_leaves_the_page_alone(card):
     assert guarded(card, lambda: None)() == gr.skip()
 
 
-def test_a_look_nobody_asked_for_leaves_the_card_alone(card):
+def test_an_unrequested_refresh_leaves_the_card_unchanged(card):
     other = gr.HTML(render=False)
     look = guarded(card, lambda updates: updates, keeps_card=True)
     assert look({other: "text"}) == {other: "text"}

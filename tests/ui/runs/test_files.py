@@ -42,7 +42,7 @@ def test_metrics_as_csv_have_a_column_for_each_side_and_numbers_only():
     assert (rows[-1]["loss"], rows[-1]["nll_loss"]) == ("", "1.5")
 
 
-def test_a_file_that_is_not_there_yet_is_said():
+def test_a_missing_file_is_reported():
     paths = make_run(name="new", status="queued")
     with pytest.raises(InputError, match=r"“new” has not written log.txt yet"):
         make_file(paths.id, "log")

@@ -81,7 +81,7 @@ def test_another_run_is_shown_whole(tab):
     assert Choices.of((0.2, True)) == Choices(ChartView(0.2, is_log=True))
 
 
-def test_what_could_not_be_understood_is_said(tab, run):
+def test_unreadable_input_is_reported(tab, run):
     updates = runs_tab.show_updates(tab, run.id, "", Choices.of((0.6, False, "<b>", "latest")))
     assert "“&lt;b&gt;” is not a range of steps" in updates[tab.run.live.remark]
 

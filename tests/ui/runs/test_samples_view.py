@@ -41,7 +41,7 @@ def test_a_step_of_another_run_shows_the_latest():
     assert "After step 9" in samples_table(SAMPLES, "later", 77)
 
 
-def test_what_is_awaited_stands_in_its_place():
+def test_expected_answers_have_a_placeholder():
     table = samples_table(SAMPLES[:2], "Comes <soon>.")
     assert table.count("Comes &lt;soon&gt;.") == 2
     assert "No answers yet" in samples_table([], "later")
@@ -65,7 +65,7 @@ def run_of(held_out, state, **settings):
         (0, 40, 7, "after step 40: without held-out pairs nothing is measured before."),
     ],
 )
-def test_when_answers_come_is_said_truly(held_out, total, every, sentence):
+def test_the_time_of_the_next_answers_is_right(held_out, total, every, sentence):
     # Queued, so that it is active without a worker.
     run = run_of(held_out, RunState(total_steps=total), eval_every=every)
     assert awaited_sentence(run).endswith(sentence)

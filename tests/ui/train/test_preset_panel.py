@@ -36,7 +36,7 @@ def values_after(tab, updates):
     return list(shown.values())
 
 
-def test_what_was_found_and_what_follows_is_said():
+def test_the_machine_and_its_preset_are_named():
     line = preset_panel.machine_line(Machine(2, 8 * 1024**3))
     assert "2 CPU cores, no GPU. Suggested preset: demo-cpu, with SmolLM2 135M Instruct." in line
     card = Machine(8, 64 * 1024**3, Gpu("NVIDIA <L4>", 23034 * 1024**2))

@@ -1,3 +1,5 @@
+from tiny import make_base_model
+
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.ui.data import uploads
@@ -16,3 +18,21 @@ def test_training_waits_for_correct_settings():
     wrong = [-1 if value == 0.0002 else value for value in VALUES]
     assert "learning_rate" in train_tab.reason_against(dataset_id, wrong)
     assert train_tab.reason_against(dataset_id, VALUES) == ""
+
+
+def test_a_base_model_is_said_to_be_one_and_an_unusable_template_keeps_from_starting(tmp_path):
+    base = make_base_model(tmp_path / "tiny-base", is_sentencepiece=True)
+    card = train_tab.template_card(form.values_of(build_config({"model": str(base)})))
+    assert "Base model" in card
+    assert "is a base model without a chat template: chatml is used; “" in card
+    assert "a small λ fits" in card
+    assert "“Chat template” under Model below" in card
+    assert train_tab.template_card(VALUES) == ""
+    unknown = form.values_of(build_config({"model": "owner/not-here"}))
+    assert "is known once its tokenizer is on this disk" in train_tab.template_card(unknown)
+    broken = tmp_path / "broken.jinja"
+    broken.write_text("{{ messages[0].content }}")
+    dataset_id = uploads.store_upload(example_path("hello"), "hello.csv")
+    values = form.values_of(build_config({"chat_template": str(broken)}))
+    reason = train_tab.reason_against(dataset_id, values)
+    assert reason == "broken.jinja does not render the assistant's message."

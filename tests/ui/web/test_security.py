@@ -73,7 +73,7 @@ def test_a_tab_keeps_no_connection_open(page):
     assert page.get("/config").json()["connect_heartbeat"] is False
 
 
-def test_a_page_that_nobody_asks_leaves_the_processor_alone(opened, page):
+def test_an_idle_page_uses_no_processor(opened, page):
     """Gradio alone wakes a thousand times a second; each time a run that trains is interrupted."""
     page.get("/config")
     before = times_woken(opened.pid)
