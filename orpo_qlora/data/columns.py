@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
@@ -53,6 +54,7 @@ NEEDED_OF_SHAPE: dict[ShapeName, tuple[str, ...]] = {
 GUARD_COLUMN = "formula_guard"
 """Column of a CSV written by this program: which rows have an apostrophe before a formula."""
 _BYTE_ORDER_MARK = "\ufeff"
+_SEPARATORS = re.compile(r"[\s\-./]+")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def guess_mapping(
     Raises:
         NeedsColumns: an answer is missing, or two columns fit the same part equally well.
     """
-    plain = [_plain(column) for column in columns]
+    plain = [plain_name(column) for column in columns]
     found: dict[str, str] = {}
     guessed = []
     for part, names in SYNONYMS.items():
@@ -246,7 +248,7 @@ def _refuse_twice(
     names = ", ".join(brief(hit) for hit in hits)
     raise NeedsColumns(
         f"{source} has {len(hits)} {'columns' if has_header else 'keys'} that read "
-        f"“{_plain(hits[0])}”: {names}.",
+        f"“{plain_name(hits[0])}”: {names}.",
         where=_place_of_names(source, has_header=has_header),
         hint=f"Rename all but the one to use as {part}.",
         columns=tuple(columns),
@@ -254,6 +256,7 @@ def _refuse_twice(
     )
 
 
-def _plain(column: str) -> str:
+def plain_name(column: str) -> str:
+    """Return a column name in lower case with underscores for spaces, hyphens, dots and slashes."""
     # Files joined by a program carry byte order marks in the middle of the text.
-    return column.replace(_BYTE_ORDER_MARK, "").strip().casefold()
+    return _SEPARATORS.sub("_", column.replace(_BYTE_ORDER_MARK, "").strip().casefold())

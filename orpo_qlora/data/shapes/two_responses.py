@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from orpo_qlora.data.shapes.base import Head, plain_name
+from orpo_qlora.data.columns import plain_name
+from orpo_qlora.data.shapes.base import Head
 
 ENDS = (
     ("1", "2"), ("a", "b"), ("0", "1"), ("left", "right"), ("first", "second"), ("one", "two"),
@@ -24,7 +25,8 @@ _OTHERS = {
     "token", "length", "len", "time", "timestamp", "safe", "safety", "winner", "better", "utc",
     "category", "severity", "prob", "probability", "logprob", "quotes", "url", "name", "type",
     "prompt", "question", "instruction", "reason", "rationale", "explanation", "feedback", "turn",
-    "sha256", "label", "is", "preferred", "wins", "won", "chosen", "best", "metadata", "critique",
+    "sha", "hash", "label", "path", "lang", "language", "embedding", "count", "words", "is",
+    "preferred", "wins", "won", "chosen", "best", "metadata", "critique",
 }  # fmt: skip
 """Words in the names of columns that say something about a response and do not hold it."""
 _MORE = {"0", "1", "2", "3", "4", "c", "d", "e", "third", "fourth", "three", "four"}
@@ -61,7 +63,8 @@ def find_twos(head: Head) -> Iterator[Two]:
             for index in (two.first, two.second)
         )
     ]
-    yield from sorted(found, key=lambda two: _place(two.stem))
+    # “response” before “response_sha”: the shorter name holds the response itself.
+    yield from sorted(found, key=lambda two: (_place(two.stem), two.stem.count("_")))
 
 
 def is_known(two: Two) -> bool:

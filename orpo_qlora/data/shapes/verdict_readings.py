@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.columns import ColumnMapping, plain_name
 from orpo_qlora.data.readers.rows import Row
-from orpo_qlora.data.shapes.base import Head, plain_name
+from orpo_qlora.data.shapes.base import Head
 from orpo_qlora.data.shapes.cells import unpacked
 from orpo_qlora.data.shapes.prompts import find_prompt
 from orpo_qlora.data.shapes.two_responses import Two, words_of
@@ -234,9 +234,9 @@ def _from_column(head: Head, two: Two, index: int, *, is_certain: bool) -> Verdi
         return _worded(head, index, words)
     if rest and all(number_of(value) is not None for value in rest):
         return _numbered(head, two, index, set(map(number_of, rest)), is_certain=is_certain)
-    by_model = _by_model(head, two, index)
-    if by_model or not is_certain:
-        return by_model
+    found = _by_model(head, two, index) or _by_text(head, two, index)
+    if found or not is_certain:
+        return found
     return _refuse(head, two, index)
 
 
@@ -263,6 +263,21 @@ def _by_model(head: Head, two: Two, index: int) -> Verdict | None:
     if all(read(row) not in {FIRST, SECOND} for row in head.rows if not row.fault):
         return None
     return Verdict((index,), read, f"“{head.columns[index]}” names the model of the chosen one")
+
+
+def _by_text(head: Head, two: Two, index: int) -> Verdict | None:
+    """Return a verdict that repeats the better response."""
+
+    def read(row: Row) -> str:
+        good, first, second = (row.cells[at] for at in (index, two.first, two.second))
+        if first == second or good not in (first, second):
+            return TIE if is_tie(plain_text(good)) else UNCLEAR
+        return FIRST if good == first else SECOND
+
+    rows = [row for row in head.rows if not row.fault]
+    if sum(read(row) in {FIRST, SECOND} for row in rows) * 2 <= len(rows):
+        return None
+    return Verdict((index,), read, f"“{head.columns[index]}” repeats the chosen one")
 
 
 def _from_scores(head: Head, two: Two) -> Verdict | None:

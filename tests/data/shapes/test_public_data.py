@@ -319,6 +319,20 @@ def test_pairs_are_exactly_those_of_the_data(tmp_path, name, write):
     assert {drop.reason for drop in report.drops} <= {"tie"}
 
 
+@pytest.mark.parametrize("change", ["reversed", "upper case", "title case", "more columns"])
+@pytest.mark.parametrize("name", CASES)
+def test_order_case_and_other_columns_do_not_matter(tmp_path, name, change):
+    rows, expected = CASES[name]
+    changed = {
+        "reversed": lambda row: dict(reversed(row.items())),
+        "upper case": lambda row: {key.upper(): value for key, value in row.items()},
+        "title case": lambda row: {key.replace("_", " ").title(): row[key] for key in row},
+        "more columns": lambda row: {**row, "notes": "a free text", "confidence": 3},
+    }[change]
+    data = loaded(tmp_path, written([changed(row) for row in rows], "json lines"), name="data")
+    assert [(pair.prompt, pair.chosen, pair.rejected) for pair in data.pairs] == expected
+
+
 def written(rows, write):
     header = list(rows[0])
     values = [tuple(row.values()) for row in rows]

@@ -148,3 +148,12 @@ def test_the_user_may_still_choose_columns(tmp_path):
     choices = ReadChoices(mapping=ColumnMapping("prompt", "response_b", "response_a"))
     row = {"prompt": "q?", "response_a": "x", "response_b": "y", "winner": "a"}
     assert texts_of(loaded(tmp_path, json.dumps(row), choices)) == [("q?", "y", "x")]
+
+
+def test_a_verdict_may_repeat_the_better_response(tmp_path):
+    rows = [("q1?", "good", "bad", "good", "bad"), ("q2?", "bad", "good", "good", "bad"),
+            ("q3?", "x", "y", "neither of them", "")]  # fmt: skip
+    header = ["prompt", "answer_1", "answer_2", "preferred", "dispreferred"]
+    data = loaded(tmp_path, json_lines(rows, header))
+    assert texts_of(data) == PAIRS
+    assert [drop.reason for drop in data.report.drops] == ["unclear-verdict"]
