@@ -28,8 +28,8 @@ COMPARED = (
 """Metrics that are compared where TRL's trainer of the method reports them."""
 LEAST_NATS = 0.01
 """Smaller values are compared as if they were this large: log-softmax rounds absolutely."""
-LEAST_REWARD = 1.0
-"""Likewise for rewards, which may be differences of summed log-probs of hundreds of nats."""
+LEAST_REWARD = 10.0
+"""Likewise for rewards, which may be differences of summed log-probs of hundreds of nats each."""
 ADAPTER_STD = 0.01
 
 

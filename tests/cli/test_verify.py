@@ -86,7 +86,8 @@ def test_lambda_zero_equals_trl(tiny_model):
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "simpo", "cpo", "kto"])
 def test_every_method_is_verified(tiny_model, method):
-    report = report_of(tiny_model, method=method)
+    # Short responses: on a random model the sums of long ones are thousands of nats.
+    report = report_of(tiny_model, method=method, max_length=64, over_length="cut_answers")
     assert report["equal"], report["differences"]
     assert report["method"].lower().startswith(method)
     names = {one["name"] for one in report["differences"]}
