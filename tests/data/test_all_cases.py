@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-READ = "data/test_bad_input.py::test_is_read_exactly_and_said_how"
+READ = "data/test_bad_input.py::test_is_read_exactly_and_reports_how"
 REFUSED = "data/test_bad_input.py::test_is_refused_with_the_place_and_the_way_out"
 ASKED = (
     "data/test_bad_input.py::"
