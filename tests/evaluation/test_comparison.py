@@ -101,6 +101,22 @@ def test_what_an_earlier_version_did_not_record_is_unknown():
     assert comparison.columns_of(compare(paths), comparison.COSTS) == []
 
 
+def test_the_forwards_of_the_reference_are_named_apart():
+    made = [varied("method", method) for method in ("orpo", "dpo", "kto")]
+    shown = comparison.columns_of(compare(*made), comparison.COSTS)
+    (column,) = [each for each in shown if each.name == "reference_forwards_per_pair"]
+    texts = {one.run.config.method: column.text(one) for one in compare(*made).entries}
+    assert texts == {"orpo": "–", "dpo": "2", "kto": "4"}
+
+
+def test_accuracy_is_the_same_measurement_under_every_method():
+    orpo, dpo = varied("method", "orpo", accuracy=0.8), varied("method", "dpo")
+    record = {"step": 10, "eval/loss": 1, "eval/pairs": 5, "eval/rewards/accuracies": 0.0}
+    log_steps(dpo, record | {"eval/logps/accuracies": 0.6})
+    found = {one.run.config.method: one.accuracy.value for one in compare(orpo, dpo).entries}
+    assert found == {"orpo": 0.8, "dpo": 0.6}
+
+
 def test_the_drift_is_the_run_s_own_or_its_report_card_s():
     logged, carded = varied("lora_r", 8), varied("lora_r", 16)
     log_steps(logged, {"step": 10, "eval/kl_base": 0.25, "eval/loss": 1})
