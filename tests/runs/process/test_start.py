@@ -1,6 +1,7 @@
 """Runs that start from an adapter: exact weights, the chain, refusals."""
 
 import json
+import math
 import random
 import shutil
 
@@ -314,3 +315,14 @@ def test_a_sweep_of_what_the_adapter_decides_is_refused(parent):
     with pytest.raises(InputError, match=r"both have LoRA rank = 4\. The adapter .* decides"):
         sweep.start_sweep(config, over, split, data.report)
     assert store.all_paths() == before
+
+
+def test_the_reference_of_a_further_training_is_its_starting_adapter(parent):
+    run = trained(new_pairs(), start_from=parent.id, method="dpo", max_steps=1)
+    metrics = store.metrics_of(run.paths)
+    assert metrics.series("loss")[0][1] == pytest.approx(math.log(2), abs=1e-6)
+    base, start = metrics.series("rewards/margins", held_out=True)[:2]
+    assert abs(base[1]) > 1e-4
+    assert start == (0, pytest.approx(0, abs=1e-6))
+    identity = json.loads(run.paths.reference.read_text().splitlines()[0])["identity"]
+    assert identity["starting_adapter"] == read_lineage(run.paths.start).adapter_sha256
