@@ -245,7 +245,7 @@ def _run(run_id: str) -> Run:
 
 def _estimated_seconds(dataset_id: str, config: TrainConfig) -> float | None:
     report = uploads.open_upload(dataset_id).report
-    request = estimation.request_for(uploads.data_file(dataset_id), report, config)
+    request = estimation.request_for(uploads.files_of(dataset_id), report, config)
     if not estimation.is_requested(request):
         return None
     found = estimation.read_answer(request).estimate
