@@ -66,7 +66,7 @@ def report(answers: list[tuple[str, str, str]]) -> str:
     """Return the README's measured part; the time is from the click to *finished*."""
     run = store.find_run("last")
     seconds = run.state.ended_at - run.state.created_at
-    accuracy = store.metrics_of(run.paths).series("rewards/accuracies", held_out=True)
+    accuracy = store.metrics_of(run.paths).series("logps/accuracies", held_out=True)
     lines = [
         f"Measured on two cores of a server CPU, page and browser included: the example with the "
         f"preset `demo-cpu` ({run.state.total_steps} steps) took {seconds / 60:.1f} minutes from "

@@ -10,7 +10,7 @@ from orpo_qlora.charts.view import ChartView
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.methods import method_of
 from orpo_qlora.runs import present
-from orpo_qlora.runs.metrics import TOKENS_PER_SECOND, Metrics
+from orpo_qlora.runs.metrics import ACCURACY, TOKENS_PER_SECOND, Metrics
 from orpo_qlora.runs.series import Course, Point
 
 Points = list[Point]
@@ -114,7 +114,7 @@ PLOTS = (
         "Preference accuracy",
         "share of pairs",
         "rises towards 100 %",
-        (Quantity("rewards/accuracies", "accuracy", BLUE),),
+        (Quantity(ACCURACY, "accuracy", BLUE),),
         present.percent,
         (0.0, 1.0),
     ),

@@ -18,6 +18,7 @@ from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import comparison
 from orpo_qlora.runs import history, labels, store
 from orpo_qlora.runs.history import Filters, Order
+from orpo_qlora.runs.metrics import ACCURACY
 from orpo_qlora.runs.process import deletion as deletion_of_runs
 from orpo_qlora.runs.process import watch
 from orpo_qlora.runs.process.sweep import group_of
@@ -58,7 +59,7 @@ def runs(
         out.print_json(json.dumps([_as_json(run) for run in found]))
         return
     table = Table(
-        "run", "name", "status", "step", "λ", "accuracy", "loss", "model", "pairs", "tags"
+        "run", "name", "status", "step", "objective", "accuracy", "loss", "model", "pairs", "tags"
     )
     for run in found:
         table.add_row(*_row(run))
@@ -85,8 +86,8 @@ def _row(run: Run) -> tuple[str, ...]:
     held_out = history.results(run).held_out
     return (
         *(run.id, plain(run.title), state.status, f"{state.step}/{state.total_steps}"),
-        methods.short_name(config).removeprefix("λ "),
-        _number(held_out, "rewards/accuracies", ".0%"),
+        methods.short_name(config),
+        _number(held_out, ACCURACY, ".0%"),
         _number(held_out, "loss", ".3g"),
         *(plain(config.model), str(run.report.pairs), plain(", ".join(run.label.tags))),
     )

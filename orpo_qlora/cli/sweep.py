@@ -63,8 +63,8 @@ def sweep_(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE,VALUE",
-            help="A setting with its values; a second --over crosses two. Without, a run's λ is "
-            "halved and doubled.",
+            help="A setting with its values; a second --over crosses two. Without, a run's λ, "
+            "β or learning rate is halved and doubled.",
         ),
     ] = None,
     preset: Preset = None,
@@ -114,7 +114,8 @@ def sweep_(
         parts = split_pairs(dataset.pairs, config.held_out, config.seed)
         runs = sweep.start_sweep(config, variations, parts, dataset.report)
     else:
-        if any((preset, model, settings, name, shares, caps, encodings, fixes)):
+        reading = (shares, caps, encodings, fixes, pairs_from_ranking, columns, config_name, split)
+        if any((preset, model, settings, name, *reading, prompt_from_common_prefix, max_rows)):
             raise InputError(
                 f"There is no file “{sources[0]}”, and a sweep of a run takes everything that is "
                 "not varied from that run.",
@@ -137,7 +138,8 @@ def _are_files(sources: Sequence[str]) -> bool:
 
 
 def _from_run(run: Run, variations: Sequence[Variation]) -> list[Run]:
-    offered = Variation("lambda", sweep.offered_values(run.config, "lambda"))
+    usual = sweep.usual_setting(run.config)
+    offered = Variation(usual, sweep.offered_values(run.config, usual))
     return sweep.sweep_from(run, variations or [offered])
 
 

@@ -45,9 +45,11 @@ from orpo_qlora.data.hub import MOST_BYTES
 from orpo_qlora.errors import InputError
 from orpo_qlora.models import tokenizer_files
 from orpo_qlora.runs import insight, store
+from orpo_qlora.runs.metrics import ACCURACY
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.process.follow import follow
+from orpo_qlora.runs.process.start import with_start
 from orpo_qlora.runs.store import Run, RunPaths
 
 EXIT_STOPPED = 10
@@ -87,6 +89,7 @@ def train(
 ) -> None:
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
     config = config_of(preset, settings, {"model": model, "name": name, "start_from": start_from})
+    config = with_start(config)  # before a long file is read
     choices = ReadChoices(
         fixes=tuple(fixes or ()),
         pairs_from_ranking=pairs_from_ranking,
@@ -148,7 +151,7 @@ def _finish(run: Run, *, quiet: bool) -> None:
 def print_result(run: Run) -> None:
     """Print accuracy before and after, the insights and where the adapter is."""
     metrics = store.metrics_of(run.paths)
-    accuracies = metrics.series("rewards/accuracies", held_out=True)
+    accuracies = metrics.series(ACCURACY, held_out=True)
     if accuracies:
         first, last = accuracies[0][1], accuracies[-1][1]
         out.print(f"Held-out preference accuracy: {first:.0%} before, {last:.0%} after.")

@@ -13,14 +13,16 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from orpo_qlora import storage
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.evaluation import report_card, statistics
 from orpo_qlora.evaluation.report_card import ReportCard, Scores, in_points
 from orpo_qlora.jobs.estimation import in_bytes
+from orpo_qlora.methods import method_of
 from orpo_qlora.runs import history, present, store
 from orpo_qlora.runs.differences import order_key, text_of, varied_settings
 from orpo_qlora.runs.file_cache import FileMemory
 from orpo_qlora.runs.intervals import Interval, wilson
-from orpo_qlora.runs.metrics import Metrics
+from orpo_qlora.runs.metrics import ACCURACY, Metrics
 from orpo_qlora.runs.results import Measured
 from orpo_qlora.runs.store import Run
 
@@ -36,6 +38,9 @@ class Cost:
     tokens_per_pair: float | None = None
     seconds_per_pair: float | None = None
     peak_memory_bytes: float | None = None
+    reference_forwards_per_pair: int | None = None
+    """Likewise, once per data set before the steps, and in none of the other numbers; None for a
+    method without a reference."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def _is_sweep(runs: Sequence[Run]) -> bool:
 
 def _entry(run: Run, label: str, metrics: Metrics) -> Entry:
     held_out, card = history.results(run).held_out, report_card.read_card(run)
-    accuracy = held_out.value("rewards/accuracies") if held_out else None
+    accuracy = held_out.value(ACCURACY) if held_out else None
     drift = metrics.series("kl_base", held_out=True)
     return Entry(
         run=run,
@@ -145,12 +150,13 @@ def _entry(run: Run, label: str, metrics: Metrics) -> Entry:
         else wilson(accuracy, held_out.value("pairs") or 0),
         card=card,
         kl_base=drift[-1][1] if drift else card.kl_base if card else None,
-        cost=cost_of(metrics),
+        cost=cost_of(metrics, run.config),
     )
 
 
-def cost_of(metrics: Metrics) -> Cost:
-    """Return what a training's steps cost: sums over steps, divided by their pairs."""
+def cost_of(metrics: Metrics, config: TrainConfig) -> Cost:
+    """Return what a training's steps cost, sums over steps divided by their pairs, and the rest."""
+    needs = method_of(config).needs(config)
     values = {
         name: metrics.course(name).values
         for name in ("pairs", "forwards", "tokens", "seconds", "peak_memory_bytes")
@@ -167,6 +173,7 @@ def cost_of(metrics: Metrics) -> Cost:
         tokens_per_pair=per_pair("tokens"),
         seconds_per_pair=per_pair("seconds"),
         peak_memory_bytes=float(peak.max()) if len(peak) else None,
+        reference_forwards_per_pair=(4 if needs.mismatched else 2) if needs.reference else None,
     )
 
 
@@ -295,6 +302,11 @@ COSTS = (
     Column(
         "forwards_per_pair", "Forwards per pair", lambda one: _number(one.cost.forwards_per_pair)
     ),
+    Column(
+        "reference_forwards_per_pair",
+        "Reference, once",
+        lambda one: _number(one.cost.reference_forwards_per_pair),
+    ),
     Column("tokens_per_pair", "Tokens per pair", lambda one: _number(one.cost.tokens_per_pair)),
     Column("seconds_per_pair", "Seconds per pair", lambda one: _number(one.cost.seconds_per_pair)),
     Column(
@@ -311,11 +323,13 @@ NOTES = (
     "Accuracy: share of held-out pairs whose chosen response is more likely, with its Wilson score "
     "interval. “Against the best” compares pair by pair, once each run has a report card "
     "(“Evaluate”). The best is bold only where its interval parts from all others.",
-    "Gap: chosen minus rejected log-prob, which unlike margin and loss has no factor λ. Drift: KL "
-    "of the tuned model from its base in nats a token, on the chosen responses, after the last "
-    "step.",
+    "Gap: chosen minus rejected log-prob, which unlike margin and loss means the same under every "
+    "method and weight. Drift: KL of the tuned model from its base in nats a token, on the chosen "
+    "responses, after the last step.",
     "Cost is measured over the training steps: forwards are sequences of a prompt with one "
-    "response, seconds the wall time of the steps without evaluations, memory the worker's peak.",
+    "response, seconds the wall time of the steps without evaluations, memory the worker's peak. "
+    "“Reference, once” counts the forwards a pair that dpo, ipo and kto take before the first "
+    "step, once per data set and base; they are in no other number.",
 )
 
 

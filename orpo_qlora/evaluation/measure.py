@@ -28,6 +28,7 @@ from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.objectives.base import CHOSEN, REJECTED
 from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.reference import digest_of
 from orpo_qlora.orpo.tokens import TokenizedPair
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import training_setup
@@ -37,8 +38,8 @@ NEEDS = Needs(prompt=False, rejected=True)
 """Log-probs of both answers; a preference does not depend on those of the prompt."""
 REPORT_SECONDS = 0.5
 
-Logps = dict[int, tuple[float, float]]
-"""Mean token log-prob of chosen and rejected, by row."""
+Logps = dict[str, tuple[float, float]]
+"""Mean token log-prob of chosen and rejected, by `digest_of`: a ranked row has several pairs."""
 
 
 class EvaluationProgram(JobProgram):
@@ -128,7 +129,7 @@ class EvaluationProgram(JobProgram):
                     measured, _ = engine.measure(group)
                 means = (measured.sums / measured.counts).tolist()
                 for pair, mean in zip(group, means, strict=True):
-                    found[pair.row] = (mean[CHOSEN], mean[REJECTED])
+                    found[digest_of(pair)] = (mean[CHOSEN], mean[REJECTED])
                 if time.monotonic() - self.reported_at > REPORT_SECONDS:
                     self.report(phase, done=before + len(found))
             return found
@@ -148,15 +149,16 @@ def _scores(
     prompts = {pair.row: pair.conversation for pair in pairs}
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts.values()))}
     rows = [pair.row for pair in tokenized]
+    digests = [digest_of(pair) for pair in tokenized]
     return Scores(
         rows=tuple(rows),
         prompts=tuple(numbers[prompts[row]] for row in rows),
         chosen_tokens=tuple(len(pair.chosen) for pair in tokenized),
         rejected_tokens=tuple(len(pair.rejected) for pair in tokenized),
-        base_chosen=tuple(bare[row][0] for row in rows),
-        base_rejected=tuple(bare[row][1] for row in rows),
-        tuned_chosen=tuple(tuned[row][0] for row in rows),
-        tuned_rejected=tuple(tuned[row][1] for row in rows),
+        base_chosen=tuple(bare[digest][0] for digest in digests),
+        base_rejected=tuple(bare[digest][1] for digest in digests),
+        tuned_chosen=tuple(tuned[digest][0] for digest in digests),
+        tuned_rejected=tuple(tuned[digest][1] for digest in digests),
     )
 
 

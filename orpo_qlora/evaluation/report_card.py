@@ -276,14 +276,37 @@ def flips(run: Run, card: ReportCard, *, gained: bool, most: int) -> list[Flip]:
     """Return pairs that changed sides, those whose margin moved furthest first."""
     before, after = (card.scores.margins(tuned=tuned) for tuned in (False, True))
     flipped = (after > 0) & (before <= 0) if gained else (before > 0) & (after <= 0)
-    places = sorted(np.flatnonzero(flipped), key=lambda place: -abs(after[place] - before[place]))
-    wanted = {card.scores.rows[place]: place for place in places[:most]}
-    pairs = {pair.row: pair for pair in store.held_out_pairs(run.paths) if pair.row in wanted}
+    places = sorted(
+        np.flatnonzero(flipped).tolist(), key=lambda place: -abs(after[place] - before[place])
+    )
+    shown = places[:most]
+    pairs = _pairs_at(run, card.scores.rows, {card.scores.rows[place] for place in shown})
     return [
-        Flip(pairs[row], float(before[place]), float(after[place]))
-        for row, place in wanted.items()
-        if row in pairs
+        Flip(pairs[place], float(before[place]), float(after[place]))
+        for place in shown
+        if place in pairs
     ]
+
+
+def _pairs_at(run: Run, rows: tuple[int, ...], wanted: set[int]) -> dict[int, PreferencePair]:
+    """Return the measured pairs of wanted rows by their place in the scores.
+
+    A ranked row has several pairs; where some were too long to be measured, it is left out.
+    """
+    places: dict[int, list[int]] = {row: [] for row in wanted}
+    for place, row in enumerate(rows):
+        if row in wanted:
+            places[row].append(place)
+    found: dict[int, list[PreferencePair]] = {row: [] for row in wanted}
+    for pair in store.held_out_pairs(run.paths):
+        if pair.row in wanted:
+            found[pair.row].append(pair)
+    return {
+        place: pair
+        for row in wanted
+        if len(places[row]) == len(found[row])
+        for place, pair in zip(places[row], found[row], strict=True)
+    }
 
 
 def file_of(paths: RunPaths) -> Path:

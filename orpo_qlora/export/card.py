@@ -27,7 +27,7 @@ from orpo_qlora.runs.store import Run
 CURVES = (
     *("loss", "nll_loss", "or_loss", "preference_loss", "log_odds_ratio"),
     *("logps/chosen", "logps/rejected"),
-    *("rewards/margins", "rewards/accuracies"),
+    *("logps/accuracies", "rewards/margins", "rewards/accuracies"),
 )
 """The metrics that a card lists."""
 
@@ -42,7 +42,7 @@ def model_card(run: Run, origin: Origin, folder: str, hashes: Mapping[str, str])
         hashes: SHA-256 of the other files, by name.
     """
     lines = [
-        *_front_matter(origin, run.report),
+        *_front_matter(run, origin),
         f"# {plain(run.title)}",
         "",
         f"A LoRA adapter for {plain(origin.sentence)}, tuned to preferences with "
@@ -83,7 +83,7 @@ def merged_card(run: Run, origin: Origin, dtype: str, difference: float) -> str:
     )
     weights = "the 4-bit base weights unpacked" if run.config.quantization == "nf4" else "the base"
     lines = [
-        *_front_matter(origin, run.report, library="transformers"),
+        *_front_matter(run, origin, library="transformers"),
         *(f"# {plain(run.title)}", "", about, ""),
         f"Merged into {weights}, which is what was trained on, and stored as {dtype}. Read back "
         f"and measured, the mean log-prob of an answer differs by at most {difference:.2g} nats "
@@ -98,12 +98,13 @@ def merged_card(run: Run, origin: Origin, dtype: str, difference: float) -> str:
     return "\n".join(lines)
 
 
-def _front_matter(origin: Origin, report: DataSummary, library: str = "peft") -> list[str]:
+def _front_matter(run: Run, origin: Origin, library: str = "peft") -> list[str]:
+    report = run.report
     about: dict[str, object] = {} if origin.is_local else {"base_model": origin.name}
     about |= {"datasets": [report.hub.id]} if report.hub else {}
     about |= {"library_name": library, "pipeline_tag": "text-generation"}
     about |= {"license": origin.hub_licence} if origin.hub_licence else {}
-    about |= {"tags": ["orpo", "qlora", "lora", "preference-tuning"]}
+    about |= {"tags": [run.config.method, "qlora", "lora", "preference-tuning"]}
     return ["---", *yaml.safe_dump(about, sort_keys=False).splitlines(), "---", ""]
 
 

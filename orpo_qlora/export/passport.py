@@ -45,6 +45,7 @@ def loss_passport(run: Run, origin: Origin) -> list[Fact]:
     config = run.config
     return [
         *_objective(config),
+        *_reference(config),
         *_tokens(run),
         Fact("Layout of the pairs", _note(run, "Layout: ") or "not recorded"),
         Fact("Optimizer", _optimizer(run)),
@@ -73,6 +74,13 @@ def _objective(config: TrainConfig) -> list[Fact]:
         ]
     end = "the end-of-turn token included"
     return [*facts, Fact("Log-prob of an answer", f"{method.log_prob} over its tokens, {end}")]
+
+
+def _reference(config: TrainConfig) -> list[Fact]:
+    if not method_of(config).needs(config).reference:
+        return []
+    whose = "the starting adapter" if config.start_from else "the base model without the adapter"
+    return [Fact("Reference", f"{whose}; its log-probs were measured once, before the first step")]
 
 
 def _weights(config: TrainConfig) -> dict[str, str]:

@@ -115,7 +115,8 @@ def expected_run(
     seen = epochs * len(train) + min(len(train), rest * config.pairs_per_step)
     every = evaluation_every(config, steps)
     inner = [step for step in range(every, steps, every)] if held_out else []
-    evaluations = len(inner) + 2 if held_out else 0  # of the base, and after the last step
+    # Of the base, of an adapter to start from, and after the last step.
+    evaluations = len(inner) + 2 + bool(config.start_from) if held_out else 0
     measured_tokens = evaluations * sum(_costs(engine, held_out))
     training_tokens = seen * sum(_costs(engine, train)) / len(train)
     needs = method_of(config).needs(config)

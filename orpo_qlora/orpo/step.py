@@ -29,16 +29,21 @@ class _StepStats:
         self._pairs: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._count = 0
         self.tokens = 0
+        self.forwards = 0
         self._started = time.perf_counter()
 
-    def add(self, terms: Terms, pairs: int, tokens: int) -> None:
-        """Add one micro-step of some pairs and tokens."""
+    def add(self, terms: Terms, pairs: int) -> None:
+        """Add one micro-step of some pairs."""
         for name, part in {"loss": terms.loss.detach(), **terms.parts}.items():
             self._parts[name].append(part)
         for name, values in terms.pairs.items():
             self._pairs[name].append(values)
         self._count += pairs
+
+    def add_work(self, tokens: int, forwards: int) -> None:
+        """Add what the model computed: tokens, and sequences of a prompt with one response."""
         self.tokens += tokens
+        self.forwards += forwards
 
     def record(self) -> Record:
         """Return the metrics, with a single transfer from the device."""
@@ -51,6 +56,7 @@ class _StepStats:
             "tokens": self.tokens,
             "seconds": time.perf_counter() - self._started,
             "peak_memory_bytes": peak_memory_bytes(),
+            "forwards": self.forwards,
         }
 
 
@@ -78,12 +84,13 @@ def accumulate_step(
     if loss.needs.mismatched:
         drift = measure_drift(engine, pairs, loss, tokens_per_forward)
         totals = replace(totals, drift=drift.nats)
-        stats.tokens += drift.tokens
+        stats.add_work(drift.tokens, drift.forwards)
     for group in engine.micro_steps(pairs, tokens_per_forward):
         sums, tokens = engine.measure(group)
         terms = loss.terms(group, sums, totals)
         backward(terms.loss)
-        stats.add(terms, len(group), tokens)
+        stats.add(terms, len(group))
+        stats.add_work(tokens, engine.forwards(group))
     return stats.record()
 
 
@@ -94,6 +101,7 @@ class Drift:
     nats: Tensor
     """Mean summed log-prob minus the reference's, at least 0; a scalar."""
     tokens: int
+    forwards: int
 
 
 @torch.no_grad()
@@ -109,7 +117,8 @@ def measure_drift(
         reference = loss.reference.sums(group, measured.sums)
         gains.append((measured.sums - reference)[:, CHOSEN:])
         sent += tokens
-    return Drift(torch.cat(gains).mean().clamp(min=0), sent)
+    nats = torch.cat(gains).mean().clamp(min=0)
+    return Drift(nats, sent, engine.forwards(mismatched))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,7 +168,8 @@ class OrpoTrainer(Trainer):
         if can_stop:
             measuring.should_stop = self.run_callback.should_stop
         policy: PeftModel = self.engine.policy
-        was_training = policy.training
+        was_training, started = policy.training, time.monotonic()
+        missing = len({digest_of(pair) for pair in pairs} - known.keys())
         policy.eval()
         with preserved_random_state(), as_reference(policy, starts_trained=self.starts_trained):
             is_done = self.budget.spend(measuring.run)
@@ -176,6 +178,9 @@ class OrpoTrainer(Trainer):
             self.loss = replace(self.loss, reference=Reference(measuring.known))
             if file:
                 file.finish(measuring.known)
+                self.run_callback.on_note(
+                    _reference_note(len(measuring.known), missing, time.monotonic() - started)
+                )
         return is_done
 
     def start(self) -> None:
@@ -225,7 +230,6 @@ class OrpoTrainer(Trainer):
                 self.engine, inputs, self.loss, tokens, self.accelerator.backward
             )
         )
-        self.last_record["forwards"] = self.engine.forwards(inputs)
         loss = self.last_record["loss"]
         if not math.isfinite(loss):
             raise _non_finite("loss", inputs, self.state.global_step + 1)
@@ -318,6 +322,14 @@ class OrpoTrainer(Trainer):
     def floating_point_ops(self, inputs: Mapping[str, object]) -> int:
         """Return 0: transformers' estimate knows only batches of tensors."""
         return 0
+
+
+def _reference_note(pairs: int, measured: int, seconds: float) -> str:
+    """Return what the reference cost, which no step contains."""
+    if not measured:
+        return f"Reference: log-probs of {pairs:,} pairs were kept on this disk."
+    taken = f"{measured:,} of them measured in {seconds:.0f} s"
+    return f"Reference: log-probs of {pairs:,} pairs, {taken}."
 
 
 def _non_finite(what: str, pairs: Sequence[TokenizedPair], step: int) -> NonFiniteLoss:

@@ -116,6 +116,8 @@ def _notes(config: TrainConfig, tokenized: Tokenized) -> list[str]:
         )
     if config.compute_dtype not in ("auto", "float32"):
         notes.append(f"Compared in float32, not in {config.compute_dtype}.")
+    if config.start_from:
+        notes.append("Compared with a new adapter, not with the one to start from.")
     if config.lora_dropout:
         notes.append("Compared without dropout.")
     return notes

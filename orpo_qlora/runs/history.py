@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from orpo_qlora import methods
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import store
+from orpo_qlora.runs.metrics import ACCURACY
 from orpo_qlora.runs.results import Results, results_of
 from orpo_qlora.runs.state import Status
 from orpo_qlora.runs.store import Run
@@ -120,7 +121,7 @@ def _measured(run: Run, name: str) -> float:
 
 
 def _best_accuracy(run: Run) -> tuple[float, str]:
-    value = _measured(run, "rewards/accuracies")
+    value = _measured(run, ACCURACY)
     return math.inf if math.isnan(value) else -value, ""
 
 

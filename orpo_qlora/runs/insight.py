@@ -15,7 +15,7 @@ import numpy as np
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.methods import PREFERENCE, Part, method_of, rate_sentence
-from orpo_qlora.runs.metrics import Metrics
+from orpo_qlora.runs.metrics import ACCURACY, Metrics
 from orpo_qlora.runs.series import Course, Values
 
 Level = Literal["bad", "watch", "good", "early"]
@@ -156,7 +156,7 @@ def _held_out_loss_turned(seen: Evidence) -> str | None:
 
 
 def _held_out_accuracy_turned(seen: Evidence) -> str | None:
-    course, pairs = seen.held_out("rewards/accuracies"), seen.held_out("pairs")
+    course, pairs = seen.held_out(ACCURACY), seen.held_out("pairs")
     count = float(pairs.values[-1]) if len(pairs) else 0.0
     # Tolerance: two pairs, or one standard error of the share.
     best = _turned(

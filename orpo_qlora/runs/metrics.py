@@ -24,6 +24,10 @@ MOST_HELD = 24_000_000
 thousand."""
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 NOTHING = Series()
+ACCURACY = "logps/accuracies"
+"""The preference accuracy: the same measurement under every method."""
+EARLIER_ACCURACY = "rewards/accuracies"
+"""Name of the same in runs up to version 0.1, which were all of ORPO."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ METRICS = (
     Metric(
         "forwards",
         "count",
-        "Sequences, prompt with one response, that the model computed in this step.",
+        "Sequences, prompt with one response, that the model computed in this step or evaluation; "
+        "kto: those of the mismatched responses included.",
         "",
     ),
     Metric(
@@ -271,9 +276,16 @@ def _key(name: str, held_out: bool) -> str:
     return EVAL_PREFIX + name if held_out else name
 
 
+def accuracy_of(record: Mapping[str, object], prefix: str) -> dict[str, object]:
+    """Return the accuracy of a record that an earlier version wrote, else nothing."""
+    earlier = record.get(prefix + EARLIER_ACCURACY)
+    return {} if earlier is None else {prefix + ACCURACY: record.get(prefix + ACCURACY, earlier)}
+
+
 def _derived(record: dict[str, object]) -> dict[str, object]:
     found: dict[str, object] = {}
     for prefix in ("", EVAL_PREFIX):
+        found |= accuracy_of(record, prefix)
         tokens, seconds = record.get(f"{prefix}tokens"), record.get(f"{prefix}seconds")
         if isinstance(tokens, int | float) and isinstance(seconds, int | float) and seconds > 0:
             found[prefix + TOKENS_PER_SECOND] = tokens / seconds

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from orpo_qlora.runs.metrics import EVAL_PREFIX
+from orpo_qlora.runs.metrics import EVAL_PREFIX, accuracy_of
 
 PIECE_BYTES = 1_000_000
 _MARK = f'"{EVAL_PREFIX}'.encode()
@@ -31,7 +31,7 @@ class Measured:
 
     @property
     def gap(self) -> float | None:
-        """Mean token log-prob of chosen minus rejected, in nats; unlike the margin without λ."""
+        """Mean token log-prob of chosen minus rejected, in nats, whatever the method."""
         chosen, rejected = self.value("logps/chosen"), self.value("logps/rejected")
         return None if chosen is None or rejected is None else chosen - rejected
 
@@ -125,6 +125,7 @@ def _measured(line: bytes, prefix: str) -> Measured | None:
     step = record.get("step") if isinstance(record, dict) else None
     if not isinstance(step, int):
         return None
+    record |= accuracy_of(record, prefix)
     values = {
         name.removeprefix(prefix): float(value)
         for name, value in record.items()

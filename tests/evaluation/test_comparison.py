@@ -4,15 +4,18 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from made_runs import PAIRS, evaluation, leave_adapter, make_run
 
 from orpo_qlora import storage
 from orpo_qlora.cli import main
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.evaluation import comparison, report_card, statistics
 from orpo_qlora.evaluation.comparison import Cost
 from orpo_qlora.evaluation.report_card import ReportCard, Scores
 from orpo_qlora.runs import store
 from orpo_qlora.runs.intervals import wilson
+from orpo_qlora.runs.process import sweep
 
 
 def compare(*made):
@@ -99,6 +102,40 @@ def test_what_an_earlier_version_did_not_record_is_unknown():
     (one,) = compare(paths).entries
     assert one.cost == Cost()
     assert comparison.columns_of(compare(paths), comparison.COSTS) == []
+
+
+def test_the_forwards_of_the_reference_are_named_apart():
+    made = [varied("method", method) for method in ("orpo", "dpo", "kto")]
+    shown = comparison.columns_of(compare(*made), comparison.COSTS)
+    (column,) = [each for each in shown if each.name == "reference_forwards_per_pair"]
+    texts = {one.run.config.method: column.text(one) for one in compare(*made).entries}
+    assert texts == {"orpo": "–", "dpo": "2", "kto": "4"}
+
+
+def test_accuracy_is_the_same_measurement_under_every_method():
+    orpo, dpo = varied("method", "orpo", accuracy=0.8), varied("method", "dpo")
+    record = {"step": 10, "eval/loss": 1, "eval/pairs": 5, "eval/rewards/accuracies": 0.0}
+    log_steps(dpo, record | {"eval/logps/accuracies": 0.6})
+    found = {one.run.config.method: one.accuracy.value for one in compare(orpo, dpo).entries}
+    assert found == {"orpo": 0.8, "dpo": 0.6}
+
+
+def test_runs_of_an_earlier_version_open_and_compare():
+    """Their settings, labels and records name no method, varied setting or `logps/accuracies`."""
+    made = [make_run(tags=("λ-sweep-ab",), **{"lambda": value}) for value in (0.1, 0.2)]
+    new = set(TrainConfig.model_fields) & {"method", "beta", "start_from", "chat_template", "ratio"}
+    for paths, accuracy in zip(made, (0.4, 0.8), strict=True):
+        settings = yaml.safe_load(paths.config.read_text())
+        for name in new:
+            del settings[name]
+        paths.config.write_text(yaml.safe_dump(settings))
+        log_steps(
+            paths, {"step": 9, "eval/loss": 1, "eval/pairs": 5, "eval/rewards/accuracies": accuracy}
+        )
+    found = comparison.compare(sweep.group_of("last"))
+    assert found.settings == ("lambda",)
+    assert [one.accuracy.value for one in found.entries] == [0.4, 0.8]
+    assert [one.run.config.method for one in found.entries] == ["orpo", "orpo"]
 
 
 def test_the_drift_is_the_run_s_own_or_its_report_card_s():

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,23 @@ def test_flipped_pairs_come_with_their_texts(copied_run):
         assert flip.before <= 0 < flip.after
         assert flip.after == scores.tuned_chosen[place] - scores.tuned_rejected[place]
         assert flip.pair in store.held_out_pairs(copied_run.paths)
+
+
+def test_each_pair_of_a_ranked_row_has_its_own_scores(copied_run):
+    before = report_card.read_card(copied_run)
+    pairs = store.held_out_pairs(copied_run.paths)
+    write_pairs(copied_run.paths.held_out, [replace(pair, row=pairs[0].row) for pair in pairs])
+    card = evaluation_request.wait_for(copied_run, lambda _: None, again=True)
+    assert card.scores.tuned_chosen == pytest.approx(before.scores.tuned_chosen, abs=1e-5)
+    assert card.scores.tuned_rejected == pytest.approx(before.scores.tuned_rejected, abs=1e-5)
+    flipped = {
+        flip.pair.chosen: flip.after
+        for flip in report_card.flips(copied_run, card, gained=True, most=100)
+    }
+    margins = card.scores.margins(tuned=True).tolist()
+    wanted = {pair.chosen: margin for pair, margin in zip(pairs, margins, strict=True)}
+    assert flipped
+    assert flipped == {chosen: wanted[chosen] for chosen in flipped}
 
 
 def test_a_known_card_is_not_measured_again(copied_run):

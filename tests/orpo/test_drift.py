@@ -89,3 +89,4 @@ def test_a_training_records_it_with_its_last_evaluation(settings, forwards):
         naive_kl(policy, pairs[:3]), rel=1e-4
     )
     assert [record["forwards"] for record in notebook.steps] == [4 * forwards] * 2
+    assert [record["eval/forwards"] for record in notebook.evaluations] == [3 * forwards] * 3

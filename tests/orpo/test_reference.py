@@ -181,3 +181,16 @@ def test_pairs_are_found_by_their_tokens():
     line = json.dumps([one.prompt, one.chosen, one.rejected])
     assert digest_of(one) not in line
     assert digest_of(one) == digest_of(type(one)(one.prompt, one.chosen, one.rejected, 77))
+
+
+@pytest.mark.parametrize(("method", "forwards_a_pair"), [("dpo", 2), ("kto", 4)])
+def test_steps_count_mismatched_responses_and_a_note_says_what_the_reference_took(
+    tmp_path, method, forwards_a_pair
+):
+    trainer = make_trainer(file_in(tmp_path), method=method)
+    trainer.train()
+    for record in trainer.run_callback.steps:
+        assert record["forwards"] == record["pairs"] * forwards_a_pair
+    (note,) = [note for note in trainer.run_callback.notes if note.startswith("Reference: ")]
+    count = len(trainer.loss.reference.known)
+    assert note.startswith(f"Reference: log-probs of {count} pairs, {count} of them measured in ")

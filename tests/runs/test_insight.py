@@ -153,7 +153,7 @@ def test_held_out_loss_that_turned(losses, has_turned):
     ],
 )
 def test_held_out_accuracy_that_turned(shares, pairs, has_turned):
-    held_out = {"rewards/accuracies": shares, "pairs": [pairs] * len(shares)}
+    held_out = {"logps/accuracies": shares, "pairs": [pairs] * len(shares)}
     assert (verdict(learning(held_out=held_out)) == "held-out-accuracy-turned") == has_turned
 
 

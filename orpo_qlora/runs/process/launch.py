@@ -23,7 +23,7 @@ from orpo_qlora.errors import InputError, WorkerLost
 from orpo_qlora.models import chat_templates
 from orpo_qlora.program import start_program
 from orpo_qlora.runs import checkpoints, store, trackers
-from orpo_qlora.runs.differences import order_key, value_of
+from orpo_qlora.runs.differences import order_key, text_of, value_of
 from orpo_qlora.runs.identity import identity_of
 from orpo_qlora.runs.labels import NO_LABEL, RunLabel
 from orpo_qlora.runs.process import preflight
@@ -64,7 +64,7 @@ def start_run(config: TrainConfig, dataset: PreferenceData, ticket: str = "") ->
         if known is not None:
             return known
         split = split_pairs(dataset.pairs, config.held_out, config.seed)
-        return _queue_new([config], split, dataset.report, ticket=ticket)[0]
+        return _queue_new([_complete(config)], split, dataset.report, ticket=ticket)[0]
 
 
 def queue_group(
@@ -82,20 +82,42 @@ def queue_group(
         label: the group's tag and the settings that it varies.
 
     Raises:
-        InputError: the home folder is not usable, or the tracker is not installed.
+        InputError: what `start_run` raises, or two of the runs would be the same.
+        ModelError: the adapter to start from cannot be trained further.
         DiskFull: runs created before the error stay queued.
     """
-
-    def values(config: TrainConfig) -> list[object]:
-        return [value_of(_with_absolute_model(config), name) for name in label.varied]
-
     with launching():
         there = [run for run in store.list_runs() if set(label.tags) <= set(run.label.tags)]
-        known = [values(run.config) for run in there]
-        missing = [config for config in configs if values(config) not in known]
+        known = [_values(run.config, label.varied) for run in there]
+        # Compared as they are recorded: a run's id for its name, a template's text for its file.
+        complete = [_complete(config) for config in configs]
+        _refuse_same(complete, label.varied)
+        missing = [one for one in complete if _values(one, label.varied) not in known]
         made = _queue_new(missing, split, report, label=label) if missing else []
     runs = [*there, *map(store.read_run, made)]
     return sorted(runs, key=lambda run: order_key(run.config, label.varied))
+
+
+def _values(config: TrainConfig, names: Sequence[str]) -> list[object]:
+    return [value_of(config, name) for name in names]
+
+
+def _refuse_same(configs: Sequence[TrainConfig], names: Sequence[str]) -> None:
+    """Refuse runs of a group whose settings are the same once they are complete."""
+    seen: list[list[object]] = []
+    for config in configs:
+        if _values(config, names) in seen:
+            why = " The adapter they start from decides." if config.start_from else ""
+            raise InputError(
+                f"Two runs would both have {text_of(config, names)}.{why}",
+                hint="Vary another setting, or give values that differ.",
+            )
+        seen.append(_values(config, names))
+
+
+def _complete(config: TrainConfig) -> TrainConfig:
+    """Return the settings as a run records them; raises what `start_run` does for settings."""
+    return _with_absolute_model(chat_templates.recorded(with_start(config)))
 
 
 def _queue_new(
@@ -106,9 +128,6 @@ def _queue_new(
     ticket: str = "",
     label: RunLabel = NO_LABEL,
 ) -> list[RunPaths]:
-    complete = [
-        _with_absolute_model(chat_templates.recorded(with_start(config))) for config in configs
-    ]
     for tracker in {config.report_to for config in configs}:
         trackers.check_installed(tracker)
     preflight.check_home()
@@ -116,7 +135,7 @@ def _queue_new(
     place = _last_place()
     made = []
     try:
-        for at, config in enumerate(complete):
+        for at, config in enumerate(configs):
             made.append(
                 store.create_run(
                     config, split, report, place=place + at, ticket=ticket, label=label

@@ -18,6 +18,7 @@ from orpo_qlora.config import TrainConfig, build_config, choices_of, setting_fie
 from orpo_qlora.data.pairs import Split
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import ConfigError, InputError
+from orpo_qlora.methods import beta_of
 from orpo_qlora.runs import labels, store
 from orpo_qlora.runs.differences import order_key, settings_that_differ, text_of, title_of, value_of
 from orpo_qlora.runs.labels import RunLabel
@@ -55,12 +56,25 @@ def sweepable_settings() -> list[str]:
     return [name for name in setting_fields() if name not in NOT_VARIED]
 
 
+def usual_setting(config: TrainConfig) -> str:
+    """Return the setting that is swept first with a method: its weight, or the learning rate."""
+    weights = [name for name in ("lambda", "beta") if _reads(config, name)]
+    return weights[0] if weights else "learning_rate"
+
+
+def _reads(config: TrainConfig, setting: str) -> bool:
+    reading = methods_of(setting_fields()[setting])
+    return not reading or config.method in reading
+
+
 def offered_values(config: TrainConfig, setting: str) -> tuple[object, ...]:
     """Return values to try for a setting around the one it has: all choices, or half and double.
 
     Of free text that is the text; empty where the setting has no value.
     """
     info, now = setting_fields()[setting], value_of(config, setting)
+    if setting == "beta" and now is None:
+        now = beta_of(config)
     if choices_of(info):
         return choices_of(info)
     if isinstance(now, bool):
@@ -182,8 +196,8 @@ def configs_of(config: TrainConfig, variations: Sequence[Variation]) -> list[Tra
 
 def _refuse_unread(config: TrainConfig, setting: str) -> None:
     """Refuse a setting that a run's method does not read: its runs would be the same."""
-    reading = methods_of(setting_fields()[setting])
-    if reading and config.method not in reading:
+    if not _reads(config, setting):
+        reading = methods_of(setting_fields()[setting])
         raise InputError(
             f"The method {config.method} does not read {title_of(setting)}: runs with different "
             "values would be the same.",

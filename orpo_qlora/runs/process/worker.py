@@ -237,7 +237,7 @@ class Worker:
             record["step"],
             self.state.total_steps,
             record["loss"],
-            record.get("rewards/accuracies", float("nan")),
+            record.get(metrics.ACCURACY, float("nan")),
             record["seconds"],
         )
         self._change(

@@ -18,7 +18,7 @@ from orpo_qlora.config import setting_fields
 from orpo_qlora.evaluation import comparison
 from orpo_qlora.runs import present, store
 from orpo_qlora.runs.differences import varied_settings
-from orpo_qlora.runs.metrics import Metrics
+from orpo_qlora.runs.metrics import ACCURACY, Metrics
 from orpo_qlora.runs.process import sweep
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.history.results_view import scrolled, stroke
@@ -44,12 +44,12 @@ PLOTS: tuple[Entry, ...] = (
         "stays below the chosen one's",
         None,
     ),
-    ("rewards/margins", "Reward margin", "nats, grows with λ", "grows above 0", None),
-    ("rewards/accuracies", "Preference accuracy", "share of pairs", "rises", (0.0, 1.0)),
+    ("rewards/margins", "Reward margin", "nats, in each method's own scale", "grows above 0", None),
+    (ACCURACY, "Preference accuracy", "share of pairs", "rises", (0.0, 1.0)),
     ("log_odds_ratio", "Log odds ratio", "nats", "grows above 0", None),
     ("nll_loss", "NLL of the chosen response", "nats", "falls", None),
-    ("or_loss", "Odds-ratio loss", "nats, without its factor λ", "falls", None),
-    ("loss", "Loss", "nats, not comparable between different λ", "falls", None),
+    ("or_loss", "Odds-ratio loss", "nats, without its factor λ; orpo only", "falls", None),
+    ("loss", "Loss", "nats, comparable only with the same method and weights", "falls", None),
 )
 
 
@@ -117,7 +117,7 @@ def _chart(several: Sequence[Compared], entry: Entry, last_step: int, *, held_ou
     name, title, unit, good, limits = entry
     if name in LOGPS:
         limits = _common_limits(several, held_out=held_out)
-    shown = present.percent if name == "rewards/accuracies" else present.number
+    shown = present.percent if name == ACCURACY else present.number
     plot = Plot(name.replace("/", "-"), title, unit, good, (), shown, limits)
     curves = [curve for one in several for curve in _curves(one, plot, name, held_out)]
     return f"<div>{line_charts.draw_chart(plot, curves, last_step)}</div>"

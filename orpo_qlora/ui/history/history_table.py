@@ -13,6 +13,7 @@ from orpo_qlora import methods
 from orpo_qlora.data.wording import plural
 from orpo_qlora.runs import history, present
 from orpo_qlora.runs.history import Unreadable
+from orpo_qlora.runs.metrics import ACCURACY
 from orpo_qlora.runs.results import Measured
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.parts import cards
@@ -68,7 +69,7 @@ FORGET = "(ids) => { if (!ids) { window.orpoChosen = ''; } }"
 HEAD = (
     '<th class="history-tick"><label><input type="checkbox" data-every '
     'aria-label="Select all runs of this page"></label></th>'
-    "<th>Run</th><th>Status</th><th>Base model</th><th>Data</th><th>λ</th>"
+    "<th>Run</th><th>Status</th><th>Base model</th><th>Data</th><th>Objective</th>"
     '<th>Accuracy</th><th>Margin</th><th>Loss</th><th title="When it was created">Date</th>'
 )
 
@@ -131,7 +132,7 @@ def _row(run: Run, *, is_chosen: bool) -> str:
         ("Status", _status(run), ""),
         ("Base model", html.escape(present.model_title(run.config.model)), ""),
         ("Data", data, ""),
-        ("λ", methods.short_name(run.config).removeprefix("λ "), "number"),
+        ("Objective", methods.short_name(run.config), "number"),
         *_measured_parts(run),
         ("Date", html.escape(present.moment(run.state.created_at)), "history-date"),
     )
@@ -145,7 +146,7 @@ def _measured_parts(run: Run) -> tuple[tuple[str, str, str], ...]:
     if loss == NO_VALUE and results.training:
         # Runs without held-out pairs have a training loss only.
         loss = f"{_number(results.training, 'loss')}<small>training</small>"
-    accuracy = results.held_out.value("rewards/accuracies") if results.held_out else None
+    accuracy = results.held_out.value(ACCURACY) if results.held_out else None
     return (
         ("Accuracy", NO_VALUE if accuracy is None else present.percent(accuracy), "number"),
         ("Margin", _number(results.held_out, "rewards/margins"), "number"),

@@ -12,6 +12,7 @@ from orpo_qlora.evaluation.comparison import Comparison, Entry, result_sentence
 from orpo_qlora.runs import present
 from orpo_qlora.runs.differences import order_key, title_of, value_of
 from orpo_qlora.runs.intervals import Interval
+from orpo_qlora.runs.metrics import ACCURACY
 from orpo_qlora.runs.present import setting_value
 
 DODGE = 0.5
@@ -47,7 +48,7 @@ OUTCOMES = (
         "accuracy",
         "Held-out accuracy",
         "95 % interval",
-        lambda one: one.value("rewards/accuracies"),
+        lambda one: one.value(ACCURACY),
         present.percent,
         (0.0, 1.0),
     ),

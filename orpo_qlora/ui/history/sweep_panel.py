@@ -157,9 +157,10 @@ def connect_offer(panel: SweepPanel, lambda_: gr.Number) -> None:
 
 
 def run_updates(panel: SweepPanel, run: Run) -> Updates:
-    """Return the panel of a run that is selected: λ around its own, no second setting."""
-    offered = offered_text("lambda", run.config.lambda_)
-    first = {panel.setting: "lambda", panel.values: offered}
+    """Return the panel of a run that is selected: its method's weight, no second setting."""
+    usual = sweep.usual_setting(run.config)
+    offered = sweep.values_text(sweep.offered_values(run.config, usual))
+    first = {panel.setting: usual, panel.values: offered}
     group = gr.Button(visible=bool(sweep.tag_of(run)))
     return {**first, panel.second: NONE, panel.second_values: "", panel.group: group}
 
@@ -244,7 +245,7 @@ def _run(run_id: str) -> Run:
 
 def _estimated_seconds(dataset_id: str, config: TrainConfig) -> float | None:
     report = uploads.open_upload(dataset_id).report
-    request = estimation.request_for(uploads.data_file(dataset_id), report, config)
+    request = estimation.request_for(uploads.files_of(dataset_id), report, config)
     if not estimation.is_requested(request):
         return None
     found = estimation.read_answer(request).estimate

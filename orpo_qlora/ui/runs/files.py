@@ -204,8 +204,9 @@ def dataset_of(paths: RunPaths) -> str:
         return _dataset_of_files(report) or _keep_pairs(run)
     if not uploads.is_stored(report.sha256):
         return _keep_pairs(run)
-    if uploads.choices_of(report.sha256) != report.choices:
-        uploads.choose(report.sha256, report.choices)
+    choices = pinned_choices(report)  # other columns may be remembered by now
+    if uploads.choices_of(report.sha256) != choices:
+        uploads.choose(report.sha256, choices)
     return report.sha256
 
 

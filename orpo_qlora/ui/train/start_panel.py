@@ -15,7 +15,10 @@ from orpo_qlora.ui.parts.form import Form
 from orpo_qlora.ui.parts.guard import Updates, guarded
 
 NEW_ADAPTER = "A new adapter"
-DECIDED = ("model", "revision", "quantization", "lora_r", "lora_alpha", "lora_targets")
+DECIDED = (
+    *("model", "revision", "chat_template", "quantization"),
+    *("lora_r", "lora_alpha", "lora_targets"),
+)
 """Settings that the adapter decides."""
 
 
@@ -39,7 +42,7 @@ def fill(settings: Form, reference: str | None) -> Updates:
     if not reference:
         return {}
     values = form.named_values(with_start(build_config({"start_from": reference.strip()})))
-    return {settings.components[name]: form.shown_value(name, values[name]) for name in DECIDED}
+    return {settings.components[name]: form.update_of(name, values[name]) for name in DECIDED}
 
 
 def connect(settings: Form, tab: gr.Tab, card: gr.HTML) -> Any:  # noqa: ANN401 - gradio's dependency

@@ -1,6 +1,7 @@
 """Runs that start from an adapter: exact weights, the chain, refusals."""
 
 import json
+import math
 import random
 import shutil
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from tuned import make_adapters_tell, make_finished_run
 
 from orpo_qlora.config import build_config
+from orpo_qlora.data.pairs import split_pairs
 from orpo_qlora.errors import ConfigError, InputError, ModelNotFound, UnknownRun, UnsupportedModel
 from orpo_qlora.export.bundle import export_adapter
 from orpo_qlora.export.origin import origin_of
@@ -23,8 +25,9 @@ from orpo_qlora.models.start_adapter import read_adapter_settings
 from orpo_qlora.orpo.tokens import tokenize_pairs
 from orpo_qlora.runs import store
 from orpo_qlora.runs.lineage import read_lineage
-from orpo_qlora.runs.process import launch
+from orpo_qlora.runs.process import launch, sweep
 from orpo_qlora.runs.process.start import with_start
+from orpo_qlora.runs.process.sweep import Variation
 
 WAIT_SECONDS = 240.0
 SETTINGS = {
@@ -202,7 +205,7 @@ def test_a_stopped_run_resumes_after_its_parent_is_gone(parent, tiny_model):
     ("values", "message"),
     [
         ({"lora_r": 64}, "lora_r is 64, not 4"),
-        ({"lora_alpha": 7.0}, "lora_alpha is 7.0, not 8.0"),
+        ({"lora_alpha": 7.0}, "lora_alpha is 7, not 8."),
         ({"lora_targets": "q_proj"}, "lora_targets is q_proj, not all-linear"),
         ({"model": "Qwen/Qwen2.5-0.5B-Instruct"}, "model is Qwen/Qwen2.5-0.5B-Instruct, not "),
         ({"revision": "v2"}, "revision is v2, not "),
@@ -280,3 +283,46 @@ def test_a_refused_start_makes_no_run(parent):
     with pytest.raises(ConfigError):
         launch.start_run(build_config({"start_from": "first", "lora_r": 3}), lesson(8))
     assert store.all_paths() == before
+
+
+def test_each_run_of_a_sweep_has_the_adapter_and_the_same_order_makes_no_more(parent, monkeypatch):
+    monkeypatch.setattr(launch, "_start_next", lambda: None)
+    over = [Variation("learning_rate", (1e-4, 1e-3))]
+    config = build_config(SETTINGS | {"start_from": "first"})
+    data = lesson(8)
+    split = split_pairs(data.pairs, 0.25, 42)
+    made = [sweep.start_sweep(config, over, split, data.report, "abcdef") for _ in range(2)]
+    assert made[0] == made[1]
+    wanted = load_file(parent.paths.adapter / "adapter_model.safetensors")
+    for run in made[0]:
+        assert (run.config.start_from, run.config.lora_r) == (parent.id, 4)
+        found = load_file(run.paths.start / "adapter_model.safetensors")
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    named = [Variation("start_from", ("", "first"))]
+    one = build_config(SETTINGS | {"lora_r": 4, "lora_alpha": 8, "model": parent.config.model})
+    made = [sweep.start_sweep(one, named, split, data.report, "fedcba") for _ in range(2)]
+    assert made[0] == made[1]
+    assert {run.config.start_from for run in made[0]} == {"", parent.id}
+
+
+def test_a_sweep_of_what_the_adapter_decides_is_refused(parent):
+    data = lesson(8)
+    split = split_pairs(data.pairs, 0.25, 42)
+    before = store.all_paths()
+    # 16 is the default, which the adapter replaces by its 4.
+    over = [Variation("lora_r", (4, 16))]
+    config = build_config(SETTINGS | {"start_from": "first"})
+    with pytest.raises(InputError, match=r"both have LoRA rank = 4\. The adapter .* decides"):
+        sweep.start_sweep(config, over, split, data.report)
+    assert store.all_paths() == before
+
+
+def test_the_reference_of_a_further_training_is_its_starting_adapter(parent):
+    run = trained(new_pairs(), start_from=parent.id, method="dpo", max_steps=1)
+    metrics = store.metrics_of(run.paths)
+    assert metrics.series("loss")[0][1] == pytest.approx(math.log(2), abs=1e-6)
+    base, start = metrics.series("rewards/margins", held_out=True)[:2]
+    assert abs(base[1]) > 1e-4
+    assert start == (0, pytest.approx(0, abs=1e-6))
+    identity = json.loads(run.paths.reference.read_text().splitlines()[0])["identity"]
+    assert identity["starting_adapter"] == read_lineage(run.paths.start).adapter_sha256

@@ -108,6 +108,21 @@ def test_a_sweep_ordered_twice_is_one():
     assert len(store.list_runs()) == 3 + 3
 
 
+def test_a_template_file_is_one_value_however_often_it_is_ordered(tmp_path):
+    text = "{% for m in messages %}{{ m['role'] + m['content'] + eos_token }}{% endfor %}"
+    files = [tmp_path / "one.jinja", tmp_path / "same.jinja"]
+    for file in files:
+        file.write_text(text)
+    wanted = [Variation("chat_template", ("chatml", str(files[0])))]
+    config = build_config({})
+    ordered = [sweep.start_sweep(config, wanted, SPLIT, REPORT, "abcdef12") for _ in range(2)]
+    assert ordered[0] == ordered[1]
+    assert {run.config.chat_template for run in ordered[0]} == {"chatml", text}
+    twice = [Variation("chat_template", tuple(map(str, files)))]
+    with pytest.raises(InputError, match="Two runs would both have chat template = custom"):
+        sweep.start_sweep(config, twice, SPLIT, REPORT)
+
+
 def test_a_sweep_needs_another_value():
     paths = make_run(**{"lambda": 0.1})
     with pytest.raises(InputError, match=r"λ = 0\.1 already"):
@@ -202,6 +217,22 @@ def test_a_sweep_that_compares_nothing_or_too_much_is_refused(variations, messag
 )
 def test_values_around_one_are_offered(settings, setting, values):
     assert sweep.offered_values(build_config(settings), setting) == values
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "values"),
+    [
+        ("orpo", "lambda", (0.05, 0.1, 0.2)),
+        ("dpo", "beta", (0.05, 0.1, 0.2)),
+        ("simpo", "beta", (1.0, 2.0, 4.0)),
+        ("sft", "learning_rate", (1e-4, 2e-4, 4e-4)),
+    ],
+)
+def test_the_weight_of_a_method_is_offered_first(method, setting, values):
+    config = build_config({"method": method})
+    assert sweep.usual_setting(config) == setting
+    assert sweep.offered_values(config, setting) == values
+    assert len(sweep.runs_from(config, [Variation(setting, values)])) == 3
 
 
 def test_what_is_offered_can_be_read_back():

@@ -11,6 +11,7 @@ from orpo_qlora.runs.process import launch
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.history import sweep_panel
 from orpo_qlora.ui.parts import form
+from orpo_qlora.ui.train import estimate_panel
 
 CONFIG = build_config({"lambda": 0.1, "max_steps": 3})
 VALUES = form.values_of(CONFIG)
@@ -39,9 +40,7 @@ def dataset_id():
 
 
 def leave_estimate(dataset_id, config, seconds):
-    report = uploads.open_upload(dataset_id).report
-    request = estimation.request_for(uploads.data_file(dataset_id), report, config)
-    paths = estimation.paths_of(request)
+    paths = estimation.paths_of(estimate_panel.request_of(dataset_id, form.values_of(config)))
     paths.folder.mkdir(parents=True)
     estimate = Estimate(
         **{"made_at": 0, "device": "cpu", "pairs": 9, "held_out_pairs": 1, "longest_tokens": 9},
@@ -49,6 +48,20 @@ def leave_estimate(dataset_id, config, seconds):
         **{"free_memory_bytes": 9, "seconds": Seconds(training=seconds)},
     )
     paths.estimate.write_text(estimate.model_dump_json())
+
+
+def test_several_files_are_swept_and_their_estimate_is_found(of_form, tmp_path, monkeypatch):
+    other = tmp_path / "other.csv"
+    other.write_text("prompt,chosen,rejected\nWhich?,This one.,None.\nWho?,She did.,No idea.\n")
+    both = uploads.store_files([example_path("hello"), other])
+    others = ("ticket", both, *VALUES)
+    assert "2 runs. No estimate yet" in sweep_panel.summary_of(of_form, *LAMBDAS, *others)
+    monkeypatch.setattr(estimation, "is_requested", lambda _: True)
+    leave_estimate(both, CONFIG, 60.0)
+    assert of_form.seconds([CONFIG, CONFIG], *others) == 120.0
+    runs = of_form.start(sweep_panel.variations_of(*LAMBDAS), *others)
+    assert {run.report.sha256 for run in runs} == {both}
+    assert all(len(run.report.files) == 2 for run in runs)
 
 
 def test_the_number_of_runs_is_shown_before_they_start(of_form, dataset_id):
