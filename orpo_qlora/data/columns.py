@@ -8,18 +8,19 @@ from typing import Literal, NoReturn
 
 from pydantic import TypeAdapter
 
+from orpo_qlora.data.column_names import good_and_bad, plain_name
 from orpo_qlora.data.wording import brief, listed
 from orpo_qlora.errors import NeedsColumns
 
 NEEDED = ("prompt", "chosen", "rejected")
 SYNONYMS = {
-    "prompt": ("prompt", "instruction", "question", "input", "query", "prompts"),
+    "prompt": ("prompt", "instruction", "question", "input", "query", "prompts", "user_prompt"),
     "chosen": (
         "chosen", "preferred", "chosen_response", "response_chosen", "chosen_answer",
         "answer_chosen", "accepted", "positive", "winner", "better", "response_j",
         "chosen_text", "text_chosen", "chosen_completion", "completion_chosen", "chosen_output",
         "preferred_response", "better_response", "good_response", "best_response",
-        "positive_response", "pos_response", "pos_resp", "winning_response", "response_w",
+        "positive_response", "pos_response", "pos_resp", "winning_response", "response_w", "y_w",
     ),
     "rejected": (
         "rejected", "dispreferred", "rejected_response", "response_rejected", "rejected_answer",
@@ -27,9 +28,12 @@ SYNONYMS = {
         "rejected_text", "text_rejected", "rejected_completion", "completion_rejected",
         "rejected_output", "dispreferred_response", "worse_response", "bad_response",
         "worst_response", "negative_response", "neg_response", "neg_resp", "losing_response",
-        "response_l",
+        "response_l", "y_l",
     ),
-    "system": ("system", "system_prompt", "system_message"),
+    "system": (
+        "system", "system_prompt", "system_message", "system_instruction", "system_instructions",
+        "sys_prompt", "system_text", "system_content", "developer",
+    ),
     "context": ("context",),
 }  # fmt: skip
 """Names of each part, the exact one first; only the first two lists' first names are no guess."""
@@ -52,7 +56,6 @@ NEEDED_OF_SHAPE: dict[ShapeName, tuple[str, ...]] = {
 }
 GUARD_COLUMN = "formula_guard"
 """Column of a CSV written by this program: which rows have an apostrophe before a formula."""
-_BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def guess_mapping(
     Raises:
         NeedsColumns: an answer is missing, or two columns fit the same part equally well.
     """
-    plain = [_plain(column) for column in columns]
+    plain = [plain_name(column) for column in columns]
     found: dict[str, str] = {}
     guessed = []
     for part, names in SYNONYMS.items():
@@ -125,6 +128,7 @@ def guess_mapping(
         found[part] = hits[0]
         if name != names[0] or part == "context":
             guessed.append(part)
+    _take_words(found, guessed, columns)
     _take_response(found, guessed, columns, plain)
     _take_context(found, guessed, columns, plain)
     missing = [part for part in ("chosen", "rejected") if part not in found]
@@ -221,6 +225,15 @@ def _place_of_names(source: str, *, has_header: bool) -> str:
     return f"{source}, header" if has_header else source
 
 
+def _take_words(found: dict[str, str], guessed: list[str], columns: Sequence[str]) -> None:
+    if "chosen" in found and "rejected" in found:
+        return
+    for part, column in good_and_bad(columns).items():
+        if found.get(part) != column:
+            found[part] = column
+            guessed[:] = list(dict.fromkeys([*guessed, part]))
+
+
 def _take_response(
     found: dict[str, str], guessed: list[str], columns: Sequence[str], plain: list[str]
 ) -> None:
@@ -246,14 +259,9 @@ def _refuse_twice(
     names = ", ".join(brief(hit) for hit in hits)
     raise NeedsColumns(
         f"{source} has {len(hits)} {'columns' if has_header else 'keys'} that read "
-        f"“{_plain(hits[0])}”: {names}.",
+        f"“{plain_name(hits[0])}”: {names}.",
         where=_place_of_names(source, has_header=has_header),
         hint=f"Rename all but the one to use as {part}.",
         columns=tuple(columns),
         has_header=has_header,
     )
-
-
-def _plain(column: str) -> str:
-    # Files joined by a program carry byte order marks in the middle of the text.
-    return column.replace(_BYTE_ORDER_MARK, "").strip().casefold()

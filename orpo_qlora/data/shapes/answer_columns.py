@@ -21,7 +21,7 @@ from orpo_qlora.data.shapes.cells import (
     turns_of,
     unpacked,
 )
-from orpo_qlora.data.shapes.prompts import history_turns, is_history
+from orpo_qlora.data.shapes.prompts import earlier_turns, find_history
 from orpo_qlora.data.shapes.transcripts import (
     is_open_transcript,
     is_transcript,
@@ -48,11 +48,11 @@ class AnswerColumns(Shape):
             mapping = replace(mapping, prompt="", context="")
         self.mapping = mapping
         self._conversation = self._find_conversation(head)
-        self._history = (
-            head.find("history") if head.most(head.find("history"), is_history) else None
-        )
-        if self._history in self._positions.values():
-            self._history = None
+        taken = [at for part, at in self._positions.items() if part != "context"]
+        self._history = find_history(head, [*taken, self._conversation])
+        if self._history is not None and self._history == self._positions.get("context"):
+            del self._positions["context"]
+            self.mapping = mapping = replace(mapping, context="")
         self._lists = frozenset(
             part
             for part in ("prompt", "chosen", "rejected")
@@ -105,10 +105,7 @@ class AnswerColumns(Shape):
             cells = {part: _unguarded(cell) for part, cell in cells.items()}
         preference = self._read(cells, row)
         if self._history is not None:
-            earlier = history_turns(row.cells[self._history])
-            turns = [*earlier, *preference.earlier, Message("user", preference.prompt)]
-            joined = preference_of(turns, preference.chosen, preference.rejected)
-            preference = preference._replace(earlier=joined.earlier)
+            preference = _after(row.cells[self._history], preference)
         return [with_system(preference, self._text("system", cells))]
 
     def _read(self, cells: dict[str, object], row: Row) -> Preference:
@@ -173,6 +170,16 @@ class AnswerColumns(Shape):
     def _with_column(self, fault: RowFaultError, part: str) -> RowFaultError:
         column = dict(self.mapping.parts())[part] if self.mapping else part
         return RowFaultError(fault.reason, f"column “{column}”: {fault.detail}")
+
+
+def _after(history: object, preference: Preference) -> Preference:
+    """Return a preference with the turns of a history cell in front, unless it has them."""
+    now = [*preference.earlier, Message("user", preference.prompt)]
+    earlier = earlier_turns(history, now)
+    if now[: len(earlier)] == earlier:
+        return preference
+    joined = preference_of([*earlier, *now], preference.chosen, preference.rejected)
+    return preference._replace(earlier=joined.earlier)
 
 
 def _is_prompt_of(prompt: str, turns: Sequence[Message]) -> bool:

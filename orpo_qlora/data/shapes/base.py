@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from orpo_qlora.data.choices import PairsFromRanking
+from orpo_qlora.data.column_names import plain_name
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.messages import NO_TOOLS, Message, ToolUse, with_calls
 from orpo_qlora.data.readers.rows import Row
 
 HEAD_ROWS = 20
 """First rows that decide the shape of a file."""
-_SEPARATORS = re.compile(r"[\s\-./]+")
 
 
 class Preference(NamedTuple):
@@ -53,11 +52,6 @@ class RowFaultError(Exception):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
         self.reason, self.detail = reason, detail
-
-
-def plain_name(column: str) -> str:
-    """Return a column name in lower case with underscores for spaces, hyphens, dots and slashes."""
-    return _SEPARATORS.sub("_", column.replace("\ufeff", "").strip().casefold())
 
 
 @dataclass(frozen=True)

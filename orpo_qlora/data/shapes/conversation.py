@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.columns import SYNONYMS, ColumnMapping
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
 from orpo_qlora.data.shapes.cells import is_message_list, messages_of, turns_of, unpacked
-from orpo_qlora.data.shapes.prompts import PromptColumns, history_turns, is_history
+from orpo_qlora.data.shapes.prompts import PromptColumns, find_history, history_turns
 from orpo_qlora.data.shapes.tools import tools_of
 from orpo_qlora.data.shapes.turns import join, with_system, without_empty_end
 
@@ -38,13 +38,10 @@ class ChosenInMessages(Shape):
         self, head: Head, messages: int, rejected: int, mapping: ColumnMapping | None = None
     ) -> None:
         self._messages, self._rejected = messages, rejected
-        history = head.find("history")
-        system = head.find("system", "system_prompt")
+        system = head.find(*SYNONYMS["system"])
         if mapping is not None:
             system = head.columns.index(mapping.system) if mapping.system else None
-        self._columns = PromptColumns(
-            None, system, None, history if head.most(history, is_history) else None
-        )
+        self._columns = PromptColumns(None, system, None, find_history(head, (messages, rejected)))
         self.mapping = mapping or ColumnMapping(
             prompt=head.columns[messages],
             rejected=head.columns[rejected],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from orpo_qlora.data.shapes.base import Candidate, plain_name
+from orpo_qlora.data.column_names import plain_name
+from orpo_qlora.data.shapes.base import Candidate
 
 _COLUMNS = {
     "image", "images", "img", "image_path", "image_url", "image_paths", "image_urls", "audio",

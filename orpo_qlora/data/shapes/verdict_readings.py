@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
+from orpo_qlora.data.column_names import plain_name, words_of
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.readers.rows import Row
-from orpo_qlora.data.shapes.base import Head, plain_name
+from orpo_qlora.data.shapes.base import Head
 from orpo_qlora.data.shapes.cells import unpacked
 from orpo_qlora.data.shapes.prompts import find_prompt
-from orpo_qlora.data.shapes.two_responses import Two, words_of
+from orpo_qlora.data.shapes.two_responses import Two
 from orpo_qlora.data.shapes.verdict_values import (
     FIRST,
     SECOND,

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orpo_qlora.data.column_names import plain_name
 from orpo_qlora.data.readers.rows import Row
-from orpo_qlora.data.shapes.base import Head, plain_name
+from orpo_qlora.data.shapes.base import Head
 from orpo_qlora.data.shapes.cells import unpacked
 from orpo_qlora.data.shapes.two_responses import Two
 
