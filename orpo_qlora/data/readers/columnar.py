@@ -81,7 +81,8 @@ def _records(value: dict[str, object]) -> list[dict[str, object]] | None:
     if len(lists) == len(value):
         if len({len(column) for column in lists}) > 1 or not lists[0]:
             return None
-        if all(isinstance(one, dict) for column in lists for one in column):
+        are_messages = all(isinstance(one, dict) for column in lists for one in column)
+        if are_messages or any(map(_is_conversation, lists)):
             return None  # one row of conversations
         return [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
     tables = [column for column in value.values() if isinstance(column, dict)]
@@ -93,6 +94,12 @@ def _records(value: dict[str, object]) -> list[dict[str, object]] | None:
         return None
     keys = list(tables[0])
     return [dict(zip(value, (table[key] for table in tables), strict=True)) for key in keys]
+
+
+def _is_conversation(column: list[object]) -> bool:
+    """Return whether a list is the turns of one conversation: messages of more than one role."""
+    roles = {one.get("role", one.get("from")) if isinstance(one, dict) else None for one in column}
+    return None not in roles and len(roles) > 1
 
 
 def _from_split(columns: object, data: object) -> list[dict[str, object]] | None:

@@ -109,6 +109,8 @@ class AnswerColumns(Shape):
         return [with_system(preference, self._text("system", cells))]
 
     def _read(self, cells: dict[str, object], row: Row) -> Preference:
+        if self._has_messages(cells):
+            return self._read_messages(cells, row)
         if self.name == TEXT:
             context = self._text("context", cells)
             prompt = self._text("prompt", cells)
@@ -136,13 +138,13 @@ class AnswerColumns(Shape):
     def _read_messages(self, cells: dict[str, object], row: Row) -> Preference:
         chosen, rejected = (
             self._messages(part, cells)
-            if part in self._lists
+            if self._is_list(part, cells)
             else [Message("assistant", self._text(part, cells))]
             for part in ("chosen", "rejected")
         )
         if self._conversation is not None:
             return join(chosen, rejected, messages_of(row.cells[self._conversation]))
-        if "prompt" in self._lists:
+        if self._is_list("prompt", cells):
             return join(chosen, rejected, self._messages("prompt", cells))
         prompt = self._text("prompt", cells)
         last = [turn for turn in chosen if turn.role == "user" and turn.content.strip()]
@@ -151,6 +153,21 @@ class AnswerColumns(Shape):
         if not _is_prompt_of(prompt, chosen):
             raise RowFaultError("different-prompts")
         return join(chosen, rejected)
+
+    def _has_messages(self, cells: dict[str, object]) -> bool:
+        """Return whether a row has messages in a file of texts: rows of two sources are mixed."""
+        if self.name == MESSAGES:
+            return False
+        parts = [cells.get(part) for part in ("prompt", "chosen", "rejected")]
+        return any(not isinstance(cell, str) and is_message_list(cell) for cell in parts)
+
+    def _is_list(self, part: str, cells: dict[str, object]) -> bool:
+        """Return whether a row has messages there; a file of messages may have rows of text."""
+        cell = cells.get(part)
+        if isinstance(cell, str):
+            is_text = bool(cell.strip()) and not cell.lstrip().startswith(("[", "{", "array("))
+            return part in self._lists and not is_text
+        return part in self._lists or (cell is not None and is_message_list(cell))
 
     def _messages(self, part: str, cells: dict[str, object]) -> list[Message]:
         try:

@@ -12,6 +12,7 @@ from orpo_qlora.data.shapes.base import Candidate, Head, Preference, RowFaultErr
 from orpo_qlora.data.shapes.cells import is_message_list, turns_of
 from orpo_qlora.data.shapes.prompts import PromptColumns, find_prompt, needs_prompt
 from orpo_qlora.data.shapes.turns import join, with_system
+from orpo_qlora.data.shapes.verdict_values import BAD_LABELS, GOOD_LABELS
 from orpo_qlora.data.spool import Spool
 
 _ANSWERS = ("completion", "response", "answer", "output", "messages", "conversations", "text")
@@ -19,8 +20,6 @@ _LABELS = (
     "label", "labels", "kto_tag", "desirable", "is_desirable", "is_good", "good", "is_chosen",
     "thumbs_up", "thumbs", "feedback", "accepted", "is_preferred",
 )  # fmt: skip
-_GOOD = {"true", "1", "1.0", "good", "positive", "desirable", "chosen", "up", "yes", "thumbs_up", "like"}  # fmt: skip  # noqa: E501
-_BAD = {"false", "0", "0.0", "-1", "-1.0", "bad", "negative", "undesirable", "rejected", "down", "no", "thumbs_down", "dislike"}  # fmt: skip  # noqa: E501
 KTO = "Single responses with a label suit KTO, which this program does not train yet."
 
 
@@ -81,14 +80,14 @@ class LabelledAnswers(Shape):
     def _read(self, row: Row) -> tuple[list[Message], bool]:
         """Return the turns of a row, the response last, and its label."""
         value = _plain(row.cells[self._label])
-        if value not in _GOOD | _BAD:
+        if value not in GOOD_LABELS | BAD_LABELS:
             raise RowFaultError("unclear-verdict", value)
         answer = turns_of(row.cells[self._answer], "assistant")
         preference = join(answer, answer, self._prompt.turns(row))
         preference = with_system(preference, self._prompt.system_text(row))
         prompt = Message("user", preference.prompt)
         turns = [*preference.earlier, prompt, *preference.tool_use.steps, answer[-1]]
-        return turns, (value in _GOOD) != self._is_reversed
+        return turns, (value in GOOD_LABELS) != self._is_reversed
 
     def preferences(self, row: Row) -> Sequence[Preference]:
         """A row alone has none."""
@@ -120,7 +119,9 @@ def recognise(head: Head) -> Shape | None:
     answer, label = head.find(*_ANSWERS), head.find(*_LABELS)
     if answer is None or label is None:
         return None
-    if not all(_plain(cell) in _GOOD | _BAD for cell in head.cells(label)) or not head.cells(label):
+    if not all(
+        _plain(cell) in GOOD_LABELS | BAD_LABELS for cell in head.cells(label)
+    ) or not head.cells(label):
         return None
     if find_prompt(head, (answer, label)).prompt is None and not head.most(answer, is_message_list):
         return None  # texts with a class, not responses
