@@ -52,10 +52,12 @@ def good_and_bad(columns: Sequence[str]) -> dict[str, str]:
     """Return the one column for chosen and the one for rejected whose words say so, by part.
 
     Such as “preferred_completion” and “non_preferred_completion”. Empty unless there is exactly
-    one of each.
+    one of each; only the rejected one where no name says that a response is good.
     """
     good = [column for column in columns if _is_named(column, _GOOD, _GOOD_BESIDE_NOUN)]
     bad = [column for column in columns if _is_named(column, _BAD, _BAD_BESIDE_NOUN)]
+    if len(bad) == 1 and not good:
+        return {"rejected": bad[0]}
     if len(good) != 1 or len(bad) != 1:
         return {}
     return {"chosen": good[0], "rejected": bad[0]}

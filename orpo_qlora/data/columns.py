@@ -199,7 +199,10 @@ def refuse_missing(
     word = noun if len(missing) == 1 else f"{noun}s"
     names = listed(list(columns))
     message = f"{source} has no {word} {listed(list(missing))}; its {noun}s are {names}."
-    hint = "Name the three columns prompt, chosen and rejected in the first line."
+    hint = (
+        "Name the three columns prompt, chosen and rejected in the first line, or choose them with "
+        "--map prompt=COLUMN and so on."
+    )
     if not has_header:
         hint = (
             "Choose them with --map prompt=COLUMN, --map chosen=COLUMN and --map rejected=COLUMN, "

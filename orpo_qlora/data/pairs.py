@@ -276,6 +276,7 @@ def _shape_of(table: Table, choices: ReadChoices) -> tuple[Shape, bool]:
             return _with_prompt(mapping, table, head, choices), False
     except NeedsColumns as exc:
         if known is None:
+            exc.where = exc.where or table.source
             raise explained(exc, head) from exc
     return _with_prompt(known, table, head, choices), True
 

@@ -19,7 +19,8 @@ MESSAGE_KEYS = {"role", "from"}
 """A list of such objects is a conversation, a part of one preference."""
 _OF_ONE_ROW = {"messages", "conversations", "conversation", "contents"}
 """Keys of the turns before the responses: the object is one row."""
-_TOOLS = {"tools", "functions"}
+_NO_ROWS = {"tools", "functions", "features"}
+"""Keys whose objects are no rows; “features” is what the Hub's viewer writes beside its rows."""
 OBJECTS, TEXT, OTHER = "objects", "text", "other"
 """What a key holds: a list of objects, what can be part of a preference, or neither."""
 
@@ -40,7 +41,7 @@ def find_list(source: Source, *, is_whole: bool = True) -> str | None:
             window = Window(file.read)
             for key in window.object_keys():
                 kinds[key] = OTHER  # until it is known better
-                if key.casefold() in _TOOLS:
+                if key.casefold() in _NO_ROWS:
                     window.value()
                     kinds[key] = TEXT
                     continue

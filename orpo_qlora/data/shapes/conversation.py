@@ -26,6 +26,9 @@ _REJECTED = (
     "rejected_answer",
     "rejected",
     "rejected_output",
+    "rejected_responses",
+    "negative_messages",
+    "negative_response",
 )
 
 
@@ -38,6 +41,7 @@ class ChosenInMessages(Shape):
         self, head: Head, messages: int, rejected: int, mapping: ColumnMapping | None = None
     ) -> None:
         self._messages, self._rejected = messages, rejected
+        self._most = 1 if head.pairs_from_ranking == "best_worst" else None
         system = head.find(*SYNONYMS["system"])
         if mapping is not None:
             system = head.columns.index(mapping.system) if mapping.system else None
@@ -58,14 +62,17 @@ class ChosenInMessages(Shape):
     def preferences(self, row: Row) -> Sequence[Preference]:
         """Return the preference of a row."""
         chosen = without_empty_end(messages_of(row.cells[self._messages]), "user")
-        rejected = turns_of(row.cells[self._rejected], "assistant")
-        if not chosen or not rejected:
-            raise RowFaultError("bad-turns")
         before = []
         if self._columns.history is not None:
             before = history_turns(row.cells[self._columns.history])
-        preference = join([*before, *chosen], [*before, *rejected])
-        return [with_system(preference, self._columns.system_text(row))]
+        preferences = []
+        for cell in _each_response(row.cells[self._rejected])[: self._most]:
+            rejected = turns_of(cell, "assistant")
+            if not chosen or not rejected:
+                raise RowFaultError("bad-turns")
+            preferences.append(join([*before, *chosen], [*before, *rejected]))
+        system = self._columns.system_text(row)
+        return [with_system(preference, system) for preference in preferences]
 
 
 class OpenAIPreference(Shape):
@@ -101,9 +108,26 @@ def recognise(head: Head) -> Shape | None:
     has_chosen = head.find("chosen", "chosen_response", "chosen_answer") is not None
     if messages is None or rejected is None or has_chosen:
         return None
-    if not head.most(messages, is_message_list):
+    if not head.most(messages, is_message_list) or head.most(messages, _is_open):
         return None
     return ChosenInMessages(head, messages, rejected)
+
+
+def _each_response(cell: object) -> list[object]:
+    """Return the rejected responses of a cell: one, or a list of texts or of conversations."""
+    value = unpacked(cell)
+    if not isinstance(value, list) or not all(isinstance(one, str | list) for one in value):
+        return [cell]
+    return list(value) or [""]
+
+
+def _is_open(cell: object) -> bool:
+    """Return whether messages end with the user: the chosen response is elsewhere."""
+    try:
+        turns = messages_of(cell)
+    except RowFaultError:
+        return False
+    return bool(turns) and turns[-1].role == "user" and bool(turns[-1].content.strip())
 
 
 def from_mapping(head: Head, mapping: ColumnMapping) -> Shape:

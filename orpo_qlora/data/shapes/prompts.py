@@ -25,6 +25,7 @@ from orpo_qlora.errors import NeedsColumns
 NAMES = (
     "prompt", "instruction", "question", "query", "prompts", "input", "context", "conversations",
     "conversation", "messages", "dialogue", "dialog", "post", "user_prompt", "history", "info",
+    "contents",
 )  # fmt: skip
 """Columns that may hold the prompt, the likeliest first."""
 _HISTORIES = (
@@ -64,7 +65,8 @@ class PromptColumns:
 
     def system_text(self, row: Row) -> str:
         """Return the system message of a row, empty without one."""
-        return "" if self.system is None else text_of(row.cells[self.system])
+        cell = "" if self.system is None else row.cells[self.system]
+        return turns_of(cell, "system")[0].content if isinstance(cell, dict) else text_of(cell)
 
     def turns(self, row: Row) -> list[Message]:
         """Return the turns before the responses, the prompt last.

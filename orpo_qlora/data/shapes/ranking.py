@@ -142,6 +142,14 @@ def recognise(head: Head) -> Shape | None:
     return None if source is None else RankedList(head, source)
 
 
+def unordered_list(head: Head) -> str:
+    """Return the column that holds several responses to one prompt, empty without one."""
+    found = (head.find(name) for name in _LISTS)
+    return next(
+        (head.columns[at] for at in found if at is not None and head.most(at, _is_answers)), ""
+    )
+
+
 def _hold_conversations(head: Head, source: Source) -> bool:
     return head.most(
         source.indices[0], lambda cell: any(map(is_conversation, _list(cell) or [cell]))
