@@ -8,7 +8,7 @@ from typing import Literal, NoReturn
 
 from pydantic import TypeAdapter
 
-from orpo_qlora.data.column_names import good_and_bad, plain_name
+from orpo_qlora.data.column_names import about_responses, good_and_bad, plain_name
 from orpo_qlora.data.wording import brief, listed
 from orpo_qlora.errors import NeedsColumns
 
@@ -229,9 +229,14 @@ def _place_of_names(source: str, *, has_header: bool) -> str:
 
 
 def _take_words(found: dict[str, str], guessed: list[str], columns: Sequence[str]) -> None:
-    if "chosen" in found and "rejected" in found:
-        return
-    for part, column in good_and_bad(columns).items():
+    # “winner” may name a model where “winner_response” holds the response.
+    named = good_and_bad(about_responses(columns))
+    is_exact = {"chosen", "rejected"} & {plain_name(column) for column in columns}
+    if is_exact or len(named) < 2:
+        if "chosen" in found and "rejected" in found:
+            return
+        named = good_and_bad(columns)
+    for part, column in named.items():
         if found.get(part) != column:
             found[part] = column
             guessed[:] = list(dict.fromkeys([*guessed, part]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from orpo_qlora.data.column_names import good_and_bad
 from orpo_qlora.data.columns import SYNONYMS, ColumnMapping
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
@@ -29,6 +30,10 @@ _REJECTED = (
     "rejected_responses",
     "negative_messages",
     "negative_response",
+    "negative",
+    "dispreferred_response",
+    "bad_response",
+    "worse_response",
 )
 
 
@@ -105,7 +110,7 @@ def recognise(head: Head) -> Shape | None:
     if first is not None and good is not None and bad is not None:
         return OpenAIPreference(head, first, good, bad)
     messages, rejected = head.find(*_CONVERSATIONS), head.find(*_REJECTED)
-    has_chosen = head.find("chosen", "chosen_response", "chosen_answer") is not None
+    has_chosen = "chosen" in good_and_bad(head.columns)
     if messages is None or rejected is None or has_chosen:
         return None
     if not head.most(messages, is_message_list) or head.most(messages, _is_open):

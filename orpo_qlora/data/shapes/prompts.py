@@ -100,8 +100,17 @@ def find_history(head: Head, taken: Sequence[int | None] = ()) -> int | None:
     found = [index for name in _HISTORIES if (index := head.find(name)) is not None]
     found = [index for index in found if index not in taken]
     talks = [index for name in _CONTEXTS if (index := head.find(name)) is not None]
-    found += [index for index in talks if index not in taken and head.most(index, is_message_list)]
+    found += [index for index in talks if index not in taken and _are_turns(head, index)]
     return next((index for index in found if head.most(index, is_history)), None)
+
+
+def _are_turns(head: Head, index: int) -> bool:
+    filled = [cell for cell in head.cells(index) if unpacked(cell) != []]
+    return bool(filled) and all(map(is_message_list, filled))
+
+
+def _is_plain(cell: object) -> bool:
+    return isinstance(cell, str) and not isinstance(unpacked(cell), list | dict)
 
 
 def earlier_turns(cell: object, turns: Sequence[Message]) -> list[Message]:
@@ -158,6 +167,9 @@ def find_prompt(
     context = None
     if prompt is not None and prompt == head.find("instruction"):
         context = head.find("input")
+    about = head.find("context")
+    if context is None and about not in {prompt, *taken} and head.most(about, _is_plain):
+        context = about
     if mapping is not None:
         columns = (mapping.prompt, mapping.system, mapping.context)
         prompt, system, context = (head.columns.index(name) if name else None for name in columns)

@@ -92,3 +92,26 @@ def test_a_category_of_tasks_is_no_prompt(tmp_path):
     rows = [{"task": "rewrite", "chosen": f"{Q} {GOOD}", "rejected": f"{Q} {BAD}"}]
     with pytest.raises(Exception, match="begin with the same text"):
         pairs(tmp_path, *rows)
+
+
+def test_a_column_with_a_response_goes_before_one_with_the_name_of_a_model(tmp_path):
+    row = {"winner": "m", "loser": "n", "winner_response": GOOD, "loser_response": BAD}
+    [pair] = pairs(tmp_path, {"prompt": Q, **row})
+    assert (pair.prompt, pair.chosen, pair.rejected) == (Q, GOOD, BAD)
+
+
+@pytest.mark.parametrize("shape", ["pairs", "verdict", "ranking"])
+def test_a_context_is_never_lost(tmp_path, shape):
+    row = {
+        "pairs": {"chosen": GOOD, "rejected": BAD},
+        "verdict": {"response_a": BAD, "response_b": GOOD, "winner": "b"},
+        "ranking": {"responses": [BAD, GOOD], "scores": [1, 2]},
+    }[shape]
+    turns = [user("Hi"), assistant("Hello")]
+    [text] = pairs(tmp_path, {"prompt": Q, "context": "A long page.", **row})
+    assert (text.prompt, text.chosen) == (f"{Q}\n\nA long page.", GOOD)
+    first, second = pairs(
+        tmp_path, {"prompt": Q, "context": turns, **row}, {"prompt": Q, "context": [], **row}
+    )
+    assert [turn.content for turn in first.conversation] == ["Hi", "Hello", Q]
+    assert [turn.content for turn in second.conversation] == [Q]
