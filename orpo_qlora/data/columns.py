@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from pydantic import TypeAdapter
 
+from orpo_qlora.data.column_names import about_responses, good_and_bad, plain_name
 from orpo_qlora.data.wording import brief, listed
 from orpo_qlora.errors import NeedsColumns
 
 NEEDED = ("prompt", "chosen", "rejected")
 SYNONYMS = {
-    "prompt": ("prompt", "instruction", "question", "input", "query", "prompts"),
+    "prompt": ("prompt", "instruction", "question", "input", "query", "prompts", "user_prompt"),
     "chosen": (
         "chosen", "preferred", "chosen_response", "response_chosen", "chosen_answer",
         "answer_chosen", "accepted", "positive", "winner", "better", "response_j",
         "chosen_text", "text_chosen", "chosen_completion", "completion_chosen", "chosen_output",
         "preferred_response", "better_response", "good_response", "best_response",
-        "positive_response", "pos_response", "pos_resp", "winning_response", "response_w",
+        "positive_response", "pos_response", "pos_resp", "winning_response", "response_w", "y_w",
     ),
     "rejected": (
         "rejected", "dispreferred", "rejected_response", "response_rejected", "rejected_answer",
@@ -28,9 +28,12 @@ SYNONYMS = {
         "rejected_text", "text_rejected", "rejected_completion", "completion_rejected",
         "rejected_output", "dispreferred_response", "worse_response", "bad_response",
         "worst_response", "negative_response", "neg_response", "neg_resp", "losing_response",
-        "response_l",
+        "response_l", "y_l",
     ),
-    "system": ("system", "system_prompt", "system_message"),
+    "system": (
+        "system", "system_prompt", "system_message", "system_instruction", "system_instructions",
+        "sys_prompt", "system_text", "system_content", "developer",
+    ),
     "context": ("context",),
 }  # fmt: skip
 """Names of each part, the exact one first; only the first two lists' first names are no guess."""
@@ -53,8 +56,6 @@ NEEDED_OF_SHAPE: dict[ShapeName, tuple[str, ...]] = {
 }
 GUARD_COLUMN = "formula_guard"
 """Column of a CSV written by this program: which rows have an apostrophe before a formula."""
-_BYTE_ORDER_MARK = "\ufeff"
-_SEPARATORS = re.compile(r"[\s\-./]+")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def guess_mapping(
         found[part] = hits[0]
         if name != names[0] or part == "context":
             guessed.append(part)
+    _take_words(found, guessed, columns)
     _take_response(found, guessed, columns, plain)
     _take_context(found, guessed, columns, plain)
     missing = [part for part in ("chosen", "rejected") if part not in found]
@@ -197,7 +199,10 @@ def refuse_missing(
     word = noun if len(missing) == 1 else f"{noun}s"
     names = listed(list(columns))
     message = f"{source} has no {word} {listed(list(missing))}; its {noun}s are {names}."
-    hint = "Name the three columns prompt, chosen and rejected in the first line."
+    hint = (
+        "Name the three columns prompt, chosen and rejected in the first line, or choose them with "
+        "--map prompt=COLUMN and so on."
+    )
     if not has_header:
         hint = (
             "Choose them with --map prompt=COLUMN, --map chosen=COLUMN and --map rejected=COLUMN, "
@@ -221,6 +226,20 @@ def refuse_missing(
 
 def _place_of_names(source: str, *, has_header: bool) -> str:
     return f"{source}, header" if has_header else source
+
+
+def _take_words(found: dict[str, str], guessed: list[str], columns: Sequence[str]) -> None:
+    # “winner” may name a model where “winner_response” holds the response.
+    named = good_and_bad(about_responses(columns))
+    is_exact = {"chosen", "rejected"} & {plain_name(column) for column in columns}
+    if is_exact or len(named) < 2:
+        if "chosen" in found and "rejected" in found:
+            return
+        named = good_and_bad(columns)
+    for part, column in named.items():
+        if found.get(part) != column:
+            found[part] = column
+            guessed[:] = list(dict.fromkeys([*guessed, part]))
 
 
 def _take_response(
@@ -254,9 +273,3 @@ def _refuse_twice(
         columns=tuple(columns),
         has_header=has_header,
     )
-
-
-def plain_name(column: str) -> str:
-    """Return a column name in lower case with underscores for spaces, hyphens, dots and slashes."""
-    # Files joined by a program carry byte order marks in the middle of the text.
-    return _SEPARATORS.sub("_", column.replace(_BYTE_ORDER_MARK, "").strip().casefold())

@@ -7,7 +7,7 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -36,6 +36,7 @@ from orpo_qlora.data.shapes.base import Candidate, Head, Preference, Shape
 from orpo_qlora.data.shapes.common_prefix import without_prompt
 from orpo_qlora.data.shapes.media import refuse_media
 from orpo_qlora.data.shapes.no_preference import explained
+from orpo_qlora.data.shapes.prompts import similar_prompt
 from orpo_qlora.data.shapes.registry import recognise, shape_of_mapping
 from orpo_qlora.data.shapes.tools import tools_column, with_tools
 from orpo_qlora.data.spool import Chosen, Spool
@@ -275,6 +276,7 @@ def _shape_of(table: Table, choices: ReadChoices) -> tuple[Shape, bool]:
             return _with_prompt(mapping, table, head, choices), False
     except NeedsColumns as exc:
         if known is None:
+            exc.where = exc.where or table.source
             raise explained(exc, head) from exc
     return _with_prompt(known, table, head, choices), True
 
@@ -283,6 +285,12 @@ def _with_prompt(mapping: ColumnMapping, table: Table, head: Head, choices: Read
     shape = shape_of_mapping(mapping, head)
     if shape.name:
         return shape
+    prompt = similar_prompt(mapping, head)
+    if prompt:
+        context = "" if mapping.context == prompt else mapping.context
+        guessed = (*mapping.guessed, "prompt")
+        mapping = replace(mapping, prompt=prompt, context=context, guessed=guessed)
+        return shape_of_mapping(mapping, head)
     is_confirmed = choices.prompt_from_common_prefix
     return without_prompt(table, mapping, head, is_confirmed=is_confirmed)
 

@@ -68,10 +68,10 @@ def test_exit_code_and_message(arguments, code, words):
 
 def test_check_names_the_columns_it_found(tmp_path):
     path = tmp_path / "wrong.csv"
-    path.write_text("question,good,bad\na,b,c\n")
+    path.write_text("question,fine,poor\na,b,c\n")
     done = run_cli("check", str(path))
     assert done.returncode == 2
-    assert all(word in done.stderr for word in ("question", "good", "chosen"))
+    assert all(word in done.stderr for word in ("question", "fine", "chosen"))
 
 
 def test_check_as_json_adds_up(csv_file):
@@ -215,13 +215,13 @@ def test_train_reads_with_the_given_options(tmp_path):
 
 def test_check_takes_columns_and_remembers_them_for_such_files(tmp_path):
     path = tmp_path / "other.csv"
-    path.write_text("question,good,bad\na,b,c\n")
+    path.write_text("question,fine,poor\na,b,c\n")
     refused = run_cli("check", str(path))
     assert refused.returncode == 2
     assert "--map PART=COLUMN: choose the columns" in refused.stderr
-    options = ["--chosen-column", "good", "--rejected-column", "bad"]
+    options = ["--chosen-column", "fine", "--rejected-column", "poor"]
     assert "1 pair usable" in run_cli("check", str(path), *options).stdout
-    path.write_text("bad,good,question\nc,b,a\nf,e,d\n")
+    path.write_text("poor,fine,question\nc,b,a\nf,e,d\n")
     again = run_cli("check", str(path))
     assert "2 pairs usable" in again.stdout
     assert "Columns as chosen before for such a file: “question” as prompt" in again.stdout

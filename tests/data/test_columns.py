@@ -30,8 +30,8 @@ def test_columns_are_found_in_any_order_case_and_spacing(columns, mapping):
             "p.csv has no column “rejected”; its columns are “prompt”, “chosen”, “answer”.",
         ),
         (
-            ["Prompt", "good", "bad"],
-            "p.csv has no columns “chosen”, “rejected”; its columns are “Prompt”, “good”, “bad”.",
+            ["Prompt", "fine", "poor"],
+            "p.csv has no columns “chosen”, “rejected”; its columns are “Prompt”, “fine”, “poor”.",
         ),
         (
             ["Why?", "Because.", "No."],

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from orpo_qlora.data.column_names import plain_name
+from orpo_qlora.data.columns import SYNONYMS
 from orpo_qlora.data.readers.json_records import Window
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.readers.source import Source
@@ -16,6 +18,11 @@ COLUMNAR_BYTES = 256_000_000
 """Largest such file: it has to be read as a whole."""
 _MESSAGE_KEYS = {"role", "from"}
 _FIRST = {"[", "{"}
+_KNOWN = {name for part in ("prompt", "chosen", "rejected") for name in SYNONYMS[part]} | {
+    "messages", "conversations", "responses", "completions", "winner", "preference",
+}  # fmt: skip
+_CELL_KEYS = {"text", "content", "value", "score", "rating", "model", "role", "from", "answer"}
+"""Keys of a prompt or response written as an object."""
 
 
 def read_columns(source: Source) -> list[dict[str, object]] | None:
@@ -81,18 +88,40 @@ def _records(value: dict[str, object]) -> list[dict[str, object]] | None:
     if len(lists) == len(value):
         if len({len(column) for column in lists}) > 1 or not lists[0]:
             return None
-        if all(isinstance(one, dict) for column in lists for one in column):
+        are_messages = all(isinstance(one, dict) for column in lists for one in column)
+        if are_messages or any(map(_is_conversation, lists)):
             return None  # one row of conversations
         return [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
     tables = [column for column in value.values() if isinstance(column, dict)]
     if len(tables) < len(value) or any(set(table) != set(tables[0]) for table in tables):
         return None
-    if all(key.isdigit() for key in value):
+    if all(key.isdigit() for key in value) or _are_named_rows(value, tables):
         return tables
-    if not all(key.isdigit() for key in tables[0]):
+    if not all(key.isdigit() for key in tables[0]) and not _are_named_columns(value, tables):
         return None
     keys = list(tables[0])
     return [dict(zip(value, (table[key] for table in tables), strict=True)) for key in keys]
+
+
+def _is_conversation(column: list[object]) -> bool:
+    """Return whether a list is the turns of one conversation: messages of more than one role."""
+    roles = {one.get("role", one.get("from")) if isinstance(one, dict) else None for one in column}
+    return None not in roles and len(roles) > 1
+
+
+def _are_named_rows(value: Iterable[str], tables: Sequence[dict[str, object]]) -> bool:
+    """Return whether objects are rows under names of their own, such as ids."""
+    are_lists = all(isinstance(cell, list) for table in tables for cell in table.values())
+    return _has_known(tables[0]) and not _has_known(value) and not are_lists
+
+
+def _are_named_columns(value: Iterable[str], tables: Sequence[dict[str, object]]) -> bool:
+    """Return whether objects are columns whose rows have names: not one row of objects."""
+    return _has_known(value) and not _has_known(tables[0]) and not _CELL_KEYS & tables[0].keys()
+
+
+def _has_known(names: Iterable[str]) -> bool:
+    return any(plain_name(name) in _KNOWN for name in names)
 
 
 def _from_split(columns: object, data: object) -> list[dict[str, object]] | None:

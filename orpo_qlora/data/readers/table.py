@@ -16,6 +16,7 @@ from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.readers import columnar, json_records, separated, wrapped
 from orpo_qlora.data.readers.ahead import Ahead
 from orpo_qlora.data.readers.arrow import ArrowFile, SavedFolder, is_saved, open_saved
+from orpo_qlora.data.readers.nested import unfolding_of
 from orpo_qlora.data.readers.parquet import Parquet
 from orpo_qlora.data.readers.rows import Problems, Row
 from orpo_qlora.data.readers.source import Progress, Source, open_source
@@ -152,6 +153,12 @@ def _table(
             hint=f"Rename the {noun}s and save the file as UTF-8.",
         ) from exc
     keeps_broken = BrokenRows.fix in choices.fixes
+    ahead = Ahead(read)
+    unfolding = None if has_header else unfolding_of(columns, ahead.look())
+    if unfolding is not None:
+        outer = ahead
+        ahead = Ahead(lambda: unfolding.rows(outer.take()))
+        columns, kind = unfolding.columns, f"{kind}, keys of {brief(unfolding.name)}"
     return Table(
         columns,
         opened.name,
@@ -159,7 +166,7 @@ def _table(
         kind,
         opened.encoding,
         has_header,
-        Ahead(read),
+        ahead,
         keeps_broken,
     )
 

@@ -17,6 +17,10 @@ from orpo_qlora.errors import DataError, NeedsColumns
 
 MESSAGE_KEYS = {"role", "from"}
 """A list of such objects is a conversation, a part of one preference."""
+_OF_ONE_ROW = {"messages", "conversations", "conversation", "contents"}
+"""Keys of the turns before the responses: the object is one row."""
+_NO_ROWS = {"tools", "functions", "features"}
+"""Keys whose objects are no rows; “features” is what the Hub's viewer writes beside its rows."""
 OBJECTS, TEXT, OTHER = "objects", "text", "other"
 """What a key holds: a list of objects, what can be part of a preference, or neither."""
 
@@ -37,6 +41,10 @@ def find_list(source: Source, *, is_whole: bool = True) -> str | None:
             window = Window(file.read)
             for key in window.object_keys():
                 kinds[key] = OTHER  # until it is known better
+                if key.casefold() in _NO_ROWS:
+                    window.value()
+                    kinds[key] = TEXT
+                    continue
                 kinds[key] = _kind_of_next(window, is_whole=is_whole)
             if window.peek():
                 return None  # more follows: JSON lines
@@ -69,7 +77,7 @@ def _only_list(kinds: Mapping[str, str], name: str) -> str | None:
 
 def _has_prompt(kinds: Mapping[str, str]) -> bool:
     """Return whether a prompt is beside the list: the object is one row, a ranked list."""
-    return any(key.casefold() in SYNONYMS["prompt"] for key in kinds)
+    return any(key.casefold() in {*SYNONYMS["prompt"], *_OF_ONE_ROW} for key in kinds)
 
 
 def _is_preference(keys: list[str]) -> bool:

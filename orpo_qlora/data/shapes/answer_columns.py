@@ -21,7 +21,7 @@ from orpo_qlora.data.shapes.cells import (
     turns_of,
     unpacked,
 )
-from orpo_qlora.data.shapes.prompts import history_turns, is_history
+from orpo_qlora.data.shapes.prompts import earlier_turns, find_history
 from orpo_qlora.data.shapes.transcripts import (
     is_open_transcript,
     is_transcript,
@@ -48,11 +48,11 @@ class AnswerColumns(Shape):
             mapping = replace(mapping, prompt="", context="")
         self.mapping = mapping
         self._conversation = self._find_conversation(head)
-        self._history = (
-            head.find("history") if head.most(head.find("history"), is_history) else None
-        )
-        if self._history in self._positions.values():
-            self._history = None
+        taken = [at for part, at in self._positions.items() if part != "context"]
+        self._history = find_history(head, [*taken, self._conversation])
+        if self._history is not None and self._history == self._positions.get("context"):
+            del self._positions["context"]
+            self.mapping = mapping = replace(mapping, context="")
         self._lists = frozenset(
             part
             for part in ("prompt", "chosen", "rejected")
@@ -105,13 +105,12 @@ class AnswerColumns(Shape):
             cells = {part: _unguarded(cell) for part, cell in cells.items()}
         preference = self._read(cells, row)
         if self._history is not None:
-            earlier = history_turns(row.cells[self._history])
-            turns = [*earlier, *preference.earlier, Message("user", preference.prompt)]
-            joined = preference_of(turns, preference.chosen, preference.rejected)
-            preference = preference._replace(earlier=joined.earlier)
+            preference = _after(row.cells[self._history], preference)
         return [with_system(preference, self._text("system", cells))]
 
     def _read(self, cells: dict[str, object], row: Row) -> Preference:
+        if self._has_messages(cells):
+            return self._read_messages(cells, row)
         if self.name == TEXT:
             context = self._text("context", cells)
             prompt = self._text("prompt", cells)
@@ -139,13 +138,13 @@ class AnswerColumns(Shape):
     def _read_messages(self, cells: dict[str, object], row: Row) -> Preference:
         chosen, rejected = (
             self._messages(part, cells)
-            if part in self._lists
+            if self._is_list(part, cells)
             else [Message("assistant", self._text(part, cells))]
             for part in ("chosen", "rejected")
         )
         if self._conversation is not None:
             return join(chosen, rejected, messages_of(row.cells[self._conversation]))
-        if "prompt" in self._lists:
+        if self._is_list("prompt", cells):
             return join(chosen, rejected, self._messages("prompt", cells))
         prompt = self._text("prompt", cells)
         last = [turn for turn in chosen if turn.role == "user" and turn.content.strip()]
@@ -154,6 +153,21 @@ class AnswerColumns(Shape):
         if not _is_prompt_of(prompt, chosen):
             raise RowFaultError("different-prompts")
         return join(chosen, rejected)
+
+    def _has_messages(self, cells: dict[str, object]) -> bool:
+        """Return whether a row has messages in a file of texts: rows of two sources are mixed."""
+        if self.name == MESSAGES:
+            return False
+        parts = [cells.get(part) for part in ("prompt", "chosen", "rejected")]
+        return any(not isinstance(cell, str) and is_message_list(cell) for cell in parts)
+
+    def _is_list(self, part: str, cells: dict[str, object]) -> bool:
+        """Return whether a row has messages there; a file of messages may have rows of text."""
+        cell = cells.get(part)
+        if isinstance(cell, str):
+            is_text = bool(cell.strip()) and not cell.lstrip().startswith(("[", "{", "array("))
+            return part in self._lists and not is_text
+        return part in self._lists or (cell is not None and is_message_list(cell))
 
     def _messages(self, part: str, cells: dict[str, object]) -> list[Message]:
         try:
@@ -173,6 +187,16 @@ class AnswerColumns(Shape):
     def _with_column(self, fault: RowFaultError, part: str) -> RowFaultError:
         column = dict(self.mapping.parts())[part] if self.mapping else part
         return RowFaultError(fault.reason, f"column “{column}”: {fault.detail}")
+
+
+def _after(history: object, preference: Preference) -> Preference:
+    """Return a preference with the turns of a history cell in front, unless it has them."""
+    now = [*preference.earlier, Message("user", preference.prompt)]
+    earlier = earlier_turns(history, now)
+    if now[: len(earlier)] == earlier:
+        return preference
+    joined = preference_of([*earlier, *now], preference.chosen, preference.rejected)
+    return preference._replace(earlier=joined.earlier)
 
 
 def _is_prompt_of(prompt: str, turns: Sequence[Message]) -> bool:

@@ -24,7 +24,7 @@ CALL_ROLES = {"function_call", "tool_call"}
 """ShareGPT's roles of an assistant's message that is a call."""
 TOOL_ROLES = RESULT_ROLES | CALL_ROLES
 ROLE_KEYS = ("role", "from", "speaker", "author")
-CONTENT_KEYS = ("content", "value", "text", "message")
+CONTENT_KEYS = ("content", "value", "text", "message", "parts")
 ANSWER_KEYS = (
     "text", "content", "answer", "response", "completion", "output", "generated_text", "value",
     "generation", "message", "full_text", "post", "article", "question", "prompt", "instruction",
@@ -208,7 +208,14 @@ def answer_object_key(cell: object) -> str:
     """Return the key that holds the text of a response written as an object, or an empty text."""
     if not isinstance(cell, dict) or is_message(cell):
         return ""
-    return next((key for key in ANSWER_KEYS if isinstance(cell.get(key), str | list)), "")
+    return next(
+        (
+            key
+            for key in ANSWER_KEYS
+            if isinstance(cell.get(key), str | list) or is_message(cell.get(key))
+        ),
+        "",
+    )
 
 
 def is_python_object(cell: object) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.column_names import good_and_bad
+from orpo_qlora.data.columns import SYNONYMS, ColumnMapping
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
 from orpo_qlora.data.shapes.cells import is_message_list, messages_of, turns_of, unpacked
-from orpo_qlora.data.shapes.prompts import PromptColumns, history_turns, is_history
+from orpo_qlora.data.shapes.prompts import PromptColumns, find_history, history_turns
 from orpo_qlora.data.shapes.tools import tools_of
 from orpo_qlora.data.shapes.turns import join, with_system, without_empty_end
 
@@ -26,6 +27,13 @@ _REJECTED = (
     "rejected_answer",
     "rejected",
     "rejected_output",
+    "rejected_responses",
+    "negative_messages",
+    "negative_response",
+    "negative",
+    "dispreferred_response",
+    "bad_response",
+    "worse_response",
 )
 
 
@@ -38,13 +46,11 @@ class ChosenInMessages(Shape):
         self, head: Head, messages: int, rejected: int, mapping: ColumnMapping | None = None
     ) -> None:
         self._messages, self._rejected = messages, rejected
-        history = head.find("history")
-        system = head.find("system", "system_prompt")
+        self._most = 1 if head.pairs_from_ranking == "best_worst" else None
+        system = head.find(*SYNONYMS["system"])
         if mapping is not None:
             system = head.columns.index(mapping.system) if mapping.system else None
-        self._columns = PromptColumns(
-            None, system, None, history if head.most(history, is_history) else None
-        )
+        self._columns = PromptColumns(None, system, None, find_history(head, (messages, rejected)))
         self.mapping = mapping or ColumnMapping(
             prompt=head.columns[messages],
             rejected=head.columns[rejected],
@@ -61,14 +67,17 @@ class ChosenInMessages(Shape):
     def preferences(self, row: Row) -> Sequence[Preference]:
         """Return the preference of a row."""
         chosen = without_empty_end(messages_of(row.cells[self._messages]), "user")
-        rejected = turns_of(row.cells[self._rejected], "assistant")
-        if not chosen or not rejected:
-            raise RowFaultError("bad-turns")
         before = []
         if self._columns.history is not None:
             before = history_turns(row.cells[self._columns.history])
-        preference = join([*before, *chosen], [*before, *rejected])
-        return [with_system(preference, self._columns.system_text(row))]
+        preferences = []
+        for cell in _each_response(row.cells[self._rejected])[: self._most]:
+            rejected = turns_of(cell, "assistant")
+            if not chosen or not rejected:
+                raise RowFaultError("bad-turns")
+            preferences.append(join([*before, *chosen], [*before, *rejected]))
+        system = self._columns.system_text(row)
+        return [with_system(preference, system) for preference in preferences]
 
 
 class OpenAIPreference(Shape):
@@ -101,12 +110,29 @@ def recognise(head: Head) -> Shape | None:
     if first is not None and good is not None and bad is not None:
         return OpenAIPreference(head, first, good, bad)
     messages, rejected = head.find(*_CONVERSATIONS), head.find(*_REJECTED)
-    has_chosen = head.find("chosen", "chosen_response", "chosen_answer") is not None
+    has_chosen = "chosen" in good_and_bad(head.columns)
     if messages is None or rejected is None or has_chosen:
         return None
-    if not head.most(messages, is_message_list):
+    if not head.most(messages, is_message_list) or head.most(messages, _is_open):
         return None
     return ChosenInMessages(head, messages, rejected)
+
+
+def _each_response(cell: object) -> list[object]:
+    """Return the rejected responses of a cell: one, or a list of texts or of conversations."""
+    value = unpacked(cell)
+    if not isinstance(value, list) or not all(isinstance(one, str | list) for one in value):
+        return [cell]
+    return list(value) or [""]
+
+
+def _is_open(cell: object) -> bool:
+    """Return whether messages end with the user: the chosen response is elsewhere."""
+    try:
+        turns = messages_of(cell)
+    except RowFaultError:
+        return False
+    return bool(turns) and turns[-1].role == "user" and bool(turns[-1].content.strip())
 
 
 def from_mapping(head: Head, mapping: ColumnMapping) -> Shape:

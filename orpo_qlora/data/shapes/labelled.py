@@ -12,6 +12,7 @@ from orpo_qlora.data.shapes.base import Candidate, Head, Preference, RowFaultErr
 from orpo_qlora.data.shapes.cells import is_message_list, turns_of
 from orpo_qlora.data.shapes.prompts import PromptColumns, find_prompt, needs_prompt
 from orpo_qlora.data.shapes.turns import join, with_system
+from orpo_qlora.data.shapes.verdict_values import BAD_LABELS, GOOD_LABELS, number_of
 from orpo_qlora.data.spool import Spool
 
 _ANSWERS = ("completion", "response", "answer", "output", "messages", "conversations", "text")
@@ -19,8 +20,11 @@ _LABELS = (
     "label", "labels", "kto_tag", "desirable", "is_desirable", "is_good", "good", "is_chosen",
     "thumbs_up", "thumbs", "feedback", "accepted", "is_preferred",
 )  # fmt: skip
-_GOOD = {"true", "1", "1.0", "good", "positive", "desirable", "chosen", "up", "yes", "thumbs_up", "like"}  # fmt: skip  # noqa: E501
-_BAD = {"false", "0", "0.0", "-1", "-1.0", "bad", "negative", "undesirable", "rejected", "down", "no", "thumbs_down", "dislike"}  # fmt: skip  # noqa: E501
+_MAYBE_LABELS = (
+    "status", "tag", "quality", "rating", "verdict", "class", "category", "type", "preference",
+    "judgement", "judgment", "choice",
+)  # fmt: skip
+"""Columns that are a label only if they hold words such as “chosen” and “rejected”."""
 KTO = "Single responses with a label suit KTO, which this program does not train yet."
 
 
@@ -81,14 +85,14 @@ class LabelledAnswers(Shape):
     def _read(self, row: Row) -> tuple[list[Message], bool]:
         """Return the turns of a row, the response last, and its label."""
         value = _plain(row.cells[self._label])
-        if value not in _GOOD | _BAD:
+        if value not in GOOD_LABELS | BAD_LABELS:
             raise RowFaultError("unclear-verdict", value)
         answer = turns_of(row.cells[self._answer], "assistant")
         preference = join(answer, answer, self._prompt.turns(row))
         preference = with_system(preference, self._prompt.system_text(row))
         prompt = Message("user", preference.prompt)
         turns = [*preference.earlier, prompt, *preference.tool_use.steps, answer[-1]]
-        return turns, (value in _GOOD) != self._is_reversed
+        return turns, (value in GOOD_LABELS) != self._is_reversed
 
     def preferences(self, row: Row) -> Sequence[Preference]:
         """A row alone has none."""
@@ -118,13 +122,24 @@ def _paired(row: Row, chosen: list[Message], rejected: list[Message]) -> Candida
 def recognise(head: Head) -> Shape | None:
     """Return the shape of a file of labelled single responses, else None."""
     answer, label = head.find(*_ANSWERS), head.find(*_LABELS)
+    if label is None:
+        found = (head.find(name) for name in _MAYBE_LABELS)
+        label = next((at for at in found if at is not None and _has_both_words(head, at)), None)
     if answer is None or label is None:
         return None
-    if not all(_plain(cell) in _GOOD | _BAD for cell in head.cells(label)) or not head.cells(label):
+    if not all(
+        _plain(cell) in GOOD_LABELS | BAD_LABELS for cell in head.cells(label)
+    ) or not head.cells(label):
         return None
     if find_prompt(head, (answer, label)).prompt is None and not head.most(answer, is_message_list):
         return None  # texts with a class, not responses
     return LabelledAnswers(head, answer, label)
+
+
+def _has_both_words(head: Head, index: int) -> bool:
+    words = {_plain(cell) for cell in head.cells(index) if isinstance(cell, str)}
+    words = {word for word in words if number_of(word) is None}
+    return bool(words & GOOD_LABELS) and bool(words & BAD_LABELS)
 
 
 def from_mapping(head: Head, mapping: ColumnMapping) -> Shape:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
-from orpo_qlora.data.columns import plain_name
-from orpo_qlora.data.shapes.base import Candidate
+from orpo_qlora.data.column_names import plain_name
+from orpo_qlora.data.shapes.base import Candidate, Head
 
 _COLUMNS = {
     "image", "images", "img", "image_path", "image_url", "image_paths", "image_urls", "audio",
-    "audios", "audio_path", "video", "videos", "video_path", "pixel_values",
+    "audios", "audio_path", "video", "videos", "video_path", "pixel_values", "picture", "pictures",
+    "photo", "photos", "screenshot", "screenshots", "image_base64", "speech", "frames",
 }  # fmt: skip
+_DATA_URL = re.compile(r"data:(?:image|audio|video)/")
 _MEDIA_KEYS = {"bytes", "path"}
 """Keys of an undecoded image or recording, as `datasets` writes it."""
 
@@ -37,5 +40,16 @@ def refuse_media(
             yield candidate
 
 
+def media_columns(head: Head) -> tuple[str, ...]:
+    """Return the columns that hold images, audio or video in the first rows."""
+    return tuple(
+        column
+        for index, column in enumerate(head.columns)
+        if head.most(index, _is_media) or (plain_name(column) in _COLUMNS and head.cells(index))
+    )
+
+
 def _is_media(cell: object) -> bool:
-    return isinstance(cell, dict) and cell.keys() == _MEDIA_KEYS
+    if isinstance(cell, str):
+        return bool(_DATA_URL.match(cell))
+    return isinstance(cell, bytes) or (isinstance(cell, dict) and cell.keys() == _MEDIA_KEYS)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, RowFaultError, Shape
+from orpo_qlora.data.shapes.cells import unpacked
 from orpo_qlora.data.shapes.ranking import RankedList, Scored, Source
 from orpo_qlora.data.shapes.verdict_values import number_of
 
@@ -42,6 +43,9 @@ def recognise(head: Head, mapping: ColumnMapping | None = None) -> Shape | None:
         scored = [column for column in columns if column.score is not None]
         if len(scored) >= FEWEST:
             return RankedList(head, _by_score(scored, stem), mapping)
+        listed = _by_list(head, columns, stem)
+        if listed is not None:
+            return RankedList(head, listed, mapping)
         best = head.find(*_BEST)
         if best is not None:
             return RankedList(head, _by_best(head, columns, stem, best), mapping)
@@ -71,6 +75,66 @@ def _by_score(columns: Sequence[_Column], stem: str) -> Source:
     )
 
 
+def _by_list(head: Head, columns: Sequence[_Column], stem: str) -> Source | None:
+    """Return the order by one list beside the responses: scores, ranks, or names in order."""
+    responses = [column.response for column in columns]
+    for name, sign in (("scores", 1), ("ratings", 1), ("rewards", 1), ("ranks", -1)):
+        index = head.find(name)
+        if index is None or not head.most(index, _has_numbers(len(columns))):
+            continue
+
+        def by_number(row: Row, index: int = index, sign: int = sign) -> Scored:
+            numbers = _numbers(row.cells[index])
+            if len(numbers) != len(responses):
+                raise RowFaultError("no-ranking", f"{row.cells[index]}"[:200])
+            pairs = zip(numbers, responses, strict=True)
+            return [(sign * number, row.cells[at]) for number, at in pairs if row.cells[at]]
+
+        rule = "highest" if sign > 0 else "lowest"
+        meaning = f"“{stem}” columns with “{head.columns[index]}”, the {rule} is the best"
+        return Source(by_number, (*responses, index), meaning)
+    return _by_order(head, columns, stem)
+
+
+def _by_order(head: Head, columns: Sequence[_Column], stem: str) -> Source | None:
+    """Return the order by a list of the columns' names or letters, the best first."""
+    index = head.find("ranking", "order", "ranked")
+    names = _names_of(head, columns, stem)
+    letters = {name: at for name, at in names.items() if not name.isdigit()}
+    if index is None or not head.most(
+        index, lambda cell: len([one for one in _plain_list(cell) if one in letters]) > 1
+    ):
+        return None
+
+    def read(row: Row) -> Scored:
+        order = [letters[one] for one in _plain_list(row.cells[index]) if one in letters]
+        return [(-float(place), row.cells[at]) for place, at in enumerate(order)]
+
+    meaning = f"“{head.columns[index]}” names the “{stem}” columns, the best first"
+    return Source(read, (*letters.values(), index), meaning)
+
+
+def _plain_list(cell: object) -> list[str]:
+    value = unpacked(cell)
+    return [str(one).strip().casefold() for one in value] if isinstance(value, list) else []
+
+
+def _numbers(cell: object) -> list[float]:
+    return [number for one in _plain_list(cell) if (number := number_of(one)) is not None]
+
+
+def _has_numbers(count: int) -> Callable[[object], bool]:
+    return lambda cell: len(_numbers(cell)) == count
+
+
+def _names_of(head: Head, columns: Sequence[_Column], stem: str) -> dict[str, int]:
+    return {
+        name: column.response
+        for column in columns
+        for name in (column.end, head.columns[column.response].casefold(), f"{stem}_{column.end}")
+    }
+
+
 def _scores_of(columns: Sequence[_Column]) -> Callable[[Row], Scored]:
     def read(row: Row) -> Scored:
         return [
@@ -85,11 +149,7 @@ def _scores_of(columns: Sequence[_Column]) -> Callable[[Row], Scored]:
 
 def _by_best(head: Head, columns: Sequence[_Column], stem: str, best: int) -> Source:
     """Return the order by a column that names the best response by its end, or by its column."""
-    names = {
-        name: column.response
-        for column in columns
-        for name in (column.end, head.columns[column.response].casefold(), f"{stem}_{column.end}")
-    }
+    names = _names_of(head, columns, stem)
 
     def read(row: Row) -> Scored:
         value = str(row.cells[best]).strip().casefold().removesuffix(".0")

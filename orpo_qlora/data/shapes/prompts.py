@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orpo_qlora.data.columns import ColumnMapping, ShapeName
-from orpo_qlora.data.messages import Message
+from orpo_qlora.data.column_names import words_of
+from orpo_qlora.data.columns import SYNONYMS, ColumnMapping, ShapeName
+from orpo_qlora.data.messages import Message, Role
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, RowFaultError
 from orpo_qlora.data.shapes.cells import (
@@ -18,15 +19,22 @@ from orpo_qlora.data.shapes.cells import (
     unpacked,
 )
 from orpo_qlora.data.shapes.transcripts import is_transcript, transcript_turns
-from orpo_qlora.data.shapes.two_responses import words_of
 from orpo_qlora.data.wording import listed
 from orpo_qlora.errors import NeedsColumns
 
 NAMES = (
     "prompt", "instruction", "question", "query", "prompts", "input", "context", "conversations",
     "conversation", "messages", "dialogue", "dialog", "post", "user_prompt", "history", "info",
+    "contents",
 )  # fmt: skip
 """Columns that may hold the prompt, the likeliest first."""
+_HISTORIES = (
+    "history", "chat_history", "conversation_history", "dialogue_history", "dialog_history",
+    "message_history", "previous_turns", "previous_messages", "prior_turns", "past_messages",
+    "earlier_turns", "prompt_history", "past_turns",
+)  # fmt: skip
+_CONTEXTS = ("context", "previous", "earlier")
+"""Columns that may as well hold a text about the prompt."""
 
 
 _PROMPT_WORDS = {"prompt", "instruction", "question", "query", "task"}
@@ -57,7 +65,8 @@ class PromptColumns:
 
     def system_text(self, row: Row) -> str:
         """Return the system message of a row, empty without one."""
-        return "" if self.system is None else text_of(row.cells[self.system])
+        cell = "" if self.system is None else row.cells[self.system]
+        return turns_of(cell, "system")[0].content if isinstance(cell, dict) else text_of(cell)
 
     def turns(self, row: Row) -> list[Message]:
         """Return the turns before the responses, the prompt last.
@@ -78,12 +87,41 @@ class PromptColumns:
             context = text_of(row.cells[self.context])
             if context.strip():
                 turns = [Message("user", f"{turns[0].content}\n\n{context}")]
-        return [*self._earlier(row), *turns]
+        return [*self._earlier(row, turns), *turns]
 
-    def _earlier(self, row: Row) -> list[Message]:
+    def _earlier(self, row: Row, turns: Sequence[Message]) -> list[Message]:
         if self.history is None:
             return []
-        return history_turns(row.cells[self.history])
+        return earlier_turns(row.cells[self.history], turns)
+
+
+def find_history(head: Head, taken: Sequence[int | None] = ()) -> int | None:
+    """Return the column of the turns before the prompt, if there is one."""
+    found = [index for name in _HISTORIES if (index := head.find(name)) is not None]
+    found = [index for index in found if index not in taken]
+    talks = [index for name in _CONTEXTS if (index := head.find(name)) is not None]
+    found += [index for index in talks if index not in taken and _are_turns(head, index)]
+    return next((index for index in found if head.most(index, is_history)), None)
+
+
+def _are_turns(head: Head, index: int) -> bool:
+    filled = [cell for cell in head.cells(index) if unpacked(cell) != []]
+    return bool(filled) and all(map(is_message_list, filled))
+
+
+def _is_plain(cell: object) -> bool:
+    return isinstance(cell, str) and not isinstance(unpacked(cell), list | dict)
+
+
+def earlier_turns(cell: object, turns: Sequence[Message]) -> list[Message]:
+    """Return the turns of a history without a last one that only repeats the prompt.
+
+    Raises:
+        RowFaultError: the cell holds no turns.
+    """
+    earlier = history_turns(cell)
+    repeats = bool(earlier) and bool(turns) and earlier[-1] == turns[0]
+    return earlier[:-1] if repeats else earlier
 
 
 def history_turns(cell: object) -> list[Message]:
@@ -99,6 +137,9 @@ def history_turns(cell: object) -> list[Message]:
         return messages_of(value)
     if not isinstance(value, list):
         raise RowFaultError("bad-history", f"{value!r}"[:200])
+    if all(isinstance(one, str) for one in value) and len(value) % 2 == 0:
+        roles: tuple[Role, Role] = ("user", "assistant")
+        return [Message(roles[place % 2], text) for place, text in enumerate(value)]
     turns: list[Message] = []
     for pair in value:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
@@ -122,15 +163,19 @@ def find_prompt(
     prompt = next((index for index in free if head.cells(index)), None)
     if prompt is None:
         prompt = _similar(head, taken)
-    system = head.find("system", "system_prompt", "system_message")
-    context = history = None
+    system = head.find(*SYNONYMS["system"])
+    context = None
     if prompt is not None and prompt == head.find("instruction"):
         context = head.find("input")
+    about = head.find("context")
+    if context is None and about not in {prompt, *taken} and head.most(about, _is_plain):
+        context = about
     if mapping is not None:
         columns = (mapping.prompt, mapping.system, mapping.context)
         prompt, system, context = (head.columns.index(name) if name else None for name in columns)
-    if prompt != head.find("history") and head.most(head.find("history"), is_history):
-        history = head.find("history")
+    history = find_history(head, [index for index in (*taken, prompt) if index is not None])
+    if history == context:
+        context = None
     return PromptColumns(prompt, system, context, history, head.most(prompt, is_python_object))
 
 
@@ -141,8 +186,21 @@ def _similar(head: Head, taken: Sequence[int]) -> int | None:
         for index, column in enumerate(head.columns)
         if index not in taken and head.cells(index)
         if set(words_of(column)) & _PROMPT_WORDS and not set(words_of(column)) & _ABOUT_PROMPTS
+        if set(words_of(column)) != {"task"} or head.most(index, _is_sentence)
     ]
     return hits[0] if len(hits) == 1 else None
+
+
+def _is_sentence(cell: object) -> bool:
+    # “task” may as well hold a category, such as “summarization”.
+    return not isinstance(cell, str) or len(cell.split()) > 3
+
+
+def similar_prompt(mapping: ColumnMapping, head: Head) -> str:
+    """Return the column that is the prompt by its name, for a mapping without one, or nothing."""
+    taken = [head.columns.index(column) for part, column in mapping.parts() if part != "context"]
+    found = find_prompt(head, taken).prompt
+    return "" if found is None else head.columns[found]
 
 
 def needs_prompt(head: Head, shape: ShapeName, found: dict[str, str]) -> NeedsColumns:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orpo_qlora.data.choices import PairsFromRanking
+from orpo_qlora.data.column_names import plain_name
 from orpo_qlora.data.columns import ColumnMapping, mapping_of
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
@@ -18,7 +19,7 @@ from orpo_qlora.data.shapes.prompts import (
     response_turns,
 )
 from orpo_qlora.data.shapes.turns import join, with_system
-from orpo_qlora.data.shapes.verdict_values import number_of
+from orpo_qlora.data.shapes.verdict_values import BAD_LABELS, GOOD_LABELS, number_of
 from orpo_qlora.errors import NeedsColumns
 
 _LISTS = (
@@ -32,8 +33,11 @@ _SCORES = ("scores", "ratings", "rewards", "overall_scores", "score", "rating", 
 _RANKS = ("ranks", "rank")
 _CHOICES = ("choice", "best", "best_index", "best_response", "chosen_index", "winner", "chosen")
 _SCORE_KEYS = ("score", "overall_score", "rating", "overall_rating", "reward", "Rating",
-               "quality", "pm_score")  # fmt: skip
+               "quality", "pm_score", "votes", "upvotes", "likes")  # fmt: skip
 _RANK_KEYS = ("rank", "ranking")
+_MARK_KEYS = ("label", "is_chosen", "chosen", "selected", "preferred", "is_preferred", "is_best",
+              "best", "accepted", "is_accepted", "status")  # fmt: skip
+"""Keys that are true, or “chosen”, in the better responses."""
 Scored = list[tuple[float, object]]
 
 
@@ -138,6 +142,14 @@ def recognise(head: Head) -> Shape | None:
     return None if source is None else RankedList(head, source)
 
 
+def unordered_list(head: Head) -> str:
+    """Return the column that holds several responses to one prompt, empty without one."""
+    found = (head.find(name) for name in _LISTS)
+    return next(
+        (head.columns[at] for at in found if at is not None and head.most(at, _is_answers)), ""
+    )
+
+
 def _hold_conversations(head: Head, source: Source) -> bool:
     return head.most(
         source.indices[0], lambda cell: any(map(is_conversation, _list(cell) or [cell]))
@@ -186,7 +198,7 @@ def recognise_rejected_list(head: Head, mapping: ColumnMapping | None = None) ->
     chosen, rejected = head.find("chosen"), head.find("rejected")
     if mapping is not None:
         chosen, rejected = (head.columns.index(one) for one in (mapping.chosen, mapping.rejected))
-    if chosen is None or rejected is None or not head.most(rejected, _is_answers_or_one):
+    if chosen is None or rejected is None or not _has_lists(head, rejected):
         return None
 
     def read(row: Row) -> Scored:
@@ -203,6 +215,11 @@ def recognise_rejected_list(head: Head, mapping: ColumnMapping | None = None) ->
     return shape
 
 
+def _has_lists(head: Head, index: int) -> bool:
+    filled = [cell for cell in head.cells(index) if unpacked(cell) != []]
+    return bool(filled) and sum(map(_is_answers_or_one, filled)) * 2 > len(filled)
+
+
 def _source_of(head: Head, index: int) -> Source | None:
     """Return what orders the responses of a column, found by names and content."""
     for names, is_rank in ((_SCORES, False), (_RANKS, True)):
@@ -217,6 +234,10 @@ def _source_of(head: Head, index: int) -> Source | None:
         if key:
             meaning = f"“{column}” with its key “{key}”, the {rule} is the best"
             return Source(_inside(index, key, sign), (index,), meaning, index)
+    mark = next((key for key in _MARK_KEYS if head.most(index, _has_mark(key))), None)
+    if mark:
+        meaning = f"“{column}” with its key “{mark}”, which marks the better ones"
+        return Source(_inside(index, mark, 1, _mark_of), (index,), meaning, index)
     choice = head.find(*_CHOICES)
     return None if choice is None or choice == index else _with_choice(head, index, choice)
 
@@ -274,7 +295,7 @@ def _by_position(head: Head, index: int) -> Source | None:
 
 def _beside(index: int, other: int, sign: int) -> Callable[[Row], Scored]:
     def read(row: Row) -> Scored:
-        answers, scores = _list(row.cells[index]), _list(row.cells[other])
+        answers, scores = _beside_each_other(row.cells[index], row.cells[other])
         if len(answers) != len(scores):
             raise RowFaultError("no-ranking", f"{len(answers)} responses, {len(scores)} scores")
         numbers = map(number_of, scores)
@@ -287,12 +308,22 @@ def _beside(index: int, other: int, sign: int) -> Callable[[Row], Scored]:
     return read
 
 
-def _inside(index: int, key: str, sign: int) -> Callable[[Row], Scored]:
+def _beside_each_other(responses: object, scores: object) -> tuple[list[object], list[object]]:
+    """Return responses and their scores in one order; objects are matched by their keys."""
+    by_name, numbers = unpacked(responses), unpacked(scores)
+    if isinstance(by_name, dict) and isinstance(numbers, dict):
+        return list(by_name.values()), [numbers.get(name) for name in by_name]
+    return _list(responses), _list(scores)
+
+
+def _inside(
+    index: int, key: str, sign: int, read_number: Callable[[object], float | None] = number_of
+) -> Callable[[Row], Scored]:
     def read(row: Row) -> Scored:
         return [
             (sign * number, answer)
             for answer in _list(row.cells[index])
-            if isinstance(answer, dict) and (number := number_of(answer.get(key))) is not None
+            if isinstance(answer, dict) and (number := read_number(answer.get(key))) is not None
         ]
 
     return read
@@ -321,6 +352,8 @@ def _in_order(cell: object) -> Scored:
 
 def _list(cell: object) -> list[object]:
     value = unpacked(cell)
+    if isinstance(value, dict) and not is_message(value) and not answer_object_key(value):
+        return list(value.values())  # by the names of the models
     return value if isinstance(value, list) else []
 
 
@@ -332,6 +365,21 @@ def _has_key(key: str) -> Callable[[object], bool]:
     return lambda cell: any(
         isinstance(one, dict) and number_of(one.get(key)) is not None for one in _list(cell)
     )
+
+
+def _has_mark(key: str) -> Callable[[object], bool]:
+    """Return the test whether a list has both responses that a key marks and others."""
+
+    def test(cell: object) -> bool:
+        marks = {_mark_of(one.get(key)) for one in _list(cell) if isinstance(one, dict)}
+        return marks >= {0.0, 1.0}
+
+    return test
+
+
+def _mark_of(value: object) -> float | None:
+    text = plain_name(str(value))
+    return 1.0 if text in GOOD_LABELS else 0.0 if text in BAD_LABELS else None
 
 
 def _is_answers(cell: object) -> bool:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from orpo_qlora.data.columns import plain_name
+from orpo_qlora.data.column_names import plain_name
 from orpo_qlora.data.shapes.base import Candidate, Preference, RowFaultError
 
 _COLUMNS = {"tools", "functions"}

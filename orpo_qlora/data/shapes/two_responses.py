@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from orpo_qlora.data.columns import plain_name
+from orpo_qlora.data.column_names import words_of
 from orpo_qlora.data.shapes.base import Head
 
 ENDS = (
@@ -30,8 +29,6 @@ _OTHERS = {
 }  # fmt: skip
 """Words in the names of columns that say something about a response and do not hold it."""
 _MORE = {"0", "1", "2", "3", "4", "c", "d", "e", "third", "fourth", "three", "four"}
-_PARTS = re.compile(r"[^\W\d_]+|\d+")
-_HUMPS = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -43,11 +40,6 @@ class Two:
     stem: str
     """What both names have in common, words joined by underscores."""
     ends: tuple[str, str]
-
-
-def words_of(column: str) -> list[str]:
-    """Return the words of a column name in lower case: “responseA_text” is response, a, text."""
-    return _PARTS.findall(plain_name(_HUMPS.sub("_", column)))
 
 
 def find_twos(head: Head) -> Iterator[Two]:

@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-from orpo_qlora.data.columns import ColumnMapping, plain_name
+from orpo_qlora.data.column_names import plain_name, words_of
+from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head
 from orpo_qlora.data.shapes.cells import unpacked
 from orpo_qlora.data.shapes.prompts import find_prompt
-from orpo_qlora.data.shapes.two_responses import Two, words_of
+from orpo_qlora.data.shapes.two_responses import Two
 from orpo_qlora.data.shapes.verdict_values import (
     FIRST,
     SECOND,
@@ -52,7 +53,8 @@ _BOOLEANS = (
     "{end}_is_chosen", "{end}_is_best",
 )  # fmt: skip
 """Columns that are true where one of the two responses is the better one."""
-_SCORES = ("score", "rating", "reward", "scores", "ratings")
+_SCORES = ("score", "rating", "reward", "scores", "ratings", "overall_score", "votes", "upvotes")
+_RANKS = ("rank", "ranks")
 _COMPARED = re.compile(r"([<>])\s*(-?\d+(?:\.\d+)?)")
 
 
@@ -234,9 +236,9 @@ def _from_column(head: Head, two: Two, index: int, *, is_certain: bool) -> Verdi
         return _worded(head, index, words)
     if rest and all(number_of(value) is not None for value in rest):
         return _numbered(head, two, index, set(map(number_of, rest)), is_certain=is_certain)
-    found = _by_model(head, two, index) or _by_text(head, two, index)
-    if found or not is_certain:
-        return found
+    by_model = _by_model(head, two, index) or _by_text(head, two, index)
+    if by_model or not is_certain:
+        return by_model
     return _refuse(head, two, index)
 
 
@@ -266,37 +268,40 @@ def _by_model(head: Head, two: Two, index: int) -> Verdict | None:
 
 
 def _by_text(head: Head, two: Two, index: int) -> Verdict | None:
-    """Return a verdict that repeats the better response."""
+    """Return a verdict that repeats the text of the better response."""
 
     def read(row: Row) -> str:
-        good, first, second = (row.cells[at] for at in (index, two.first, two.second))
-        if first == second or good not in (first, second):
-            return TIE if is_tie(plain_text(good)) else UNCLEAR
-        return FIRST if good == first else SECOND
+        chosen, *texts = (str(row.cells[at]).strip() for at in (index, two.first, two.second))
+        if chosen not in texts or texts[0] == texts[1]:
+            return TIE if is_tie(plain_text(row.cells[index])) else UNCLEAR
+        return FIRST if chosen == texts[0] else SECOND
 
-    rows = [row for row in head.rows if not row.fault]
-    if sum(read(row) in {FIRST, SECOND} for row in rows) * 2 <= len(rows):
+    filled = [row for row in head.rows if not row.fault and row.cells[index]]
+    if sum(read(row) in {FIRST, SECOND} for row in filled) * 2 <= len(filled):
         return None
     return Verdict((index,), read, f"“{head.columns[index]}” repeats the chosen one")
 
 
 def _from_scores(head: Head, two: Two) -> Verdict | None:
-    for name in _SCORES:
+    for name in (*_SCORES, *_RANKS):
         ends = [
             (
                 f"{name}_{end}",
                 f"{name}{end}",
                 f"{two.stem}_{end}_{name}",
                 f"{two.stem}_{name}_{end}",
+                f"{name}_{two.stem}_{end}",
             )
             for end in two.ends
         ]
         first, second = (head.find(*names) for names in ends)
         if first is not None and second is not None and head.most(first, is_number):
+            higher, lower = (second, first) if name in _RANKS else (first, second)
+            rule = "lower" if name in _RANKS else "higher"
             return Verdict(
                 (first, second),
-                lambda row, a=first, b=second: compared(row.cells[a], row.cells[b]),  # type: ignore[misc]
-                f"the higher of “{head.columns[first]}” and “{head.columns[second]}” is chosen",
+                lambda row, a=higher, b=lower: compared(row.cells[a], row.cells[b]),  # type: ignore[misc]
+                f"the {rule} of “{head.columns[first]}” and “{head.columns[second]}” is chosen",
             )
     return None
 
@@ -304,19 +309,24 @@ def _from_scores(head: Head, two: Two) -> Verdict | None:
 def _from_score_list(head: Head, two: Two) -> Verdict | None:
     """Return a verdict that is a list of two scores."""
     index = head.find(*_SCORES)
-    if not head.most(index, lambda cell: len(_numbers_of(cell)) == 2) or index is None:
+    words = words_for(head, two)
+    if not head.most(index, lambda cell: len(_numbers_of(cell, words)) == 2) or index is None:
         return None
 
     def read(row: Row) -> str:
-        numbers = _numbers_of(row.cells[index])
+        numbers = _numbers_of(row.cells[index], words)
         return compared(*numbers) if len(numbers) == 2 else UNCLEAR
 
     column = head.columns[index]
     return Verdict((index,), read, f"the response with the higher score in “{column}” is chosen")
 
 
-def _numbers_of(cell: object) -> list[float]:
+def _numbers_of(cell: object, words: dict[str, str]) -> list[float]:
+    """Return the scores of a list, or of an object whose keys name the two responses."""
     value = unpacked(cell)
+    if isinstance(value, dict):
+        sides = {side_of(plain_text(key), words): one for key, one in value.items()}
+        value = [sides.get(FIRST), sides.get(SECOND)]
     found = [number_of(one) for one in value] if isinstance(value, list) else []
     return [number for number in found if number is not None]
 

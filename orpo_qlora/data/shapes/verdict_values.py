@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orpo_qlora.data.columns import plain_name
+from orpo_qlora.data.column_names import plain_name
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head
 from orpo_qlora.data.shapes.cells import unpacked
@@ -15,8 +15,26 @@ from orpo_qlora.data.shapes.two_responses import Two
 _TIES = {
     "tie", "ties", "tied", "draw", "equal", "same", "both", "both good", "both bad", "bothbad",
     "tie (bothbad)", "tie (both bad)", "bothgood", "both are good", "both are bad", "neither",
-    "a=b", "no preference", "none", "c", "平局", "平",
+    "a=b", "no preference", "none", "c", "平局", "平", "about the same", "roughly the same",
+    "the same", "equally good", "equally bad", "about equal", "no winner", "no clear winner",
+    "undecided",
 }  # fmt: skip
+GOOD_LABELS = {
+    "true", "1", "1.0", "good", "positive", "desirable", "chosen", "up", "yes", "thumbs_up", "like",
+    "preferred", "accepted", "👍",
+}  # fmt: skip
+BAD_LABELS = {
+    "false", "0", "0.0", "-1", "-1.0", "bad", "negative", "undesirable", "rejected", "down", "no",
+    "thumbs_down", "dislike", "dispreferred", "👎",
+}  # fmt: skip
+"""Words, numbers and truth values of a label for one response."""
+_DEGREE = r"(?:(?:strongly|slightly|clearly|much|far|significantly|marginally|somewhat|the|a lot|a bit|a little|moderately|definitely) )*"  # noqa: E501
+_IS_BETTER = re.compile(
+    rf"(.+?) (?:(?:is|was) )?{_DEGREE}(?:better|best|preferred|stronger|winner|wins|won)"
+    r"(?: (?:than|over|to) .+)?"
+)
+_PREFERS = re.compile(rf"(?:(?:i|we) )?{_DEGREE}(?:prefers?|preferred|chose|choose) (.+?)")
+"""Verdicts in words, such as “A is slightly better” and “strongly prefer response 2”."""
 _NAMED = ("model", "response", "answer", "assistant", "completion", "output", "option")
 _ORDER = re.compile(r"(\w+)\s*(>+|<+)\s*(\w+)")
 FIRST, SECOND, TIE, UNCLEAR = "first", "second", "tie", "unclear"
@@ -100,6 +118,8 @@ def plain_text(cell: object) -> str:
         value = value[0]
     if isinstance(value, dict):
         value = value.get("value", "")
+    if value is None:
+        return ""
     return " ".join(str(value).casefold().strip(" \t\r\n\"'[]").split())
 
 
@@ -131,6 +151,8 @@ def side_of(value: str, words: dict[str, str]) -> str:
         return TIE
     order = _ORDER.fullmatch(value)
     if order is None:
-        return UNCLEAR
+        text = value.rstrip(".!")
+        phrase = _IS_BETTER.fullmatch(text) or _PREFERS.fullmatch(text)
+        return words.get(phrase[1].removeprefix("the "), UNCLEAR) if phrase else UNCLEAR
     better = order[1] if order[2].startswith(">") else order[3]
     return words.get(better, UNCLEAR)
