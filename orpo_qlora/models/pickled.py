@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -154,7 +154,7 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = _loaded(path)
-    except pickle.UnpicklingError as exc:
+    except UnpicklingError as exc:
         found = _GLOBAL.search(str(exc))
         asked = f" ({found[1]})" if found else ""
         raise UnsupportedModel(
@@ -181,10 +181,10 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
 
 
 def _loaded(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
-    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
     with path.open("rb") as file:
         is_zip = file.read(2) == b"PK"
-    return torch.load(path, mmap=is_zip, **options)  # files of torch before 1.6 are no zip
+    # Files of torch before 1.6 are no zip.
+    return torch.load(path, mmap=is_zip, map_location="cpu", weights_only=True)
 
 
 def _without_aliases(weights: Mapping[str, Tensor], *, is_tied: bool) -> dict[str, Tensor]:
