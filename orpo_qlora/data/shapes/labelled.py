@@ -21,7 +21,7 @@ _LABELS = (
 )  # fmt: skip
 _GOOD = {"true", "1", "1.0", "good", "positive", "desirable", "chosen", "up", "yes", "thumbs_up", "like"}  # fmt: skip  # noqa: E501
 _BAD = {"false", "0", "0.0", "-1", "-1.0", "bad", "negative", "undesirable", "rejected", "down", "no", "thumbs_down", "dislike"}  # fmt: skip  # noqa: E501
-KTO = "Single responses with a label suit KTO, which this program does not train yet."
+KTO = "The others are dropped: here, method kto trains on pairs too."
 
 
 class LabelledAnswers(Shape):
