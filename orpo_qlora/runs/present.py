@@ -118,8 +118,6 @@ def setting_value(value: object) -> str:
         return "auto"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if value is None:
-        return "auto"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):

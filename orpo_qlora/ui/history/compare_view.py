@@ -44,12 +44,12 @@ PLOTS: tuple[Entry, ...] = (
         "stays below the chosen one's",
         None,
     ),
-    ("rewards/margins", "Reward margin", "nats, grows with λ", "grows above 0", None),
+    ("rewards/margins", "Reward margin", "nats, grows with λ or β", "grows above 0", None),
     ("rewards/accuracies", "Preference accuracy", "share of pairs", "rises", (0.0, 1.0)),
     ("log_odds_ratio", "Log odds ratio", "nats", "grows above 0", None),
     ("nll_loss", "NLL of the chosen response", "nats", "falls", None),
     ("or_loss", "Odds-ratio loss", "nats, without its factor λ", "falls", None),
-    ("loss", "Loss", "nats, not comparable between different λ", "falls", None),
+    ("loss", "Loss", "nats, comparable within one method and λ", "falls", None),
 )
 
 

@@ -68,7 +68,7 @@ FORGET = "(ids) => { if (!ids) { window.orpoChosen = ''; } }"
 HEAD = (
     '<th class="history-tick"><label><input type="checkbox" data-every '
     'aria-label="Select all runs of this page"></label></th>'
-    "<th>Run</th><th>Status</th><th>Base model</th><th>Data</th><th>λ</th>"
+    "<th>Run</th><th>Status</th><th>Base model</th><th>Data</th><th>Method</th>"
     '<th>Accuracy</th><th>Margin</th><th>Loss</th><th title="When it was created">Date</th>'
 )
 
@@ -131,12 +131,17 @@ def _row(run: Run, *, is_chosen: bool) -> str:
         ("Status", _status(run), ""),
         ("Base model", html.escape(present.model_title(run.config.model)), ""),
         ("Data", data, ""),
-        ("λ", methods.short_name(run.config).removeprefix("λ "), "number"),
+        ("Method", _method(run), "number"),
         *_measured_parts(run),
         ("Date", html.escape(present.moment(run.state.created_at)), "history-date"),
     )
     cells = "".join(_cell(title, content, kind) for title, content, kind in parts)
     return f'<tr data-run="{run.id}">{cells}</tr>'
+
+
+def _method(run: Run) -> str:
+    method = methods.method_of(run.config)
+    return html.escape(f"{method.title} {method.strength(run.config)}".strip())
 
 
 def _measured_parts(run: Run) -> tuple[tuple[str, str, str], ...]:
