@@ -14,6 +14,7 @@ from orpo_qlora.data.pairs import split_pairs
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import ConfigError, InputError
 from orpo_qlora.jobs import estimation
+from orpo_qlora.methods import beta_of, settings_read
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import sweep
 from orpo_qlora.runs.process.sweep import Variation
@@ -156,10 +157,20 @@ def connect_offer(panel: SweepPanel, lambda_: gr.Number) -> None:
     lambda_.change(on_change, [lambda_, panel.setting, *known], known, **QUIET)
 
 
+def first_setting(config: TrainConfig) -> tuple[str, float]:
+    """Return the setting that a sweep of a run starts with, and its value."""
+    read = settings_read(config)
+    if "lambda" in read:
+        return "lambda", config.lambda_
+    if "beta" in read:
+        return "beta", beta_of(config)
+    return "learning_rate", config.learning_rate
+
+
 def run_updates(panel: SweepPanel, run: Run) -> Updates:
-    """Return the panel of a run that is selected: λ around its own, no second setting."""
-    offered = offered_text("lambda", run.config.lambda_)
-    first = {panel.setting: "lambda", panel.values: offered}
+    """Return the panel of a run that is selected: λ or β around its own, no second setting."""
+    setting, value = first_setting(run.config)
+    first = {panel.setting: setting, panel.values: offered_text(setting, value)}
     group = gr.Button(visible=bool(sweep.tag_of(run)))
     return {**first, panel.second: NONE, panel.second_values: "", panel.group: group}
 
@@ -317,7 +328,7 @@ def connect_sweep(
             return sweep.values_text(sweep.offered_values(config, setting))
         return offered_text(setting)
 
-    def on_first_setting(*values: Any) -> Updates:  # noqa: ANN401 - of any component
+    def onfirst_setting(*values: Any) -> Updates:  # noqa: ANN401 - of any component
         return dict.fromkeys([panel.values, panel.offered], on_setting(*values))
 
     def on_change(*values: Any) -> str:  # noqa: ANN401 - of any component
@@ -325,7 +336,7 @@ def connect_sweep(
 
     chosen = [panel.setting, *source.inputs]
     outputs = [panel.values, panel.offered]
-    panel.setting.input(on_first_setting, chosen, outputs, **QUIET)
+    panel.setting.input(onfirst_setting, chosen, outputs, **QUIET)
     chosen = [panel.second, *source.inputs]
     panel.second.input(on_setting, chosen, panel.second_values, **QUIET)
     every = [*panel.inputs, *source.inputs]
