@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from orpo_qlora.config import TrainConfig
+from orpo_qlora.config import TrainConfig, setting_fields
+from orpo_qlora.setting import methods_of
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,15 @@ def method_of(config: TrainConfig) -> Method:
 def beta_of(config: TrainConfig) -> float:
     """Return the setting `beta`, or the method's own where it is empty."""
     return method_of(config).beta if config.beta is None else config.beta
+
+
+def settings_read(config: TrainConfig) -> list[str]:
+    """Return the names of the settings that a run's method reads, in the order of the form."""
+    return [
+        name
+        for name, info in setting_fields().items()
+        if not methods_of(info) or config.method in methods_of(info)
+    ]
 
 
 def short_name(config: TrainConfig) -> str:

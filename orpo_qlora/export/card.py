@@ -18,7 +18,7 @@ from orpo_qlora.export.markdown import plain, table
 from orpo_qlora.export.origin import Origin, portable_config
 from orpo_qlora.export.passport import loss_passport
 from orpo_qlora.export.snippet import loading_code
-from orpo_qlora.methods import method_with_strength
+from orpo_qlora.methods import method_with_strength, settings_read
 from orpo_qlora.models.chat_templates import label_of
 from orpo_qlora.runs import store
 from orpo_qlora.runs.metrics import METRICS
@@ -169,9 +169,9 @@ def _data(report: DataSummary) -> list[str]:
 
 
 def settings_of(config: TrainConfig) -> list[tuple[str, str]]:
-    """Return every setting with its value as text."""
+    """Return every setting that the method reads, with its value as text."""
     values = config.model_dump(mode="json", by_alias=True)
-    return [(name, _setting_text(value)) for name, value in values.items()]
+    return [(name, _setting_text(values[name])) for name in settings_read(config)]
 
 
 def _setting_text(value: object) -> str:

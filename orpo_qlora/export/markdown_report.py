@@ -45,7 +45,8 @@ def markdown_report(run: Run) -> str:
 def changed_settings(run: Run) -> list[tuple[str, str, str]]:
     """Return the settings that differ from the default: name, value, default."""
     ours = settings_of(portable_config(run.config, origin_of(run)))
-    usual = dict(settings_of(_DEFAULTS))
+    usual = dict(settings_of(_DEFAULTS.model_copy(update={"method": run.config.method})))
+    usual["method"] = _DEFAULTS.method
     return [(name, value, usual[name]) for name, value in ours if value != usual[name]]
 
 

@@ -102,3 +102,11 @@ def test_a_csv_keeps_its_advice(tmp_path, content, words):
     with pytest.raises(DataError) as caught:
         loaded(tmp_path, content, name="file")
     assert words in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("content", ['[1, 2, "four"]', '["prompt", "chosen"]\n["a", "b"]\n'])
+def test_a_json_array_without_objects_is_not_read_as_csv(tmp_path, content):
+    with pytest.raises(DataError, match="holds no JSON objects") as caught:
+        loaded(tmp_path, content, name="pairs.json")
+    error = caught.value
+    assert not CSV_ADVICE.search(f"{error.message} {error.hint} {error.where}"), error

@@ -1,5 +1,7 @@
 import pytest
 
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.methods import settings_read
 from orpo_qlora.runs import present
 from orpo_qlora.runs.state import RunState
 from orpo_qlora.ui.parts import cards
@@ -102,3 +104,10 @@ def test_error_card_is_announced():
 )
 def test_scientific(value, text):
     assert present.scientific(value) == text
+
+
+def test_settings_of_other_methods_are_left_out():
+    dpo = settings_read(TrainConfig(method="dpo"))
+    assert {"method", "beta", "label_smoothing"} <= set(dpo)
+    assert not {"lambda", "gamma", "cpo_alpha", "ratio"} & set(dpo)
+    assert {"lambda", "ratio"} <= set(settings_read(TrainConfig()))

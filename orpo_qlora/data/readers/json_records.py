@@ -25,6 +25,8 @@ OBJECT_CHARACTERS = 64_000_000
 # Only these four are white space in JSON; Python's \s knows many more.
 _SPACE = re.compile(r"[ \t\n\r]*")
 _START = re.compile(r'[ \t\n\r]*(?:(\{)[ \t\n\r]*(?:["}]|$)|(\[)[ \t\n\r]*(?:[\[{\]]|$))')
+_OTHER_ARRAY = re.compile(r"\ufeff?[ \t\n\r]*\[")
+_NAMES = (".json", ".jsonl", ".ndjson")
 _ONE_PER_LINE = "Write one JSON object per line, or one array of objects."
 _STRAY_COMMA = "A comma before } or ] is not allowed in JSON: take it out."
 
@@ -254,4 +256,14 @@ def refuse_keyless(columns: tuple[str, ...], name: str) -> None:
         DataError: not one of the first objects has any.
     """
     if not columns:
+        raise DataError(f"{name} holds no JSON objects with keys.", where=name, hint=_ONE_PER_LINE)
+
+
+def refuse_other_array(head: str, name: str) -> None:
+    """Make sure that a file is not a JSON array of texts or numbers.
+
+    Raises:
+        DataError: by its name and first character it is one.
+    """
+    if name.lower().endswith(_NAMES) and _OTHER_ARRAY.match(head):
         raise DataError(f"{name} holds no JSON objects with keys.", where=name, hint=_ONE_PER_LINE)

@@ -122,6 +122,7 @@ def open_table(
         )
     kind = json_records.json_format(head)
     if not kind:
+        json_records.refuse_other_array(head, opened.name)
         return _open_separated(opened, choices)
     is_object = kind == "JSON lines"
     records = columnar.read_columns(opened) if is_object else None

@@ -25,7 +25,7 @@ _MAYBE_LABELS = (
     "judgement", "judgment", "choice",
 )  # fmt: skip
 """Columns that are a label only if they hold words such as “chosen” and “rejected”."""
-KTO = "Single responses with a label suit KTO, which this program does not train yet."
+KTO = "Single responses with a label suit KTO; the method kto here trains on pairs."
 
 
 class LabelledAnswers(Shape):

@@ -201,7 +201,7 @@ def _refuse_unread(config: TrainConfig, setting: str) -> None:
         raise InputError(
             f"The method {config.method} does not read {title_of(setting)}: runs with different "
             "values would be the same.",
-            hint=f"Sweep it with the methods {', '.join(reading)}.",
+            hint=f"Choose another setting, or a method that reads it: {', '.join(reading)}.",
         )
 
 

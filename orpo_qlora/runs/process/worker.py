@@ -308,8 +308,11 @@ class Worker:
     def _note_start_up(self) -> None:
         """Note the time to the end of the first step, by phase."""
         moments = [*self._phases, ("", time.monotonic())]
-        spent = [(name, end - start) for (name, start), (_, end) in pairwise(moments)]
-        parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent if seconds >= 0.5)
+        spent: dict[str, float] = {}
+        for (phase, start), (_, end) in pairwise(moments):
+            name = phase.partition(":")[0]  # without its progress
+            spent[name] = spent.get(name, 0.0) + end - start
+        parts = ", ".join(f"{name} {took:.0f} s" for name, took in spent.items() if took >= 0.5)
         self.on_note(f"First step after {moments[-1][1] - moments[0][1]:.0f} s: {parts}.")
 
     def on_phase(self, phase: str) -> None:

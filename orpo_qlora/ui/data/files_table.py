@@ -13,7 +13,7 @@ from orpo_qlora.data.summary import DataSummary, FilePart
 from orpo_qlora.data.wording import brief
 from orpo_qlora.ui.parts.guard import Updates
 
-HEADERS = ["File", "Pairs found", "Share", "Cap", "Pairs taken"]
+HEADERS = ["File", "Pairs found", "Share (0–1)", "Cap (pairs)", "Pairs taken"]
 SHARE, CAP = 2, 3
 ALL_FILES = ("All files", "")
 
@@ -43,6 +43,7 @@ def build() -> FilesTable:
             interactive=True,
             static_columns=[place for place in range(len(HEADERS)) if place not in {SHARE, CAP}],
             column_count=len(HEADERS),
+            show_label=False,
             label="Files",
             elem_id="data-files-table",
             buttons=[],

@@ -89,8 +89,9 @@ def build() -> DataTab:
         gr.HTML(
             cards.heading(
                 "Preference pairs",
-                "CSV, TSV, JSON, JSON Lines, Parquet or Arrow with a prompt, a chosen and a "
-                "rejected response per row; single turns or whole conversations.",
+                "CSV, TSV, JSON, JSON Lines, Parquet or Arrow with a prompt and a chosen and a "
+                "rejected response per row, ranked responses, or two responses and a verdict; "
+                "single turns or whole conversations.",
             )
         )
         with gr.Row():
@@ -100,7 +101,7 @@ def build() -> DataTab:
                     file_count="multiple",
                     file_types=FILE_TYPES,
                     type="filepath",
-                    height=176,
+                    height=208,
                     elem_id="data-upload",
                 )
             with gr.Column(scale=2, min_width=280, elem_classes="examples"):

@@ -318,7 +318,7 @@ def connect_sweep(
             return sweep.values_text(sweep.offered_values(config, setting))
         return offered_text(setting)
 
-    def on_first_setting(*values: Any) -> Updates:  # noqa: ANN401 - of any component
+    def onfirst_setting(*values: Any) -> Updates:  # noqa: ANN401 - of any component
         return dict.fromkeys([panel.values, panel.offered], on_setting(*values))
 
     def on_change(*values: Any) -> str:  # noqa: ANN401 - of any component
@@ -326,7 +326,7 @@ def connect_sweep(
 
     chosen = [panel.setting, *source.inputs]
     outputs = [panel.values, panel.offered]
-    panel.setting.input(on_first_setting, chosen, outputs, **QUIET)
+    panel.setting.input(onfirst_setting, chosen, outputs, **QUIET)
     chosen = [panel.second, *source.inputs]
     panel.second.input(on_setting, chosen, panel.second_values, **QUIET)
     every = [*panel.inputs, *source.inputs]

@@ -10,6 +10,7 @@ import gradio as gr
 
 from orpo_qlora.charts.view import Choices
 from orpo_qlora.config import setting_fields
+from orpo_qlora.methods import settings_read
 from orpo_qlora.runs import present
 from orpo_qlora.ui.history import deletion, sweep_panel
 from orpo_qlora.ui.history.sweep_panel import SweepPanel
@@ -139,10 +140,10 @@ def changed_updates(view: RunView, now: Snapshot, changed: set[str], chosen: Cho
 
 def settings_updates(view: RunView, now: Snapshot) -> Updates:
     """Return what stays the same while a run is shown: its settings."""
-    fields = setting_fields()
+    fields, values = setting_fields(), form.named_values(now.run.config)
     rows = [
-        (str(fields[name].title), name, present.setting_value(value))
-        for name, value in form.named_values(now.run.config).items()
+        (str(fields[name].title), name, present.setting_value(values[name]))
+        for name in settings_read(now.run.config)
     ]
     return {
         view.column: gr.Column(visible=True),

@@ -5,7 +5,7 @@ It never blocks a start: the job is a process of its own, and a run that starts 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,15 +120,18 @@ def draw_estimate(found: Estimate) -> str:
 
 
 def connect(
-    panel: EstimatePanel, inputs: list[Any], edits: list[Any], filled: Sequence[Any]
+    panel: EstimatePanel,
+    inputs: list[Any],
+    chosen: Callable[..., Any],
+    edited: Sequence[Any],
 ) -> None:
     """Connect the panel to its handlers.
 
     Args:
         panel: the panel's components.
         inputs: the dataset id and every setting, which the estimate is for.
-        edits: event listeners of components that change the data or a setting.
-        filled: events that fill in the whole form, such as choosing a preset.
+        chosen: event listener of another dataset.
+        edited: events after which a setting may differ.
     """
 
     def on_estimate(dataset_id: str, *values: object) -> Updates:
@@ -142,6 +145,6 @@ def connect(
     # gr.update, not gr.Timer: a component made while the page is built becomes part of it.
     refresh = guarded(panel.view, on_refresh, {panel.timer: gr.update(active=False)})
     panel.timer.tick(refresh, inputs, panel.outputs, **QUIET)
-    gr.on(edits, refresh, inputs, panel.outputs, trigger_mode="always_last", **QUIET)
-    for event in filled:
+    chosen(refresh, inputs, panel.outputs, trigger_mode="always_last", **QUIET)
+    for event in edited:
         event.then(refresh, inputs, panel.outputs, **QUIET)

@@ -308,13 +308,13 @@ def reset(settings: Form, choice: str, origin: str) -> Updates:
     }
 
 
-def connect(panel: PresetPanel, settings: Form, edits: list[Any]) -> list[Any]:
+def connect(panel: PresetPanel, settings: Form, edited: Any) -> list[Any]:  # noqa: ANN401 - gradio's dependency
     """Connect the panel to its handlers.
 
     Args:
         panel: the panel's components.
         settings: the form that presets fill in.
-        edits: event listeners after which a setting may differ from the preset.
+        edited: the event after which a setting may differ from the preset.
 
     Returns:
         The Gradio events that fill in the form without an edit.
@@ -332,7 +332,7 @@ def connect(panel: PresetPanel, settings: Form, edits: list[Any]) -> list[Any]:
     # Not the form itself: Gradio would take even an empty update of it for another edit.
     outputs = [panel.changed, panel.marked]
     handler = guarded(panel.changed, on_edit)
-    gr.on(edits, handler, inputs, outputs, trigger_mode="always_last", **QUIET)
+    edited.then(handler, inputs, outputs, **QUIET)
     filled[-1].then(handler, inputs, outputs, **QUIET)
     panel.origin.change(handler, inputs, outputs, **QUIET)
     panel.marked.change(None, panel.marked, None, js=theme.MARK, **QUIET)

@@ -141,17 +141,18 @@ def connect(tab: TrainTab, dataset_id: gr.Textbox, opening: RunOpening) -> None:
     edits = [component.input for component in tab.form.inputs]
     _connect_method(tab.form)
     check = _on_check(tab)
-    gr.on(edits, check, inputs, tab.outputs, trigger_mode="always_last", **QUIET)
-    tab.tab.select(check, inputs, tab.outputs, **QUIET)
-    filled = preset_panel.connect(tab.presets, tab.form, [*edits, tab.tab.select])
+    # One listener of each edit; the others follow it. Of two with “always_last” on one event, each
+    # repeats the event for both when it ends: after two quick edits Gradio never comes to rest.
+    edits.append(tab.tab.select)
+    edited = gr.on(edits, check, inputs, tab.outputs, trigger_mode="always_last", **QUIET)
+    filled = preset_panel.connect(tab.presets, tab.form, edited)
     filled.append(start_panel.connect(tab.form, tab.tab, tab.card))
     for event in filled:
         check_after(tab, dataset_id, event)
     started = [*tab.outputs, tab.ticket, *opening.outputs]
     start = guarded(tab.card, on_start)
     tab.start.click(start, [tab.ticket, *inputs], started, trigger_mode="once", **QUIET)
-    changes = [*edits, dataset_id.change, tab.tab.select]
-    estimate_panel.connect(tab.estimate, inputs, changes, filled)
+    estimate_panel.connect(tab.estimate, inputs, dataset_id.change, [edited, *filled])
 
 
 def _connect_method(settings: Form) -> None:

@@ -21,7 +21,7 @@ def test_prompts_with_both_labels_give_pairs(tmp_path, write, words):
     assert texts_of(data) == PAIRS
     assert [(drop.reason, drop.rows) for drop in data.report.drops] == [("unpaired-label", (5, 6))]
     assert (data.report.rows_read, data.report.candidates) == (6, 4)
-    assert "suit KTO" in " ".join(data.report.sentences())
+    assert "method kto here trains on pairs" in " ".join(data.report.sentences())
 
 
 def test_messages_with_a_label(tmp_path):
@@ -33,4 +33,4 @@ def test_messages_with_a_label(tmp_path):
 def test_file_without_both_labels_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(DataError, match="opposite label in 1") as caught:
         loaded(tmp_path, json_lines(ROWS[:1], HEADER))
-    assert "KTO" in caught.value.hint
+    assert "kto trains on pairs" in caught.value.hint

@@ -1,5 +1,7 @@
 """What follows from what on the served page, over the requests its script would send."""
 
+from collections import Counter
+
 import pytest
 from made_runs import make_run, rename
 from serving import serving
@@ -152,3 +154,12 @@ def test_no_timer_runs_while_there_is_nothing_to_wait_for(tab):
     timers = [part for part in tab.parts.values() if part["type"] == "timer"]
     assert timers
     assert not any(part["props"]["active"] for part in timers)
+
+
+def test_an_edited_setting_has_one_listener_that_repeats_the_event(tab):
+    # Two of them repeat the event for each other without an end.
+    repeating = [event for event in tab.events if event["trigger_mode"] == "always_last"]
+    targets = Counter(tuple(target) for event in repeating for target in event["targets"])
+    settings = [number for name, number in tab.ids.items() if name.startswith("setting-")]
+    assert settings
+    assert {targets[number, "input"] for number in settings} == {1}
