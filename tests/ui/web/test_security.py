@@ -8,6 +8,7 @@ import secrets
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import httpx
@@ -236,14 +237,15 @@ def config(served):
 
 
 def ask_part(page, config, name, kind, data, choice=""):
-    """Send what an event of a component would send, had its inputs held `data`."""
+    """Send what an event of a component would send, had its inputs held `data`, the others “a”."""
     part = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == name)
     event = next(
         event
         for event in config["dependencies"]
         if [part, kind] in event["targets"] and event["backend_fn"]
     )
-    assert len(event["inputs"]) == len(data)
+    assert len(event["inputs"]) >= len(data)
+    data = [*data, *["a"] * (len(event["inputs"]) - len(data))]
     more = {"trigger_id": part, "event_data": {"choice": choice}}
     return json.dumps(ask_event(page, event["id"], data, secrets.token_hex(4), **more))
 
@@ -256,18 +258,20 @@ def test_only_the_id_of_a_kept_file_becomes_a_path(page, config, served, tmp_pat
     """The page's hidden input may hold anything; with it choices are written beside a file."""
     sent = dataset_id.format(outside=tmp_path)
     before = files_below(served[1])
-    columns = [sent, "a", "b", "c", "", ""]
-    for name, data, choice in (
-        ("data-summary", [sent], "fix:duplicate"),
-        ("data-summary", [sent], "forget"),
-        ("data-findings", [sent], "encoding:cp1252"),
-        ("data-columns-use", [*columns, True], ""),
-        ("data-columns-use", [*columns, False], ""),
-        ("data-download-csv", [sent], ""),
+    for shown, (name, kind, choice) in product(
+        ("", sent),
+        (
+            ("data-summary", "click", "fix:duplicate"),
+            ("data-summary", "click", "forget"),
+            ("data-findings", "click", "encoding:cp1252"),
+            ("data-columns-use", "click", ""),
+            ("data-shape", "input", ""),
+            ("data-ranking", "input", ""),
+        ),
     ):
-        message = ask_part(page, config, name, "click", data, choice)
-        assert "is not stored here" in message, (name, choice)
-    message = ask_part(page, config, "data-ranking", "input", [sent, "all"])
+        message = ask_part(page, config, name, kind, [sent, shown], choice)
+        assert "is not stored here" in message or (name == "data-shape" and not sent), (name, shown)
+    message = ask_part(page, config, "data-download-csv", "click", [sent])
     assert "is not stored here" in message
     assert files_below(served[1]) == before
     assert files_below(tmp_path) == {}
