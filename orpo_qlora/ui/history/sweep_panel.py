@@ -144,9 +144,23 @@ def offered_text(setting: str, value: object = None) -> str:
     return sweep.values_text(sweep.offered_values(config, setting))
 
 
-def connect_offer(panel: SweepPanel, lambda_: gr.Number) -> None:
-    """Suggest values around the setting of λ as it changes, until the user chooses others."""
+def usual_offer(config: TrainConfig) -> tuple[str, str]:
+    """Return the setting that is swept first with these settings, and values around its own."""
+    usual = sweep.usual_setting(config)
+    return usual, sweep.values_text(sweep.offered_values(config, usual))
+
+
+def connect_offer(panel: SweepPanel, lambda_: gr.Number, method: Any) -> None:  # noqa: ANN401 - a choice
+    """Suggest the weight of the form's method and values around it, until the user chooses."""
     known = [panel.values, panel.offered]
+
+    def on_method(name: str, typed: str, offered: str) -> Any:  # noqa: ANN401 - may be a skip
+        if typed != offered:
+            return gr.skip()
+        setting, values = usual_offer(build_config({"method": name}))
+        return {panel.setting: setting, panel.values: values, panel.offered: values}
+
+    method.change(on_method, [method, *known], [panel.setting, *known], **QUIET)
 
     def on_change(value: object, setting: str, typed: str, offered: str) -> Any:  # noqa: ANN401 - may be a skip
         if setting != "lambda" or typed != offered:
@@ -158,8 +172,7 @@ def connect_offer(panel: SweepPanel, lambda_: gr.Number) -> None:
 
 def run_updates(panel: SweepPanel, run: Run) -> Updates:
     """Return the panel of a run that is selected: its method's weight, no second setting."""
-    usual = sweep.usual_setting(run.config)
-    offered = sweep.values_text(sweep.offered_values(run.config, usual))
+    usual, offered = usual_offer(run.config)
     first = {panel.setting: usual, panel.values: offered}
     group = gr.Button(visible=bool(sweep.tag_of(run)))
     return {**first, panel.second: NONE, panel.second_values: "", panel.group: group}

@@ -326,7 +326,8 @@ def _connect_chat(runs: RunsTab, page: Page) -> None:
 def _connect_sweeps(runs: RunsTab, page: Page) -> None:
     """Connect the sweep of the Train tab and the one of a run."""
     train, shown, tabs = page.train, runs.shown, page.tabs
-    sweep_panel.connect_offer(train.sweep, train.form.components["lambda"])
+    settings = train.form.components
+    sweep_panel.connect_offer(train.sweep, settings["lambda"], settings["method"])
     of_form = sweep_panel.FormSource(train.ticket, page.data.dataset_id, train.form.inputs)
     of_run = sweep_panel.RunSource(runs.picker)
     from_form = sweep_panel.connect_sweep(train.sweep, of_form, shown, tabs, train.card)

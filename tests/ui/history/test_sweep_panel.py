@@ -131,10 +131,10 @@ def test_a_run_is_the_first_of_the_sweep_around_it(of_run):
     ("method", "setting", "values"),
     [
         ("orpo", "lambda", "0.05, 0.1, 0.2"),
+        ("dpo", "beta", "0.05, 0.1, 0.2"),
         ("simpo", "beta", "1, 2, 4"),
         ("sft", "learning_rate", "0.0001, 0.0002, 0.0004"),
     ],
 )
-def test_a_sweep_of_a_run_starts_with_a_setting_that_its_method_reads(method, setting, values):
-    first, value = sweep_panel.first_setting(build_config({"method": method}))
-    assert (first, sweep_panel.offered_text(first, value)) == (setting, values)
+def test_the_weight_of_the_method_is_offered(method, setting, values):
+    assert sweep_panel.usual_offer(build_config({"method": method})) == (setting, values)
