@@ -127,7 +127,7 @@ def test_other_encoding_other_names_twins_and_a_contradiction(page, tmp_path, wo
     expect(page.locator("#data-findings")).to_contain_text("8 rows = 6 pairs kept + 1 dropped")
 
     # A reload, and another file of the same columns, are read the same way.
-    open_page(page, "/")
+    open_page(page)
     expect(account).to_contain_text("6 pairs usable", timeout=MINUTE)
     other = tmp_path / "autres.csv"
     other.write_text(f"frage {word};gut;{HOSTILE}\nà ?;b;c\n", encoding="utf-8")
