@@ -33,4 +33,4 @@ def test_messages_with_a_label(tmp_path):
 def test_file_without_both_labels_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(DataError, match="opposite label in 1") as caught:
         loaded(tmp_path, json_lines(ROWS[:1], HEADER))
-    assert "kto trains on pairs" in caught.value.hint
+    assert "kto here trains on pairs" in caught.value.hint
