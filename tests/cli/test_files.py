@@ -1,6 +1,7 @@
 """FILE arguments with a share, a cap or an encoding each."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -27,7 +28,8 @@ def two(tmp_path):
 
 
 def quotas(files, **options):
-    return [one.quota for one in file_set(files, ReadChoices(), **options).files]
+    found = file_set(files, ReadChoices(), locate=Path, **options)
+    return [one.quota for one in found.files]
 
 
 @pytest.mark.parametrize("option", ["b.jsonl=0.25", "{b}=0.25"])

@@ -70,7 +70,7 @@ def test_a_model_that_cannot_be_loaded_has_one_sentence_and_a_way_out(
 ):
     configure(model, **values)
     # The tokenizer needs the settings too and would fail first.
-    monkeypatch.setattr(loading, "load_tokenizer", lambda folder: None)
+    monkeypatch.setattr(loading, "load_tokenizer", lambda *_: None)
     with pytest.raises(UnsupportedModel) as caught:
         loading.load_base(str(model), quantization="none")
     assert caught.value.message == f"my-model cannot be loaded: {reason}."
