@@ -112,7 +112,8 @@ def test_templates_that_leave_tools_out_are_known(name):
 
 def test_a_tool_that_lacks_what_the_template_writes_is_an_error_with_a_way_out():
     tokenizer = make_tiny_tokenizer()
-    tokenizer.chat_template = TEMPLATE.replace("tool | tojson", "tool.function.parameters | tojson")
+    written = "tool.function.name + (tool.function.parameters | tojson)"
+    tokenizer.chat_template = TEMPLATE.replace("tool | tojson", written)
     pair = PreferencePair("hi", "", "no", 1, (), ToolUse(TOOLS, CALLS))
     with pytest.raises(DataError, match="refuses the conversation") as caught:
         to_tokens(tokenizer, [pair])
