@@ -160,7 +160,7 @@ def test_the_end_of_turn_is_part_of_the_trained_answer(runs, base_model):
     """Its id is the last of each answer, and its log-prob one of those that the loss reads."""
     from orpo_qlora.models import templates
     from orpo_qlora.orpo.engine import build_engine
-    from orpo_qlora.orpo.objectives.orpo import CHOSEN
+    from orpo_qlora.orpo.objectives.base import CHOSEN
     from orpo_qlora.orpo.packing import Needs
 
     base = loading.load_base(str(base_model))
