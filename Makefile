@@ -36,9 +36,11 @@ audit: $(STAMP)
 	@$(BIN)/python .ci/audit.py
 
 # Three processes for two cores: tests that drive browsers and kill programs mostly wait. The files
-# that take longest begin first; tests/conftest.py names them.
+# that take longest begin first; tests/conftest.py names them. Apart from the others, which may not
+# share a process with a browser's event loop.
 test: setup
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -m 'not waiting' $(PYTEST)
+	$(BIN)/python -m pytest -m waiting $(PYTEST)
 
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate
