@@ -12,7 +12,7 @@ from orpo_qlora.data.messages import Message, ToolUse
 from orpo_qlora.data.pairs import PreferencePair, load_preferences, read_pairs, write_pairs
 from orpo_qlora.errors import DataError
 
-SHARED = Path("/work/shared/data/shapes/tools_messages.jsonl")
+SHARED = Path(__file__).parents[3].parent / "shared/data/shapes/tools_messages.jsonl"
 LOOK = {"type": "function", "function": {"name": "look", "arguments": {"city": "Rome"}}}
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": PARAMETERS}}]
@@ -135,7 +135,7 @@ def test_equal_calls_carry_no_preference(tmp_path):
         loaded(tmp_path, json_lines([(ASKED, [CALL], [CALL])]))
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason=f"no {SHARED}")
+@pytest.mark.skipif(not SHARED.is_file(), reason=f"the file with tools is not at {SHARED}")
 def test_the_shared_file_gives_its_calls():
     pairs = load_preferences(SHARED).pairs
     assert len(pairs) == 24
