@@ -16,9 +16,9 @@ from peft import LoraConfig, get_peft_model
 
 from orpo_qlora.data.messages import Message
 from orpo_qlora.models import hardware, loading
-from orpo_qlora.models.generation import prompt_ids, stream
-from orpo_qlora.models.prefixes import Prefixes
-from orpo_qlora.models.sampling import BASE, Conversation, Sampling
+from orpo_qlora.models.generation.generate import prompt_ids, stream
+from orpo_qlora.models.generation.prefixes import Prefixes
+from orpo_qlora.models.generation.sampling import BASE, Conversation, Sampling
 
 QUESTION = (
     "Explain in a few sentences how rain comes about, and what else there is to know about it."

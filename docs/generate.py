@@ -12,8 +12,8 @@ from pathlib import Path
 from orpo_qlora.config import build_config, choices_of, read_preset, setting_fields
 from orpo_qlora.data.doctor.findings import KINDS
 from orpo_qlora.presets import read_recipe, recipe_names
-from orpo_qlora.runs.insight import RULES
-from orpo_qlora.runs.metrics import METRICS
+from orpo_qlora.runs.curves.insight import RULES
+from orpo_qlora.runs.curves.metrics import METRICS
 from orpo_qlora.setting import methods_of
 
 DOCS = Path(__file__).parent

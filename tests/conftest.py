@@ -123,7 +123,8 @@ def home_of_all(tmp_path_factory):
 def demo_models(home_of_all):
     """The folder of base models with the real demo model in it, made once for all processes."""
     from orpo_qlora import storage
-    from orpo_qlora.models import convert, demo
+    from orpo_qlora.models import demo
+    from orpo_qlora.models.weights import convert
 
     # Where the home is named, as in CI, `make setup` has converted the model into it.
     known = demo.demo_folder() if storage.HOME_VARIABLE in os.environ else None

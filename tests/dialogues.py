@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orpo_qlora.data.messages import Message
-from orpo_qlora.models.sampling import Sampling
+from orpo_qlora.models.generation.sampling import Sampling
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel

@@ -45,7 +45,7 @@ PROGRAMS = (
     "orpo_qlora.evaluation.measure",
     "orpo_qlora.chat.server",
 )
-VERIFY = "orpo_qlora.orpo.verify"
+VERIFY = "orpo_qlora.orpo.verify.program"
 """Forked too, but TRL is imported in the new process: nothing else needs it."""
 LIBRARIES = (
     "transformers.models.llama.modeling_llama",

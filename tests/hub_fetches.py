@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orpo_qlora.jobs.hub_data import JOB, HubRequest
+from orpo_qlora.jobs.hub.job import JOB, HubRequest
 from orpo_qlora.jobs.job import JobState
 
 
@@ -45,9 +45,9 @@ def carry_out(requests: list[HubRequest], environment: dict[str, str]) -> str:
 
 
 def main(folders: list[str]) -> None:
-    from orpo_qlora.jobs import hub_fetch
+    from orpo_qlora.jobs.hub import fetch
 
-    os.environ.update(hub_fetch.ENVIRONMENT)
+    os.environ.update(fetch.ENVIRONMENT)
     import huggingface_hub.utils._http as http
 
     class Impatient:
@@ -61,7 +61,7 @@ def main(folders: list[str]) -> None:
 
     http.time = Impatient()
     for folder in folders:
-        hub_fetch.main([folder])
+        fetch.main([folder])
 
 
 if __name__ == "__main__":

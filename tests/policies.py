@@ -20,7 +20,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 VOCABULARY = 97
 SIZE = {

@@ -4,7 +4,8 @@ import pytest
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.orpo.loss import loss_for
-from orpo_qlora.orpo.parity import (
+from orpo_qlora.orpo.step import measure_pairs
+from orpo_qlora.orpo.verify.parity import (
     LEAST_REWARD,
     Tolerance,
     compare_steps,
@@ -12,8 +13,7 @@ from orpo_qlora.orpo.parity import (
     engine_step,
     with_reference,
 )
-from orpo_qlora.orpo.step import measure_pairs
-from orpo_qlora.orpo.trl_steps import trl_step
+from orpo_qlora.orpo.verify.trl_steps import trl_step
 
 ORPO = TrainConfig(lambda_=0.3)
 NEAR_ZERO = {"log_odds_ratio": 1e-6, "or_loss": 0.0, "rewards/margins": 1e-7}

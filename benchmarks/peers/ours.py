@@ -22,8 +22,8 @@ from orpo_qlora.orpo.kernels.lora_linear import restore_lora_linears
 from orpo_qlora.orpo.kernels.rms_norm import restore_rms_norms
 from orpo_qlora.orpo.loss import needs_of
 from orpo_qlora.orpo.reference import Measuring, Reference, as_reference
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.orpo.step import Record
-from orpo_qlora.orpo.tokens import TokenizedPair
 from orpo_qlora.orpo.trainer import OrpoTrainer
 
 SHORT_BUDGET = 256

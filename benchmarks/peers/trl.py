@@ -16,7 +16,7 @@ from benchmarks.peers.ours import read_pairs
 from benchmarks.peers.turns import Spec, Turns
 from orpo_qlora.models import hardware
 from orpo_qlora.models.loading import load_base
-from orpo_qlora.orpo.trl_steps import trl_arguments, trl_features, trl_trainer
+from orpo_qlora.orpo.verify.trl_steps import trl_arguments, trl_features, trl_trainer
 
 
 class _Paced(ORPOTrainer):

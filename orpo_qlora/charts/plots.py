@@ -10,8 +10,8 @@ from orpo_qlora.charts.view import ChartView
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.methods import method_of
 from orpo_qlora.runs import present
-from orpo_qlora.runs.metrics import ACCURACY, TOKENS_PER_SECOND, Metrics
-from orpo_qlora.runs.series import Course, Point
+from orpo_qlora.runs.curves.metrics import ACCURACY, TOKENS_PER_SECOND, Metrics
+from orpo_qlora.runs.curves.series import Course, Point
 
 Points = list[Point]
 

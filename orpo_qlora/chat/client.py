@@ -13,7 +13,7 @@ from orpo_qlora.chat import protocol
 from orpo_qlora.chat.protocol import ChatStatus, Column, Reply, Request
 from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import WorkerLost
-from orpo_qlora.models.sampling import Sampling
+from orpo_qlora.models.generation.sampling import Sampling
 from orpo_qlora.program import start_program
 from orpo_qlora.runs.store import Run
 

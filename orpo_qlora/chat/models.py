@@ -28,9 +28,9 @@ from orpo_qlora.errors import (
     UnsupportedModel,
 )
 from orpo_qlora.models import hardware, loading
+from orpo_qlora.models.generation.prefixes import Prefixes
 from orpo_qlora.models.memory import NF4_BYTES
-from orpo_qlora.models.prefixes import Prefixes
-from orpo_qlora.models.templates import template_text
+from orpo_qlora.models.templates.rendering import template_text
 from orpo_qlora.runs.store import Run
 from orpo_qlora.storage import FileStamp
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from orpo_qlora import storage
 from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import OrpoQloraError
-from orpo_qlora.models.sampling import Sampling
+from orpo_qlora.models.generation.sampling import Sampling
 from orpo_qlora.runs.state import ErrorCard
 
 HOST = "127.0.0.1"

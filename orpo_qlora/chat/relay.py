@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from orpo_qlora.chat.protocol import Reply
-from orpo_qlora.models.generation import Delta
+from orpo_qlora.models.generation.generate import Delta
 
 
 def relay(

@@ -34,8 +34,8 @@ from orpo_qlora.chat.relay import relay
 from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
 from orpo_qlora.jobs import interactive
 from orpo_qlora.models import hardware
-from orpo_qlora.models.generation import stream
-from orpo_qlora.models.sampling import BASE, Conversation
+from orpo_qlora.models.generation.generate import stream
+from orpo_qlora.models.generation.sampling import BASE, Conversation
 from orpo_qlora.program import give_way, run_program, without_secrets
 from orpo_qlora.runs import store
 from orpo_qlora.runs.state import ErrorCard

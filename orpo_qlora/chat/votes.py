@@ -22,7 +22,7 @@ from orpo_qlora.data.export import write_clean
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import InputError
-from orpo_qlora.runs.intervals import Interval, wilson
+from orpo_qlora.runs.curves.intervals import Interval, wilson
 
 
 class CastVote(BaseModel):

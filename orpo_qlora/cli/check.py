@@ -34,11 +34,11 @@ from orpo_qlora.cli.options import (
     locator,
 )
 from orpo_qlora.config import TrainConfig, build_config
-from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.combine import check_files, load_files
 from orpo_qlora.data.export import write_clean, write_report
-from orpo_qlora.data.hub import MOST_BYTES
-from orpo_qlora.data.sources import FileSet
+from orpo_qlora.data.files.choices import ReadChoices
+from orpo_qlora.data.files.combine import check_files, load_files
+from orpo_qlora.data.files.hub import MOST_BYTES
+from orpo_qlora.data.files.sources import FileSet
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
 from orpo_qlora.jobs.token_counts import request_of

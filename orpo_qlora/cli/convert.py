@@ -14,4 +14,4 @@ def convert_weights(
     revision: Annotated[str, typer.Option(help="Branch, tag or commit of a hub model.")] = "",
 ) -> None:
     """Convert pickled weights (pytorch_model.bin) to safetensors, once; no code in them is run."""
-    raise typer.Exit(run_foreground("orpo_qlora.models.pickled", [model, revision]))
+    raise typer.Exit(run_foreground("orpo_qlora.models.weights.pickled", [model, revision]))

@@ -36,9 +36,9 @@ from orpo_qlora.cli.options import (
     locator,
     recipe_data,
 )
-from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.combine import check_files
-from orpo_qlora.data.hub import MOST_BYTES
+from orpo_qlora.data.files.choices import ReadChoices
+from orpo_qlora.data.files.combine import check_files
+from orpo_qlora.data.files.hub import MOST_BYTES
 from orpo_qlora.jobs import estimation
 from orpo_qlora.jobs.estimation import Estimate
 

@@ -9,11 +9,11 @@ from typing import Annotated, TypeVar
 import typer
 
 from orpo_qlora.cli.options import data_path
-from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.examples import example_names
-from orpo_qlora.data.hub import recorded_source
+from orpo_qlora.data.files.choices import ReadChoices
+from orpo_qlora.data.files.hub import recorded_source
+from orpo_qlora.data.files.sources import ALL, FileSet, SourceFile, parse_cap, parse_share
 from orpo_qlora.data.mapping import complete_mapping
-from orpo_qlora.data.sources import ALL, FileSet, SourceFile, parse_cap, parse_share
 from orpo_qlora.errors import InputError
 
 DataFiles = Annotated[

@@ -82,7 +82,7 @@ def prepare_demo_model() -> None:
     if demo.is_prepared():
         out.print(f"The demo model is ready: {demo.demo_folder()}", soft_wrap=True)
         return
-    raise typer.Exit(run_foreground("orpo_qlora.models.convert"))
+    raise typer.Exit(run_foreground("orpo_qlora.models.weights.convert"))
 
 
 app.command()(convert_weights)

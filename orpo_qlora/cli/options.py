@@ -11,14 +11,14 @@ import typer
 
 from orpo_qlora.cli.console import err, job_progress, plain
 from orpo_qlora.config import TrainConfig, build_config, parse_assignments, preset_names
-from orpo_qlora.data import hub
-from orpo_qlora.data.choices import PairsFromRanking
 from orpo_qlora.data.columns import ShapeName
 from orpo_qlora.data.examples import example_names, example_path
+from orpo_qlora.data.files import hub
+from orpo_qlora.data.files.choices import PairsFromRanking
 from orpo_qlora.data.mapping import KEYS as MAPPING_KEYS
 from orpo_qlora.data.readers.arrow import is_saved, split_folder
 from orpo_qlora.errors import InputError, ResourceError
-from orpo_qlora.jobs import hub_data
+from orpo_qlora.jobs.hub import job
 from orpo_qlora.models.machine import this_machine
 from orpo_qlora.models.needs import needs_of
 from orpo_qlora.presets import Recipe, read_preset, read_recipe, recipe_names
@@ -189,7 +189,7 @@ def _fetched(file: str, options: HubOptions, *, quiet: bool) -> Path:
         file, options.config, options.split, options.revision, options.max_rows
     ).model_copy(update={"max_bytes": options.max_bytes})
     with job_progress(quiet=quiet) as on_progress:
-        fetched = hub_data.fetch(request, on_progress)
+        fetched = job.fetch(request, on_progress)
     if fetched.note:
         err.print(plain(fetched.note), soft_wrap=True)
     return fetched.path

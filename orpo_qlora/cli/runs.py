@@ -17,12 +17,12 @@ from orpo_qlora.cli.sweep import print_comparison
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import comparison
 from orpo_qlora.runs import history, labels, store
+from orpo_qlora.runs.curves.metrics import ACCURACY
+from orpo_qlora.runs.curves.results import Measured
 from orpo_qlora.runs.history import Filters, Order
-from orpo_qlora.runs.metrics import ACCURACY
 from orpo_qlora.runs.process import deletion as deletion_of_runs
 from orpo_qlora.runs.process import watch
 from orpo_qlora.runs.process.sweep import group_of
-from orpo_qlora.runs.results import Measured
 from orpo_qlora.runs.store import Run
 
 

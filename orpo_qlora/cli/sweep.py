@@ -33,10 +33,10 @@ from orpo_qlora.cli.options import (
     config_of,
     locator,
 )
-from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.combine import load_files
 from orpo_qlora.data.examples import example_names
-from orpo_qlora.data.hub import MOST_BYTES, looks_like_id
+from orpo_qlora.data.files.choices import ReadChoices
+from orpo_qlora.data.files.combine import load_files
+from orpo_qlora.data.files.hub import MOST_BYTES, looks_like_id
 from orpo_qlora.data.pairs import split_pairs
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.evaluation import comparison

@@ -38,14 +38,15 @@ from orpo_qlora.cli.options import (
     locator,
     recipe_data,
 )
-from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.combine import load_files
 from orpo_qlora.data.doctor.examine import too_many_passes
-from orpo_qlora.data.hub import MOST_BYTES
+from orpo_qlora.data.files.choices import ReadChoices
+from orpo_qlora.data.files.combine import load_files
+from orpo_qlora.data.files.hub import MOST_BYTES
 from orpo_qlora.errors import InputError
-from orpo_qlora.models import tokenizer_files
-from orpo_qlora.runs import insight, store
-from orpo_qlora.runs.metrics import ACCURACY
+from orpo_qlora.models.templates import tokenizer_files
+from orpo_qlora.runs import store
+from orpo_qlora.runs.curves import insight
+from orpo_qlora.runs.curves.metrics import ACCURACY
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.process.follow import follow

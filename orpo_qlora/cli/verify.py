@@ -16,13 +16,13 @@ from orpo_qlora import program
 from orpo_qlora.cli.console import out, plain
 from orpo_qlora.cli.options import AsJson
 from orpo_qlora.config import build_config, parse_assignments, preset_names
-from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.examples import example_names, example_path
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.pairs import load_preferences, write_pairs
-from orpo_qlora.models import chat_templates
+from orpo_qlora.models.templates import chat_templates
 from orpo_qlora.presets import read_preset
 
-PROGRAM = "orpo_qlora.orpo.verify"
+PROGRAM = "orpo_qlora.orpo.verify.program"
 EXAMPLE = "short_answers"
 EXIT_DIFFERENT = 1
 

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import get_args
 
-from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import (
     PARTS_OF_SHAPE,
     ColumnMapping,
@@ -17,13 +16,14 @@ from orpo_qlora.data.columns import (
     guess_mapping,
     mapping_of,
 )
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.pairs import HEAD_SAMPLE
 from orpo_qlora.data.readers.table import Table, open_table
 from orpo_qlora.data.shapes.base import Head
-from orpo_qlora.data.shapes.prompts import find_prompt, is_conversation
+from orpo_qlora.data.shapes.content.prompts import find_prompt, is_conversation
 from orpo_qlora.data.shapes.registry import FAMILIES
-from orpo_qlora.data.shapes.two_responses import find_twos, is_known
-from orpo_qlora.data.shapes.verdict_readings import needs_verdict
+from orpo_qlora.data.shapes.verdict.readings import needs_verdict
+from orpo_qlora.data.shapes.verdict.two_responses import find_twos, is_known
 from orpo_qlora.data.wording import listed
 from orpo_qlora.errors import InputError, NeedsColumns
 

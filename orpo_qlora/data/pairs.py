@@ -13,7 +13,6 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from orpo_qlora import storage
-from orpo_qlora.data.choices import DEFAULT_RANKING, ReadChoices
 from orpo_qlora.data.columns import (
     ColumnMapping,
     check_mapping,
@@ -21,24 +20,25 @@ from orpo_qlora.data.columns import (
     ignored_columns,
 )
 from orpo_qlora.data.doctor.examine import Doctor, digest
-from orpo_qlora.data.hub import recorded_source
-from orpo_qlora.data.messages import NO_TOOLS, Message, ToolUse
-from orpo_qlora.data.readers.rows import Row
-from orpo_qlora.data.readers.source import Progress
-from orpo_qlora.data.readers.table import Table, open_table
-from orpo_qlora.data.remembered import (
+from orpo_qlora.data.files.choices import DEFAULT_RANKING, ReadChoices
+from orpo_qlora.data.files.hub import recorded_source
+from orpo_qlora.data.files.remembered import (
     recall_mapping,
     recall_ranking,
     remember_mapping,
     remember_ranking,
 )
+from orpo_qlora.data.messages import NO_TOOLS, Message, ToolUse
+from orpo_qlora.data.readers.rows import Row
+from orpo_qlora.data.readers.source import Progress
+from orpo_qlora.data.readers.table import Table, open_table
 from orpo_qlora.data.shapes.base import Candidate, Head, Preference, Shape
 from orpo_qlora.data.shapes.common_prefix import without_prompt
-from orpo_qlora.data.shapes.media import refuse_media
+from orpo_qlora.data.shapes.content.media import refuse_media
+from orpo_qlora.data.shapes.content.prompts import similar_prompt
+from orpo_qlora.data.shapes.content.tools import tools_column, with_tools
 from orpo_qlora.data.shapes.no_preference import explained
-from orpo_qlora.data.shapes.prompts import similar_prompt
 from orpo_qlora.data.shapes.registry import recognise, shape_of_mapping
-from orpo_qlora.data.shapes.tools import tools_column, with_tools
 from orpo_qlora.data.spool import Chosen, Spool
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.data.wording import listed, plural

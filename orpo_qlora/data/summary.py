@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
-from orpo_qlora.data.hub import HubSource
-from orpo_qlora.data.sources import Quota
+from orpo_qlora.data.files.choices import ReadChoices
+from orpo_qlora.data.files.hub import HubSource
+from orpo_qlora.data.files.sources import Quota
 from orpo_qlora.data.wording import brief
 
 # Imported from here by runs/present.py.

@@ -19,11 +19,11 @@ from orpo_qlora.evaluation.report_card import ReportCard, Scores, in_points
 from orpo_qlora.jobs.estimation import in_bytes
 from orpo_qlora.methods import method_of
 from orpo_qlora.runs import history, present, store
+from orpo_qlora.runs.curves.intervals import Interval, wilson
+from orpo_qlora.runs.curves.metrics import ACCURACY, Metrics
+from orpo_qlora.runs.curves.results import Measured
 from orpo_qlora.runs.differences import order_key, text_of, varied_settings
 from orpo_qlora.runs.file_cache import FileMemory
-from orpo_qlora.runs.intervals import Interval, wilson
-from orpo_qlora.runs.metrics import ACCURACY, Metrics
-from orpo_qlora.runs.results import Measured
 from orpo_qlora.runs.store import Run
 
 _hash_of = FileMemory(storage.sha256_of)

@@ -23,13 +23,13 @@ from orpo_qlora.evaluation.request import EvaluationRequest
 from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
 from orpo_qlora.models import hardware, loading
-from orpo_qlora.orpo.budget import Budget, settle_memory
 from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.objectives.base import CHOSEN, REJECTED
-from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.reference import digest_of
-from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.rows.budget import Budget, settle_memory
+from orpo_qlora.orpo.rows.packing import Needs
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import training_setup
 from orpo_qlora.runs.store import Run

@@ -19,7 +19,7 @@ from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.data.wording import plural
 from orpo_qlora.evaluation import statistics
 from orpo_qlora.runs import store
-from orpo_qlora.runs.intervals import Interval
+from orpo_qlora.runs.curves.intervals import Interval
 from orpo_qlora.runs.store import Run, RunPaths
 from orpo_qlora.storage import FileStamp
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from orpo_qlora.runs.intervals import Z_95, Interval, wilson
+from orpo_qlora.runs.curves.intervals import Z_95, Interval, wilson
 
 RESAMPLES = 2000
 SEED = 20_240_307

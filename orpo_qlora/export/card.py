@@ -19,9 +19,9 @@ from orpo_qlora.export.origin import Origin, portable_config
 from orpo_qlora.export.passport import loss_passport
 from orpo_qlora.export.snippet import loading_code
 from orpo_qlora.methods import method_with_strength, settings_read
-from orpo_qlora.models.chat_templates import label_of
+from orpo_qlora.models.templates.chat_templates import label_of
 from orpo_qlora.runs import store
-from orpo_qlora.runs.metrics import METRICS
+from orpo_qlora.runs.curves.metrics import METRICS
 from orpo_qlora.runs.store import Run
 
 CURVES = (

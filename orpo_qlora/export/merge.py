@@ -22,8 +22,8 @@ from orpo_qlora.export.bundle import check_exportable, errors_named
 from orpo_qlora.export.card import merged_card
 from orpo_qlora.export.origin import origin_of
 from orpo_qlora.models import hardware, loading
-from orpo_qlora.models.generation import end_ids
-from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.models.generation.generate import end_ids
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import training_setup
 from orpo_qlora.runs.store import Run

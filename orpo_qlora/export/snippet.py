@@ -6,7 +6,7 @@ import json
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.export.origin import Origin
-from orpo_qlora.models.chat_templates import IM_END
+from orpo_qlora.models.templates.chat_templates import IM_END
 
 QUESTION = "Why do cats purr?"
 _DTYPES = {name: f"torch.{name}" for name in ("float32", "bfloat16", "float16")}

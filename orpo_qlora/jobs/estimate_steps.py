@@ -26,12 +26,12 @@ from orpo_qlora.jobs.estimation import Estimate, EstimatePaths, EstimateRequest
 from orpo_qlora.jobs.job import JobProgram, run_job
 from orpo_qlora.jobs.measured_steps import Trial, TrialResult, expected_run, try_steps
 from orpo_qlora.models import hardware, loading
-from orpo_qlora.models.chat_templates import UNCHANGED
 from orpo_qlora.models.memory import Room, read_shape
-from orpo_qlora.models.templates import template_in_use
+from orpo_qlora.models.templates.chat_templates import UNCHANGED
+from orpo_qlora.models.templates.rendering import template_in_use
 from orpo_qlora.orpo.loss import needs_of
-from orpo_qlora.orpo.packing import Layout, cost_in_tokens
-from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair
+from orpo_qlora.orpo.rows.packing import Layout, cost_in_tokens
+from orpo_qlora.orpo.rows.tokens import Tokenized, TokenizedPair
 from orpo_qlora.runs import checkpoints
 from orpo_qlora.runs.process import preflight, training_setup
 from orpo_qlora.runs.process.start import with_start

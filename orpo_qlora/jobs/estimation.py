@@ -19,13 +19,13 @@ from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora import __version__, storage
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.sources import FileSet
+from orpo_qlora.data.files.sources import FileSet
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import Busy
 from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState
 from orpo_qlora.jobs.token_counts import TokenizeRequest, request_of
-from orpo_qlora.models import chat_templates
+from orpo_qlora.models.templates import chat_templates
 from orpo_qlora.runs import identity
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run

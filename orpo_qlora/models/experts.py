@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from orpo_qlora.data.wording import plural
-from orpo_qlora.models.sampling import BASE
+from orpo_qlora.models.generation.sampling import BASE
 
 ALL_LINEAR = "all-linear"
 

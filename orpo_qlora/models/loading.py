@@ -36,14 +36,15 @@ from orpo_qlora.errors import (
     OutOfMemory,
     UnsupportedModel,
 )
-from orpo_qlora.models import convert, demo
+from orpo_qlora.models import demo
 from orpo_qlora.models.catalogue import DEMO, find_model
-from orpo_qlora.models.converted import converted_copy
 from orpo_qlora.models.experts import lora_targets
 from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic, memory_errors
 from orpo_qlora.models.load_errors import DOWNLOAD_AGAIN, loading_errors
-from orpo_qlora.models.templates import use_template
+from orpo_qlora.models.templates.rendering import use_template
 from orpo_qlora.models.trust import refuse_unsafe_adapter, refuse_unsafe_base
+from orpo_qlora.models.weights import convert
+from orpo_qlora.models.weights.converted import converted_copy
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orpo_qlora.errors import ModelNotFound, UnsupportedModel
-from orpo_qlora.models.tokenizer_files import TEMPLATE_FILE
+from orpo_qlora.models.templates.tokenizer_files import TEMPLATE_FILE
 from orpo_qlora.models.trust import ADAPTER_SETTINGS, refuse_unsafe_adapter
 from orpo_qlora.setting import TEMPLATE_CHARACTERS, is_template_text
 

@@ -16,7 +16,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
-from orpo_qlora.orpo.packing import Segment
+from orpo_qlora.orpo.rows.packing import Segment
 
 NAME = "orpo_segments"
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.logps import TILE_BYTES, logits_of
-from orpo_qlora.orpo.packing import Needs, lay_out
-from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.rows.packing import Needs, lay_out
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 NEEDS = Needs(prompt=False, rejected=False)
 TENSORS = 4

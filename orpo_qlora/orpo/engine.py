@@ -22,7 +22,7 @@ from orpo_qlora.orpo.kernels.lora_linear import (
 from orpo_qlora.orpo.kernels.rms_norm import fuse_rms_norms, restore_rms_norms
 from orpo_qlora.orpo.logps import Head, frozen_head, token_logps, token_logps_of_trained_head
 from orpo_qlora.orpo.objectives.base import PairSums
-from orpo_qlora.orpo.packing import (
+from orpo_qlora.orpo.rows.packing import (
     LAYOUTS,
     Layout,
     Needs,
@@ -31,7 +31,7 @@ from orpo_qlora.orpo.packing import (
     cut_into_micro_steps,
     lay_out,
 )
-from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from orpo_qlora.orpo.objectives.kto import Kto
 from orpo_qlora.orpo.objectives.orpo import Orpo
 from orpo_qlora.orpo.objectives.sft import Sft
 from orpo_qlora.orpo.objectives.simpo import SimPO
-from orpo_qlora.orpo.packing import Needs
 from orpo_qlora.orpo.reference import Reference, digest_of
-from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.rows.packing import Needs
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 OBJECTIVES: dict[str, Callable[[TrainConfig], Objective]] = {
     "orpo": Orpo.of,

@@ -26,8 +26,8 @@ from orpo_qlora import storage
 from orpo_qlora.errors import CheckpointError, DiskFull, NonFiniteLoss
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.objectives.base import CHOSEN, REJECTED
-from orpo_qlora.orpo.packing import Needs
-from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.rows.packing import Needs
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import Loss
 from orpo_qlora.orpo.objectives.base import CHOSEN, Terms
 from orpo_qlora.orpo.reference import NEEDS, digest_of
-from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 Record = dict[str, float]
 

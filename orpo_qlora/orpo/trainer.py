@@ -30,16 +30,16 @@ from transformers import (
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.orpo import resume
-from orpo_qlora.orpo.batches import steps_an_epoch, total_steps, training_batches
-from orpo_qlora.orpo.budget import Budget, settle_memory
 from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import loss_for, mismatch
 from orpo_qlora.orpo.reference import Measuring, Reference, ReferenceFile, as_reference, digest_of
 from orpo_qlora.orpo.resume import preserved_random_state
+from orpo_qlora.orpo.rows.batches import steps_an_epoch, total_steps, training_batches
+from orpo_qlora.orpo.rows.budget import Budget, settle_memory
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.orpo.schedule import evaluation_every
 from orpo_qlora.orpo.step import Record, accumulate_step, measure_pairs
-from orpo_qlora.orpo.tokens import TokenizedPair
 
 OPTIMIZERS = {
     "adamw": "adamw_torch_fused",

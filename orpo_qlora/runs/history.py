@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from orpo_qlora import methods
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import store
-from orpo_qlora.runs.metrics import ACCURACY
-from orpo_qlora.runs.results import Results, results_of
+from orpo_qlora.runs.curves.metrics import ACCURACY
+from orpo_qlora.runs.curves.results import Results, results_of
 from orpo_qlora.runs.state import Status
 from orpo_qlora.runs.store import Run
 

@@ -6,7 +6,7 @@ import time
 
 from orpo_qlora.data.summary import plural
 from orpo_qlora.models.catalogue import find_model
-from orpo_qlora.models.chat_templates import label_of
+from orpo_qlora.models.templates.chat_templates import label_of
 from orpo_qlora.runs.state import RunState, Status
 from orpo_qlora.runs.store import Run
 from orpo_qlora.setting import is_template_text

@@ -28,11 +28,11 @@ from orpo_qlora.config import SCHEMA_VERSION, TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split, read_pairs, write_pairs
 from orpo_qlora.data.summary import DataSummary, FilePart
 from orpo_qlora.errors import ConfigError, InputError, UnknownRun
-from orpo_qlora.models.tokenizer_files import TEMPLATE_FILE
+from orpo_qlora.models.templates.tokenizer_files import TEMPLATE_FILE
 from orpo_qlora.runs.checkpoints import find_checkpoint
+from orpo_qlora.runs.curves.metrics import Metrics, shared_tail
 from orpo_qlora.runs.file_cache import FileMemory
 from orpo_qlora.runs.labels import NO_LABEL, RunLabel, default_name, read_label, write_label
-from orpo_qlora.runs.metrics import Metrics, shared_tail
 from orpo_qlora.runs.paths import RunPaths as RunPaths
 from orpo_qlora.runs.state import RunState, Status
 

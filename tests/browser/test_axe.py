@@ -11,7 +11,8 @@ from orpo_qlora import storage
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences, split_pairs
-from orpo_qlora.runs import metrics, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.curves import metrics
 from orpo_qlora.runs.state import RunState
 from orpo_qlora.ui.data import uploads
 

@@ -11,7 +11,7 @@ from orpo_qlora.charts.scales import Scale
 from orpo_qlora.charts.view import FAR, MOST_SMOOTHING, ChartView, parse_steps
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.methods import METHODS
-from orpo_qlora.runs.metrics import NAMES, TOKENS_PER_SECOND, MetricsTail
+from orpo_qlora.runs.curves.metrics import NAMES, TOKENS_PER_SECOND, MetricsTail
 from orpo_qlora.ui.parts import cards
 from orpo_qlora.ui.runs.value_table import value_table
 

@@ -9,8 +9,8 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import InputError
 from orpo_qlora.models import loading
-from orpo_qlora.models.generation import answer_all
-from orpo_qlora.models.sampling import BASE, Conversation, Sampling
+from orpo_qlora.models.generation.generate import answer_all
+from orpo_qlora.models.generation.sampling import BASE, Conversation, Sampling
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from orpo_qlora.chat.votes import CastVote
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.errors import InputError
-from orpo_qlora.runs.intervals import Interval, wilson
+from orpo_qlora.runs.curves.intervals import Interval, wilson
 
 RUN, LATER = "20260101-000000-0001", "20260102-000000-0001"
 

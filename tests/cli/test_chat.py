@@ -11,7 +11,7 @@ from orpo_qlora.chat.conversations import Answer, Conversation, Exchange
 from orpo_qlora.cli import main
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.errors import InputError
-from orpo_qlora.runs.intervals import wilson
+from orpo_qlora.runs.curves.intervals import wilson
 
 RUN = "20260101-000000-0001"
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from orpo_qlora.cli.files import file_set
 from orpo_qlora.cli.main import app
-from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.sources import Quota
+from orpo_qlora.data.files.choices import ReadChoices
+from orpo_qlora.data.files.sources import Quota
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import store
 

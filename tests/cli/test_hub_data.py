@@ -9,7 +9,7 @@ from hub_fetches import hub_environment
 from loopback_hub import Repo, loopback_hub
 
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.hub import HubSource
+from orpo_qlora.data.files.hub import HubSource
 from orpo_qlora.data.pairs import PreferencePair, Split
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.export.card import model_card

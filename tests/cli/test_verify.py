@@ -11,8 +11,8 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.errors import InputError
-from orpo_qlora.orpo import verify
-from orpo_qlora.orpo.parity import COMPARED
+from orpo_qlora.orpo.verify import program
+from orpo_qlora.orpo.verify.parity import COMPARED
 
 SETTINGS = [
     "--set",
@@ -27,18 +27,18 @@ SETTINGS = [
 def report_of(tiny_model, **settings):
     config = TrainConfig(model=str(tiny_model), pairs_per_step=3, **settings)
     pairs = load_preferences(example_path("short_answers")).pairs[:3]
-    return verify.verify(config, pairs)
+    return program.verify(config, pairs)
 
 
 @pytest.fixture
 def doubled_lambda(monkeypatch):
     """An engine with a wrong λ."""
-    right = verify.loss_for
+    right = program.loss_for
 
     def wrong(config):
         return right(config.model_copy(update={"lambda_": 2 * config.lambda_}))
 
-    monkeypatch.setattr(verify, "loss_for", wrong)
+    monkeypatch.setattr(program, "loss_for", wrong)
 
 
 def test_the_command_reports_equal_steps_and_exits_0(tiny_model):
@@ -65,7 +65,7 @@ def test_a_wrong_lambda_is_reported_as_differing(tiny_model, doubled_lambda):
 
 def test_a_difference_exits_1_and_is_printed(tiny_model, doubled_lambda, monkeypatch, capfd):
     monkeypatch.setattr(
-        cli_verify.program, "run_foreground", lambda module, arguments: verify.main(arguments)
+        cli_verify.program, "run_foreground", lambda module, arguments: program.main(arguments)
     )
     done = CliRunner().invoke(app, ["verify", "--model", str(tiny_model), *SETTINGS])
     assert done.exit_code == 1

@@ -4,7 +4,7 @@ import pytest
 
 from orpo_qlora import config, presets
 from orpo_qlora.config import build_config, read_preset
-from orpo_qlora.data.hub import request_of
+from orpo_qlora.data.files.hub import request_of
 from orpo_qlora.errors import ConfigError, InputError, ResourceError
 from orpo_qlora.models.machine import GIGABYTE, Gpu, Machine
 from orpo_qlora.models.needs import needs_of

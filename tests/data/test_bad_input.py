@@ -23,7 +23,7 @@ from files import (
     user,
 )
 
-from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.errors import BrokenRows, DataError, NeedsColumns, NeedsEncoding
 
 

@@ -9,8 +9,8 @@ import pytest
 from files import DIALOGUE, HEAD, LINE, ROW, json_lines, loaded, separated, texts_of
 
 from orpo_qlora.config import build_config
-from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.pairs import split_pairs
 from orpo_qlora.data.readers import source
 from orpo_qlora.errors import ConfigError, DataError

@@ -11,8 +11,8 @@ from files import HEADER, json_array, json_lines, parquet, records, separated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.pairs import PreferencePair, check_file, load_preferences, preview
 from orpo_qlora.data.readers import json_records, source
 from orpo_qlora.data.readers import parquet as parquet_module

@@ -5,8 +5,8 @@ import json
 import pytest
 from files import assistant, json_lines, loaded, separated, texts_of, user
 
-from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping, mapping_of
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.mapping import complete_mapping
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.errors import InputError, NeedsColumns

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from files import loaded
 
-from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.errors import DataError, NeedsColumns
 from orpo_qlora.ui.data import findings_view
 

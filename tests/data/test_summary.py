@@ -2,8 +2,8 @@
 
 import pytest
 
-from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.data.summary import DataSummary, Drop, row_list
 

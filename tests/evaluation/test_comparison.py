@@ -14,7 +14,7 @@ from orpo_qlora.evaluation import comparison, report_card, statistics
 from orpo_qlora.evaluation.comparison import Cost
 from orpo_qlora.evaluation.report_card import ReportCard, Scores
 from orpo_qlora.runs import store
-from orpo_qlora.runs.intervals import wilson
+from orpo_qlora.runs.curves.intervals import wilson
 from orpo_qlora.runs.process import sweep
 
 

@@ -17,7 +17,8 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import PreferencePair, Split
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import DiskFull
-from orpo_qlora.runs import checkpoints, metrics, store
+from orpo_qlora.runs import checkpoints, store
+from orpo_qlora.runs.curves import metrics
 from orpo_qlora.runs.identity import Identity
 from orpo_qlora.runs.process import preflight
 from orpo_qlora.runs.state import RunState

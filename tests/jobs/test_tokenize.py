@@ -7,14 +7,14 @@ import pytest
 from tiny import make_base_model
 
 from orpo_qlora import storage
-from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.jobs import job, token_counts
 from orpo_qlora.jobs.job import JobState
 from orpo_qlora.jobs.token_counts import TokenizeRequest
 from orpo_qlora.jobs.token_report import fate_of, quantile, report_lengths
 from orpo_qlora.models.loading import load_tokenizer
-from orpo_qlora.orpo.tokens import tokenize_pairs
+from orpo_qlora.orpo.rows.tokens import tokenize_pairs
 
 WAIT_SECONDS = 240.0
 ROWS = [

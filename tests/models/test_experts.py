@@ -9,13 +9,14 @@ from tuned import make_adapters_tell
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import UnsupportedModel
-from orpo_qlora.models import experts, generation, loading
+from orpo_qlora.models import experts, loading
 from orpo_qlora.models.experts import can_mix_adapters, describe_experts, lora_targets
+from orpo_qlora.models.generation import generate
+from orpo_qlora.models.generation.sampling import BASE, Conversation, Sampling
 from orpo_qlora.models.memory import read_shape
-from orpo_qlora.models.sampling import BASE, Conversation, Sampling
 from orpo_qlora.orpo.engine import build_engine
-from orpo_qlora.orpo.packing import Needs
-from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.rows.packing import Needs
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
 KINDS = ("mixtral", "qwen3_moe", "qwen2_moe")
@@ -76,11 +77,11 @@ def test_rows_of_base_and_adapter_are_answered_as_if_alone(models):
         Conversation((short,), BASE),
         Conversation((short,), "default"),
     ]
-    together = generation.answer_all(policy, base.tokenizer, asked, GREEDY)
-    alone = [generation.answer_all(policy, base.tokenizer, [one], GREEDY)[0] for one in asked]
+    together = generate.answer_all(policy, base.tokenizer, asked, GREEDY)
+    alone = [generate.answer_all(policy, base.tokenizer, [one], GREEDY)[0] for one in asked]
     assert together == alone
     assert together[1] != together[2]
-    ids = torch.tensor([generation.prompt_ids(base.tokenizer, (short,))])
+    ids = torch.tensor([generate.prompt_ids(base.tokenizer, (short,))])
     options = {"max_new_tokens": 12, "do_sample": False, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad():
         tuned = policy.eval().generate(input_ids=ids, **options)
@@ -95,7 +96,7 @@ def test_answering_leaves_the_adapter_trainable_and_active(models):
     base, policy = loaded(models["mixtral"])
     trained = {name for name, weight in policy.named_parameters() if weight.requires_grad}
     asked = [Conversation((Message("user", "hi"),), name) for name in (BASE, "default")]
-    generation.answer_all(policy, base.tokenizer, asked, GREEDY)
+    generate.answer_all(policy, base.tokenizer, asked, GREEDY)
     assert {name for name, p in policy.named_parameters() if p.requires_grad} == trained
     assert policy.active_adapters == ["default"]
     ids = torch.arange(5, 15)[None]

@@ -9,7 +9,7 @@ from policies import CONFIGS, make_policy, random_pairs
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.models.memory import Room, choose_memory, footprint, read_shape, shape_of
 from orpo_qlora.orpo.engine import build_engine
-from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.rows.packing import Needs
 
 RANK = 3  # of policies.make_policy
 

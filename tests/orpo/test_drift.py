@@ -11,7 +11,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.orpo import drift
 from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import build_engine, restore_modules
-from orpo_qlora.orpo.packing import LAYOUTS, Needs
+from orpo_qlora.orpo.rows.packing import LAYOUTS, Needs
 from orpo_qlora.orpo.trainer import OrpoTrainer
 
 BOTH = Needs(prompt=True, rejected=True)

@@ -13,9 +13,9 @@ from orpo_qlora.orpo import attention, engine
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.loss import loss_for
 from orpo_qlora.orpo.objectives.base import PairSums
-from orpo_qlora.orpo.packing import Needs, cut_into_micro_steps, lay_out
-from orpo_qlora.orpo.parity import relative_l2, take_gradients
+from orpo_qlora.orpo.rows.packing import Needs, cut_into_micro_steps, lay_out
 from orpo_qlora.orpo.step import measure_pairs
+from orpo_qlora.orpo.verify.parity import relative_l2, take_gradients
 
 BOTH = Needs(prompt=True, rejected=True)
 LOSS = loss_for(TrainConfig(lambda_=0.4))

@@ -8,7 +8,7 @@ from torch import nn
 from orpo_qlora.orpo.kernels.gated_mlp import fuse_gated_mlps, restore_gated_mlps
 from orpo_qlora.orpo.kernels.lora_linear import fuse_lora_linears
 from orpo_qlora.orpo.kernels.rms_norm import fuse_rms_norms, restore_rms_norms
-from orpo_qlora.orpo.parity import relative_l2, take_gradients
+from orpo_qlora.orpo.verify.parity import relative_l2, take_gradients
 
 IDS = torch.tensor([[5, 9, 31, 7, 12], [8, 8, 40, 3, 90]])
 LAYERS = 2

@@ -12,7 +12,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import CheckpointError
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.engine import build_engine
-from orpo_qlora.orpo.packing import Needs
+from orpo_qlora.orpo.rows.packing import Needs
 from orpo_qlora.orpo.trainer import OrpoTrainer
 
 STEPS = 7

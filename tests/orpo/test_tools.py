@@ -10,9 +10,9 @@ from tiny import make_tiny_tokenizer
 from orpo_qlora.data.messages import Message, ToolUse
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import DataError
-from orpo_qlora.models import templates
-from orpo_qlora.models.generation import prompt_ids
-from orpo_qlora.orpo.tokens import to_tokens
+from orpo_qlora.models.generation.generate import prompt_ids
+from orpo_qlora.models.templates import rendering
+from orpo_qlora.orpo.rows.tokens import to_tokens
 
 TEMPLATE = (
     "{% if tools %}{{ '<|im_start|>system\n' }}"
@@ -107,7 +107,7 @@ def test_templates_of_well_known_models(name, head, call):
 def test_templates_that_leave_tools_out_are_known(name):
     tokenizer = make_tiny_tokenizer()
     tokenizer.chat_template = (TRL_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
-    assert not templates.knows_tools(tokenizer)
+    assert not rendering.knows_tools(tokenizer)
 
 
 def test_a_tool_that_lacks_what_the_template_writes_is_an_error_with_a_way_out():
@@ -127,7 +127,7 @@ def test_samples_see_the_tools(tokenizer):
 
 def test_a_template_without_tools_is_refused_with_the_count_and_the_way_out():
     plain = make_tiny_tokenizer()
-    assert not templates.knows_tools(plain)
+    assert not rendering.knows_tools(plain)
     pairs = [
         PreferencePair("hi", "", "no", 1, (), ToolUse(TOOLS, CALLS)),
         PreferencePair("hi", "yes", "no", 2),

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.orpo import resume
-from orpo_qlora.orpo.batches import total_steps
 from orpo_qlora.orpo.engine import build_engine
-from orpo_qlora.orpo.packing import Needs
-from orpo_qlora.orpo.tokens import TokenizedPair
+from orpo_qlora.orpo.rows.batches import total_steps
+from orpo_qlora.orpo.rows.packing import Needs
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.orpo.trainer import OrpoTrainer
 
 

@@ -10,9 +10,9 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.models.loading import attach_new_adapter, load_base
-from orpo_qlora.orpo.parity import TOLERANCES
-from orpo_qlora.orpo.tokens import TokenizedPair, tokenize_pairs
-from orpo_qlora.orpo.trl_steps import TRL_METHODS
+from orpo_qlora.orpo.rows.tokens import TokenizedPair, tokenize_pairs
+from orpo_qlora.orpo.verify.parity import TOLERANCES
+from orpo_qlora.orpo.verify.trl_steps import TRL_METHODS
 
 FLOAT64 = TOLERANCES[torch.float64]
 

@@ -10,7 +10,7 @@ from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.models.loading import load_tokenizer
 from orpo_qlora.orpo.engine import _plain_sums
-from orpo_qlora.orpo.tokens import tokenize_pairs
+from orpo_qlora.orpo.rows.tokens import tokenize_pairs
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 

@@ -10,9 +10,10 @@ from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import ConfigError, UnknownRun
-from orpo_qlora.runs import metrics, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.curves import metrics
+from orpo_qlora.runs.curves.metrics import MetricsTail
 from orpo_qlora.runs.labels import RunLabel, write_label
-from orpo_qlora.runs.metrics import MetricsTail
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.state import RunState
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.readers.encodings import candidates_for, codec_of
 from orpo_qlora.data.readers.foreign import foreign_kind, save_as_utf8
 from orpo_qlora.data.wording import plural

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.readers import columnar, json_records, separated, wrapped
 from orpo_qlora.data.readers.ahead import Ahead
 from orpo_qlora.data.readers.arrow import ArrowFile, SavedFolder, is_saved, open_saved

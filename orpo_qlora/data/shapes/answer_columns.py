@@ -11,7 +11,7 @@ from orpo_qlora.data.columns import GUARD_COLUMN, ColumnMapping
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
-from orpo_qlora.data.shapes.cells import (
+from orpo_qlora.data.shapes.content.cells import (
     answer_object_key,
     is_message_list,
     is_part_list,
@@ -21,15 +21,15 @@ from orpo_qlora.data.shapes.cells import (
     turns_of,
     unpacked,
 )
-from orpo_qlora.data.shapes.prompts import earlier_turns, find_history
-from orpo_qlora.data.shapes.transcripts import (
+from orpo_qlora.data.shapes.content.prompts import earlier_turns, find_history
+from orpo_qlora.data.shapes.content.transcripts import (
     is_open_transcript,
     is_transcript,
     markup_of,
     transcript_turns,
     without_endings,
 )
-from orpo_qlora.data.shapes.turns import join, preference_of, with_system
+from orpo_qlora.data.shapes.content.turns import join, preference_of, with_system
 
 TEXT, DIALOGUE, MESSAGES = "text", "dialogue", "messages"
 _GUARDED = re.compile(r"\A'(?='*[=+\-@\t\r])")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from orpo_qlora.data.choices import PairsFromRanking
 from orpo_qlora.data.column_names import plain_name
 from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.files.choices import PairsFromRanking
 from orpo_qlora.data.messages import NO_TOOLS, Message, ToolUse, with_calls
 from orpo_qlora.data.readers.rows import Row
 

@@ -12,7 +12,7 @@ from orpo_qlora.data.columns import ColumnMapping, refuse_missing
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.readers.table import Table
 from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
-from orpo_qlora.data.shapes.cells import text_of
+from orpo_qlora.data.shapes.content.cells import text_of
 from orpo_qlora.data.wording import brief
 from orpo_qlora.errors import NeedsColumns, PromptProposal
 

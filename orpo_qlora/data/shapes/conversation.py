@@ -13,10 +13,10 @@ from orpo_qlora.data.column_names import good_and_bad
 from orpo_qlora.data.columns import SYNONYMS, ColumnMapping
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
-from orpo_qlora.data.shapes.cells import is_message_list, messages_of, turns_of, unpacked
-from orpo_qlora.data.shapes.prompts import PromptColumns, find_history, history_turns
-from orpo_qlora.data.shapes.tools import tools_of
-from orpo_qlora.data.shapes.turns import join, with_system, without_empty_end
+from orpo_qlora.data.shapes.content.cells import is_message_list, messages_of, turns_of, unpacked
+from orpo_qlora.data.shapes.content.prompts import PromptColumns, find_history, history_turns
+from orpo_qlora.data.shapes.content.tools import tools_of
+from orpo_qlora.data.shapes.content.turns import join, with_system, without_empty_end
 
 _CONVERSATIONS = (
     "messages", "conversations", "conversation", "chosen_messages", "dialogue", "dialog",

@@ -9,10 +9,10 @@ from orpo_qlora.data.columns import ColumnMapping, mapping_of
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Candidate, Head, Preference, RowFaultError, Shape
-from orpo_qlora.data.shapes.cells import is_message_list, turns_of
-from orpo_qlora.data.shapes.prompts import PromptColumns, find_prompt, needs_prompt
-from orpo_qlora.data.shapes.turns import join, with_system
-from orpo_qlora.data.shapes.verdict_values import BAD_LABELS, GOOD_LABELS, number_of
+from orpo_qlora.data.shapes.content.cells import is_message_list, turns_of
+from orpo_qlora.data.shapes.content.prompts import PromptColumns, find_prompt, needs_prompt
+from orpo_qlora.data.shapes.content.turns import join, with_system
+from orpo_qlora.data.shapes.verdict.values import BAD_LABELS, GOOD_LABELS, number_of
 from orpo_qlora.data.spool import Spool
 
 _ANSWERS = ("completion", "response", "answer", "output", "messages", "conversations", "text")

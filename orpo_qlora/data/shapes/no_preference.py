@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from orpo_qlora.data.column_names import words_of
 from orpo_qlora.data.shapes.base import Head
-from orpo_qlora.data.shapes.cells import is_message_list, unpacked
+from orpo_qlora.data.shapes.content.cells import is_message_list, unpacked
+from orpo_qlora.data.shapes.content.media import media_columns
 from orpo_qlora.data.shapes.labelled import KTO
-from orpo_qlora.data.shapes.media import media_columns
 from orpo_qlora.data.shapes.ranking import unordered_list
-from orpo_qlora.data.shapes.two_responses import find_twos, is_known
-from orpo_qlora.data.shapes.verdict_readings import needs_verdict
-from orpo_qlora.data.shapes.verdict_values import number_of
+from orpo_qlora.data.shapes.verdict.readings import needs_verdict
+from orpo_qlora.data.shapes.verdict.two_responses import find_twos, is_known
+from orpo_qlora.data.shapes.verdict.values import number_of
 from orpo_qlora.data.wording import listed
 from orpo_qlora.errors import DataError, NeedsColumns
 

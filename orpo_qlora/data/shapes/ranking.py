@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from orpo_qlora.data.choices import PairsFromRanking
 from orpo_qlora.data.column_names import plain_name
 from orpo_qlora.data.columns import ColumnMapping, mapping_of
+from orpo_qlora.data.files.choices import PairsFromRanking
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
-from orpo_qlora.data.shapes.cells import answer_object_key, is_message, unpacked
-from orpo_qlora.data.shapes.prompts import (
+from orpo_qlora.data.shapes.content.cells import answer_object_key, is_message, unpacked
+from orpo_qlora.data.shapes.content.prompts import (
     PromptColumns,
     find_prompt,
     is_conversation,
     needs_prompt,
     response_turns,
 )
-from orpo_qlora.data.shapes.turns import join, with_system
-from orpo_qlora.data.shapes.verdict_values import BAD_LABELS, GOOD_LABELS, number_of
+from orpo_qlora.data.shapes.content.turns import join, with_system
+from orpo_qlora.data.shapes.verdict.values import BAD_LABELS, GOOD_LABELS, number_of
 from orpo_qlora.errors import NeedsColumns
 
 _LISTS = (

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orpo_qlora.data.columns import ColumnMapping, ShapeName
-from orpo_qlora.data.shapes import conversation, labelled, numbered, ranking, verdict
+from orpo_qlora.data.shapes import conversation, labelled, ranking
 from orpo_qlora.data.shapes.answer_columns import AnswerColumns
 from orpo_qlora.data.shapes.base import Head, Shape
-from orpo_qlora.data.shapes.two_responses import find_twos, is_known
-from orpo_qlora.data.shapes.verdict_values import names_a_side, number_of
+from orpo_qlora.data.shapes.verdict import numbered, verdict
+from orpo_qlora.data.shapes.verdict.two_responses import find_twos, is_known
+from orpo_qlora.data.shapes.verdict.values import names_a_side, number_of
 
 FAMILIES: tuple[Callable[[Head], Shape | None], ...] = (
     conversation.recognise,

@@ -20,7 +20,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import PreferenceData, Split, split_pairs
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError, WorkerLost
-from orpo_qlora.models import chat_templates
+from orpo_qlora.models.templates import chat_templates
 from orpo_qlora.program import start_program
 from orpo_qlora.runs import checkpoints, store, trackers
 from orpo_qlora.runs.differences import order_key, text_of, value_of

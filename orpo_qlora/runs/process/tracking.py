@@ -10,7 +10,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from orpo_qlora.orpo.trainer import OrpoTrainer
 from orpo_qlora.runs import trackers
-from orpo_qlora.runs.metrics import EVAL_PREFIX
+from orpo_qlora.runs.curves.metrics import EVAL_PREFIX
 from orpo_qlora.runs.store import Run
 
 PROJECT = "orpo-qlora"

@@ -18,13 +18,13 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.models import loading
-from orpo_qlora.models.generation import answer_all
-from orpo_qlora.models.sampling import BASE, Conversation, Sampling
+from orpo_qlora.models.generation.generate import answer_all
+from orpo_qlora.models.generation.sampling import BASE, Conversation, Sampling
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import needs_of
 from orpo_qlora.orpo.reference import ReferenceFile, digest_of
-from orpo_qlora.orpo.token_cache import tokenize_once
-from orpo_qlora.orpo.tokens import Tokenized, TokenizedPair
+from orpo_qlora.orpo.rows.token_cache import tokenize_once
+from orpo_qlora.orpo.rows.tokens import Tokenized, TokenizedPair
 from orpo_qlora.runs.identity import Identity
 
 SAMPLE_TOKENS = 64

@@ -28,16 +28,17 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.experts import describe_experts
-from orpo_qlora.models.sampling import BASE
-from orpo_qlora.models.templates import template_in_use
+from orpo_qlora.models.generation.sampling import BASE
+from orpo_qlora.models.templates.rendering import template_in_use
 from orpo_qlora.orpo import resume
-from orpo_qlora.orpo.batches import total_steps
+from orpo_qlora.orpo.rows.batches import total_steps
+from orpo_qlora.orpo.rows.tokens import Tokenized
 from orpo_qlora.orpo.step import Record
-from orpo_qlora.orpo.tokens import Tokenized
 from orpo_qlora.orpo.trainer import OrpoTrainer
 from orpo_qlora.program import run_program
-from orpo_qlora.runs import checkpoints, metrics, store
+from orpo_qlora.runs import checkpoints, store
 from orpo_qlora.runs.checkpoints import Checkpoint, Found
+from orpo_qlora.runs.curves import metrics
 from orpo_qlora.runs.identity import Identity, identity_of
 from orpo_qlora.runs.lineage import read_lineage
 from orpo_qlora.runs.process import preflight, training_setup

@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.data.choices import PairsFromRanking
 from orpo_qlora.data.columns import PARTS_OF_SHAPE, ColumnMapping, ShapeName, mapping_of
+from orpo_qlora.data.files.choices import PairsFromRanking
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.data.wording import brief, plural
 from orpo_qlora.ui.data import findings_view

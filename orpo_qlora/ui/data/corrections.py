@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from orpo_qlora.data.choices import PairsFromRanking, ReadChoices
 from orpo_qlora.data.columns import PARTS_OF_SHAPE, ColumnMapping, ShapeName, mapping_of
 from orpo_qlora.data.doctor.findings import FIXES
+from orpo_qlora.data.files.choices import PairsFromRanking, ReadChoices
+from orpo_qlora.data.files.remembered import forget_columns
+from orpo_qlora.data.files.sources import ALL, Quota, parse_cap, parse_share
 from orpo_qlora.data.mapping import complete_mapping
 from orpo_qlora.data.readers.encodings import codec_of
 from orpo_qlora.data.readers.table import open_table
-from orpo_qlora.data.remembered import forget_columns
-from orpo_qlora.data.sources import ALL, Quota, parse_cap, parse_share
 from orpo_qlora.errors import DataError, InputError, NeedsColumns
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.data.uploads import StoredFile, StoredSet

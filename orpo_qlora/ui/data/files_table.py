@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.data.sources import Quota
+from orpo_qlora.data.files.sources import Quota
 from orpo_qlora.data.summary import DataSummary, FilePart
 from orpo_qlora.data.wording import brief
 from orpo_qlora.ui.parts.guard import Updates

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 
-from orpo_qlora.data.choices import DEFAULT_RANKING, ReadChoices
+from orpo_qlora.data.files.choices import DEFAULT_RANKING, ReadChoices
 from orpo_qlora.data.summary import DataSummary, Drop, Finding, row_list
 from orpo_qlora.data.wording import brief, plural
 from orpo_qlora.errors import (

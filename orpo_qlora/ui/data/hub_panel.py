@@ -9,10 +9,10 @@ from typing import Any
 import gradio as gr
 from pydantic import ValidationError
 
-from orpo_qlora.data.hub import HubRequest, request_of
+from orpo_qlora.data.files.hub import HubRequest, request_of
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import InputError
-from orpo_qlora.jobs.hub_data import JOB, FetchAnswer, HubListing
+from orpo_qlora.jobs.hub.job import JOB, FetchAnswer, HubListing
 from orpo_qlora.presets import Recipe
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.parts import cards

@@ -16,7 +16,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.wording import plural
 from orpo_qlora.jobs.token_counts import PairTokens, Token
 from orpo_qlora.methods import method_of
-from orpo_qlora.orpo.length_policy import Kept, fit
+from orpo_qlora.orpo.rows.length_policy import Kept, fit
 
 Role = Literal["read", "nll", "both", "odds", "cut"]
 

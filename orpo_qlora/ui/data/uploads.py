@@ -21,11 +21,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.choices import ReadChoices
-from orpo_qlora.data.combine import load_files, pinned_choices, progress_part
+from orpo_qlora.data.files.choices import ReadChoices
+from orpo_qlora.data.files.combine import load_files, pinned_choices, progress_part
+from orpo_qlora.data.files.sources import ALL, FileSet, Quota, SourceFile, joined_name
+from orpo_qlora.data.files.stored import DATA, NAME, check_room
 from orpo_qlora.data.pairs import PreferenceData
-from orpo_qlora.data.sources import ALL, FileSet, Quota, SourceFile, joined_name
-from orpo_qlora.data.stored import DATA, NAME, check_room
 from orpo_qlora.errors import (
     BrokenRows,
     DataError,

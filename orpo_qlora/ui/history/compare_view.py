@@ -17,8 +17,8 @@ from orpo_qlora.charts.view import ChartView
 from orpo_qlora.config import setting_fields
 from orpo_qlora.evaluation import comparison
 from orpo_qlora.runs import present, store
+from orpo_qlora.runs.curves.metrics import ACCURACY, Metrics
 from orpo_qlora.runs.differences import varied_settings
-from orpo_qlora.runs.metrics import ACCURACY, Metrics
 from orpo_qlora.runs.process import sweep
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.history.results_view import scrolled, stroke

@@ -12,9 +12,9 @@ from urllib.parse import urlencode
 from orpo_qlora import methods
 from orpo_qlora.data.wording import plural
 from orpo_qlora.runs import history, present
+from orpo_qlora.runs.curves.metrics import ACCURACY
+from orpo_qlora.runs.curves.results import Measured
 from orpo_qlora.runs.history import Unreadable
-from orpo_qlora.runs.metrics import ACCURACY
-from orpo_qlora.runs.results import Measured
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.parts import cards
 

@@ -10,9 +10,9 @@ from orpo_qlora.charts.lines import SIZE, tick_label
 from orpo_qlora.charts.scales import Scale
 from orpo_qlora.evaluation.comparison import Comparison, Entry, result_sentence
 from orpo_qlora.runs import present
+from orpo_qlora.runs.curves.intervals import Interval
+from orpo_qlora.runs.curves.metrics import ACCURACY
 from orpo_qlora.runs.differences import order_key, title_of, value_of
-from orpo_qlora.runs.intervals import Interval
-from orpo_qlora.runs.metrics import ACCURACY
 from orpo_qlora.runs.present import setting_value
 
 DODGE = 0.5

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from orpo_qlora import methods
 from orpo_qlora.charts import plots
 from orpo_qlora.runs import present
-from orpo_qlora.runs.metrics import Metrics
+from orpo_qlora.runs.curves.metrics import Metrics
 from orpo_qlora.runs.state import RunState
 from orpo_qlora.runs.store import Run
 

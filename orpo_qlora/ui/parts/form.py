@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from orpo_qlora.config import TrainConfig, build_config, choices_of, setting_fields
 from orpo_qlora.models.catalogue import CATALOGUE
-from orpo_qlora.models.chat_templates import label_of
+from orpo_qlora.models.templates.chat_templates import label_of
 from orpo_qlora.presets import read_preset
 from orpo_qlora.runs.trackers import is_offered
 from orpo_qlora.setting import CHAT_TEMPLATES, Group, is_template_text, methods_of

@@ -18,11 +18,12 @@ from typing import Any, Literal
 import gradio as gr
 
 from orpo_qlora import storage
-from orpo_qlora.data.combine import pinned_choices
 from orpo_qlora.data.export import write_clean
+from orpo_qlora.data.files.combine import pinned_choices
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
-from orpo_qlora.runs import labels, metrics, store
+from orpo_qlora.runs import labels, store
+from orpo_qlora.runs.curves import metrics
 from orpo_qlora.runs.store import Run, RunPaths
 from orpo_qlora.ui.data import tab as data_tab
 from orpo_qlora.ui.data import uploads

@@ -15,8 +15,9 @@ from orpo_qlora.charts import view as chart_view
 from orpo_qlora.charts.plots import Plot
 from orpo_qlora.charts.view import ChartView, Choices
 from orpo_qlora.errors import NonFiniteLoss
-from orpo_qlora.runs import insight, present, store
-from orpo_qlora.runs.insight import Insight, Level
+from orpo_qlora.runs import present, store
+from orpo_qlora.runs.curves import insight
+from orpo_qlora.runs.curves.insight import Insight, Level
 from orpo_qlora.ui.parts import cards, theme
 from orpo_qlora.ui.parts.events import QUIET
 from orpo_qlora.ui.parts.guard import Updates

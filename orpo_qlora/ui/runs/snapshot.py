@@ -15,7 +15,7 @@ from orpo_qlora.evaluation.request import Evaluation
 from orpo_qlora.export import bundle, report_card_html
 from orpo_qlora.export.report_card_html import Report
 from orpo_qlora.runs import store
-from orpo_qlora.runs.metrics import Metrics
+from orpo_qlora.runs.curves.metrics import Metrics
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.process import watch
 from orpo_qlora.runs.state import ErrorCard

@@ -13,7 +13,7 @@ from orpo_qlora.charts.view import Choices
 from orpo_qlora.errors import UnknownRun
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.runs import history, store
-from orpo_qlora.runs.metrics import shared_tail
+from orpo_qlora.runs.curves.metrics import shared_tail
 from orpo_qlora.runs.process import launch, watch
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.ui.chat import tab as chat_tab

@@ -7,8 +7,8 @@ import html
 from orpo_qlora.charts.plots import PLOTS, Plot, Quantity, quantities_of
 from orpo_qlora.charts.view import ChartView
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.runs.metrics import Metrics
-from orpo_qlora.runs.series import Course
+from orpo_qlora.runs.curves.metrics import Metrics
+from orpo_qlora.runs.curves.series import Course
 
 HEAD = ("Quantity", "Unit", "Training", "Smoothed", "At step", "Held-out", "At step")
 

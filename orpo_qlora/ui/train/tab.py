@@ -13,9 +13,9 @@ from orpo_qlora import methods
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.doctor.examine import too_many_passes
 from orpo_qlora.errors import ConfigError, InputError, ModelError, OrpoQloraError
-from orpo_qlora.models import chat_templates, tokenizer_files
 from orpo_qlora.models.catalogue import find_model
 from orpo_qlora.models.machine import Machine, this_machine
+from orpo_qlora.models.templates import chat_templates, tokenizer_files
 from orpo_qlora.runs import present, store
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process.start import with_start

@@ -10,7 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.data.readers import source
 from orpo_qlora.data.readers.encodings import candidates_for

@@ -3,7 +3,7 @@
 import pytest
 from files import HEADER, json_lines, loaded, parquet, separated, texts_of
 
-from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.shapes.common_prefix import prefix_end
 from orpo_qlora.errors import NeedsColumns
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from files import assistant, json_lines, loaded, parquet, separated, texts_of
 
-from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.files.choices import ReadChoices
 
 ANSWERS = ["mid", "best", "worst"]
 PAIRS = {

@@ -7,8 +7,8 @@ from files import assistant, user
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.export import write_clean
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.pairs import load_preferences
 
 TEXTS = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20)

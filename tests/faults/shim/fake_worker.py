@@ -13,7 +13,8 @@ from pathlib import Path
 
 from orpo_qlora import storage
 from orpo_qlora.errors import OrpoQloraError
-from orpo_qlora.runs import checkpoints, metrics, store
+from orpo_qlora.runs import checkpoints, store
+from orpo_qlora.runs.curves import metrics
 from orpo_qlora.runs.identity import identity_of
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import RunPaths

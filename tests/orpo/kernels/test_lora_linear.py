@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.models.loading import attach_new_adapter, load_base
 from orpo_qlora.orpo.kernels.lora_linear import fuse_lora_linears, restore_lora_linears
-from orpo_qlora.orpo.parity import relative_l2, take_gradients
+from orpo_qlora.orpo.verify.parity import relative_l2, take_gradients
 
 IDS = torch.tensor([[5, 9, 31, 7, 12], [8, 8, 40, 3, 90]])
 

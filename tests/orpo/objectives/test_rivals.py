@@ -13,11 +13,11 @@ from orpo_qlora.methods import METHODS, LossNeeds
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.loss import OBJECTIVES, loss_for, mismatch, needs_of
 from orpo_qlora.orpo.objectives.base import PairSums, StepTotals
-from orpo_qlora.orpo.parity import relative_l2, take_gradients, with_reference
 from orpo_qlora.orpo.reference import digest_of
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.orpo.step import accumulate_step
-from orpo_qlora.orpo.tokens import TokenizedPair
-from orpo_qlora.orpo.trl_steps import TRL_METHODS
+from orpo_qlora.orpo.verify.parity import relative_l2, take_gradients, with_reference
+from orpo_qlora.orpo.verify.trl_steps import TRL_METHODS
 from orpo_qlora.setting import MethodName
 
 # Token log-probs of three pairs under the policy and under the reference: prompt, chosen, rejected.

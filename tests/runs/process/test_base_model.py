@@ -17,7 +17,8 @@ from orpo_qlora.data.messages import Message
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.export import merge
 from orpo_qlora.models import loading
-from orpo_qlora.orpo.tokens import to_tokens
+from orpo_qlora.models.templates import rendering
+from orpo_qlora.orpo.rows.tokens import to_tokens
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 
@@ -158,14 +159,13 @@ def test_evaluation_and_merged_model_use_the_template_of_the_run(runs, tmp_path)
 
 def test_the_end_of_turn_is_part_of_the_trained_answer(runs, base_model):
     """Its id is the last of each answer, and its log-prob one of those that the loss reads."""
-    from orpo_qlora.models import templates
     from orpo_qlora.orpo.engine import build_engine
     from orpo_qlora.orpo.objectives.base import CHOSEN
-    from orpo_qlora.orpo.packing import Needs
+    from orpo_qlora.orpo.rows.packing import Needs
 
     base = loading.load_base(str(base_model))
     pair = to_tokens(base.tokenizer, store.training_pairs(runs[0].paths)[:1])[0]
-    end = templates.end_of_answer(base.tokenizer).token
+    end = rendering.end_of_answer(base.tokenizer).token
     assert base.tokenizer.convert_ids_to_tokens(end) == "</s>"
     assert pair.chosen[-1] == pair.rejected[-1] == end
     policy = loading.attach_new_adapter(base, runs[0].config)

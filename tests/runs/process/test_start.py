@@ -22,7 +22,7 @@ from orpo_qlora.export.origin import origin_of
 from orpo_qlora.export.passport import loss_passport
 from orpo_qlora.models import loading
 from orpo_qlora.models.start_adapter import read_adapter_settings
-from orpo_qlora.orpo.tokens import tokenize_pairs
+from orpo_qlora.orpo.rows.tokens import tokenize_pairs
 from orpo_qlora.runs import store
 from orpo_qlora.runs.lineage import read_lineage
 from orpo_qlora.runs.process import launch, sweep

@@ -12,7 +12,8 @@ from lesson import lesson
 from orpo_qlora import storage
 from orpo_qlora.config import build_config
 from orpo_qlora.data.pairs import Split
-from orpo_qlora.runs import metrics, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.curves import metrics
 from orpo_qlora.runs.process import launch
 
 WAIT_SECONDS = 240.0

@@ -4,8 +4,8 @@ import pytest
 from files import json_lines, texts_of
 
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import mapping_of
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.errors import InputError, NeedsColumns, NeedsEncoding
 from orpo_qlora.jobs.token_counts import read_dataset
 from orpo_qlora.ui.data import corrections, uploads

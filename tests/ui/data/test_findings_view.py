@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from orpo_qlora.data.choices import ReadChoices
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.errors import BrokenRows, DataError, NeedsColumns, NeedsEncoding
 from orpo_qlora.ui.data import findings_view

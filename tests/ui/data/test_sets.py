@@ -4,8 +4,8 @@ import pytest
 from files import json_lines, separated
 
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.files.sources import ALL, Quota
 from orpo_qlora.data.pairs import split_pairs
-from orpo_qlora.data.sources import ALL, Quota
 from orpo_qlora.errors import DataError, InputError
 from orpo_qlora.runs import store
 from orpo_qlora.ui.data import corrections, uploads

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from orpo_qlora import storage
-from orpo_qlora.data import stored
-from orpo_qlora.data.choices import ReadChoices
 from orpo_qlora.data.columns import ColumnMapping
+from orpo_qlora.data.files import stored
+from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.errors import DataError, DiskFull, NeedsColumns, NeedsEncoding
 from orpo_qlora.ui.data import corrections, findings_view, uploads
 

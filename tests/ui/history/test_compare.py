@@ -4,7 +4,8 @@ import pytest
 from made_runs import make_run, named_parts
 
 from orpo_qlora.evaluation import comparison
-from orpo_qlora.runs import metrics, store
+from orpo_qlora.runs import store
+from orpo_qlora.runs.curves import metrics
 from orpo_qlora.runs.process import deletion as deletion_of_runs
 from orpo_qlora.ui.history import compare, compare_view, results_view, sweep_chart, sweep_panel
 from orpo_qlora.ui.history.compare_view import line_up

@@ -14,8 +14,9 @@ from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences, split_pairs
 from orpo_qlora.errors import NonFiniteLoss
-from orpo_qlora.runs import metrics, store
-from orpo_qlora.runs.insight import Insight
+from orpo_qlora.runs import store
+from orpo_qlora.runs.curves import metrics
+from orpo_qlora.runs.curves.insight import Insight
 from orpo_qlora.runs.state import ErrorCard, RunState
 from orpo_qlora.ui.runs import live_view, snapshot
 from orpo_qlora.ui.runs import tab as runs_tab

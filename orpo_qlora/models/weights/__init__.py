@@ -1,0 +1,1 @@
+"""Weights that are converted before they are loaded. Floor 1."""

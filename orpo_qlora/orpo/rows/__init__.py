@@ -1,0 +1,1 @@
+"""From preference pairs to rows of tokens. Floor 2."""
