@@ -10,34 +10,13 @@ import typer
 from rich.progress import Progress
 
 from orpo_qlora.cli.console import err, job_progress, out, plain
-from orpo_qlora.cli.files import (
-    Caps,
-    DataFiles,
-    Encodings,
-    SampleSeed,
-    Shares,
-    file_set,
-    with_mapping,
-)
+from orpo_qlora.cli.files import DEFAULTS, DataFiles, DataOptions, with_data_options, with_mapping
 from orpo_qlora.cli.options import (
     AsJson,
-    CommonPrefix,
-    Fixes,
-    HubConfig,
-    HubOptions,
-    HubRevision,
-    HubSplit,
-    Map,
-    MaxBytes,
-    MaxRows,
-    Ranking,
-    locator,
 )
 from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.export import write_clean, write_report
-from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.files.combine import check_files, load_files
-from orpo_qlora.data.files.hub import MOST_BYTES
 from orpo_qlora.data.files.sources import FileSet
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
@@ -56,27 +35,16 @@ OverLengthWay = Annotated[
 ]
 
 
+@with_data_options
 def check(
     files: DataFiles,
     as_json: AsJson = False,
-    shares: Shares = None,
-    caps: Caps = None,
-    sample_seed: SampleSeed = 0,
-    encodings: Encodings = None,
     prompt_column: Annotated[str, typer.Option(help="Column that holds the prompt.")] = "",
     chosen_column: Annotated[str, typer.Option(help="Column of the preferred answer.")] = "",
     rejected_column: Annotated[str, typer.Option(help="Column of the other answer.")] = "",
     system_column: Annotated[str, typer.Option(help="Column of the system message.")] = "",
     header: Annotated[bool, typer.Option(help="Whether the first line names columns.")] = True,
-    fixes: Fixes = None,
-    pairs_from_ranking: Ranking = None,
-    columns: Map = None,
-    prompt_from_common_prefix: CommonPrefix = False,
-    config_name: HubConfig = "",
-    split: HubSplit = "",
-    data_revision: HubRevision = "",
-    max_rows: MaxRows = 0,
-    max_bytes: MaxBytes = MOST_BYTES,
+    options: DataOptions = DEFAULTS,
     export: Annotated[
         Path | None, typer.Option(help="Write the usable pairs to this .csv or .jsonl file.")
     ] = None,
@@ -98,22 +66,7 @@ def check(
         "prompt": prompt_column, "chosen": chosen_column, "rejected": rejected_column,
         "system": system_column,
     }  # fmt: skip
-    choices = ReadChoices(
-        has_header=header,
-        fixes=tuple(fixes or ()),
-        pairs_from_ranking=pairs_from_ranking,
-        prompt_from_common_prefix=prompt_from_common_prefix,
-    )
-    hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
-    data = file_set(
-        files,
-        choices,
-        shares=shares,
-        caps=caps,
-        encodings=encodings,
-        sample_seed=sample_seed,
-        locate=locator(files, hub, quiet=as_json),
-    )
+    data = options.file_set(files, quiet=as_json, has_header=header)
     _refuse_overwriting(data, export)
     with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
         task = bar.add_task("reading", total=1.0)
@@ -121,7 +74,7 @@ def check(
         def on_progress(done: float) -> None:
             bar.update(task, completed=done)
 
-        data = with_mapping(data, columns, named)
+        data = with_mapping(data, options.columns, named)
         if export:
             dataset = load_files(data, on_progress)
             write_clean(export, dataset.pairs)

@@ -14,29 +14,17 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from orpo_qlora.cli.console import out, plain
-from orpo_qlora.cli.files import Caps, Encodings, SampleSeed, Shares, file_set, with_mapping
+from orpo_qlora.cli.files import DEFAULTS, DataOptions, with_data_options, with_mapping
 from orpo_qlora.cli.options import (
     AsJson,
-    CommonPrefix,
-    Fixes,
-    HubConfig,
-    HubOptions,
-    HubRevision,
-    HubSplit,
-    Map,
-    MaxBytes,
-    MaxRows,
     ModelName,
     Preset,
-    Ranking,
     Settings,
     config_of,
-    locator,
 )
 from orpo_qlora.data.examples import example_names
-from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.files.combine import load_files
-from orpo_qlora.data.files.hub import MOST_BYTES, looks_like_id
+from orpo_qlora.data.files.hub import looks_like_id
 from orpo_qlora.data.pairs import split_pairs
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.evaluation import comparison
@@ -50,6 +38,7 @@ from orpo_qlora.runs.store import Run
 WIDEST = 1000
 
 
+@with_data_options
 def sweep_(
     sources: Annotated[
         list[str],
@@ -71,19 +60,7 @@ def sweep_(
     model: ModelName = None,
     settings: Settings = None,
     name: Annotated[str | None, typer.Option(help="What the runs' names begin with.")] = None,
-    shares: Shares = None,
-    caps: Caps = None,
-    sample_seed: SampleSeed = 0,
-    encodings: Encodings = None,
-    fixes: Fixes = None,
-    pairs_from_ranking: Ranking = None,
-    columns: Map = None,
-    prompt_from_common_prefix: CommonPrefix = False,
-    config_name: HubConfig = "",
-    split: HubSplit = "",
-    data_revision: HubRevision = "",
-    max_rows: MaxRows = 0,
-    max_bytes: MaxBytes = MOST_BYTES,
+    options: DataOptions = DEFAULTS,
     as_json: AsJson = False,
 ) -> None:
     """Queue the same training with several values of one or two settings, on the same pairs."""
@@ -95,27 +72,12 @@ def sweep_(
             )
         config = config_of(preset, settings, {"model": model, "name": name})
         sweep.runs_from(config, variations)  # before a long file is read
-        choices = ReadChoices(
-            fixes=tuple(fixes or ()),
-            pairs_from_ranking=pairs_from_ranking,
-            prompt_from_common_prefix=prompt_from_common_prefix,
-        )
-        hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
-        data = file_set(
-            sources,
-            choices,
-            shares=shares,
-            caps=caps,
-            encodings=encodings,
-            sample_seed=sample_seed,
-            locate=locator(sources, hub, quiet=as_json),
-        )
-        dataset = load_files(with_mapping(data, columns))
+        data = options.file_set(sources, quiet=as_json)
+        dataset = load_files(with_mapping(data, options.columns))
         parts = split_pairs(dataset.pairs, config.held_out, config.seed)
         runs = sweep.start_sweep(config, variations, parts, dataset.report)
     else:
-        reading = (shares, caps, encodings, fixes, pairs_from_ranking, columns, config_name, split)
-        if any((preset, model, settings, name, *reading, prompt_from_common_prefix, max_rows)):
+        if any((preset, model, settings, name, options.are_given)):
             raise InputError(
                 f"There is no file “{sources[0]}”, and a sweep of a run takes everything that is "
                 "not varied from that run.",

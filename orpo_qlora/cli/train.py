@@ -8,40 +8,18 @@ from typing import Annotated
 import typer
 
 from orpo_qlora.cli.console import err, out, plain
-from orpo_qlora.cli.files import (
-    Caps,
-    Encodings,
-    SampleSeed,
-    Shares,
-    file_set,
-    with_mapping,
-)
+from orpo_qlora.cli.files import DEFAULTS, DataOptions, RecipeFiles, with_data_options
 from orpo_qlora.cli.options import (
     AsJson,
-    CommonPrefix,
     Detach,
-    Fixes,
-    HubConfig,
-    HubOptions,
-    HubRevision,
-    HubSplit,
-    Map,
-    MaxBytes,
-    MaxRows,
     ModelName,
     Preset,
-    Ranking,
-    RecipeFiles,
     RunName,
     Settings,
     config_of,
-    locator,
-    recipe_data,
 )
 from orpo_qlora.data.doctor.examine import too_many_passes
-from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.files.combine import load_files
-from orpo_qlora.data.files.hub import MOST_BYTES
 from orpo_qlora.errors import InputError
 from orpo_qlora.models.templates import tokenizer_files
 from orpo_qlora.runs import store
@@ -62,54 +40,26 @@ def add_train_verbs(app: typer.Typer) -> None:
         app.command()(verb)
 
 
+@with_data_options
 def train(
     files: RecipeFiles = None,
     preset: Preset = None,
     model: ModelName = None,
     settings: Settings = None,
     name: Annotated[str | None, typer.Option(help="A label for the runs list.")] = None,
-    shares: Shares = None,
-    caps: Caps = None,
-    sample_seed: SampleSeed = 0,
-    encodings: Encodings = None,
     start_from: Annotated[
         str | None,
         typer.Option("--from", metavar="RUN", help="Train this run's adapter, or a folder's, on."),
     ] = None,
-    fixes: Fixes = None,
-    pairs_from_ranking: Ranking = None,
-    columns: Map = None,
-    prompt_from_common_prefix: CommonPrefix = False,
-    config_name: HubConfig = "",
-    split: HubSplit = "",
-    data_revision: HubRevision = "",
-    max_rows: MaxRows = 0,
-    max_bytes: MaxBytes = MOST_BYTES,
+    options: DataOptions = DEFAULTS,
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
     config = config_of(preset, settings, {"model": model, "name": name, "start_from": start_from})
     config = with_start(config)  # before a long file is read
-    choices = ReadChoices(
-        fixes=tuple(fixes or ()),
-        pairs_from_ranking=pairs_from_ranking,
-        prompt_from_common_prefix=prompt_from_common_prefix,
-    )
-    hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
-    if not files:
-        named, hub = recipe_data(preset, config, hub)
-        files = [named]
-    data = file_set(
-        files,
-        choices,
-        shares=shares,
-        caps=caps,
-        encodings=encodings,
-        sample_seed=sample_seed,
-        locate=locator(files, hub, quiet=as_json),
-    )
-    dataset = load_files(with_mapping(data, columns))
+    data = options.recipe_file_set(files, preset, config, quiet=as_json)
+    dataset = load_files(data)
     remark = too_many_passes(len(dataset.pairs), config)
     if remark:
         err.print(plain(remark.sentence()), soft_wrap=True)

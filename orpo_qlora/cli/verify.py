@@ -14,13 +14,11 @@ from rich.table import Table
 
 from orpo_qlora import program
 from orpo_qlora.cli.console import out, plain
-from orpo_qlora.cli.options import AsJson
-from orpo_qlora.config import build_config, parse_assignments, preset_names
-from orpo_qlora.data.examples import example_names, example_path
-from orpo_qlora.data.files.choices import ReadChoices
-from orpo_qlora.data.pairs import load_preferences, write_pairs
+from orpo_qlora.cli.files import DEFAULTS, DataOptions, with_data_options, with_mapping
+from orpo_qlora.cli.options import AsJson, ModelName, Preset, Settings, config_of
+from orpo_qlora.data.files.combine import load_files
+from orpo_qlora.data.pairs import write_pairs
 from orpo_qlora.models.templates import chat_templates
-from orpo_qlora.presets import read_preset
 
 PROGRAM = "orpo_qlora.orpo.verify.program"
 EXAMPLE = "short_answers"
@@ -32,25 +30,18 @@ def add_verify(app: typer.Typer) -> None:
     app.command()(verify)
 
 
+@with_data_options
 def verify(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="Preference file, or the name of an example.")
     ] = EXAMPLE,
-    preset: Annotated[
-        str | None, typer.Option(help=f"{', '.join(preset_names())}, or a YAML file.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Catalogue name, hub id or folder.")
-    ] = None,
+    preset: Preset = None,
+    model: ModelName = None,
     method: Annotated[
         str | None, typer.Option("--method", help="Method to compare; orpo by default.")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
-    ] = None,
-    encoding: Annotated[
-        str, typer.Option(help="Text encoding of a file that is not Unicode.")
-    ] = "",
+    settings: Settings = None,
+    options: DataOptions = DEFAULTS,
     as_json: AsJson = False,
 ) -> None:
     """Compare one step with TRL's trainer of a method on the first pairs; exit 1 if they differ.
@@ -58,15 +49,10 @@ def verify(
     Takes the first pairs_per_step pairs. Both compute loss, log-probs and LoRA gradients in
     float32 on the same 4-bit weights, the same adapter and the same token ids.
     """
-    config = build_config(
-        (read_preset(preset) if preset else {})
-        | parse_assignments(settings or [])
-        | ({"model": model} if model else {})
-        | ({"method": method} if method else {})
-    )
+    config = config_of(preset, settings, {"model": model, "method": method})
     config = chat_templates.recorded(config)
-    path = example_path(file) if file in example_names() else Path(file).expanduser()
-    dataset = load_preferences(path, choices=ReadChoices(encoding=encoding))
+    data = options.file_set([file], quiet=as_json)
+    dataset = load_files(with_mapping(data, options.columns))
     with tempfile.TemporaryDirectory(prefix="orpo-qlora-verify-") as name:
         folder = Path(name)
         (folder / "config.json").write_text(config.model_dump_json(by_alias=True), encoding="utf-8")

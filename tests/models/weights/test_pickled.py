@@ -198,7 +198,7 @@ def test_a_killed_conversion_continues(tiny_model, tmp_path, own_home):
     folder = pickled_model(tiny_model, tmp_path / "old", shards=2)
     code = (
         "import time, sys\n"
-        "from orpo_qlora.models import pickled\n"
+        "from orpo_qlora.models.weights import pickled\n"
         "def wait(done, of, name):\n"
         "    if done == 1:\n"
         "        print('half', flush=True)\n"
