@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import Progress
+from rich.table import Table
 
 from orpo_qlora.data.columns import PARTS_OF_SHAPE, mapping_of
 from orpo_qlora.data.wording import brief
@@ -14,6 +16,7 @@ from orpo_qlora.errors import BrokenRows, NeedsColumns, NeedsEncoding, OrpoQlora
 from orpo_qlora.jobs.job import JobState
 
 PROPOSED_CHARACTERS = 200
+WIDEST = 1000
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -59,3 +62,9 @@ def job_progress(*, quiet: bool) -> Iterator[Callable[[JobState], None]]:
             bar.update(task, description=state.phase, completed=state.done, total=total)
 
         yield on_progress
+
+
+def print_whole(table: Table) -> None:
+    """Print a table whole, also where the terminal is narrower: a cell cut short says nothing."""
+    width = Measurement.get(out, out.options.update(max_width=WIDEST), table).maximum
+    Console(highlight=False, width=max(width, out.width)).print(table)

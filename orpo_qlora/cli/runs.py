@@ -7,11 +7,12 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from orpo_qlora import methods
 from orpo_qlora.chat import client
-from orpo_qlora.cli.console import err, out, plain
+from orpo_qlora.cli.console import err, out, plain, print_whole
 from orpo_qlora.cli.options import AsJson, RunName
 from orpo_qlora.cli.sweep import print_comparison
 from orpo_qlora.errors import InputError
@@ -59,11 +60,13 @@ def runs(
         out.print_json(json.dumps([_as_json(run) for run in found]))
         return
     table = Table(
-        "run", "name", "status", "step", "objective", "accuracy", "loss", "model", "pairs", "tags"
+        *("run", "name", "status", "step", "objective", "accuracy", "loss", "model", "pairs"),
+        "tags",
+        box=SIMPLE_HEAD,
     )
     for run in found:
         table.add_row(*_row(run))
-    out.print(table)
+    print_whole(table)
     for broken in listed.unreadable:
         err.print(f"[yellow]{broken.id} cannot be read:[/] {plain(broken.reason)}", soft_wrap=True)
     for card in filter(None, map(watch.stalled, found)):

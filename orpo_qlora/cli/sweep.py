@@ -9,11 +9,9 @@ from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
-from orpo_qlora.cli.console import out, plain
+from orpo_qlora.cli.console import out, plain, print_whole
 from orpo_qlora.cli.files import DEFAULTS, DataOptions, with_data_options, with_mapping
 from orpo_qlora.cli.options import (
     AsJson,
@@ -34,8 +32,6 @@ from orpo_qlora.runs.differences import text_of, value_of
 from orpo_qlora.runs.process import sweep
 from orpo_qlora.runs.process.sweep import Variation
 from orpo_qlora.runs.store import Run
-
-WIDEST = 1000
 
 
 @with_data_options
@@ -125,10 +121,7 @@ def print_comparison(found: Comparison, *, as_json: bool) -> None:
         shown = comparison.columns_of(found, columns)
         if not shown and columns is comparison.COSTS:
             continue
-        table = _table(found, shown)
-        # Whole even where the terminal is narrower: cells cut short could not be read at all.
-        width = Measurement.get(out, out.options.update(max_width=WIDEST), table).maximum
-        Console(highlight=False, width=max(width, out.width)).print(table)
+        print_whole(_table(found, shown))
     sentence = comparison.result_sentence(found)
     for line in filter(None, [sentence, *comparison.NOTES]):
         out.print(plain(line), soft_wrap=True)
