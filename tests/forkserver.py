@@ -44,6 +44,8 @@ PROGRAMS = (
     "orpo_qlora.jobs.estimate_steps",
     "orpo_qlora.evaluation.measure",
     "orpo_qlora.chat.server",
+    "orpo_qlora.export.merge",
+    "orpo_qlora.models.weights.pickled",
 )
 VERIFY = "orpo_qlora.orpo.verify.program"
 """Forked too, but TRL is imported in the new process: nothing else needs it."""
