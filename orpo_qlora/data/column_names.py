@@ -65,10 +65,14 @@ def good_and_bad(columns: Sequence[str]) -> dict[str, str]:
 
 def about_responses(columns: Sequence[str]) -> list[str]:
     """Return the columns whose names have a word for a response, such as “winner_response”."""
-    return [column for column in columns if _RESPONSES & set(words_of(column))]
+    return [
+        column
+        for column in columns
+        if any(word.removesuffix("s") in _RESPONSES for word in words_of(column))
+    ]
 
 
 def _is_named(column: str, names: set[str], beside_noun: set[str]) -> bool:
     words = words_of(column)
-    rest = " ".join(word for word in words if word not in _RESPONSES)
+    rest = " ".join(word for word in words if word.removesuffix("s") not in _RESPONSES)
     return rest in names or (rest in beside_noun and len(words) > len(rest.split()))

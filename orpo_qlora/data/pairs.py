@@ -32,6 +32,7 @@ from orpo_qlora.data.messages import NO_TOOLS, Message, ToolUse
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.readers.source import Progress
 from orpo_qlora.data.readers.table import Table, open_table
+from orpo_qlora.data.shapes import inside
 from orpo_qlora.data.shapes.base import Candidate, Head, Preference, Shape
 from orpo_qlora.data.shapes.common_prefix import without_prompt
 from orpo_qlora.data.shapes.content.media import refuse_media
@@ -266,7 +267,7 @@ def _shape_of(table: Table, choices: ReadChoices) -> tuple[Shape, bool]:
         return _with_prompt(choices.mapping, table, head, choices), False
     known = recall_mapping(columns)
     try:
-        shape = recognise(head)
+        shape = recognise(head) or inside.recognise(head)
         if shape is not None:
             if known is None:
                 return shape, False

@@ -105,8 +105,8 @@ class EstimateProgram(JobProgram):
         tokenizer = loading.load_tokenizer(folder, self.config.chat_template)
         self.report("tokenizing the pairs")
         sides = [
-            training_setup.tokenize(self.config, tokenizer, side)
-            for side in (split.train, split.held_out)
+            training_setup.tokenize(self.config, tokenizer, split.train),
+            training_setup.tokenize(self.config, tokenizer, split.held_out, may_be_empty=True),
         ]
         used = template_in_use(folder, tokenizer, self.config.chat_template)
         changes = sum((side.changes for side in sides), UNCHANGED)

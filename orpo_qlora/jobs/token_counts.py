@@ -80,6 +80,8 @@ class PairTokens(BaseModel):
     prompt: tuple[Token, ...]
     chosen: tuple[Token, ...]
     rejected: tuple[Token, ...]
+    refusal: str = ""
+    """Why the chat template refuses the conversation; there are no tokens then."""
 
     @property
     def lengths(self) -> PairLengths:

@@ -29,11 +29,9 @@ from orpo_qlora.jobs.token_counts import (
 from orpo_qlora.models import loading
 from orpo_qlora.models.templates.chat_templates import UNCHANGED, TemplateInUse
 from orpo_qlora.models.templates.rendering import template_in_use
-from orpo_qlora.orpo.rows.tokens import TokenizedPair, tokenize_pairs
+from orpo_qlora.orpo.rows.tokens import TokenizedPair, changes_of, refuse_none_left, to_tokens
 
 BATCH_PAIRS = 256
-WHOLE = 1_000_000_000
-"""A length that no pair has: readers of the counts apply the policy."""
 REPORT_SECONDS = 0.5
 CHARACTER_TOKENS = 8
 """Byte-level tokens that one character, or a joined emoji's part, may be cut into."""
@@ -80,8 +78,14 @@ class TokenizeProgram(JobProgram):
         missing = self._missing(dataset)
         if not missing:
             return
-        for pair in tokenize_pairs(tokenizer, missing, WHOLE, "drop").pairs:
-            tokens = spell_out(tokenizer, pair)
+        for pair in missing:
+            found = to_tokens(tokenizer, [pair])
+            refusal = changes_of(tokenizer, [pair], found).refusal
+            tokens = (
+                spell_out(tokenizer, found[0])
+                if found
+                else PairTokens(row=pair.row, prompt=(), chosen=(), rejected=(), refusal=refusal)
+            )
             storage.write_whole(self.paths.tokens(pair.row), tokens.model_dump_json())
 
     def _count(self, tokenizer: PreTrainedTokenizerBase, dataset: PreferenceData) -> None:
@@ -90,9 +94,9 @@ class TokenizeProgram(JobProgram):
         changes = UNCHANGED
         for first in range(0, len(dataset.pairs), BATCH_PAIRS):
             batch = dataset.pairs[first : first + BATCH_PAIRS]
-            tokenized = tokenize_pairs(tokenizer, batch, WHOLE, "drop")
-            changes += tokenized.changes
-            for pair in tokenized.pairs:
+            whole = to_tokens(tokenizer, batch)
+            changes += changes_of(tokenizer, batch, whole)
+            for pair in whole:
                 for column, count in zip(columns, _counts(pair), strict=True):
                     column.append(count)
             if time.monotonic() - self.reported_at > REPORT_SECONDS:
@@ -100,6 +104,7 @@ class TokenizeProgram(JobProgram):
                 # The user may have selected another row.
                 self._show_rows(tokenizer, dataset)
         rows, prompt, chosen, rejected, same_start = map(tuple, columns)
+        refuse_none_left(changes, len(rows))
         lengths = TokenLengths(
             rows=rows,
             prompt=prompt,

@@ -54,7 +54,7 @@ def test_every_shape_in_the_docs_is_read(tmp_path, shape, row):
 
 
 def test_shapes_in_the_docs_are_as_many_as_are_promised():
-    assert len(EXAMPLES) == 40
+    assert len(EXAMPLES) == 47
 
 
 def test_changelog_tops_with_this_version():

@@ -7,6 +7,7 @@ import pytest
 from tiny import make_base_model
 
 from orpo_qlora import storage
+from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.jobs import job, token_counts
@@ -15,6 +16,7 @@ from orpo_qlora.jobs.token_counts import TokenizeRequest
 from orpo_qlora.jobs.token_report import fate_of, quantile, report_lengths
 from orpo_qlora.models.loading import load_tokenizer
 from orpo_qlora.orpo.rows.tokens import tokenize_pairs
+from orpo_qlora.ui.data.token_view import draw_tokens
 
 WAIT_SECONDS = 240.0
 ROWS = [
@@ -118,6 +120,25 @@ def test_it_says_what_the_template_of_a_base_model_is_and_changes(request_for, t
     ]
     assert report.sentences()[-3:] == report.template_sentences()
     assert request_for().key != request_for(chat_template="zephyr").key
+
+
+def test_refused_conversations_are_counted_and_shown(tmp_path, tiny_model):
+    template = tmp_path / "particular.jinja"
+    template.write_text(
+        "{% for m in messages %}{% if m.content == 'bad' %}{{ raise_exception('no bad words') }}"
+        "{% endif %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}", encoding="utf-8",
+    )  # fmt: skip
+    path = write_csv(tmp_path / "pairs.csv", [*ROWS, ("bad", "hello", "you")])
+    request = TokenizeRequest(
+        path=str(path), source="pairs.csv", sha256=storage.sha256_of(path), model=str(tiny_model),
+        chat_template=template.read_text(encoding="utf-8"), rows=(1, 4),
+    )  # fmt: skip
+    answer = answered(request)
+    assert answer.lengths.rows == (1, 2, 3)
+    assert (answer.lengths.changes.refused, answer.lengths.changes.refused_rows) == (1, (4,))
+    assert answer.tokens[4].refusal == "no bad words"
+    assert not answer.tokens[1].refusal
+    assert "Row 4: this pair is dropped" in draw_tokens(answer.tokens[4], TrainConfig())
 
 
 def test_second_look_is_on_disk_and_another_row_joins_it(request_for):

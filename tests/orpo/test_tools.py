@@ -12,7 +12,7 @@ from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import DataError
 from orpo_qlora.models.generation.generate import prompt_ids
 from orpo_qlora.models.templates import rendering
-from orpo_qlora.orpo.rows.tokens import to_tokens
+from orpo_qlora.orpo.rows.tokens import to_tokens, tokenize_pairs
 
 TEMPLATE = (
     "{% if tools %}{{ '<|im_start|>system\n' }}"
@@ -115,9 +115,9 @@ def test_a_tool_that_lacks_what_the_template_writes_is_an_error_with_a_way_out()
     written = "tool.function.name + (tool.function.parameters | tojson)"
     tokenizer.chat_template = TEMPLATE.replace("tool | tojson", written)
     pair = PreferencePair("hi", "", "no", 1, (), ToolUse(TOOLS, CALLS))
-    with pytest.raises(DataError, match="refuses the conversation") as caught:
-        to_tokens(tokenizer, [pair])
-    assert "Give every tool a name, a description and parameters" in caught.value.hint
+    with pytest.raises(DataError, match="refuses all conversations") as caught:
+        tokenize_pairs(tokenizer, [pair], 512, "drop")
+    assert "give every tool a name, a description and parameters" in caught.value.hint
 
 
 def test_samples_see_the_tools(tokenizer):

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from orpo_qlora.data.column_names import plain_name
-from orpo_qlora.data.columns import guess_mapping
+from orpo_qlora.data.columns import SYNONYMS, guess_mapping
 from orpo_qlora.data.readers.rows import Row
+from orpo_qlora.data.shapes.content.cells import unpacked
 from orpo_qlora.errors import NeedsColumns
 
 _HEAD = 20
@@ -42,8 +43,7 @@ class Unfolding:
                 continue
             values: dict[str, object] = {}
             for index in self._objects:
-                cell = row.cells[index]
-                found = cell if isinstance(cell, dict) else {}
+                found = _object(row.cells[index])
                 values |= {key: one for key, one in found.items() if values.get(key) is None}
             cells = (*(row.cells[at] for at in self._kept), *map(values.get, self._keys))
             yield Row(cells, row.number, row.line)
@@ -62,7 +62,9 @@ def unfolding_of(columns: Sequence[str], rows: Iterator[Row]) -> Unfolding | Non
     if index is None:
         return None
     beside = names.get(_BESIDE.get(plain_name(columns[index]), ""))
-    chosen = (index,) if beside is None else (index, beside)
+    chosen: tuple[int, ...] = (index,) if beside is None else (index, beside)
+    if not set(SYNONYMS["prompt"]) & set(_keys_of(head, index)):
+        chosen += tuple(at for at in objects if at not in chosen and _holds_prompt(head, at))
     keys = tuple(dict.fromkeys(key for at in chosen for key in _keys_of(head, at)))
     kept = tuple(at for at in range(len(columns)) if at not in chosen and columns[at] not in keys)
     unfolded = (*(columns[at] for at in kept), *keys)
@@ -78,15 +80,23 @@ def _has_answers(columns: Sequence[str]) -> bool:
 
 
 def _are_objects(head: Sequence[Row], index: int) -> bool:
-    cells = [row.cells[index] for row in head if row.cells[index] is not None]
-    return bool(cells) and all(
-        isinstance(cell, dict) and cell and not _OWN & cell.keys() for cell in cells
-    )
+    cells = [_object(row.cells[index]) for row in head if row.cells[index] not in (None, "")]
+    return bool(cells) and all(cell and not _OWN & cell.keys() for cell in cells)
+
+
+def _object(cell: object) -> dict[str, object]:
+    """Return an object, also one that a CSV holds as text; empty for anything else."""
+    value = unpacked(cell) if isinstance(cell, str) else cell
+    return value if isinstance(value, dict) else {}
 
 
 def _keys_of(head: Sequence[Row], index: int) -> dict[str, None]:
-    cells = (row.cells[index] for row in head)
-    return {key: None for cell in cells if isinstance(cell, dict) for key in map(str, cell)}
+    return {key: None for row in head for key in map(str, _object(row.cells[index]))}
+
+
+def _holds_prompt(head: Sequence[Row], index: int) -> bool:
+    """Return whether the objects of a column are a prompt, such as `{"prompt": …}`."""
+    return bool(set(SYNONYMS["prompt"]) & set(map(plain_name, _keys_of(head, index))))
 
 
 def _holds_pair(head: Sequence[Row], index: int) -> bool:
@@ -96,6 +106,5 @@ def _holds_pair(head: Sequence[Row], index: int) -> bool:
         mapping = guess_mapping(keys)
     except NeedsColumns:
         return False
-    cells = [row.cells[index] for row in head]
-    answers = [cell.get(mapping.chosen) for cell in cells if isinstance(cell, dict)]
+    answers = [_object(row.cells[index]).get(mapping.chosen) for row in head]
     return all(isinstance(one, str | list | dict | None) for one in answers)

@@ -155,7 +155,7 @@ def _table(
         ) from exc
     keeps_broken = BrokenRows.fix in choices.fixes
     ahead = Ahead(read)
-    unfolding = None if has_header else unfolding_of(columns, ahead.look())
+    unfolding = unfolding_of(columns, ahead.look())
     if unfolding is not None:
         outer = ahead
         ahead = Ahead(lambda: unfolding.rows(outer.take()))

@@ -17,9 +17,12 @@ from orpo_qlora.errors import DataError, NeedsColumns
 
 MESSAGE_KEYS = {"role", "from"}
 """A list of such objects is a conversation, a part of one preference."""
-_OF_ONE_ROW = {"messages", "conversations", "conversation", "contents"}
+_OF_ONE_ROW = {
+    "messages", "conversations", "conversation", "contents", "context", "history", "dialogue",
+    "dialog", "chat_history", "post", "src",
+}  # fmt: skip
 """Keys of the turns before the responses: the object is one row."""
-_NO_ROWS = {"tools", "functions", "features"}
+_NO_ROWS = {"tools", "functions", "features", "annotations"}
 """Keys whose objects are no rows; “features” is what the Hub's viewer writes beside its rows."""
 OBJECTS, TEXT, OTHER = "objects", "text", "other"
 """What a key holds: a list of objects, what can be part of a preference, or neither."""

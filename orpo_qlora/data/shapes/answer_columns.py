@@ -14,14 +14,15 @@ from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
 from orpo_qlora.data.shapes.content.cells import (
     answer_object_key,
     is_message_list,
+    is_object_text,
     is_part_list,
-    is_python_object,
     messages_of,
     text_of,
     turns_of,
     unpacked,
 )
-from orpo_qlora.data.shapes.content.prompts import earlier_turns, find_history
+from orpo_qlora.data.shapes.content.prompts import earlier_turns, find_history, system_of
+from orpo_qlora.data.shapes.content.rounds import messages_of_rounds
 from orpo_qlora.data.shapes.content.transcripts import (
     is_open_transcript,
     is_transcript,
@@ -31,8 +32,14 @@ from orpo_qlora.data.shapes.content.transcripts import (
 )
 from orpo_qlora.data.shapes.content.turns import join, preference_of, with_system
 
+_RESPONSES = ("chosen", "rejected")
 TEXT, DIALOGUE, MESSAGES = "text", "dialogue", "messages"
 _GUARDED = re.compile(r"\A'(?='*[=+\-@\t\r])")
+_BEGINNINGS = (
+    "initial_reason_steps", "response_prefix", "answer_prefix", "assistant_prefix",
+    "partial_response", "response_start", "response_beginning",
+)  # fmt: skip
+"""Columns with the text that both responses continue."""
 _CONVERSATIONS = ("conversations", "conversation", "messages", "trajectory", "context", "dialogue")
 
 
@@ -58,6 +65,9 @@ class AnswerColumns(Shape):
             for part in ("prompt", "chosen", "rejected")
             if part in self._positions and head.most(self._positions[part], is_message_list)
         )
+        if not all(head.most(self._positions[part], is_message_list) for part in _RESPONSES):
+            # A response may be JSON that looks like rounds: they are turns where both are.
+            self._lists -= {part for part in _RESPONSES if self._are_rounds(head, part)}
         self._objects = frozenset(
             part
             for part in ("prompt", "chosen", "rejected")
@@ -73,8 +83,18 @@ class AnswerColumns(Shape):
             )
         if self.name == DIALOGUE and "prompt" not in self._positions:
             self.notes = (_transcript_note(head, self._positions["chosen"]),)
-        extra = [index for index in (self._history, self._conversation) if index is not None]
+        self._beginning = head.find(*_BEGINNINGS)
+        if self._beginning is not None:
+            self.notes += (f"Both responses continue “{columns[self._beginning]}”.",)
+        more = (self._history, self._conversation, self._beginning)
+        extra = [index for index in more if index is not None]
         self.used = (*(column for _, column in mapping.parts()), *(columns[i] for i in extra))
+
+    def _are_rounds(self, head: Head, part: str) -> bool:
+        return head.most(
+            self._positions[part],
+            lambda cell: isinstance(cell, str) and messages_of_rounds(unpacked(cell)) is not None,
+        )
 
     def _are_transcripts(self, head: Head) -> bool:
         return all(
@@ -104,9 +124,15 @@ class AnswerColumns(Shape):
         if self._guard is not None and row.cells[self._guard] == "yes":
             cells = {part: _unguarded(cell) for part, cell in cells.items()}
         preference = self._read(cells, row)
+        if self._beginning is not None:
+            preference = _continued(text_of(row.cells[self._beginning]), preference)
         if self._history is not None:
             preference = _after(row.cells[self._history], preference)
-        return [with_system(preference, self._text("system", cells))]
+        try:
+            system = system_of(cells.get("system"))
+        except RowFaultError as exc:
+            raise self._with_column(exc, "system") from exc
+        return [with_system(preference, system)]
 
     def _read(self, cells: dict[str, object], row: Row) -> Preference:
         if self._has_messages(cells):
@@ -178,7 +204,7 @@ class AnswerColumns(Shape):
     def _text(self, part: str, cells: dict[str, object]) -> str:
         cell = cells.get(part)
         try:
-            if part in self._objects and (not isinstance(cell, str) or is_python_object(cell)):
+            if part in self._objects and (not isinstance(cell, str) or is_object_text(cell)):
                 return turns_of(unpacked(cell), "user")[-1].content
             return text_of(cell)
         except RowFaultError as exc:
@@ -187,6 +213,15 @@ class AnswerColumns(Shape):
     def _with_column(self, fault: RowFaultError, part: str) -> RowFaultError:
         column = dict(self.mapping.parts())[part] if self.mapping else part
         return RowFaultError(fault.reason, f"column “{column}”: {fault.detail}")
+
+
+def _continued(beginning: str, preference: Preference) -> Preference:
+    """Return a preference whose responses begin with a text, unless they do."""
+    chosen, rejected = (
+        text if text.startswith(beginning) else beginning + text
+        for text in (preference.chosen, preference.rejected)
+    )
+    return preference._replace(chosen=chosen, rejected=rejected)
 
 
 def _after(history: object, preference: Preference) -> Preference:
@@ -216,7 +251,7 @@ def _transcript_note(head: Head, chosen: int) -> str:
 
 
 def _is_object(cell: object) -> bool:
-    return is_part_list(cell) or bool(answer_object_key(cell)) or is_python_object(cell)
+    return is_part_list(cell) or bool(answer_object_key(cell)) or is_object_text(cell)
 
 
 def _unguarded(cell: object) -> object:

@@ -12,7 +12,7 @@ from orpo_qlora.data.shapes.base import Candidate, Head, Preference, RowFaultErr
 from orpo_qlora.data.shapes.content.cells import is_message_list, turns_of
 from orpo_qlora.data.shapes.content.prompts import PromptColumns, find_prompt, needs_prompt
 from orpo_qlora.data.shapes.content.turns import join, with_system
-from orpo_qlora.data.shapes.verdict.values import BAD_LABELS, GOOD_LABELS, number_of
+from orpo_qlora.data.shapes.verdict.values import label_of, number_of
 from orpo_qlora.data.spool import Spool
 
 _ANSWERS = ("completion", "response", "answer", "output", "messages", "conversations", "text")
@@ -84,15 +84,15 @@ class LabelledAnswers(Shape):
 
     def _read(self, row: Row) -> tuple[list[Message], bool]:
         """Return the turns of a row, the response last, and its label."""
-        value = _plain(row.cells[self._label])
-        if value not in GOOD_LABELS | BAD_LABELS:
-            raise RowFaultError("unclear-verdict", value)
+        is_good = label_of(row.cells[self._label])
+        if is_good is None:
+            raise RowFaultError("unclear-verdict", f"{row.cells[self._label]}"[:200])
         answer = turns_of(row.cells[self._answer], "assistant")
         preference = join(answer, answer, self._prompt.turns(row))
         preference = with_system(preference, self._prompt.system_text(row))
         prompt = Message("user", preference.prompt)
         turns = [*preference.earlier, prompt, *preference.tool_use.steps, answer[-1]]
-        return turns, (value in GOOD_LABELS) != self._is_reversed
+        return turns, is_good != self._is_reversed
 
     def preferences(self, row: Row) -> Sequence[Preference]:
         """A row alone has none."""
@@ -127,9 +127,8 @@ def recognise(head: Head) -> Shape | None:
         label = next((at for at in found if at is not None and _has_both_words(head, at)), None)
     if answer is None or label is None:
         return None
-    if not all(
-        _plain(cell) in GOOD_LABELS | BAD_LABELS for cell in head.cells(label)
-    ) or not head.cells(label):
+    cells = head.cells(label)
+    if not cells or any(label_of(cell) is None for cell in cells):
         return None
     if find_prompt(head, (answer, label)).prompt is None and not head.most(answer, is_message_list):
         return None  # texts with a class, not responses
@@ -137,16 +136,11 @@ def recognise(head: Head) -> Shape | None:
 
 
 def _has_both_words(head: Head, index: int) -> bool:
-    words = {_plain(cell) for cell in head.cells(index) if isinstance(cell, str)}
-    words = {word for word in words if number_of(word) is None}
-    return bool(words & GOOD_LABELS) and bool(words & BAD_LABELS)
+    words = [cell for cell in head.cells(index) if isinstance(cell, str)]
+    return {label_of(word) for word in words if number_of(word) is None} >= {True, False}
 
 
 def from_mapping(head: Head, mapping: ColumnMapping) -> Shape:
     """Return the shape with the columns that the user chose."""
     answer, label = head.columns.index(mapping.responses), head.columns.index(mapping.label)
     return LabelledAnswers(head, answer, label, mapping)
-
-
-def _plain(cell: object) -> str:
-    return str(cell).strip().casefold().replace(" ", "_")

@@ -79,12 +79,19 @@ def _single(head: Head) -> _Kind:
             "Write one row per pair, with prompt, chosen and rejected.",
         )
     responses = unordered_list(head)
+    if responses and head.most(head.find("labels", "step_labels", "ratings"), _are_truths):
+        return _Kind(
+            f"“{responses}” holds the steps of one response, each labelled right or wrong, as for "
+            "a process reward model; a preference needs a second, worse response.",
+            _SECOND,
+        )
     if responses:
         return _Kind(
             f"“{responses}” holds several responses, but nothing says which is better.",
             "Choose the scores or ranks with --map shape=ranking --map "
             f"responses={responses} --map scores=COLUMN, or add a column “scores” with one number "
-            "for each response.",
+            f"for each response. If the best is first: --map shape=ranking --map "
+            f"responses={responses}.",
         )
     if any({"input", "ids"} <= set(words_of(column)) for column in head.columns):
         return _Kind(
@@ -92,7 +99,7 @@ def _single(head: Head) -> _Kind:
             "Choose the data before it was tokenized.",
         )
     talks = head.find("conversations", "conversation", "messages", "dialogue")
-    if head.most(talks, is_message_list) or head.most(talks, _is_rounds):
+    if any(head.most(talks, test) for test in (is_message_list, _is_rounds, _are_texts)):
         return _Kind(
             "It holds conversations with one response each, as for supervised fine-tuning; a "
             "preference needs a second, worse response.",
@@ -146,6 +153,17 @@ def _is_rounds(cell: object) -> bool:
     """Return whether a cell is a list of rounds, such as `[{"human": …, "assistant": …}]`."""
     value = unpacked(cell)
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def _are_texts(cell: object) -> bool:
+    """Return whether a cell is a conversation as a list of texts, user and assistant in turn."""
+    value = unpacked(cell)
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(t, str) for t in value)
+
+
+def _are_truths(cell: object) -> bool:
+    value = unpacked(cell)
+    return isinstance(value, list) and bool(value) and all(isinstance(t, bool) for t in value)
 
 
 def _is_rating(cell: object) -> bool:

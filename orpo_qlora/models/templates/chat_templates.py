@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.summary import ROWS_KEPT, row_list
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import ConfigError
 from orpo_qlora.program import PROGRAM_ENVIRONMENT
@@ -132,18 +133,27 @@ def built_in(name: str, words: Words) -> str:
 
 
 class TemplateChanges(BaseModel):
-    """Pairs whose conversation was changed because the template refuses it as it is."""
+    """Pairs whose conversation was changed or dropped because the template refuses it as it is."""
 
     model_config = ConfigDict(frozen=True)
 
     system_moved: int = 0
     turns_joined: int = 0
+    refused: int = 0
+    """Pairs that are dropped: no change helps."""
+    refused_rows: tuple[int, ...] = ()
+    """The first `ROWS_KEPT`."""
+    refusal: str = ""
+    """What the template says about the first of them."""
 
     def __add__(self, other: TemplateChanges) -> TemplateChanges:
         """Return the counts of both."""
         return TemplateChanges(
             system_moved=self.system_moved + other.system_moved,
             turns_joined=self.turns_joined + other.turns_joined,
+            refused=self.refused + other.refused,
+            refused_rows=(self.refused_rows + other.refused_rows)[:ROWS_KEPT],
+            refusal=self.refusal or other.refusal,
         )
 
     def sentences(self) -> list[str]:
@@ -158,6 +168,12 @@ class TemplateChanges(BaseModel):
             found.append(
                 "The chat template demands alternating roles: consecutive turns of one role are "
                 f"joined in {plural(self.turns_joined, 'pair')}."
+            )
+        if self.refused:
+            found.append(
+                f"The chat template refuses {plural(self.refused, 'conversation')}, which "
+                f"{'is' if self.refused == 1 else 'are'} left out: "
+                f"{row_list(self.refused_rows, self.refused)} ({self.refusal})."
             )
         return found
 

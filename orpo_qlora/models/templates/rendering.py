@@ -28,6 +28,7 @@ from orpo_qlora.setting import CHAT_TEMPLATES, is_template_text
 _MARK = "ANSWERGOESHERE"
 _SYSTEM = "SYSTEMGOESHERE"
 _FIRST, _SECOND = "FIRSTGOESHERE", "SECONDGOESHERE"
+REFUSES = "The model's chat template refuses"
 JOINT = "\n\n"
 """Between texts of one role that are joined, and after a system message in a user turn."""
 
@@ -166,7 +167,7 @@ def render(
             raise
         about_tools = "Give every tool a name, a description and parameters. " if tools else ""
         raise InputError(
-            f"The model's chat template refuses the conversation: {exc}.",
+            f"{REFUSES} the conversation: {exc}.",
             hint=f"{about_tools}Begin it with a user message, alternate user and assistant "
             "messages, or choose another chat template.",
         ) from exc

@@ -25,7 +25,15 @@ from transformers import PreTrainedTokenizerBase
 from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.orpo.rows.length_policy import OverLength
-from orpo_qlora.orpo.rows.tokens import Tokenized, TokenizedPair, changes_of, fit_lengths, to_tokens
+from orpo_qlora.orpo.rows.tokens import (
+    Tokenized,
+    TokenizedPair,
+    changes_of,
+    fit_lengths,
+    refuse_none_left,
+    refused_rows,
+    to_tokens,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +49,12 @@ def tokenize_once(
     pairs: Sequence[PreferencePair],
     max_length: int,
     over_length: OverLength,
+    *,
+    may_be_empty: bool = False,
 ) -> Tokenized:
     """Return what `tokens.tokenize_pairs` does, from the cache in `folder` where possible.
+
+    With `may_be_empty` the chat template may refuse all pairs.
 
     Raises:
         DataError: no pair fits.
@@ -56,8 +68,11 @@ def tokenize_once(
         _write(path, whole)
     else:
         log.info("token ids of %d pairs taken from %s", len(whole), path.name)
+    changes = changes_of(tokenizer, pairs, whole)
+    if not may_be_empty:
+        refuse_none_left(changes, len(whole))
     fitted = fit_lengths(whole, max_length, over_length)
-    return replace(fitted, changes=changes_of(tokenizer, pairs))
+    return replace(fitted, changes=changes, refused_rows=refused_rows(pairs, whole))
 
 
 def _key(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora.data.messages import NO_TOOLS, Message
 from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.data.summary import ROWS_KEPT
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import DataError, InputError
 from orpo_qlora.models.templates import rendering
@@ -54,6 +57,8 @@ class Tokenized:
     cut_rows: tuple[int, ...] = ()
     changes: TemplateChanges = UNCHANGED
     """Of all pairs, those included that were dropped."""
+    refused_rows: tuple[int, ...] = ()
+    """Rows whose conversation the chat template refuses."""
 
     def sentence(self, max_length: int) -> str:
         """Return a sentence on what the length policy changed; empty if nothing."""
@@ -127,44 +132,124 @@ def tokenize_pairs(
     """Return pairs as token ids, each prompt with either answer at most `max_length` tokens.
 
     Raises:
-        DataError: no pair fits.
+        DataError: no pair fits, or the chat template refuses all.
     """
-    changes = changes_of(tokenizer, pairs)
+    whole = to_tokens(tokenizer, pairs)
+    changes = changes_of(tokenizer, pairs, whole)
+    refuse_none_left(changes, len(whole))
+    refused = refused_rows(pairs, whole)
     return replace(
-        fit_lengths(to_tokens(tokenizer, pairs), max_length, over_length), changes=changes
+        fit_lengths(whole, max_length, over_length), changes=changes, refused_rows=refused
     )
 
 
 def changes_of(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[PreferencePair],
+    whole: Sequence[TokenizedPair],
 ) -> TemplateChanges:
-    """Return in how many pairs the chat template changes the turns before the answer."""
-    return rendering.changes_of(tokenizer, (pair.conversation for pair in pairs))
+    """Return in how many pairs the chat template changes the turns before the answer.
+
+    Args:
+        tokenizer: with a chat template.
+        pairs: all pairs.
+        whole: what `to_tokens` returned for them.
+    """
+    changes = rendering.changes_of(tokenizer, (pair.conversation for pair in pairs))
+    rows = refused_rows(pairs, whole)
+    if not rows:
+        return changes
+    refusal = next(
+        reason for pair in pairs if pair.row in rows if (reason := _refusal(tokenizer, pair))
+    )
+    first = tuple(dict.fromkeys(rows))[:ROWS_KEPT]
+    return changes + TemplateChanges(refused=len(rows), refused_rows=first, refusal=refusal)
+
+
+def refused_rows(
+    pairs: Sequence[PreferencePair], whole: Sequence[TokenizedPair]
+) -> tuple[int, ...]:
+    """Return the rows of the pairs that `to_tokens` left out, once for each pair."""
+    if len(pairs) == len(whole):
+        return ()
+    missing = Counter(pair.row for pair in pairs)
+    missing.subtract(pair.row for pair in whole)
+    return tuple(missing.elements())
+
+
+def _refusal(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> str:
+    """Return why the chat template refuses a pair, empty if it does not."""
+    try:
+        _texts(tokenizer, pair, _end_of_answer(tokenizer))
+    except DataError as exc:
+        return exc.message.partition(f"{rendering.REFUSES} the conversation: ")[2].rstrip(".")
+    return ""
+
+
+def refuse_none_left(changes: TemplateChanges, left: int) -> None:
+    """Refuse data of which the chat template takes no conversation.
+
+    Raises:
+        DataError: there are refused conversations and no other.
+    """
+    if changes.refused and not left:
+        raise DataError(
+            f"{rendering.REFUSES} all conversations: {changes.refusal}.",
+            hint="Choose another chat template or base model, or change the data: begin with a "
+            "user message, alternate user and assistant, and give every tool a name, a "
+            "description and parameters.",
+        )
 
 
 def to_tokens(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]
 ) -> list[TokenizedPair]:
-    """Return pairs as token ids, without a length limit."""
+    """Return pairs as token ids, without a length limit; those refused are left out.
+
+    Raises:
+        DataError: pairs have tools, and the template knows none.
+    """
     if not pairs:
         return []
     _refuse_unknown_tools(tokenizer, pairs)
     turn = _end_of_answer(tokenizer)
-    opened = [prompt_text(tokenizer, pair.conversation, pair.tool_use.tools) for pair in pairs]
+    found: list[tuple[int, _Texts]] = []
+    for pair in pairs:
+        try:
+            found.append((pair.row, _texts(tokenizer, pair, turn)))
+        except DataError:
+            continue  # `changes_of` counts it
+    if not found:
+        return []
+    opened = [texts.opened for _, texts in found]
     prompts = _encode(tokenizer, opened)
-    sides = []
-    for answers in zip(*(pair.responses for pair in pairs), strict=True):
-        texts = [
-            _answer_text(tokenizer, head, pair, answer, turn)
-            for head, pair, answer in zip(opened, pairs, answers, strict=True)
-        ]
-        sides.append(
-            [_closed(ids, turn) for ids in _encode_after(tokenizer, opened, prompts, texts)]
+    chosen, rejected = (
+        [_closed(ids, turn) for ids in _encode_after(tokenizer, opened, prompts, answers)]
+        for answers in (
+            [texts.chosen for _, texts in found],
+            [texts.rejected for _, texts in found],
         )
+    )
     return [
-        TokenizedPair(tuple(prompt), tuple(chosen), tuple(rejected), pair.row)
-        for prompt, chosen, rejected, pair in zip(prompts, *sides, pairs, strict=True)
+        TokenizedPair(tuple(prompt), tuple(good), tuple(bad), row)
+        for prompt, good, bad, (row, _) in zip(prompts, chosen, rejected, found, strict=True)
     ]
+
+
+class _Texts(NamedTuple):
+    """A pair in its chat template: up to where the response begins, and both responses."""
+
+    opened: str
+    chosen: str
+    rejected: str
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, turn: AnswerEnd) -> _Texts:
+    opened = prompt_text(tokenizer, pair.conversation, pair.tool_use.tools)
+    chosen, rejected = (
+        _answer_text(tokenizer, opened, pair, answer, turn) for answer in pair.responses
+    )
+    return _Texts(opened, chosen, rejected)
 
 
 def _refuse_unknown_tools(

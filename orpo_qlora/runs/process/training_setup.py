@@ -46,15 +46,23 @@ def load_base(config: TrainConfig) -> loading.Base:
 
 
 def tokenize(
-    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[PreferencePair],
+    *,
+    may_be_empty: bool = False,
 ) -> Tokenized:
     """Return the tokenised pairs, from the token cache of the home folder if present.
+
+    With `may_be_empty` the chat template may refuse all pairs.
 
     Raises:
         DataError: no pair fits.
     """
-    cache = storage.home() / "cache"
-    return tokenize_once(cache, tokenizer, pairs, config.max_length, config.over_length)
+    cache, limit = storage.home() / "cache", config.max_length
+    return tokenize_once(
+        cache, tokenizer, pairs, limit, config.over_length, may_be_empty=may_be_empty
+    )
 
 
 def engine_for(config: TrainConfig, policy: PeftModel, pairs: Sequence[TokenizedPair]) -> Engine:

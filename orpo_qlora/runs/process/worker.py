@@ -69,6 +69,7 @@ class Worker:
         self._wants_stop = False
         self._has_base_answers = False
         self._sample_tools: dict[str, str] = {}
+        self._refused_rows: set[int] = set()
         self._phases: list[tuple[str, float]] = []
 
     def run(self) -> None:
@@ -267,10 +268,13 @@ class Worker:
         run_queue.ask_to_stop(self.paths)  # so that readers see “stopping”
 
     def _tokenize(self, base: loading.Base) -> tuple[Tokenized, Tokenized]:
-        train, held_out = (
-            training_setup.tokenize(self.config, base.tokenizer, pairs)
-            for pairs in (store.training_pairs(self.paths), store.held_out_pairs(self.paths))
+        train = training_setup.tokenize(
+            self.config, base.tokenizer, store.training_pairs(self.paths)
         )
+        held_out = training_setup.tokenize(
+            self.config, base.tokenizer, store.held_out_pairs(self.paths), may_be_empty=True
+        )
+        self._refused_rows = {*train.refused_rows, *held_out.refused_rows}
         for name, side in (("Training", train), ("Held out", held_out)):
             sentence = side.sentence(self.config.max_length)
             if sentence:
@@ -281,7 +285,9 @@ class Worker:
 
     @cached_property
     def _sample_prompts(self) -> list[str]:
-        pairs = store.held_out_pairs(self.paths) or store.training_pairs(self.paths)
+        sides = (store.held_out_pairs(self.paths), store.training_pairs(self.paths))
+        kept = [[pair for pair in side if pair.row not in self._refused_rows] for side in sides]
+        pairs = kept[0] or kept[1]
         self._sample_tools = training_setup.sample_tools(pairs)
         return training_setup.sample_prompts(self.config, pairs)
 

@@ -61,24 +61,29 @@ def _apply_across(several: StoredSet, kind: str, value: str) -> None:
     uploads.store_set(several.model_copy(update={"fixes": fixes}))
 
 
-def choose_quotas(dataset_id: str, rows: Sequence[Sequence[object]]) -> None:
-    """Store the share or cap of each file, as typed into the table of files.
+def choose_quotas(dataset_id: str, rows: Sequence[Sequence[object]], seed: object = 0) -> str:
+    """Store the share or cap of each file, as typed into the table of files; return the dataset.
 
     Args:
-        dataset_id: a dataset of several files.
+        dataset_id: a dataset of one file or several.
         rows: share and cap of each file, in order; empty for all pairs.
+        seed: decides which pairs they take.
 
     Raises:
         InputError: a value is wrong, or a file has both; nothing is stored.
     """
-    several = uploads.set_of(dataset_id)
-    if several is None or len(rows) != len(several.files):
+    one = StoredSet(files=(StoredFile(id=dataset_id),))
+    several = uploads.set_of(dataset_id) or one
+    if len(rows) != len(several.files):
         raise InputError("The files have changed.", hint="Reload the page and try again.")
     files = tuple(
         StoredFile(id=file.id, quota=_quota(uploads.source_of(file.id), *row))
         for file, row in zip(several.files, rows, strict=True)
     )
-    uploads.store_set(several.model_copy(update={"files": files}))
+    if len(files) == 1 and files[0].quota == ALL:
+        return files[0].id
+    seed = int(seed) if isinstance(seed, int | float) else 0
+    return uploads.store_set(several.model_copy(update={"files": files, "sample_seed": seed}))
 
 
 def _quota(name: str, share: object, cap: object) -> Quota:

@@ -1,4 +1,4 @@
-"""The files of a dataset of several: share or cap of each, and which one the tab shows."""
+"""The files of a dataset: share or cap of each, the seed, and which file the tab shows."""
 
 from __future__ import annotations
 
@@ -8,34 +8,50 @@ from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.data.files.sources import Quota
+from orpo_qlora.data.files.sources import ALL, Quota
 from orpo_qlora.data.summary import DataSummary, FilePart
 from orpo_qlora.data.wording import brief
 from orpo_qlora.ui.parts.guard import Updates
 
 HEADERS = ["File", "Pairs found", "Share (0–1)", "Cap (pairs)", "Pairs taken"]
 SHARE, CAP = 2, 3
+TITLE = "Share or cap"
 ALL_FILES = ("All files", "")
+UNREADABLE = "not readable yet"
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """One file of a dataset of which another cannot be used yet."""
+
+    name: str
+    id: str
+    quota: Quota
+    found: int | None
+    """Its pairs; None for a file that cannot be used."""
 
 
 @dataclass(frozen=True)
 class FilesTable:
     """The table, and the choice of the file that summary, columns and findings are about."""
 
-    group: gr.Group
+    group: gr.Accordion
+    """Closed for a single file, all of which is taken."""
     table: gr.Dataframe
+    seed: gr.Number
+    """Decides which pairs a share or a cap takes."""
     shown: gr.Radio
     """Id of the file shown; empty for all of them."""
 
     @property
     def outputs(self) -> list[Any]:
         """Every component that changes with the dataset."""
-        return [self.group, self.table, self.shown]
+        return [self.group, self.table, self.seed, self.shown]
 
 
 def build() -> FilesTable:
-    """Return the components, hidden until there are several files."""
-    with gr.Group(visible=False, elem_id="data-files") as group:
+    """Return the components, hidden until there is a file."""
+    with gr.Accordion(TITLE, open=False, visible=False, elem_id="data-files") as group:
         table = gr.Dataframe(
             headers=HEADERS,
             datatype="str",
@@ -48,46 +64,77 @@ def build() -> FilesTable:
             elem_id="data-files-table",
             buttons=[],
         )
+        seed = gr.Number(
+            0,
+            label="Sample seed",
+            info="Decides which pairs a share or a cap takes.",
+            precision=0,
+            interactive=True,
+            elem_id="data-sample-seed",
+        )
         shown = gr.Radio(
             [ALL_FILES], value="", label="Show", interactive=True, elem_id="data-files-shown"
         )
-    return FilesTable(group=group, table=table, shown=shown)
+    return FilesTable(group=group, table=table, seed=seed, shown=shown)
 
 
 def hidden_updates(files: FilesTable) -> Updates:
-    """Return the table hidden, for a dataset of one file or none."""
+    """Return the table hidden, without a dataset."""
     return {files.group: gr.update(visible=False), files.shown: gr.update(value="")}
 
 
-def set_updates(files: FilesTable, report: DataSummary, shown: str) -> Updates:
-    """Return the table of a dataset that was read."""
+def single_updates(files: FilesTable, report: DataSummary) -> Updates:
+    """Return the table of a dataset of one file of which all pairs are taken."""
+    count = f"{report.pairs:,}"
+    row = [report.source, count, *_typed(ALL), count]
+    return _updates(files, [row], [(report.source, report.sha256)], "", seed=0)
+
+
+def set_updates(files: FilesTable, report: DataSummary, shown: str, seed: int) -> Updates:
+    """Return the table of a dataset with a share or cap, or of several files, that was read."""
     rows = [_row(part) for part in report.files]
     names = [(part.name, part.sha256) for part in report.files]
-    return _updates(files, rows, names, shown)
+    return _updates(files, rows, names, shown, seed=seed)
 
 
 def question_updates(
-    files: FilesTable, stored: Sequence[tuple[str, str, Quota]], shown: str
+    files: FilesTable, listed: Sequence[ListedFile], shown: str, seed: int
 ) -> Updates:
     """Return the table of a dataset of which a file cannot be used yet.
 
     Args:
         files: the components.
-        stored: name, id and share or cap of each file.
+        listed: the files.
         shown: id of the file with the question.
+        seed: of the sample.
     """
-    rows = [[name, "–", *_typed(quota), "–"] for name, _, quota in stored]
-    return _updates(files, rows, [(name, file_id) for name, file_id, _ in stored], shown)
+    return _updates(
+        files, [_listed_row(one) for one in listed], [(one.name, one.id) for one in listed], shown,
+        seed=seed,
+    )  # fmt: skip
+
+
+def _listed_row(one: ListedFile) -> list[str]:
+    if one.found is None:
+        return [one.name, UNREADABLE, *_typed(one.quota), ""]
+    return [one.name, f"{one.found:,}", *_typed(one.quota), f"{one.quota.count(one.found):,}"]
 
 
 def _updates(
-    files: FilesTable, rows: list[list[str]], names: Sequence[tuple[str, str]], shown: str
+    files: FilesTable,
+    rows: list[list[str]],
+    names: Sequence[tuple[str, str]],
+    shown: str,
+    *,
+    seed: int,
 ) -> Updates:
     choices = [ALL_FILES, *((brief(name)[1:-1], file_id) for name, file_id in names)]
+    is_open = len(rows) > 1 or bool(rows[0][SHARE] or rows[0][CAP])
     return {
-        files.group: gr.update(visible=True),
+        files.group: gr.update(visible=True, open=is_open),
         files.table: gr.update(value=rows),
-        files.shown: gr.update(choices=choices, value=shown),
+        files.seed: gr.update(value=seed),
+        files.shown: gr.update(choices=choices, value=shown, visible=len(rows) > 1),
     }
 
 

@@ -27,7 +27,7 @@ from orpo_qlora.ui.data import (
 from orpo_qlora.ui.data import downloads as data_downloads
 from orpo_qlora.ui.data.column_row import ColumnQuestion, ColumnRow
 from orpo_qlora.ui.data.downloads import Downloads
-from orpo_qlora.ui.data.files_table import FilesTable
+from orpo_qlora.ui.data.files_table import FilesTable, ListedFile
 from orpo_qlora.ui.data.hub_panel import HubPanel
 from orpo_qlora.ui.data.token_panel import QuestionInputs, TokenPanel
 from orpo_qlora.ui.data.uploads import Progress, StoredSet
@@ -279,9 +279,13 @@ def _connect_corrections(tab: DataTab, changed: Callable[[Any], None]) -> None:
 
 def _connect_files(tab: DataTab, changed: Callable[[Any], None]) -> None:
     def on_quota(
-        dataset_id: str, shown: str, table: object, progress: gr.Progress = PROGRESS
+        dataset_id: str,
+        shown: str,
+        table: object,
+        seed: object,
+        progress: gr.Progress = PROGRESS,
     ) -> Updates:
-        corrections.choose_quotas(dataset_id, files_table.quotas_of(table))
+        dataset_id = corrections.choose_quotas(dataset_id, files_table.quotas_of(table), seed)
         return dataset_updates(tab, dataset_id, _reading(progress), shown)
 
     def on_shown(dataset_id: str, shown: str) -> Updates:
@@ -290,7 +294,9 @@ def _connect_files(tab: DataTab, changed: Callable[[Any], None]) -> None:
     files, which = tab.files, [tab.dataset_id, tab.files.shown]
     reading = {"show_progress_on": tab.summary, "trigger_mode": "always_last", **UNCHECKED}
     quota = guarded(tab.card, on_quota)
-    changed(files.table.input(quota, [*which, files.table], tab.outputs, **reading))
+    for part in (files.table, files.seed):
+        inputs = [*which, files.table, files.seed]
+        changed(part.input(quota, inputs, tab.outputs, **reading))
     files.shown.input(guarded(tab.card, on_shown), which, tab.outputs, **reading)
 
 
@@ -344,7 +350,11 @@ def dataset_updates(
         if not uploads.is_stored(dataset_id):
             raise
         return {**_question_updates(tab, dataset_id, error), tab.dataset_id: dataset_id}
-    return {**_summary_updates(tab, dataset), tab.dataset_id: dataset_id}
+    return {
+        **_summary_updates(tab, dataset),
+        **files_table.single_updates(tab.files, dataset.report),
+        tab.dataset_id: dataset_id,
+    }
 
 
 def _set_updates(
@@ -352,20 +362,23 @@ def _set_updates(
 ) -> Updates:
     """Return what the tab shows for several files, or for one of them."""
     ids = [file.id for file in several.files]
-    shown = shown if shown in ids else ""
+    shown = ids[0] if len(ids) == 1 else shown if shown in ids else ""
     try:
         dataset = uploads.open_upload(dataset_id, progress)
     except DataError as error:
         asking = _first_unusable(ids)
-        names = [(uploads.source_of(file.id), file.id, file.quota) for file in several.files]
+        listed = [
+            ListedFile(uploads.source_of(file.id), file.id, file.quota, _pairs_in(file.id))
+            for file in several.files
+        ]
         return {
             **_question_updates(tab, asking, error),
-            **files_table.question_updates(tab.files, names, asking),
+            **files_table.question_updates(tab.files, listed, asking, several.sample_seed),
             tab.dataset_id: dataset_id,
         }
     return {
         **_summary_updates(tab, dataset, ids.index(shown) if shown else None),
-        **files_table.set_updates(tab.files, dataset.report, shown),
+        **files_table.set_updates(tab.files, dataset.report, shown, several.sample_seed),
         tab.dataset_id: dataset_id,
     }
 
@@ -377,6 +390,14 @@ def _first_unusable(ids: Sequence[str]) -> str:
         except DataError:
             return file_id
     return ids[0]
+
+
+def _pairs_in(file_id: str) -> int | None:
+    """Return how many pairs a file has, None if it cannot be used yet."""
+    try:
+        return len(uploads.open_upload(file_id).pairs)
+    except DataError:
+        return None
 
 
 def _hidden(tab: DataTab) -> Updates:

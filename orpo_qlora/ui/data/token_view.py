@@ -49,6 +49,8 @@ def draw_tokens(pair: PairTokens, config: TrainConfig, place: str = "") -> str:
         config: the settings.
         place: file and row in words; “Row 3” if empty.
     """
+    if pair.refusal:
+        return _draw_refusal(pair, place)
     kept = fit(pair.lengths, config.max_length, config.over_length)
     parts = _parts(pair, kept, config)
     drawn = "".join(_draw_part(part) for part in parts)
@@ -59,6 +61,14 @@ def draw_tokens(pair: PairTokens, config: TrainConfig, place: str = "") -> str:
         '<p class="token-readout quiet" aria-live="polite">Hover over a token to see its id, or '
         "use Tab and the arrow keys.</p></section>"
     )
+
+
+def _draw_refusal(pair: PairTokens, place: str) -> str:
+    text = (
+        f"{place or f'Row {pair.row:,}'}: this pair is dropped. The chat template refuses the "
+        f"conversation: {pair.refusal}."
+    )
+    return f'<section class="card token-view"><p>{html.escape(text)}</p></section>'
 
 
 def _length_sentence(pair: PairTokens, kept: Kept | None, config: TrainConfig) -> str:

@@ -181,6 +181,8 @@ def shown_file(dataset_id: str, shown: object) -> str:
     """Return the id of the file that the page shows of a dataset, or of the dataset itself."""
     several = set_of(dataset_id)
     ids = [file.id for file in several.files] if several else []
+    if len(ids) == 1:
+        return ids[0]
     return shown if isinstance(shown, str) and shown in ids else dataset_id
 
 

@@ -54,6 +54,85 @@ CASES = {
         {"prompt": q, "response_1": "Hm.", "response_2": g, "response_3": b, "ranks": [2, 1, 3]}
         for q, g, b in BOTH
     ],
+    "an order of numbers from 1": [
+        {"prompt": Q, "responses": ["Hm.", GOOD, BAD], "ranking": "2>1>3"},
+        {"prompt": Q2, "responses": [GOOD2, BAD2], "ranking": "1 > 2"},
+    ],
+    "an order of numbers from 0": [
+        {"prompt": Q, "responses": [BAD, GOOD], "rank_str": "1>0"},
+        {"prompt": Q2, "responses": [GOOD2, BAD2], "rank_str": "0>1"},
+    ],
+    "an order with equals, and backwards": [
+        {"prompt": Q, "responses": [GOOD, BAD, "Hm."], "ranking": "1>2=3"},
+        {"prompt": Q2, "responses": [BAD2, GOOD2, "Hm."], "ranking": "1<3<2"},
+    ],
+    "an order of letters": [
+        {"prompt": q, "response_a": "Hm.", "response_b": g, "response_c": b, "ranking": "B>A>C"}
+        for q, g, b in BOTH
+    ],
+    "an order of two columns": two(ranking=["1>2", "2>1"]),
+    "an order of models in a list": [
+        {"prompt": q, "responses": {"m": b, "n": g, "o": "Hm."}, "ranking": ["n", "o", "m"]}
+        for q, g, b in BOTH
+    ],
+    "the best model": [
+        {"prompt": q, "responses": {"m": b, "n": g}, "winner": "n"} for q, g, b in BOTH
+    ],
+    "the best letter": [
+        {"prompt": q, "options": [b, g], "best_answer": "B"} for q, g, b in BOTH
+    ],
+    "the best and the worst position": [
+        {"prompt": q, "completions": ["Hm.", g, b], "chosen_idx": 1, "rejected_idx": 2} | more
+        for (q, g, b), more in zip(
+            BOTH, ({}, {"completions": [GOOD2, BAD2], "chosen_idx": 0, "rejected_idx": 1}),
+            strict=True)
+    ],
+    "ids of objects": [
+        {"prompt": q, "responses": [{"id": 10, "text": b}, {"id": 11, "text": g}], "chosen_id": 11}
+        for q, g, b in BOTH
+    ],
+    "accepted options of Prodigy": [
+        {"text": q, "options": [{"id": "a", "text": b}, {"id": "b", "text": g}], "accept": ["b"],
+         "answer": "accept"} for q, g, b in BOTH
+    ],
+    "objects of scores beside the responses": [
+        {"instruction": q, "responses": [b, g], "rewards_armo": [{"score": 1}, {"score": 3}]}
+        for q, g, b in BOTH
+    ],
+    "answers by named authors": [
+        {"question": q, "answers": [{"author": "Joe", "text": b, "pm_score": 1},
+                                    {"author": "Ann", "text": g, "pm_score": 5}]}
+        for q, g, b in BOTH
+    ],
+    "kinds of responses": [
+        {"prompt": q, "responses": [{"type": "rejected", "text": b}, {"type": "chosen", "text": g}]}
+        for q, g, b in BOTH
+    ],
+    "preferred and non-preferred": [
+        {"prompt": q, "responses": [{"content": b, "preference": "non-preferred"},
+                                    {"content": g, "preference": "preferred"}]}
+        for q, g, b in BOTH
+    ],
+    "scores inside two responses": [
+        {"prompt": q, "response_a": {"text": b, "score": 1}, "response_b": {"text": g, "score": 4}}
+        for q, g, b in BOTH
+    ],
+    "weighted preferences": two(preference=[1.02, 1.97]),
+    "left and right": two(comparison=["left", "right"]),
+    "Label Studio": [
+        {"data": {"prompt": q, "answer1": b, "answer2": g},
+         "annotations": [{"result": [{"type": "pairwise", "value": {"selected": "right"}}]}]}
+        for q, g, b in BOTH
+    ],
+    **{
+        f"the phrase {first}": two(preference=[first, second])
+        for first, second in (
+            ("response_1_better", "response_2_better"), ("1 wins", "2_wins"),
+            ("Response 1 (slightly better)", "response 2 (much better)"),
+            ("slightly response 1", "strongly response 2"),
+            ("prefer_response_1", "prefer_response_2"), ("[[1>>2]]", "[[2>1]]"),
+        )
+    },
     "three columns and their letters in order": [
         {"prompt": q, "response_a": "Hm.", "response_b": g, "response_c": b,
          "ranking": ["b", "a", "c"]} for q, g, b in BOTH

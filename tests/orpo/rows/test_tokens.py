@@ -123,6 +123,27 @@ def test_earlier_turns_are_rendered_as_turns_of_the_chat(tokenizer):
     assert (pair.chosen, pair.rejected) == (plain.chosen, plain.rejected)
 
 
+PARTICULAR = (
+    "{% for m in messages %}{% if m.content == 'bad' %}{{ raise_exception('no bad words') }}"
+    "{% endif %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+)
+
+
+def test_conversations_that_the_template_refuses_are_dropped_and_counted(tokenizer):
+    tokenizer.chat_template = PARTICULAR
+    pairs = [replace(PAIR, row=1), replace(PAIR, prompt="bad", row=2), replace(PAIR, row=3)]
+    pairs.append(replace(PAIR, rejected="bad", row=4))
+    found = tokenize_pairs(tokenizer, pairs, 512, "drop")
+    assert [pair.row for pair in found.pairs] == [1, 3]
+    assert found.refused_rows == (2, 4)
+    assert found.changes.sentences() == [
+        "The chat template refuses 2 conversations, which are left out: rows 2, 4 (no bad words)."
+    ]
+    assert found.pairs[0] == tokenize_pairs(tokenizer, pairs[:1], 512, "drop").pairs[0]
+    with pytest.raises(DataError, match="refuses all conversations: no bad words"):
+        tokenize_pairs(tokenizer, pairs[1:2], 512, "drop")
+
+
 NO_SYSTEM = (
     "{% for m in messages %}{% if m.role == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}"
@@ -149,6 +170,6 @@ def test_a_conversation_that_no_change_fits_is_a_data_error(tokenizer):
         "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
         "{{ raise_exception('a user begins') }}{% endif %}{{ m.content }}<|im_end|>{% endfor %}"
     )
-    with pytest.raises(DataError, match="refuses the conversation: a user begins") as caught:
+    with pytest.raises(DataError, match="refuses all conversations: a user begins") as caught:
         tokenize(tokenizer, replace(PAIR, earlier=(Message("assistant", "me"),)))
-    assert "Begin it with a user message" in caught.value.hint
+    assert "begin with a user message" in caught.value.hint

@@ -49,6 +49,22 @@ def test_shares_and_caps_are_stored_and_survive_the_same_upload(paths):
     assert quotas(dataset_id) == [ALL, ALL]
 
 
+def test_one_file_has_a_share_or_cap_and_a_seed_too(paths):
+    file_id = uploads.store_files(paths[:1])
+    whole = list(uploads.open_upload(file_id).pairs)
+    dataset_id = corrections.choose_quotas(file_id, [["", "5"]], 7)
+    assert dataset_id != file_id
+    assert uploads.set_of(dataset_id).sample_seed == 7
+    dataset = uploads.open_upload(dataset_id)
+    assert dataset.report.pairs == 5
+    assert dataset.report.sha256 == dataset_id
+    assert {pair.prompt for pair in dataset.pairs} < {pair.prompt for pair in whole}
+    assert corrections.choose_quotas(dataset_id, [["", "5"]], 8) == dataset_id
+    assert list(uploads.open_upload(dataset_id).pairs) != list(dataset.pairs)
+    assert uploads.shown_file(dataset_id, "") == file_id
+    assert corrections.choose_quotas(dataset_id, [["", ""]], 8) == file_id
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

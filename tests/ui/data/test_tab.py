@@ -35,7 +35,7 @@ def tab():
     values = {field: field for field in column_row.VALUE_LABELS}
     columns = column_row.ColumnRow(**{name: name for name in names}, parts=parts, values=values)
     downloads = SimpleNamespace(row="downloads")
-    files = FilesTable("files", "table", "shown")
+    files = FilesTable("files", "table", "seed", "shown")
     named = {part: part for part in PARTS}
     return SimpleNamespace(columns=columns, downloads=downloads, files=files, **named)
 
@@ -156,6 +156,26 @@ def test_a_question_about_one_of_several_files_shows_that_file(tab, tmp_path):
     assert updates["shown"]["value"] == asking
     assert updates["dataset_id"] == dataset_id
     assert "b.csv" in updates["card"]
+    assert updates["table"]["value"] == [
+        ["a.csv", "1", "", "", "1"],
+        ["b.csv", "not readable yet", "", "", ""],
+    ]
     corrections.choose_columns(asking, ["what", "this", "that", "", ""], has_header=True)
     updates = data_tab.dataset_updates(tab, dataset_id, None, asking)
     assert [row[1] for row in updates["table"]["value"]] == ["1", "1"]
+
+
+def test_a_single_file_can_be_capped_and_keeps_its_columns(tab, tmp_path):
+    lines = "".join(f"why {n}?,so,not so\n" for n in range(9))
+    (tmp_path / "a.csv").write_text(f"prompt,chosen,rejected\n{lines}")
+    file_id = uploads.store_files([tmp_path / "a.csv"])
+    updates = data_tab.dataset_updates(tab, file_id)
+    assert updates["table"]["value"] == [["a.csv", "9", "", "", "9"]]
+    assert (updates["files"]["open"], updates["shown"]["visible"]) == (False, False)
+    dataset_id = corrections.choose_quotas(file_id, [["", "4"]], 3)
+    updates = data_tab.dataset_updates(tab, dataset_id)
+    assert updates["table"]["value"] == [["a.csv", "9", "", "4", "4"]]
+    assert (updates["files"]["open"], updates["seed"]["value"]) == (True, 3)
+    assert updates["dataset_id"] == dataset_id
+    assert updates["fold"].visible is True
+    assert "First 4 of 4 pairs" in updates["preview"].label

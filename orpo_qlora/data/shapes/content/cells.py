@@ -8,6 +8,7 @@ import re
 
 from orpo_qlora.data.messages import Message, Role
 from orpo_qlora.data.shapes.base import RowFaultError
+from orpo_qlora.data.shapes.content.rounds import messages_of_rounds
 from orpo_qlora.data.shapes.content.tools import calls_of
 
 CELL_LITERAL_CHARACTERS = 1_000_000
@@ -24,12 +25,15 @@ CALL_ROLES = {"function_call", "tool_call"}
 """ShareGPT's roles of an assistant's message that is a call."""
 TOOL_ROLES = RESULT_ROLES | CALL_ROLES
 ROLE_KEYS = ("role", "from", "speaker", "author")
+_NAME_KEYS = {"author"}
+"""Keys that as often hold a name: a role only if it is a known one."""
 CONTENT_KEYS = ("content", "value", "text", "message", "parts")
 ANSWER_KEYS = (
     "text", "content", "answer", "response", "completion", "output", "generated_text", "value",
     "generation", "message", "full_text", "post", "article", "question", "prompt", "instruction",
 )  # fmt: skip
 """Keys of a response or prompt written as an object, such as `{"text": …, "score": …}`."""
+_ABOUT_ANSWER = {"score", "rating", "rank", "reward", "model", "overall_score"}
 _MEDIA = re.compile(r"image|audio|video")
 _SERIALISED = re.compile(
     r"""\s*(?:(?:np\.|numpy\.)?array\()?\s*(?:\[\s*)?\{\s*['"](?:role|from|content|value|messages)['"]\s*:"""
@@ -111,7 +115,17 @@ def text_of(cell: object) -> str:
 
 def is_message(value: object) -> bool:
     """Return whether an object is one message: it has a role."""
-    return isinstance(value, dict) and any(isinstance(value.get(key), str) for key in ROLE_KEYS)
+    return isinstance(value, dict) and bool(_role_of(value))
+
+
+def _role_of(entry: dict[str, object]) -> str:
+    for key in ROLE_KEYS:
+        role = entry.get(key)
+        if isinstance(role, str):
+            name = role.strip().casefold()
+            if key not in _NAME_KEYS or name in ROLES or name in TOOL_ROLES:
+                return role
+    return ""
 
 
 def is_message_list(cell: object) -> bool:
@@ -124,7 +138,8 @@ def is_message_list(cell: object) -> bool:
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         value = value["messages"]
     values = value if isinstance(value, list) else [value]
-    return bool(values) and all(map(is_message, values))
+    are_messages = bool(values) and all(map(is_message, values))
+    return are_messages or messages_of_rounds(value) is not None
 
 
 def messages_of(cell: object) -> list[Message]:
@@ -136,7 +151,7 @@ def messages_of(cell: object) -> list[Message]:
     value = records_of(parse(cell) if isinstance(cell, str) else cell)
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         value = value["messages"]
-    values = [value] if isinstance(value, dict) else value
+    values = messages_of_rounds(value) or ([value] if isinstance(value, dict) else value)
     if not isinstance(values, list):
         raise RowFaultError("no-messages", f"{cell!r}"[:200])
     return [_message(entry) for entry in values]
@@ -145,9 +160,9 @@ def messages_of(cell: object) -> list[Message]:
 def _message(entry: object) -> Message:
     if not isinstance(entry, dict):
         raise RowFaultError("no-messages", f"{entry!r}"[:200])
-    role = next((entry[key] for key in ROLE_KEYS if isinstance(entry.get(key), str)), None)
+    role = _role_of(entry)
     content = next((entry[key] for key in CONTENT_KEYS if entry.get(key) is not None), None)
-    if role is None:
+    if not role:
         raise RowFaultError("no-messages", f"{entry!r}"[:200])
     name = role.strip().casefold()
     if name in CALL_ROLES:
@@ -197,11 +212,13 @@ def _part(part: object) -> str:
 
 def is_part_list(cell: object) -> bool:
     """Return whether a cell is a list of content parts, such as `[{"type": "text", …}]`."""
-    return (
-        isinstance(cell, list)
-        and bool(cell)
-        and all(isinstance(part, dict) and "type" in part and "role" not in part for part in cell)
-    )
+    return isinstance(cell, list) and bool(cell) and all(map(_is_part, cell))
+
+
+def _is_part(value: object) -> bool:
+    if not isinstance(value, dict) or "role" in value:
+        return False
+    return "type" in value or value.keys() == {"text"}
 
 
 def answer_object_key(cell: object) -> str:
@@ -218,14 +235,17 @@ def answer_object_key(cell: object) -> str:
     )
 
 
-def is_python_object(cell: object) -> bool:
+def is_object_text(cell: object) -> bool:
     """Return whether a text is an object with a text, as Python prints it: pandas writes it so.
 
-    JSON is left out: an answer or a prompt may well be JSON.
+    JSON needs a score, a rank or a model beside the text: an answer or a prompt may well be JSON.
     """
-    if not isinstance(cell, str) or not cell.startswith("{'"):
+    if not isinstance(cell, str) or not cell.startswith("{"):
         return False
-    return bool(answer_object_key(unpacked(cell)))
+    value = unpacked(cell)
+    is_python = cell.startswith("{'")
+    is_rated = isinstance(value, dict) and bool(_ABOUT_ANSWER & value.keys())
+    return (is_python or is_rated) and bool(answer_object_key(value))
 
 
 def turns_of(cell: object, role: Role) -> list[Message]:
@@ -242,6 +262,8 @@ def turns_of(cell: object, role: Role) -> list[Message]:
         if not key:
             raise RowFaultError("no-text", f"{value!r}"[:200])
         return turns_of(value[key], role)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return [Message(role, value[0])]
     if isinstance(value, list | dict):
         return messages_of(value)
     return [Message(role, text_of(value))]

@@ -12,7 +12,8 @@ from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, RowFaultError
 from orpo_qlora.data.shapes.content.cells import (
     is_message_list,
-    is_python_object,
+    is_object_text,
+    is_part_list,
     messages_of,
     text_of,
     turns_of,
@@ -25,7 +26,8 @@ from orpo_qlora.errors import NeedsColumns
 NAMES = (
     "prompt", "instruction", "question", "query", "prompts", "input", "context", "conversations",
     "conversation", "messages", "dialogue", "dialog", "post", "user_prompt", "history", "info",
-    "contents",
+    "contents", "user", "user_message", "user_input", "human", "problem", "goal", "x",
+    "text",
 )  # fmt: skip
 """Columns that may hold the prompt, the likeliest first."""
 _HISTORIES = (
@@ -37,6 +39,8 @@ _CONTEXTS = ("context", "previous", "earlier")
 """Columns that may as well hold a text about the prompt."""
 
 
+_PARALLEL = ("src", "tgt")
+"""Columns of all prompts and of the replies to all but the last, as PaddleNLP writes them."""
 _PROMPT_WORDS = {"prompt", "instruction", "question", "query", "task"}
 _ABOUT_PROMPTS = {"id", "type", "source", "model", "tokens", "length", "lang", "language", "hash",
                   "category", "dataset", "name", "system", "url"}  # fmt: skip
@@ -50,12 +54,14 @@ class PromptColumns:
     system: int | None = None
     context: int | None = None
     history: int | None = None
+    replies: int | None = None
+    """Replies to all prompts of a list but the last, beside it."""
     is_object: bool = False
     """Whether the prompt is an object as Python prints it."""
 
     def indices(self) -> list[int]:
         """Return the columns that are read."""
-        every = (self.prompt, self.system, self.context, self.history)
+        every = (self.prompt, self.system, self.context, self.history, self.replies)
         return [index for index in every if index is not None]
 
     def parts(self, head: Head) -> dict[str, str]:
@@ -65,8 +71,7 @@ class PromptColumns:
 
     def system_text(self, row: Row) -> str:
         """Return the system message of a row, empty without one."""
-        cell = "" if self.system is None else row.cells[self.system]
-        return turns_of(cell, "system")[0].content if isinstance(cell, dict) else text_of(cell)
+        return "" if self.system is None else system_of(row.cells[self.system])
 
     def turns(self, row: Row) -> list[Message]:
         """Return the turns before the responses, the prompt last.
@@ -77,6 +82,8 @@ class PromptColumns:
         if self.prompt is None:
             return []
         cell = row.cells[self.prompt]
+        if self.replies is not None:
+            return rounds_of(cell, row.cells[self.replies])
         if is_transcript(cell):
             turns = transcript_turns(str(cell))
             if turns[-1] == Message("assistant", ""):
@@ -93,6 +100,40 @@ class PromptColumns:
         if self.history is None:
             return []
         return earlier_turns(row.cells[self.history], turns)
+
+
+def system_of(cell: object) -> str:
+    """Return a system message: a text, a message, or a list of content parts.
+
+    Raises:
+        RowFaultError: it is something else.
+    """
+    value = unpacked(cell)
+    if (isinstance(cell, dict | list) and cell) or is_part_list(value) or is_message_list(cell):
+        return turns_of(value, "system")[0].content
+    return text_of(cell or None)
+
+
+def rounds_of(prompts: object, replies: object) -> list[Message]:
+    """Return parallel lists of prompts and replies as turns; the last prompt has no reply.
+
+    Raises:
+        RowFaultError: their numbers do not fit.
+    """
+    asked, given = (_texts(cell) for cell in (prompts, replies))
+    if len(given) != len(asked) - 1:
+        raise RowFaultError("bad-turns", f"{len(asked)} prompts, {len(given)} replies")
+    turns = [Message("user", asked[0])]
+    for reply, prompt in zip(given, asked[1:], strict=True):
+        turns += [Message("assistant", reply), Message("user", prompt)]
+    return turns
+
+
+def _texts(cell: object) -> list[str]:
+    value = unpacked(cell)
+    if isinstance(value, list):
+        return [text_of(one) for one in value]
+    return [text_of(value)] if value else []
 
 
 def find_history(head: Head, taken: Sequence[int | None] = ()) -> int | None:
@@ -158,7 +199,12 @@ def find_prompt(
         taken: columns of the responses and what rates them.
         mapping: columns that the user chose.
     """
-    found = [head.find(name) for name in NAMES]
+    pair = [head.find(name) for name in _PARALLEL]
+    if mapping is None and None not in pair and not set(pair) & set(taken):
+        system = head.find(*SYNONYMS["system"])
+        return PromptColumns(pair[0], system, replies=pair[1])
+    names = (*_beside_responses(head, taken), *NAMES)
+    found = [head.find(name) for name in names]
     free = [index for index in found if index is not None and index not in taken]
     prompt = next((index for index in free if head.cells(index)), None)
     if prompt is None:
@@ -176,7 +222,18 @@ def find_prompt(
     history = find_history(head, [index for index in (*taken, prompt) if index is not None])
     if history == context:
         context = None
-    return PromptColumns(prompt, system, context, history, head.most(prompt, is_python_object))
+    is_object = head.most(prompt, is_object_text)
+    return PromptColumns(prompt, system, context, history, is_object=is_object)
+
+
+def _beside_responses(head: Head, taken: Sequence[int]) -> list[str]:
+    """Return names of a prompt with the first word that all taken columns share.
+
+    “orig_instruction” belongs to “orig_response_A”; “instruction” may be a judge's beside it.
+    """
+    firsts = {(words_of(head.columns[index]) or [""])[0] for index in taken}
+    lead = firsts.pop() if len(firsts) == 1 else ""
+    return [f"{lead}_{name}" for name in NAMES] if lead else []
 
 
 def _similar(head: Head, taken: Sequence[int]) -> int | None:

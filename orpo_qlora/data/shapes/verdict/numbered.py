@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from orpo_qlora.data.columns import ColumnMapping
 from orpo_qlora.data.readers.rows import Row
+from orpo_qlora.data.shapes import orders
 from orpo_qlora.data.shapes.base import Head, RowFaultError, Shape
 from orpo_qlora.data.shapes.content.cells import unpacked
-from orpo_qlora.data.shapes.ranking import RankedList, Scored, Source
+from orpo_qlora.data.shapes.ranked_by import Scored, Source
+from orpo_qlora.data.shapes.ranking import RankedList
 from orpo_qlora.data.shapes.verdict.values import number_of
 
 _STEMS = ("response", "answer", "completion", "output", "generation", "candidate", "summary")
@@ -97,21 +99,27 @@ def _by_list(head: Head, columns: Sequence[_Column], stem: str) -> Source | None
 
 
 def _by_order(head: Head, columns: Sequence[_Column], stem: str) -> Source | None:
-    """Return the order by a list of the columns' names or letters, the best first."""
-    index = head.find("ranking", "order", "ranked")
-    names = _names_of(head, columns, stem)
-    letters = {name: at for name, at in names.items() if not name.isdigit()}
-    if index is None or not head.most(
-        index, lambda cell: len([one for one in _plain_list(cell) if one in letters]) > 1
-    ):
-        return None
+    """Return the order by the columns' names, letters or numbers, the best first."""
+    places = {orders.plain_label(name): at for name, at in _names_of(head, columns, stem).items()}
+    for name in orders.NAMES:
+        index = head.find(name)
+        if index is None or not head.most(index, lambda cell: _known(cell, places) > 1):
+            continue
 
-    def read(row: Row) -> Scored:
-        order = [letters[one] for one in _plain_list(row.cells[index]) if one in letters]
-        return [(-float(place), row.cells[at]) for place, at in enumerate(order)]
+        def read(row: Row, index: int = index) -> Scored:
+            order = orders.order_of(row.cells[index])
+            if order is None:
+                raise RowFaultError("no-ranking", f"{row.cells[index]}"[:200])
+            return [(score, row.cells[at]) for at, score in orders.scores_of(order, places).items()]
 
-    meaning = f"“{head.columns[index]}” names the “{stem}” columns, the best first"
-    return Source(read, (*letters.values(), index), meaning)
+        meaning = f"“{head.columns[index]}” names the “{stem}” columns, the best first"
+        return Source(read, (*(column.response for column in columns), index), meaning)
+    return None
+
+
+def _known(cell: object, places: dict[str, int]) -> int:
+    """Return how many of the names in an order are columns."""
+    return sum(name in places for group in orders.order_of(cell) or [] for name in group)
 
 
 def _plain_list(cell: object) -> list[str]:

@@ -15,6 +15,7 @@ from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head
 from orpo_qlora.data.shapes.content.cells import unpacked
 from orpo_qlora.data.shapes.content.prompts import find_prompt
+from orpo_qlora.data.shapes.ranked_by import number_in
 from orpo_qlora.data.shapes.verdict.two_responses import Two
 from orpo_qlora.data.shapes.verdict.values import (
     FIRST,
@@ -38,6 +39,7 @@ _VERDICTS = (
     "better_response_id", "better_response", "preferred_response", "preferred_answer", "better",
     "verdict", "human_preference", "preferred_output", "vote", "choice", "labels", "label",
     "chosen", "judgement", "judgment", "preference_responses", "preference_label", "result",
+    "ranking", "rank", "order", "comparison", "selected", "selection", "annotations", "annotation",
 )  # fmt: skip
 _VERDICT_WORDS = {
     "preference", "preferred", "winner", "better", "verdict", "choice", "vote", "best", "choose",
@@ -70,6 +72,7 @@ def find_verdict(head: Head, two: Two) -> Verdict | None:
         or _from_columns(head, two)
         or _from_scores(head, two)
         or _from_score_list(head, two)
+        or _from_objects(head, two)
     )
 
 
@@ -235,11 +238,28 @@ def _from_column(head: Head, two: Two, index: int, *, is_certain: bool) -> Verdi
     if (clear or not rest) and (len(clear) + len(ties)) * 2 > len(values):
         return _worded(head, index, words)
     if rest and all(number_of(value) is not None for value in rest):
+        numbers = {number_of(value) or 0.0 for value in rest}
+        if two.ends == ("1", "2") and _are_between(numbers):
+            return _between(head, index)
         return _numbered(head, two, index, set(map(number_of, rest)), is_certain=is_certain)
     by_model = _by_model(head, two, index) or _by_text(head, two, index)
     if by_model or not is_certain:
         return by_model
     return _refuse(head, two, index)
+
+
+def _are_between(numbers: set[float]) -> bool:
+    """Return whether numbers lie from 1 to 2 with fractions, as weighted preferences do."""
+    return all(1 <= number <= 2 for number in numbers) and any(n != int(n) for n in numbers)
+
+
+def _between(head: Head, index: int) -> Verdict:
+    column = head.columns[index]
+    return Verdict(
+        (index,),
+        lambda row: compared(1.5, plain_text(row.cells[index])),
+        f"“{column}” below 1.5 chooses the first, above it the second",
+    )
 
 
 def _worded(head: Head, index: int, words: dict[str, str]) -> Verdict:
@@ -319,6 +339,24 @@ def _from_score_list(head: Head, two: Two) -> Verdict | None:
 
     column = head.columns[index]
     return Verdict((index,), read, f"the response with the higher score in “{column}” is chosen")
+
+
+def _from_objects(head: Head, two: Two) -> Verdict | None:
+    """Return a verdict by the scores inside two responses that are objects."""
+    if not all(
+        head.most(index, lambda cell: number_in(unpacked(cell), is_inside=True) is not None)
+        for index in (two.first, two.second)
+    ):
+        return None
+
+    def read(row: Row) -> str:
+        first, second = (
+            number_in(unpacked(row.cells[index]), is_inside=True)
+            for index in (two.first, two.second)
+        )
+        return compared(first, second)
+
+    return Verdict((), read, "the response with the higher score inside is chosen")
 
 
 def _numbers_of(cell: object, words: dict[str, str]) -> list[float]:

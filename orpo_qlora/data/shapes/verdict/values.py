@@ -21,22 +21,24 @@ _TIES = {
 }  # fmt: skip
 GOOD_LABELS = {
     "true", "1", "1.0", "good", "positive", "desirable", "chosen", "up", "yes", "thumbs_up", "like",
-    "preferred", "accepted", "👍",
+    "preferred", "accepted", "better", "best", "winner", "won", "correct", "👍",
 }  # fmt: skip
 BAD_LABELS = {
     "false", "0", "0.0", "-1", "-1.0", "bad", "negative", "undesirable", "rejected", "down", "no",
-    "thumbs_down", "dislike", "dispreferred", "👎",
+    "thumbs_down", "dislike", "dispreferred", "non_preferred", "nonpreferred", "not_preferred",
+    "unpreferred", "not_chosen", "worse", "worst", "loser", "lost", "incorrect", "wrong", "👎",
 }  # fmt: skip
 """Words, numbers and truth values of a label for one response."""
 _DEGREE = r"(?:(?:strongly|slightly|clearly|much|far|significantly|marginally|somewhat|the|a lot|a bit|a little|moderately|definitely) )*"  # noqa: E501
 _IS_BETTER = re.compile(
-    rf"(.+?) (?:(?:is|was) )?{_DEGREE}(?:better|best|preferred|stronger|winner|wins|won)"
+    rf"(.+?) (?:(?:is|was) )?{_DEGREE}(?:better|best|preferred|stronger|winner|wins?|won)"
     r"(?: (?:than|over|to) .+)?"
 )
 _PREFERS = re.compile(rf"(?:(?:i|we) )?{_DEGREE}(?:prefers?|preferred|chose|choose) (.+?)")
+_DEGREE_ONLY = re.compile(r"(?:strongly|slightly|clearly|much|significantly|marginally) (.+)")
 """Verdicts in words, such as “A is slightly better” and “strongly prefer response 2”."""
 _NAMED = ("model", "response", "answer", "assistant", "completion", "output", "option")
-_ORDER = re.compile(r"(\w+)\s*(>+|<+)\s*(\w+)")
+_ORDER = re.compile(r"((?:\w+ )?\w+)\s*(>+|<+)\s*((?:\w+ )?\w+)")
 FIRST, SECOND, TIE, UNCLEAR = "first", "second", "tie", "unclear"
 Reader = Callable[[Row], str]
 
@@ -105,6 +107,13 @@ def number_of(cell: object) -> float | None:
     return number if abs(number) < float("inf") else None
 
 
+def label_of(cell: object) -> bool | None:
+    """Return a label as good or bad, None for anything else: “Non-preferred” is bad."""
+    text = str(cell).strip()
+    plain = text if number_of(text) is not None else plain_name(text)
+    return True if plain in GOOD_LABELS else False if plain in BAD_LABELS else None
+
+
 def is_number(cell: object) -> bool:
     """Return whether a cell is a number, also as text."""
     return number_of(cell) is not None
@@ -117,10 +126,21 @@ def plain_text(cell: object) -> str:
     while isinstance(value, list) and value:
         value = value[0]
     if isinstance(value, dict):
-        value = value.get("value", "")
+        value = _in_annotation(value)
     if value is None:
         return ""
     return " ".join(str(value).casefold().strip(" \t\r\n\"'[]").split())
+
+
+def _in_annotation(value: object) -> object:
+    """Return what an annotation says: `{"value": …}`, or Label Studio's nested results."""
+    while isinstance(value, dict | list) and value:
+        if isinstance(value, list):
+            value = value[0]
+            continue
+        keys = ("value", "result", "selected", "choices", "choice")
+        value = next((value[key] for key in keys if key in value), "")
+    return "" if isinstance(value, dict | list) else value
 
 
 def is_tie(value: str) -> bool:
@@ -151,8 +171,22 @@ def side_of(value: str, words: dict[str, str]) -> str:
         return TIE
     order = _ORDER.fullmatch(value)
     if order is None:
-        text = value.rstrip(".!")
-        phrase = _IS_BETTER.fullmatch(text) or _PREFERS.fullmatch(text)
-        return words.get(phrase[1].removeprefix("the "), UNCLEAR) if phrase else UNCLEAR
+        return _side_of_phrase(value, words)
     better = order[1] if order[2].startswith(">") else order[3]
-    return words.get(better, UNCLEAR)
+    return _named(better, words)
+
+
+def _named(name: str, words: dict[str, str]) -> str:
+    """Return the side of a name, also of a number that stands for a response in a phrase."""
+    return words.get(name, words.get(f"response {name}", UNCLEAR))
+
+
+def _side_of_phrase(value: str, words: dict[str, str]) -> str:
+    """Return the outcome of a phrase such as “A (slightly better)”, “a_better” or “prefer_b”."""
+    text = " ".join(re.sub(r"[_()\[\],:]+", " ", value.rstrip(".!")).split())
+    for pattern in (_IS_BETTER, _PREFERS, _DEGREE_ONLY):
+        phrase = pattern.fullmatch(text)
+        name = phrase[1].removeprefix("the ") if phrase else ""
+        if _named(name, words) != UNCLEAR:
+            return _named(name, words)
+    return UNCLEAR

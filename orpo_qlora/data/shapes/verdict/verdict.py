@@ -10,7 +10,7 @@ from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Head, Preference, RowFaultError, Shape
 from orpo_qlora.data.shapes.content.cells import (
     is_message_list,
-    is_python_object,
+    is_object_text,
     text_of,
     unpacked,
 )
@@ -44,7 +44,7 @@ class TwoAnswers(Shape):
         self._prompt = PromptColumns(None) if is_whole else find_prompt(head, taken, mapping)
         if not is_whole and self._prompt.prompt is None:
             raise needs_prompt(head, "verdict", {"first": first, "second": second})
-        self._are_objects = head.most(two.first, is_python_object)
+        self._are_objects = head.most(two.first, is_object_text)
         self._are_rounds = (
             head.most(self._prompt.prompt, _is_text_list)
             and head.most(two.first, _is_text_list)
