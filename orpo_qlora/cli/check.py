@@ -27,6 +27,7 @@ from orpo_qlora.cli.options import (
     HubOptions,
     HubRevision,
     HubSplit,
+    LabelledRows,
     Map,
     MaxBytes,
     MaxRows,
@@ -70,6 +71,7 @@ def check(
     header: Annotated[bool, typer.Option(help="Whether the first line names columns.")] = True,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = None,
+    labelled: LabelledRows = None,
     columns: Map = None,
     prompt_from_common_prefix: CommonPrefix = False,
     config_name: HubConfig = "",
@@ -102,6 +104,7 @@ def check(
         has_header=header,
         fixes=tuple(fixes or ()),
         pairs_from_ranking=pairs_from_ranking,
+        labelled=labelled,
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
     hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)

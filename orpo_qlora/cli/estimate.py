@@ -24,6 +24,7 @@ from orpo_qlora.cli.options import (
     HubOptions,
     HubRevision,
     HubSplit,
+    LabelledRows,
     Map,
     MaxBytes,
     MaxRows,
@@ -33,6 +34,7 @@ from orpo_qlora.cli.options import (
     RecipeFiles,
     Settings,
     config_of,
+    labelled_for,
     locator,
     recipe_data,
 )
@@ -54,6 +56,7 @@ def estimate(
     encodings: Encodings = None,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = None,
+    labelled: LabelledRows = None,
     columns: Map = None,
     prompt_from_common_prefix: CommonPrefix = False,
     config_name: HubConfig = "",
@@ -69,6 +72,7 @@ def estimate(
     choices = ReadChoices(
         fixes=tuple(fixes or ()),
         pairs_from_ranking=pairs_from_ranking,
+        labelled=labelled_for([config], labelled),
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
     hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)

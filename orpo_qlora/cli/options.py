@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
+import yaml
 
 from orpo_qlora.cli.console import err, job_progress, plain
-from orpo_qlora.config import TrainConfig, build_config, parse_assignments, preset_names
+from orpo_qlora.config import TrainConfig, build_config, preset_names
 from orpo_qlora.data.columns import ShapeName
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.files import hub
-from orpo_qlora.data.files.choices import PairsFromRanking
+from orpo_qlora.data.files.choices import Labelled, PairsFromRanking
 from orpo_qlora.data.mapping import KEYS as MAPPING_KEYS
 from orpo_qlora.data.readers.arrow import is_saved, split_folder
-from orpo_qlora.errors import InputError, ResourceError
+from orpo_qlora.errors import ConfigError, InputError, ResourceError
 from orpo_qlora.jobs.hub import job
+from orpo_qlora.methods import method_of
 from orpo_qlora.models.machine import this_machine
 from orpo_qlora.models.needs import needs_of
 from orpo_qlora.presets import Recipe, read_preset, read_recipe, recipe_names
@@ -42,6 +44,16 @@ Ranking = Annotated[
         "--pairs-from-ranking",
         metavar="WAY",
         help="Pairs of a ranked row: best_worst, best_rest or all.",
+    ),
+]
+LabelledRows = Annotated[
+    Labelled | None,
+    typer.Option(
+        "--labelled",
+        metavar="WAY",
+        help="Responses with a good or bad label: pairs, of prompts with both labels; or single, "
+        "each on its own, which only the method kto trains on.",
+        show_default="single for kto and where there are no pairs, else pairs",
     ),
 ]
 Map = Annotated[
@@ -193,6 +205,28 @@ def _fetched(file: str, options: HubOptions, *, quiet: bool) -> Path:
     if fetched.note:
         err.print(plain(fetched.note), soft_wrap=True)
     return fetched.path
+
+
+def labelled_for(configs: Sequence[TrainConfig], given: Labelled | None) -> Labelled | None:
+    """Return how labelled responses are read for runs with these settings."""
+    if given is None and all(method_of(config).takes_single for config in configs):
+        return "single"
+    return given
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, object]:
+    """Turn `key=value` texts into settings; a value in brackets is a list.
+
+    Raises:
+        ConfigError: a text has no `=`.
+    """
+    settings: dict[str, object] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"“{text}” is not key=value.", hint="Write --set lambda=0.2.")
+        settings[key.strip()] = yaml.safe_load(value) if value.startswith("[") else value
+    return settings
 
 
 def config_of(

@@ -23,6 +23,7 @@ from orpo_qlora.cli.options import (
     HubOptions,
     HubRevision,
     HubSplit,
+    LabelledRows,
     Map,
     MaxBytes,
     MaxRows,
@@ -31,6 +32,7 @@ from orpo_qlora.cli.options import (
     Ranking,
     Settings,
     config_of,
+    labelled_for,
     locator,
 )
 from orpo_qlora.data.examples import example_names
@@ -77,6 +79,7 @@ def sweep_(
     encodings: Encodings = None,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = None,
+    labelled: LabelledRows = None,
     columns: Map = None,
     prompt_from_common_prefix: CommonPrefix = False,
     config_name: HubConfig = "",
@@ -94,10 +97,11 @@ def sweep_(
                 "There is nothing to vary.", hint="Add for example --over lambda=0.1,0.5,1."
             )
         config = config_of(preset, settings, {"model": model, "name": name})
-        sweep.runs_from(config, variations)  # before a long file is read
+        configs = sweep.runs_from(config, variations)  # before a long file is read
         choices = ReadChoices(
             fixes=tuple(fixes or ()),
             pairs_from_ranking=pairs_from_ranking,
+            labelled=labelled_for(configs, labelled),
             prompt_from_common_prefix=prompt_from_common_prefix,
         )
         hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
@@ -114,8 +118,9 @@ def sweep_(
         parts = split_pairs(dataset.pairs, config.held_out, config.seed)
         runs = sweep.start_sweep(config, variations, parts, dataset.report)
     else:
-        reading = (shares, caps, encodings, fixes, pairs_from_ranking, columns, config_name, split)
-        if any((preset, model, settings, name, *reading, prompt_from_common_prefix, max_rows)):
+        named = (preset, model, settings, name, shares, caps, encodings, fixes, columns)
+        reading = (pairs_from_ranking, labelled, prompt_from_common_prefix)
+        if any((*named, *reading, config_name, split, max_rows)):
             raise InputError(
                 f"There is no file “{sources[0]}”, and a sweep of a run takes everything that is "
                 "not varied from that run.",

@@ -25,6 +25,7 @@ from orpo_qlora.cli.options import (
     HubOptions,
     HubRevision,
     HubSplit,
+    LabelledRows,
     Map,
     MaxBytes,
     MaxRows,
@@ -35,6 +36,7 @@ from orpo_qlora.cli.options import (
     RunName,
     Settings,
     config_of,
+    labelled_for,
     locator,
     recipe_data,
 )
@@ -49,6 +51,7 @@ from orpo_qlora.runs.curves import insight
 from orpo_qlora.runs.curves.metrics import ACCURACY
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process import queue as run_queue
+from orpo_qlora.runs.process.data_for_method import balance_sentence
 from orpo_qlora.runs.process.follow import follow
 from orpo_qlora.runs.process.start import with_start
 from orpo_qlora.runs.store import Run, RunPaths
@@ -78,6 +81,7 @@ def train(
     ] = None,
     fixes: Fixes = None,
     pairs_from_ranking: Ranking = None,
+    labelled: LabelledRows = None,
     columns: Map = None,
     prompt_from_common_prefix: CommonPrefix = False,
     config_name: HubConfig = "",
@@ -94,6 +98,7 @@ def train(
     choices = ReadChoices(
         fixes=tuple(fixes or ()),
         pairs_from_ranking=pairs_from_ranking,
+        labelled=labelled_for([config], labelled),
         prompt_from_common_prefix=prompt_from_common_prefix,
     )
     hub = HubOptions(config_name, split, data_revision, max_rows, max_bytes)
@@ -116,6 +121,9 @@ def train(
     used = tokenizer_files.known_template(config.model, config.revision, config.chat_template)
     for sentence in used.sentences(config.model) if used else []:
         err.print(plain(sentence), soft_wrap=True)
+    balance = balance_sentence(config, dataset.report)
+    if balance:
+        err.print(plain(balance), soft_wrap=True)
     paths = launch.start_run(config, dataset)
     if not as_json:
         out.print(f"Run {paths.id}")

@@ -14,13 +14,14 @@ from rich.table import Table
 
 from orpo_qlora import program
 from orpo_qlora.cli.console import out, plain
-from orpo_qlora.cli.options import AsJson
-from orpo_qlora.config import build_config, parse_assignments, preset_names
+from orpo_qlora.cli.options import AsJson, labelled_for, parse_assignments
+from orpo_qlora.config import build_config, preset_names
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.pairs import load_preferences, write_pairs
 from orpo_qlora.models.templates import chat_templates
 from orpo_qlora.presets import read_preset
+from orpo_qlora.runs.process.data_for_method import check_data
 
 PROGRAM = "orpo_qlora.orpo.verify.program"
 EXAMPLE = "short_answers"
@@ -66,7 +67,9 @@ def verify(
     )
     config = chat_templates.recorded(config)
     path = example_path(file) if file in example_names() else Path(file).expanduser()
-    dataset = load_preferences(path, choices=ReadChoices(encoding=encoding))
+    choices = ReadChoices(encoding=encoding, labelled=labelled_for([config], None))
+    dataset = load_preferences(path, choices=choices)
+    check_data(config, dataset.report, dataset.pairs[: config.pairs_per_step])
     with tempfile.TemporaryDirectory(prefix="orpo-qlora-verify-") as name:
         folder = Path(name)
         (folder / "config.json").write_text(config.model_dump_json(by_alias=True), encoding="utf-8")

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora.data.messages import NO_TOOLS, Message
 from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.data.shapes.base import SIDES
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import DataError, InputError
 from orpo_qlora.models.templates import rendering
@@ -24,7 +25,8 @@ class TokenizedPair:
 
     `prompt` is everything up to and including the generation prompt of the template; `chosen` and
     `rejected` end with the end-of-turn token unless they were cut. The prompt has the ids that a
-    chat gives it, so both answers share it by construction.
+    chat gives it, so both answers share it by construction. Of a single labelled response the other
+    side has no tokens.
     """
 
     prompt: tuple[int, ...]
@@ -38,6 +40,11 @@ class TokenizedPair:
         answers = zip(self.chosen, self.rejected, strict=False)
         same_start = sum(1 for _ in takewhile(lambda ids: ids[0] == ids[1], answers))
         return PairLengths(len(self.prompt), len(self.chosen), len(self.rejected), same_start)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is a single response."""
+        return not (self.chosen and self.rejected)
 
     @property
     def longest(self) -> int:
@@ -153,13 +160,18 @@ def to_tokens(
     opened = [prompt_text(tokenizer, pair.conversation, pair.tool_use.tools) for pair in pairs]
     prompts = _encode(tokenizer, opened)
     sides = []
-    for answers in zip(*(pair.responses for pair in pairs), strict=True):
+    both = zip(*(pair.responses for pair in pairs), strict=True)
+    for side, answers in zip(SIDES, both, strict=True):
         texts = [
-            _answer_text(tokenizer, head, pair, answer, turn)
+            _answer_text(tokenizer, head, pair, answer, turn) if pair.has(side) else ""
             for head, pair, answer in zip(opened, pairs, answers, strict=True)
         ]
+        encoded = _encode_after(tokenizer, opened, prompts, texts)
         sides.append(
-            [_closed(ids, turn) for ids in _encode_after(tokenizer, opened, prompts, texts)]
+            [
+                _closed(ids, turn) if pair.has(side) else []
+                for ids, pair in zip(encoded, pairs, strict=True)
+            ]
         )
     return [
         TokenizedPair(tuple(prompt), tuple(chosen), tuple(rejected), pair.row)
