@@ -146,7 +146,8 @@ class TrainConfig(BaseModel):
         group="Objective",
         methods=("kto",),
         label="Weight of chosen",
-        help="Weight of chosen responses in KTO's loss; 1 suits pairs, which have as many of both.",
+        help="Weight of chosen responses in KTO's loss; 1 suits pairs, which have as many of both. "
+        "Chosen times this weight should be 1 to 1.33 times rejected times theirs (KTO paper).",
         gt=0,
         le=100,
         allow_inf_nan=False,
@@ -160,6 +161,14 @@ class TrainConfig(BaseModel):
         gt=0,
         le=100,
         allow_inf_nan=False,
+    )
+    kto_loss: Literal["kto", "apo_zero_unpaired"] = _setting(
+        "kto",
+        group="Objective",
+        methods=("kto",),
+        label="KTO loss",
+        help="kto: relative to a KL term, estimated with responses to other prompts; "
+        "apo_zero_unpaired: without that term, for responses that are better than the model's own.",
     )
     ratio: Literal["odds", "probability"] = _setting(
         "odds",
@@ -431,21 +440,6 @@ def _describe(error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is a
         close = get_close_matches(name, setting_fields(), n=1)
         return f"“{name}” is not a setting" + (f" (did you mean {close[0]}?)" if close else "")
     return f"{name} = {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
-
-
-def parse_assignments(assignments: list[str]) -> dict[str, object]:
-    """Turn `key=value` texts into settings; a value in brackets is a list.
-
-    Raises:
-        ConfigError: a text has no `=`.
-    """
-    settings: dict[str, object] = {}
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"“{text}” is not key=value.", hint="Write --set lambda=0.2.")
-        settings[key.strip()] = yaml.safe_load(value) if value.startswith("[") else value
-    return settings
 
 
 def preset_folder() -> Path:

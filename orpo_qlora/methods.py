@@ -55,6 +55,8 @@ class Method:
     """What an empty `beta` stands for."""
     whose_nll: Callable[[str], str] = lambda nll_on: ""
     """Who else has an NLL on these tokens, in brackets."""
+    takes_single: bool = False
+    """Whether it trains on single labelled responses, too."""
     log_prob: Literal["mean", "sum"] = "mean"
     """How the log-prob of a response follows from those of its tokens."""
     highest_rate: float = 5e-5
@@ -83,6 +85,10 @@ def _orpo_parts(config: TrainConfig) -> tuple[Part, ...]:
 
 def _beta(config: TrainConfig) -> str:
     return f"β {beta_of(config):g}"
+
+
+def _k(config: TrainConfig) -> str:
+    return "k the mean g of mismatched responses" if config.kto_loss == "kto" else "k = 0"
 
 
 METHODS: dict[str, Method] = {
@@ -135,14 +141,14 @@ METHODS: dict[str, Method] = {
     "kto": Method(
         title="KTO",
         source="arXiv 2402.01306",
-        formula=lambda _: (
-            "mean of w·(1 − σ(β·(g_w − k))) and w'·(1 − σ(β·(k − g_l))), k the mean g of "
-            f"mismatched responses, {GAIN}"
+        formula=lambda config: (
+            f"mean of w·(1 − σ(β·(g_w − k))) and w'·(1 − σ(β·(k − g_l))), {_k(config)}, {GAIN}"
         ),
-        needs=lambda _: LossNeeds(reference=True, mismatched=True),
+        needs=lambda config: LossNeeds(reference=True, mismatched=config.kto_loss == "kto"),
         parts=lambda _: (PREFERENCE,),
         strength=_beta,
         milder="a larger β",
+        takes_single=True,
         log_prob="sum",
     ),
     "simpo": Method(

@@ -36,7 +36,7 @@ def histograms_of(lengths: TokenLengths, report: LengthReport) -> tuple[Histogra
     """Return the histograms of a file's token counts."""
     limit = report.max_length
     differences = differences_of(lengths)
-    return (
+    found = (
         Histogram(
             "whole",
             "Prompt and longer response",
@@ -55,10 +55,14 @@ def histograms_of(lengths: TokenLengths, report: LengthReport) -> tuple[Histogra
             "answers",
             "Responses",
             (
-                Series("chosen", BLUE, lengths.chosen),
-                Series("rejected", ORANGE, lengths.rejected),
+                Series("chosen", BLUE, [count for count in lengths.chosen if count]),
+                Series("rejected", ORANGE, [count for count in lengths.rejected if count]),
             ),
-            f"Chosen: {report.chosen.sentence()}. Rejected: {report.rejected.sentence()}.",
+            " ".join(
+                f"{side}: {spread.sentence()}."
+                for side, spread in (("Chosen", report.chosen), ("Rejected", report.rejected))
+                if spread
+            ),
             limit,
         ),
         Histogram(
@@ -68,6 +72,7 @@ def histograms_of(lengths: TokenLengths, report: LengthReport) -> tuple[Histogra
             report.difference_sentence(),
         ),
     )
+    return found if differences else found[:-1]  # without pairs there is nothing to subtract
 
 
 def _sentence(text: str) -> str:

@@ -16,7 +16,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.columns import ShapeName
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.files import hub
-from orpo_qlora.data.files.choices import PairsFromRanking, ReadChoices
+from orpo_qlora.data.files.choices import Labelled, PairsFromRanking, ReadChoices
 from orpo_qlora.data.files.hub import recorded_source
 from orpo_qlora.data.files.sources import ALL, FileSet, SourceFile, parse_cap, parse_share
 from orpo_qlora.data.mapping import KEYS as MAPPING_KEYS
@@ -24,6 +24,7 @@ from orpo_qlora.data.mapping import complete_mapping
 from orpo_qlora.data.readers.arrow import is_saved, split_folder
 from orpo_qlora.errors import InputError, ResourceError
 from orpo_qlora.jobs.hub import job
+from orpo_qlora.methods import method_of
 from orpo_qlora.models.machine import this_machine
 from orpo_qlora.models.needs import needs_of
 from orpo_qlora.presets import Recipe, read_preset, read_recipe, recipe_names
@@ -75,6 +76,16 @@ Ranking = Annotated[
         "--pairs-from-ranking",
         metavar="WAY",
         help="Pairs of a ranked row: best_worst, best_rest or all.",
+    ),
+]
+LabelledRows = Annotated[
+    Labelled | None,
+    typer.Option(
+        "--labelled",
+        metavar="WAY",
+        help="Responses with a good or bad label: pairs, of prompts with both labels; or single, "
+        "each on its own, which only the method kto trains on.",
+        show_default="single for kto and where there are no pairs, else pairs",
     ),
 ]
 Map = Annotated[
@@ -230,6 +241,7 @@ class DataOptions:
     encodings: Encodings = None
     fixes: Fixes = None
     pairs_from_ranking: Ranking = None
+    labelled: LabelledRows = None
     columns: Map = None
     prompt_from_common_prefix: CommonPrefix = False
     config_name: HubConfig = ""
@@ -260,8 +272,16 @@ class DataOptions:
         quiet: bool,
         hub_options: HubOptions | None = None,
         has_header: bool = True,
+        configs: Sequence[TrainConfig] = (),
     ) -> FileSet:
         """Return the files, each as it is to be read; Hub data sets are fetched, with progress.
+
+        Args:
+            files: the FILE arguments.
+            quiet: whether no progress is shown.
+            hub_options: instead of the given options for Hub data sets.
+            has_header: whether the first line names columns.
+            configs: of the runs that train on them; labelled responses are read to suit all.
 
         Raises:
             InputError: a value is wrong, or names none or several of the files.
@@ -271,6 +291,7 @@ class DataOptions:
             has_header=has_header,
             fixes=tuple(self.fixes or ()),
             pairs_from_ranking=self.pairs_from_ranking,
+            labelled=self._labelled(configs),
             prompt_from_common_prefix=self.prompt_from_common_prefix,
         )
         return file_set(
@@ -291,8 +312,13 @@ class DataOptions:
         if not files:
             named, hub_options = recipe_data(preset, config, hub_options)
             files = [named]
-        data = self.file_set(files, quiet=quiet, hub_options=hub_options)
+        data = self.file_set(files, quiet=quiet, hub_options=hub_options, configs=[config])
         return with_mapping(data, self.columns)
+
+    def _labelled(self, configs: Sequence[TrainConfig]) -> Labelled | None:
+        if not self.labelled and configs and all(method_of(one).takes_single for one in configs):
+            return "single"
+        return self.labelled
 
 
 DEFAULTS = DataOptions()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+import yaml
 
-from orpo_qlora.config import TrainConfig, build_config, parse_assignments, preset_names
+from orpo_qlora.config import TrainConfig, build_config, preset_names
+from orpo_qlora.errors import ConfigError
 from orpo_qlora.presets import read_preset
 
 RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
@@ -18,6 +20,21 @@ ModelName = Annotated[str | None, typer.Option("--model", help="Catalogue name, 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
 ]
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, object]:
+    """Turn `key=value` texts into settings; a value in brackets is a list.
+
+    Raises:
+        ConfigError: a text has no `=`.
+    """
+    settings: dict[str, object] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"“{text}” is not key=value.", hint="Write --set lambda=0.2.")
+        settings[key.strip()] = yaml.safe_load(value) if value.startswith("[") else value
+    return settings
 
 
 def config_of(

@@ -67,8 +67,8 @@ def sweep_(
                 "There is nothing to vary.", hint="Add for example --over lambda=0.1,0.5,1."
             )
         config = config_of(preset, settings, {"model": model, "name": name})
-        sweep.runs_from(config, variations)  # before a long file is read
-        data = options.file_set(sources, quiet=as_json)
+        configs = sweep.runs_from(config, variations)  # before a long file is read
+        data = options.file_set(sources, quiet=as_json, configs=configs)
         dataset = load_files(with_mapping(data, options.columns))
         parts = split_pairs(dataset.pairs, config.held_out, config.seed)
         runs = sweep.start_sweep(config, variations, parts, dataset.report)

@@ -27,6 +27,7 @@ from orpo_qlora.runs.curves import insight
 from orpo_qlora.runs.curves.metrics import ACCURACY
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process import queue as run_queue
+from orpo_qlora.runs.process.data_for_method import balance_sentence
 from orpo_qlora.runs.process.follow import follow
 from orpo_qlora.runs.process.start import with_start
 from orpo_qlora.runs.store import Run, RunPaths
@@ -66,6 +67,9 @@ def train(
     used = tokenizer_files.known_template(config.model, config.revision, config.chat_template)
     for sentence in used.sentences(config.model) if used else []:
         err.print(plain(sentence), soft_wrap=True)
+    balance = balance_sentence(config, dataset.report)
+    if balance:
+        err.print(plain(balance), soft_wrap=True)
     paths = launch.start_run(config, dataset)
     if not as_json:
         out.print(f"Run {paths.id}")

@@ -19,6 +19,7 @@ from orpo_qlora.cli.options import AsJson, ModelName, Preset, Settings, config_o
 from orpo_qlora.data.files.combine import load_files
 from orpo_qlora.data.pairs import write_pairs
 from orpo_qlora.models.templates import chat_templates
+from orpo_qlora.runs.process.data_for_method import check_data
 
 PROGRAM = "orpo_qlora.orpo.verify.program"
 EXAMPLE = "short_answers"
@@ -51,8 +52,9 @@ def verify(
     """
     config = config_of(preset, settings, {"model": model, "method": method})
     config = chat_templates.recorded(config)
-    data = options.file_set([file], quiet=as_json)
+    data = options.file_set([file], quiet=as_json, configs=[config])
     dataset = load_files(with_mapping(data, options.columns))
+    check_data(config, dataset.report, dataset.pairs[: config.pairs_per_step])
     with tempfile.TemporaryDirectory(prefix="orpo-qlora-verify-") as name:
         folder = Path(name)
         (folder / "config.json").write_text(config.model_dump_json(by_alias=True), encoding="utf-8")

@@ -12,16 +12,19 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from orpo_qlora import storage
 from orpo_qlora.data.columns import GUARD_COLUMN
 from orpo_qlora.data.messages import NO_TOOLS
 from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.data.shapes.base import SIDES
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
 
 COLUMNS = ("prompt", "chosen", "rejected")
+LABELLED_COLUMNS = ("prompt", "completion", "label")
 # OWASP's list. A text that already has apostrophes before such a sign gets one more, so that
 # removing exactly one is always right.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -30,7 +33,8 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 def write_clean(path: Path, pairs: Sequence[PreferencePair]) -> None:
     """Write pairs as CSV or as JSON lines, by file extension; reading them back is lossless.
 
-    Pairs with earlier turns are written as lists of messages, TRL's conversational format.
+    Pairs with earlier turns are written as lists of messages, TRL's conversational format. If there
+    are single responses, every response is written on its own, with its label.
 
     Raises:
         InputError: the extension is another, a text cannot be stored in a CSV, or the folder is not
@@ -39,13 +43,14 @@ def write_clean(path: Path, pairs: Sequence[PreferencePair]) -> None:
     """
     has_turns = any(pair.earlier or pair.tool_use != NO_TOOLS for pair in pairs)
     has_tools = any(pair.tool_use.tools for pair in pairs)
+    layout = _Layout(has_turns, has_tools, is_labelled=any(pair.single for pair in pairs))
     if path.suffix.casefold() == ".csv":
-        lines = _csv_lines(pairs, has_turns=has_turns, has_tools=has_tools)
+        lines = _csv_lines(pairs, layout)
     elif path.suffix.casefold() == ".jsonl":
         lines = (
-            json.dumps(_record(pair, has_turns=has_turns, has_tools=has_tools), ensure_ascii=False)
-            + "\n"
+            json.dumps(record, ensure_ascii=False) + "\n"
             for pair in pairs
+            for record in layout.records(pair)
         )
     else:
         raise InputError(
@@ -78,37 +83,52 @@ def _errors_named(path: Path) -> Iterator[None]:
         ) from exc
 
 
-def _record(pair: PreferencePair, *, has_turns: bool, has_tools: bool) -> dict[str, object]:
-    if not has_turns:
-        return {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
-    chosen, rejected = pair.responses
-    tools = {"tools": json.loads(pair.tool_use.tools or "[]")} if has_tools else {}
-    return {
-        "prompt": [turn.record() for turn in pair.conversation],
-        "chosen": [chosen.record()],
-        "rejected": [rejected.record()],
-        **tools,
-    }
+@dataclass(frozen=True)
+class _Layout:
+    """The columns of an exported file."""
+
+    has_turns: bool
+    has_tools: bool
+    is_labelled: bool
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names, in their order."""
+        columns = LABELLED_COLUMNS if self.is_labelled else COLUMNS
+        return (*columns, "tools") if self.has_tools else columns
+
+    def records(self, pair: PreferencePair) -> Iterator[dict[str, object]]:
+        """Yield the row of a pair, or that of each of its responses."""
+        prompt = [turn.record() for turn in pair.conversation] if self.has_turns else pair.prompt
+        tools = {"tools": json.loads(pair.tool_use.tools or "[]")} if self.has_tools else {}
+        sides = dict(zip(SIDES, pair.responses, strict=True))
+        cells: dict[str, object] = {
+            side: [response.record()] if self.has_turns else response.content
+            for side, response in sides.items()
+            if pair.has(side)
+        }
+        if not self.is_labelled:
+            yield {"prompt": prompt, **cells, **tools}
+            return
+        for side, cell in cells.items():
+            yield {"prompt": prompt, "completion": cell, "label": side == "chosen", **tools}
 
 
-def _csv_lines(
-    pairs: Sequence[PreferencePair], *, has_turns: bool, has_tools: bool
-) -> Iterator[str]:
+def _csv_lines(pairs: Sequence[PreferencePair], layout: _Layout) -> Iterator[str]:
     memory = io.StringIO()
     writer = csv.writer(memory, quoting=csv.QUOTE_ALL, strict=True)
     # Without the byte order mark Excel assumes the legacy encoding of the locale.
     memory.write("\ufeff")
-    columns = (*COLUMNS, "tools") if has_tools else COLUMNS
-    writer.writerow([*columns, GUARD_COLUMN])
-    for pair in pairs:
-        record = _record(pair, has_turns=has_turns, has_tools=has_tools)
+    writer.writerow([*layout.columns, GUARD_COLUMN])
+    rows = ((pair.row, record) for pair in pairs for record in layout.records(pair))
+    for row, record in rows:
         cells = [
-            json.dumps(record[name], ensure_ascii=False) if has_turns else str(record[name])
-            for name in columns
+            json.dumps(cell, ensure_ascii=False) if layout.has_turns else str(cell)
+            for cell in record.values()
         ]
         if any("\0" in cell for cell in cells):
             raise InputError(
-                f"Row {pair.row:,} holds a NUL character, which no CSV can.",
+                f"Row {row:,} holds a NUL character, which no CSV can.",
                 hint="Export JSON lines, or turn the fix “hidden-characters” on.",
             )
         guarded = [f"'{cell}" if _FORMULA.match(cell) else cell for cell in cells]

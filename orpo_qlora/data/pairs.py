@@ -33,7 +33,7 @@ from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.readers.source import Progress
 from orpo_qlora.data.readers.table import Table, open_table
 from orpo_qlora.data.shapes import inside
-from orpo_qlora.data.shapes.base import Candidate, Head, Preference, Shape
+from orpo_qlora.data.shapes.base import Candidate, Head, Preference, Shape, Side
 from orpo_qlora.data.shapes.common_prefix import without_prompt
 from orpo_qlora.data.shapes.content.media import refuse_media
 from orpo_qlora.data.shapes.content.prompts import similar_prompt
@@ -67,6 +67,9 @@ class PreferencePair:
     earlier: tuple[Message, ...] = ()
     """Turns before the prompt; a system message, if there is one, is the first."""
     tool_use: ToolUse = NO_TOOLS
+    single: Side = ""
+    """The side that a single labelled response is on; the other response is empty and not trained
+    on."""
 
     @property
     def conversation(self) -> tuple[Message, ...]:
@@ -81,6 +84,10 @@ class PreferencePair:
             Message("assistant", self.chosen, use.chosen_calls),
             Message("assistant", self.rejected, use.rejected_calls),
         )
+
+    def has(self, side: Side) -> bool:
+        """Whether the pair has a response on this side."""
+        return self.single in ("", side)
 
 
 _PAIR = TypeAdapter(PreferencePair)
@@ -127,6 +134,8 @@ def load_preferences(
     pairs: Spool[PreferencePair] = Spool(_packed, _PAIR.validate_json)
     for pair in examination.pairs():
         pairs.append(pair)
+    if examination.is_labelled_without_pairs:
+        return load_preferences(path, source, _as_single(choices), progress)
     return PreferenceData(pairs, examination.report())
 
 
@@ -143,7 +152,13 @@ def check_file(
     examination = _Examination(path, source, choices or ReadChoices(), progress)
     for _ in examination.pairs():
         pass
+    if examination.is_labelled_without_pairs:
+        return check_file(path, source, _as_single(choices), progress)
     return examination.report()
+
+
+def _as_single(choices: ReadChoices | None) -> ReadChoices:
+    return (choices or ReadChoices()).model_copy(update={"labelled": "single"})
 
 
 def preview(
@@ -169,7 +184,13 @@ def preview(
 
 def _pair(found: Preference, row: int) -> PreferencePair:
     return PreferencePair(
-        found.prompt, found.chosen, found.rejected, row, found.earlier, found.tool_use
+        found.prompt,
+        found.chosen,
+        found.rejected,
+        row,
+        found.earlier,
+        found.tool_use,
+        found.single,
     )
 
 
@@ -184,6 +205,7 @@ class _Examination:
         source = source or (self._hub.file_name if self._hub else "")
         self._table = open_table(path, source, choices, progress)
         self._is_ranking_chosen = choices.pairs_from_ranking is not None
+        self._is_labelled_chosen = choices.labelled is not None
         self._choices = choices = _with_ranking(choices, self._table)
         self._shape, self._is_remembered = _shape_of(self._table, choices)
         self._rows_read = 0
@@ -207,6 +229,13 @@ class _Examination:
             self._rows_read += 1
             yield row
 
+    @property
+    def is_labelled_without_pairs(self) -> bool:
+        """Whether no prompt has both labels and nothing was chosen; call it after `pairs`."""
+        counts = self._shape.labelled_counts()
+        has_singles_only = not counts.get("pairs") and bool(counts.get("single"))
+        return has_singles_only and not self._doctor.kept and not self._is_labelled_chosen
+
     def report(self) -> DataSummary:
         """Return the data summary; call it after all pairs were taken."""
         table = self._table
@@ -216,6 +245,8 @@ class _Examination:
             rows_read=self._rows_read,
             candidates=self._doctor.rows_read,
             pairs=self._doctor.kept,
+            single_chosen=self._doctor.singles["chosen"],
+            single_rejected=self._doctor.singles["rejected"],
             drops=self._doctor.drops(),
             ignored_columns=ignored_columns(
                 table.columns, (*self._shape.used, *tools_column(table.columns))
@@ -227,9 +258,10 @@ class _Examination:
             columns=table.columns,
             mapping=self._shape.mapping,
             is_remembered=self._is_remembered,
-            choices=self._choices,
+            choices=self._recorded_choices(),
             notes=self._shape.notes,
             ranking_pairs=self._shape.ranking_pairs(),
+            labelled_counts=self._shape.labelled_counts(),
             is_ranking_remembered=self._is_ranking_remembered(),
             hub=self._hub,
         )
@@ -239,6 +271,12 @@ class _Examination:
         if report.ranking_pairs and self._is_ranking_chosen and self._choices.pairs_from_ranking:
             remember_ranking(table.columns, self._choices.pairs_from_ranking)
         return report
+
+    def _recorded_choices(self) -> ReadChoices:
+        """Return the choices without one that means nothing for this file."""
+        if self._shape.labelled_counts():
+            return self._choices
+        return self._choices.model_copy(update={"labelled": None})
 
     def _is_ranking_remembered(self) -> bool:
         is_ranked = bool(self._shape.ranking_pairs())
@@ -261,7 +299,13 @@ def _shape_of(table: Table, choices: ReadChoices) -> tuple[Shape, bool]:
     """
     columns = table.columns
     ranking = choices.pairs_from_ranking or DEFAULT_RANKING
-    head = Head(columns, table.head(HEAD_SAMPLE), ranking, has_header=table.has_header)
+    head = Head(
+        columns,
+        table.head(HEAD_SAMPLE),
+        ranking,
+        choices.labelled or "pairs",
+        has_header=table.has_header,
+    )
     if choices.mapping:
         check_mapping(choices.mapping, columns, table.source, has_header=table.has_header)
         return _with_prompt(choices.mapping, table, head, choices), False
@@ -376,6 +420,8 @@ def _packed(pair: PreferencePair) -> bytes:
     if pair.tool_use != NO_TOOLS:
         steps = [turn.fields() for turn in pair.tool_use.steps]
         record["tool_use"] = {**asdict(pair.tool_use), "steps": steps}
+    if pair.single:
+        record["single"] = pair.single
     return json.dumps(record, ensure_ascii=False).encode()
 
 

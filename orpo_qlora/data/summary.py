@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora.data.columns import ColumnMapping
-from orpo_qlora.data.files.choices import ReadChoices
+from orpo_qlora.data.files.choices import Labelled, ReadChoices
 from orpo_qlora.data.files.hub import HubSource
 from orpo_qlora.data.files.sources import Quota
 from orpo_qlora.data.wording import brief
@@ -109,7 +109,7 @@ class FilePart(BaseModel):
             is_short = self.quota.cap is not None and self.pairs_found <= self.quota.cap
             taken += f" ({quota}{', not reached' if is_short else ''})"
         origin = f" {self.summary.hub.sentence()}" if self.summary.hub else ""
-        return f"{self.name}: {plural(self.pairs_found, 'pair')} found, {taken}.{origin}"
+        return f"{self.name}: {plural(self.pairs_found, self.summary.noun)} found, {taken}.{origin}"
 
 
 class DataSummary(BaseModel):
@@ -123,6 +123,10 @@ class DataSummary(BaseModel):
     """Of the file; of several files, of their SHA-256 in order, one per line."""
     rows_read: int
     pairs: int
+    """Usable pairs, single labelled responses included."""
+    single_chosen: int = 0
+    """Single labelled responses among `pairs` that are labelled good."""
+    single_rejected: int = 0
     candidates: int = 0
     """Preferences found in the rows, dropped ones included: as many as rows, unless rows are ranked
     lists or are paired by label. Set to `rows_read` if 0."""
@@ -147,6 +151,9 @@ class DataSummary(BaseModel):
     """How the shape was understood, in sentences."""
     ranking_pairs: dict[str, int] = {}
     """Pairs that each value of `pairs_from_ranking` gives; empty if nothing is ranked."""
+    labelled_counts: dict[Labelled, int] = {}
+    """What each value of `labelled` gives, before the checks; empty unless responses are
+    labelled."""
     files: tuple[FilePart, ...] = ()
     """The files of a data set of several; empty for a single file of which all is taken."""
     sample_seed: int = 0
@@ -163,6 +170,31 @@ class DataSummary(BaseModel):
         """Rows that gave no pair."""
         return sum(drop.count for drop in self.drops)
 
+    @property
+    def singles(self) -> int:
+        """Single labelled responses among `pairs`."""
+        return self.single_chosen + self.single_rejected
+
+    @property
+    def noun(self) -> str:
+        """What one of `pairs` is."""
+        return "response" if self.singles == self.pairs > 0 else "pair"
+
+    @property
+    def can_be_paired(self) -> bool:
+        """Whether labelled responses give pairs when they are read as such."""
+        parts = [part.summary for part in self.files] or [self]
+        return any(part.labelled_counts.get("pairs") for part in parts)
+
+    def count_text(self, *, sides: bool = True) -> str:
+        """Return what is usable: “3 pairs”, “5 responses (3 chosen, 2 rejected)”."""
+        pairs = self.pairs - self.singles
+        if not self.singles:
+            return plural(pairs, "pair")
+        each = f" ({self.single_chosen:,} chosen, {self.single_rejected:,} rejected)"
+        single = f"{plural(self.singles, 'response')}{each if sides else ''}"
+        return f"{plural(pairs, 'pair')} and {single}" if pairs else single
+
     def finding(self, finding_id: str) -> Finding | None:
         """Return the finding of that id, if the file has it."""
         return next((found for found in self.findings if found.id == finding_id), None)
@@ -176,7 +208,7 @@ class DataSummary(BaseModel):
 
     def sentences(self) -> list[str]:
         """Return the summary as short sentences, most important first."""
-        lines = [f"{plural(self.rows_read, 'row')} read, {plural(self.pairs, 'pair')} usable."]
+        lines = [f"{plural(self.rows_read, 'row')} read, {self.count_text()} usable."]
         if self.hub:
             lines.append(self.hub.sentence())
         lines += [part.sentence() for part in self.files]

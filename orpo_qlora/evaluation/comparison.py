@@ -17,7 +17,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.evaluation import report_card, statistics
 from orpo_qlora.evaluation.report_card import ReportCard, Scores, in_points
 from orpo_qlora.jobs.estimation import in_bytes
-from orpo_qlora.methods import method_of
+from orpo_qlora.methods import LossNeeds, method_of
 from orpo_qlora.runs import history, present, store
 from orpo_qlora.runs.curves.intervals import Interval, wilson
 from orpo_qlora.runs.curves.metrics import ACCURACY, Metrics
@@ -150,11 +150,17 @@ def _entry(run: Run, label: str, metrics: Metrics) -> Entry:
         else wilson(accuracy, held_out.value("pairs") or 0),
         card=card,
         kl_base=drift[-1][1] if drift else card.kl_base if card else None,
-        cost=cost_of(metrics, run.config),
+        cost=cost_of(metrics, run.config, 1 if run.report.noun == "response" else 2),
     )
 
 
-def cost_of(metrics: Metrics, config: TrainConfig) -> Cost:
+def _reference_forwards(needs: LossNeeds, responses: int) -> int | None:
+    if not needs.reference:
+        return None
+    return responses * (2 if needs.mismatched else 1)
+
+
+def cost_of(metrics: Metrics, config: TrainConfig, responses: int = 2) -> Cost:
     """Return what a training's steps cost, sums over steps divided by their pairs, and the rest."""
     needs = method_of(config).needs(config)
     values = {
@@ -173,7 +179,7 @@ def cost_of(metrics: Metrics, config: TrainConfig) -> Cost:
         tokens_per_pair=per_pair("tokens"),
         seconds_per_pair=per_pair("seconds"),
         peak_memory_bytes=float(peak.max()) if len(peak) else None,
-        reference_forwards_per_pair=(4 if needs.mismatched else 2) if needs.reference else None,
+        reference_forwards_per_pair=_reference_forwards(needs, responses),
     )
 
 
@@ -185,7 +191,7 @@ def _paired(one: Entry, other: Entry) -> list[Scores]:
     """Return both runs' scores where they are of the same pairs, else nothing."""
     scores = [each.card.scores for each in (one, other) if each.card is not None]
     is_same = len(scores) == 2 and len({(each.rows, each.prompts) for each in scores}) == 1
-    return scores if is_same else []
+    return scores if is_same and scores[0].rows else []  # responses that are not paired have none
 
 
 def _difference(best: Entry, one: Entry) -> Interval | None:

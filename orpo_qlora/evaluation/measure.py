@@ -18,7 +18,7 @@ from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import InputError, OutOfMemory
 from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation import request as evaluation_request
-from orpo_qlora.evaluation.report_card import ReportCard, Scores
+from orpo_qlora.evaluation.report_card import ReportCard, ResponseScores, Scores
 from orpo_qlora.evaluation.request import EvaluationRequest
 from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
@@ -99,16 +99,23 @@ class EvaluationProgram(JobProgram):
         with policy.disable_adapter():
             bare = self._logps(engine, tokenized.pairs, budget, "measuring the base alone")
         self.report("measuring the drift from the base")
-        drift = budget.spend(
-            lambda tokens: mean_kl(engine, tokenized.pairs, tokens, interactive.wait_for_answer)
-        )
-        scores = _scores(pairs, tokenized.pairs, bare, tuned)
+        drift = self._drift(engine, tokenized.pairs, budget)
         return ReportCard.model_validate(
             {
-                **report_card.summarise(scores),
+                **_summary(pairs, tokenized.pairs, bare, tuned),
                 **{"kl_base": drift, "run": run.id, "made_at": started, "adapter_sha256": adapter},
-                **{"notes": self.notes, "seconds": time.time() - started, "scores": scores},
+                **{"notes": self.notes, "seconds": time.time() - started},
             }
+        )
+
+    def _drift(
+        self, engine: Engine, pairs: Sequence[TokenizedPair], budget: Budget
+    ) -> float | None:
+        """Return the drift on the chosen responses, None without any."""
+        if not any(pair.chosen for pair in pairs):
+            return None
+        return budget.spend(
+            lambda tokens: mean_kl(engine, pairs, tokens, interactive.wait_for_answer)
         )
 
     def _note(self, note: str) -> None:
@@ -139,6 +146,51 @@ class EvaluationProgram(JobProgram):
         return found
 
 
+def _summary(
+    pairs: Sequence[PreferencePair],
+    tokenized: Sequence[TokenizedPair],
+    bare: Logps,
+    tuned: Logps,
+) -> dict[str, object]:
+    """Return what follows from the measured pairs or, if some are single, responses.
+
+    Raises:
+        InputError: all single responses have the same label.
+    """
+    if not any(pair.is_single for pair in tokenized):
+        scores = _scores(pairs, tokenized, bare, tuned)
+        return {**report_card.summarise(scores), "scores": scores}
+    numbers = _prompt_numbers(pairs)
+    found = [
+        (pair, side, len(response))
+        for pair in tokenized
+        for side, response in enumerate((pair.chosen, pair.rejected))
+        if response
+    ]
+    if len({side for _, side, _ in found}) < 2:
+        raise InputError(
+            "All held-out responses have the same label, so there is nothing to compare.",
+            hint="Train with a larger held-out share.",
+        )
+    return report_card.summarise_responses(
+        ResponseScores(
+            rows=tuple(pair.row for pair, _, _ in found),
+            prompts=tuple(numbers[pair.row] for pair, _, _ in found),
+            is_chosen=tuple(side == 0 for _, side, _ in found),
+            tokens=tuple(tokens for _, _, tokens in found),
+            base=tuple(bare[digest_of(pair)][side] for pair, side, _ in found),
+            tuned=tuple(tuned[digest_of(pair)][side] for pair, side, _ in found),
+        )
+    )
+
+
+def _prompt_numbers(pairs: Sequence[PreferencePair]) -> dict[int, int]:
+    """Return a number for the prompt of each row."""
+    prompts = {pair.row: pair.conversation for pair in pairs}
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts.values()))}
+    return {row: numbers[prompt] for row, prompt in prompts.items()}
+
+
 def _scores(
     pairs: Sequence[PreferencePair],
     tokenized: Sequence[TokenizedPair],
@@ -146,13 +198,12 @@ def _scores(
     tuned: Logps,
 ) -> Scores:
     """Return the measured pairs as columns, in file order."""
-    prompts = {pair.row: pair.conversation for pair in pairs}
-    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts.values()))}
+    numbers = _prompt_numbers(pairs)
     rows = [pair.row for pair in tokenized]
     digests = [digest_of(pair) for pair in tokenized]
     return Scores(
         rows=tuple(rows),
-        prompts=tuple(numbers[prompts[row]] for row in rows),
+        prompts=tuple(numbers[row] for row in rows),
         chosen_tokens=tuple(len(pair.chosen) for pair in tokenized),
         rejected_tokens=tuple(len(pair.rejected) for pair in tokenized),
         base_chosen=tuple(bare[digest][0] for digest in digests),

@@ -18,6 +18,7 @@ from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.data.wording import plural
 from orpo_qlora.evaluation import statistics
+from orpo_qlora.evaluation.unpaired import Responses, both
 from orpo_qlora.runs import store
 from orpo_qlora.runs.curves.intervals import Interval
 from orpo_qlora.runs.store import Run, RunPaths
@@ -37,6 +38,14 @@ HOW = (
     "agree, Wilson's. The difference is drawn pair by pair.",
     "Equal length: a logistic fit of “chosen preferred” on the difference in tokens, with Firth's "
     "penalty, read where the difference is 0.",
+)
+
+
+HOW_UNPAIRED = (
+    "Accuracy: the share of all combinations of a chosen with a rejected held-out response in "
+    "which the chosen one has the higher mean token log-prob; the prompts differ, so 50 % is what "
+    "chance alone gives.",
+    "Intervals are 95 % bootstrap intervals over prompts (2,000 draws, seeded).",
 )
 
 
@@ -69,6 +78,32 @@ class Scores(BaseModel):
         return np.asarray(self.margins(tuned=tuned) > 0)
 
 
+class ResponseScores(BaseModel):
+    """What was measured of labelled responses that are not paired, column by column."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: tuple[int, ...]
+    prompts: tuple[int, ...]
+    is_chosen: tuple[bool, ...]
+    tokens: tuple[int, ...]
+    base: tuple[float, ...]
+    """Mean token log-prob in nats."""
+    tuned: tuple[float, ...]
+
+
+NO_PAIRS = Scores(
+    rows=(),
+    prompts=(),
+    chosen_tokens=(),
+    rejected_tokens=(),
+    base_chosen=(),
+    base_rejected=(),
+    tuned_chosen=(),
+    tuned_rejected=(),
+)
+
+
 class Side(BaseModel):
     """One model on the held-out pairs."""
 
@@ -81,8 +116,8 @@ class Side(BaseModel):
     rejected_logp: float
     accuracy_not_longer: Interval | None
     """Over pairs whose chosen response has no more tokens than the rejected one; None without."""
-    accuracy_equal_length: Interval
-    """Read off a logistic fit where both answers have as many tokens."""
+    accuracy_equal_length: Interval | None
+    """Read off a logistic fit where both answers have as many tokens; None without pairs."""
 
 
 class Difference(BaseModel):
@@ -123,9 +158,18 @@ class ReportCard(BaseModel):
     """How it was measured: arithmetic, layout, pairs left out."""
     seconds: float
     scores: Scores
+    responses: ResponseScores | None = None
+    """Where single labelled responses were held out; `pairs` then counts responses."""
+
+    @property
+    def how(self) -> tuple[str, ...]:
+        """How the numbers were computed, in sentences."""
+        return HOW if self.responses is None else HOW_UNPAIRED
 
     def sentences(self) -> list[str]:
         """Return the card as sentences, most important first."""
+        if self.responses is not None:
+            return [self.accuracy_sentence(), self.logp_sentence()]
         return [
             self.accuracy_sentence(),
             f"Length-controlled: {self.length_sentence()}",
@@ -136,9 +180,12 @@ class ReportCard(BaseModel):
     def accuracy_sentence(self) -> str:
         """Return what changed and whether chance explains it."""
         base, tuned, change = self.base.accuracy, self.tuned.accuracy, self.difference.accuracy
+        what = plural(self.pairs, "held-out pair")
+        if self.responses is not None:
+            what = f"the combinations of {plural(self.pairs, 'held-out response')}"
         text = (
             f"Tuned prefers the chosen response in {in_percent(tuned)}, base in {in_percent(base)} "
-            f"of {plural(self.pairs, 'held-out pair')}: {in_points(change)}. "
+            f"of {what}: {in_points(change)}. "
         )
         if change.is_above_zero:
             return f"{text}The gain is larger than chance explains."
@@ -185,13 +232,16 @@ class ReportCard(BaseModel):
         """Return the numbers in text: what, of the base, of the tuned model."""
         short = f"Accuracy where chosen is not longer ({plural(self.pairs_not_longer, 'pair')})"
         drift = [] if self.kl_base is None else [(DRIFT, "0", f"{self.kl_base:.3g}")]
-        return [
-            ("Preference accuracy", *self._both(lambda side: in_percent(side.accuracy))),
+        of_length = [
             (short, *self._both(lambda side: in_percent(side.accuracy_not_longer))),
             (
                 "Accuracy at equal length",
                 *self._both(lambda side: in_percent(side.accuracy_equal_length)),
             ),
+        ]
+        return [
+            ("Preference accuracy", *self._both(lambda side: in_percent(side.accuracy))),
+            *([] if self.responses is not None else of_length),
             ("Mean margin, nats a token", *self._both(lambda side: _in_nats(side.margin))),
             ("Mean log-prob of chosen", *self._both(lambda side: f"{side.chosen_logp:.3f}")),
             ("Mean log-prob of rejected", *self._both(lambda side: f"{side.rejected_logp:.3f}")),
@@ -241,6 +291,36 @@ def summarise(scores: Scores) -> dict[str, object]:
             lost=int((before & ~after).sum()),
         ),
     }
+
+
+def summarise_responses(scores: ResponseScores) -> dict[str, object]:
+    """Return everything of a card that follows from unpaired responses, by name."""
+    found = Responses(np.asarray(scores.is_chosen), np.asarray(scores.prompts))
+    before, after = np.asarray(scores.base), np.asarray(scores.tuned)
+    changes = (both(measure(after), measure(before)) for measure in (found.accuracy, found.margin))
+    accuracy, margin = (found.interval(change) for change in changes)
+    return {
+        "pairs": len(scores.rows),
+        "prompts": len(np.unique(found.prompts)),
+        "pairs_not_longer": 0,
+        "is_extrapolated": False,
+        "base": _side_of_responses(found, before),
+        "tuned": _side_of_responses(found, after),
+        "difference": Difference(accuracy=accuracy, margin=margin, gained=0, lost=0),
+        "scores": NO_PAIRS,
+        "responses": scores,
+    }
+
+
+def _side_of_responses(found: Responses, logps: NDArray[np.float64]) -> Side:
+    return Side(
+        accuracy=found.interval(found.accuracy(logps)),
+        margin=found.interval(found.margin(logps)),
+        chosen_logp=float(logps[found.is_chosen].mean()),
+        rejected_logp=float(logps[~found.is_chosen].mean()),
+        accuracy_not_longer=None,
+        accuracy_equal_length=None,
+    )
 
 
 def _side(scores: Scores, lengths: NDArray[np.int64], *, tuned: bool) -> Side:

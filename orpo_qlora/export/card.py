@@ -13,7 +13,7 @@ import yaml
 from orpo_qlora import __version__
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.summary import DataSummary, Finding
-from orpo_qlora.evaluation.report_card import HOW, ReportCard, read_card
+from orpo_qlora.evaluation.report_card import ReportCard, read_card
 from orpo_qlora.export.markdown import plain, table
 from orpo_qlora.export.origin import Origin, portable_config
 from orpo_qlora.export.passport import loss_passport
@@ -141,7 +141,7 @@ def _report_card(run: Run) -> list[str]:
 def report_figures(card: ReportCard) -> list[str]:
     """Return a report card's numbers, and how they were measured, as Markdown."""
     head = ("on held-out pairs, with 95 % intervals", "base", "tuned")
-    return [*table(head, card.figures()), "", *(f"- {plain(how)}" for how in HOW)]
+    return [*table(head, card.figures()), "", *(f"- {plain(how)}" for how in card.how)]
 
 
 def _label(finding: Finding) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from orpo_qlora.charts import margins
 from orpo_qlora.data.wording import plural
 from orpo_qlora.evaluation import report_card
-from orpo_qlora.evaluation.report_card import HOW, Flip, ReportCard
+from orpo_qlora.evaluation.report_card import Flip, ReportCard
 from orpo_qlora.runs.store import Run
 
 FLIPS_SHOWN = 10
@@ -37,14 +37,20 @@ def draw_report(report: Report) -> str:
     card = report.card
     first, *sentences = card.sentences()
     text = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in (*card.notes, *HOW))
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in (*card.notes, *card.how))
     return (
         '<section class="card report">'
-        f'<p class="card-title">{html.escape(first)}</p>{_figures(card)}'
-        f"{margins.draw_margins(card.scores.margins(tuned=False), card.scores.margins(tuned=True))}"
+        f'<p class="card-title">{html.escape(first)}</p>{_figures(card)}{_margins(card)}'
         f"{text}{flip_tables(report)}"
         f"<details><summary>How it was measured</summary>{notes}</details></section>"
     )
+
+
+def _margins(card: ReportCard) -> str:
+    """Return the histogram of margins, which only pairs have."""
+    if card.responses is not None:
+        return ""
+    return margins.draw_margins(card.scores.margins(tuned=False), card.scores.margins(tuned=True))
 
 
 def _figures(card: ReportCard) -> str:

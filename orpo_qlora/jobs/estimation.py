@@ -27,6 +27,7 @@ from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState
 from orpo_qlora.jobs.token_counts import TokenizeRequest, request_of
 from orpo_qlora.models.templates import chat_templates
 from orpo_qlora.runs import identity
+from orpo_qlora.runs.process.data_for_method import check_data
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
 
@@ -285,7 +286,9 @@ def request_for(data: FileSet | Path, report: DataSummary, config: TrainConfig) 
 
     Raises:
         ConfigError: the chat template cannot be used.
+        InputError: the method cannot train on these data.
     """
+    check_data(config, report)
     config = chat_templates.recorded(config)
     return EstimateRequest(data=request_of(data, report, config), config=config)
 

@@ -96,8 +96,11 @@ class LengthReport(BaseModel):
     whole: Spread
     """Prompt with the longer answer, which is what `max_length` bounds."""
     prompt: Spread
-    chosen: Spread
-    rejected: Spread
+    chosen: Spread | None
+    """None where no pair has a chosen response, likewise for rejected ones."""
+    rejected: Spread | None
+    compared: int
+    """Pairs with both responses."""
     chosen_longer: int
     """Pairs whose chosen response has more tokens than the rejected one."""
     rejected_longer: int
@@ -128,15 +131,20 @@ class LengthReport(BaseModel):
             self.policy_sentence(),
             f"Tokens of prompt and longer answer: {self.whole.sentence()}.",
             f"Tokens of the prompt: {self.prompt.sentence()}.",
-            f"Tokens of the chosen response: {self.chosen.sentence()}.",
-            f"Tokens of the rejected response: {self.rejected.sentence()}.",
-            self.difference_sentence(),
+            *(
+                f"Tokens of the {side} response: {spread.sentence()}."
+                for side, spread in (("chosen", self.chosen), ("rejected", self.rejected))
+                if spread
+            ),
+            *filter(None, [self.difference_sentence()]),
             *self.template_sentences(),
         ]
 
     def difference_sentence(self) -> str:
-        """Return which answer is the longer one, and how often."""
-        share, other = self.chosen_longer / self.pairs, self.rejected_longer / self.pairs
+        """Return which answer is the longer one, and how often; empty without pairs."""
+        if not self.compared:
+            return ""
+        share, other = self.chosen_longer / self.compared, self.rejected_longer / self.compared
         return (
             f"Chosen is the longer answer in {share:.0%} of the pairs, rejected in {other:.0%}; "
             f"median difference {self.median_difference:+,} tokens."
@@ -156,11 +164,12 @@ def report_lengths(
         pairs=len(lengths.rows),
         whole=Spread.of(lengths.longest()),
         prompt=Spread.of(lengths.prompt),
-        chosen=Spread.of(lengths.chosen),
-        rejected=Spread.of(lengths.rejected),
+        chosen=_spread_of(lengths.chosen),
+        rejected=_spread_of(lengths.rejected),
+        compared=len(differences),
         chosen_longer=sum(difference > 0 for difference in differences),
         rejected_longer=sum(difference < 0 for difference in differences),
-        median_difference=quantile(differences, 0.5),
+        median_difference=quantile(differences, 0.5) if differences else 0,
         cut=fate.cut,
         dropped=fate.dropped,
         cut_rows=fate.cut_rows,
@@ -183,5 +192,12 @@ def count_tokens(
 
 
 def differences_of(lengths: TokenLengths) -> list[int]:
-    """Return the tokens of chosen minus those of rejected, pair by pair."""
-    return [a - b for a, b in zip(lengths.chosen, lengths.rejected, strict=True)]
+    """Return the tokens of chosen minus those of rejected, of each pair that has both."""
+    both = zip(lengths.chosen, lengths.rejected, strict=True)
+    return [chosen - rejected for chosen, rejected in both if chosen and rejected]
+
+
+def _spread_of(counts: Sequence[int]) -> Spread | None:
+    """Return the spread of the responses that there are; a response has a token at least."""
+    present = [count for count in counts if count]
+    return Spread.of(present) if present else None

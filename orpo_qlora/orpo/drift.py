@@ -34,10 +34,11 @@ def mean_kl(
 
     Args:
         engine: of the policy; its dropout is off during the measurement.
-        pairs: at least one.
+        pairs: at least one with a chosen response.
         tokens_per_forward: cuts the pairs into forwards; changes no result.
         pause: called before each forward.
     """
+    pairs = [pair for pair in pairs if pair.chosen]  # without single rejected responses
     tokens = sum(len(pair.chosen) for pair in pairs)
     policy = engine.policy
     was_training = policy.training

@@ -30,6 +30,7 @@ from orpo_qlora.orpo.rows.packing import (
     cost_in_tokens,
     cut_into_micro_steps,
     lay_out,
+    wanted_responses,
 )
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
@@ -87,7 +88,9 @@ class Engine:
                 logps = token_logps_of_trained_head(hidden, batch.targets, output)
         sums = logps.new_zeros(batch.counts.numel()).index_add(0, batch.slots, logps)
         sums = sums.view_as(batch.counts)
-        return PairSums(sums, batch.counts, self.needs.rejected), batch.tokens
+        has_single = any(pair.is_single for pair in pairs)
+        found = PairSums(sums, batch.counts, self.needs.rejected, has_single=has_single)
+        return found, batch.tokens
 
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """Return the final hidden state of each of N wanted log-probs, shape (N, H)."""
@@ -96,7 +99,7 @@ class Engine:
 
     def forwards(self, pairs: Sequence[TokenizedPair]) -> int:
         """Return how many sequences, prompt with one response, `measure` computes for pairs."""
-        return len(pairs) * (2 if self.needs.rejected else 1)
+        return sum(len(wanted_responses(pair, self.needs)) for pair in pairs)
 
     def _hidden(self, batch: PackedBatch) -> Tensor:
         inputs: dict[str, object] = {
@@ -137,6 +140,9 @@ def build_engine(policy: PeftModel, needs: Needs, pairs: Sequence[TokenizedPair]
     model = policy.get_base_model()
     original = model.config._attn_implementation
     pair = max(pairs, key=lambda pair: pair.longest)
+    if pair.is_single:  # both responses, so that sharing the prompt is checked too
+        response = pair.chosen or pair.rejected
+        pair = replace(pair, chosen=response, rejected=response)
     was_training = policy.training
     policy.eval()
     try:

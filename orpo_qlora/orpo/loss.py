@@ -48,7 +48,8 @@ class Loss:
         if self.needs.nll_on == "sequence":
             # The first token of a sequence is given, not predicted.
             tokens += sum(len(pair.prompt) - 1 for pair in pairs)
-        return StepTotals(len(pairs), tokens)
+        responses = sum(1 if pair.is_single else 2 for pair in pairs)
+        return StepTotals(len(pairs), tokens, responses)
 
     def terms(
         self, pairs: Sequence[TokenizedPair], measured: PairSums, totals: StepTotals
@@ -68,6 +69,8 @@ class Loss:
 
 def mismatch(pairs: Sequence[TokenizedPair], max_length: int) -> dict[str, TokenizedPair]:
     """Return each pair's prompt with the responses of another, by the pair's digest.
+
+    A single response counts as a pair that lacks the other one.
 
     In row order, each prompt gets the responses of the last pair before it, cyclically, that has
     another prompt; where all prompts are the same, those of the last pair. Responses are cut from

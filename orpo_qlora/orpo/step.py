@@ -15,6 +15,7 @@ from orpo_qlora.models.hardware import peak_memory_bytes
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import Loss
 from orpo_qlora.orpo.objectives.base import CHOSEN, Terms
+from orpo_qlora.orpo.objectives.measurements import OF_PAIRS, compare_responses
 from orpo_qlora.orpo.reference import NEEDS, digest_of
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
@@ -28,17 +29,19 @@ class _StepStats:
         self._parts: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._pairs: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._count = 0
+        self._has_single = False
         self.tokens = 0
         self.forwards = 0
         self._started = time.perf_counter()
 
-    def add(self, terms: Terms, pairs: int) -> None:
+    def add(self, terms: Terms, pairs: int, *, has_single: bool) -> None:
         """Add one micro-step of some pairs."""
         for name, part in {"loss": terms.loss.detach(), **terms.parts}.items():
             self._parts[name].append(part)
         for name, values in terms.pairs.items():
             self._pairs[name].append(values)
         self._count += pairs
+        self._has_single |= has_single
 
     def add_work(self, tokens: int, forwards: int) -> None:
         """Add what the model computed: tokens, and sequences of a prompt with one response."""
@@ -48,7 +51,11 @@ class _StepStats:
     def record(self) -> Record:
         """Return the metrics, with a single transfer from the device."""
         values = {name: torch.stack(shares).sum() for name, shares in self._parts.items()}
-        values |= {name: torch.cat(parts).mean() for name, parts in self._pairs.items()}
+        pairs = {name: torch.cat(parts) for name, parts in self._pairs.items()}
+        values |= {name: each.mean() for name, each in pairs.items() if each.numel()}
+        if self._has_single:
+            values = {name: value for name, value in values.items() if name not in OF_PAIRS}
+            values |= compare_responses(pairs)
         numbers = torch.stack(list(values.values())).tolist()
         return {
             **dict(zip(values, numbers, strict=True)),
@@ -89,7 +96,7 @@ def accumulate_step(
         sums, tokens = engine.measure(group)
         terms = loss.terms(group, sums, totals)
         backward(terms.loss)
-        stats.add(terms, len(group))
+        stats.add(terms, len(group), has_single=sums.has_single)
         stats.add_work(tokens, engine.forwards(group))
     return stats.record()
 
@@ -110,14 +117,15 @@ def measure_drift(
 ) -> Drift:
     """Return the drift of a step of pairs; see `accumulate_step`."""
     engine = replace(engine, needs=NEEDS)
-    gains, sent = [], 0
+    gains, sent, responses = [], 0, 0
     mismatched = [loss.mismatched[digest_of(pair)] for pair in pairs]
     for group in engine.micro_steps(mismatched, tokens_per_forward):
         measured, tokens = engine.measure(group)
         reference = loss.reference.sums(group, measured.sums)
-        gains.append((measured.sums - reference)[:, CHOSEN:])
+        gains.append((measured.sums - reference)[:, CHOSEN:].sum())
+        responses += sum(1 if pair.is_single else 2 for pair in group)
         sent += tokens
-    nats = torch.cat(gains).mean().clamp(min=0)
+    nats = (torch.stack(gains).sum() / responses).clamp(min=0)
     return Drift(nats, sent, engine.forwards(mismatched))
 
 

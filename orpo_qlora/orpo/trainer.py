@@ -304,7 +304,7 @@ class OrpoTrainer(Trainer):
         values = self.budget.spend(
             lambda tokens: measure_pairs(self.engine, self.held_out, self.loss, tokens)
         )
-        if state.global_step == self.steps:
+        if state.global_step == self.steps and any(pair.chosen for pair in self.held_out):
             values = {**values, "kl_base": self._drift()}
         record = {f"eval/{name}": value for name, value in values.items()}
         self.run_callback.on_evaluation({"step": state.global_step, "epoch": epochs, **record})

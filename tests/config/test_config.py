@@ -3,10 +3,10 @@ import re
 import pytest
 import yaml
 
+from orpo_qlora.cli.options import parse_assignments
 from orpo_qlora.config import (
     TrainConfig,
     build_config,
-    parse_assignments,
     preset_names,
     read_preset,
     setting_fields,

@@ -1,5 +1,7 @@
 """The same numbers as TRL's trainers: nine architectures in float64, the demo model in float32."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from policies import CONFIGS, VOCABULARY, make_policy, random_pairs, randomize_adapter
@@ -10,6 +12,8 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.models.loading import attach_new_adapter, load_base
+from orpo_qlora.orpo.loss import mismatch
+from orpo_qlora.orpo.reference import digest_of
 from orpo_qlora.orpo.rows.tokens import TokenizedPair, tokenize_pairs
 from orpo_qlora.orpo.verify.parity import TOLERANCES
 from orpo_qlora.orpo.verify.trl_steps import TRL_METHODS
@@ -52,6 +56,29 @@ def test_every_method_equals_its_trainer_in_trl(settings, whole_float64):
     pairs = [p for p in random_pairs(9, seed=11) if len(p.prompt) > 1]
     config = TrainConfig(**settings)
     assert_step_equals_trl(policy, make_tiny_tokenizer(), pairs, FLOAT64, config)
+
+
+@pytest.mark.parametrize("kto_loss", ["kto", "apo_zero_unpaired"])
+def test_single_responses_equal_trl(kto_loss, whole_float64):
+    config = TrainConfig(method="kto", desirable_weight=1.5, kto_loss=kto_loss)
+    assert_step_equals_trl(make_policy("qwen3"), make_tiny_tokenizer(), singles(), FLOAT64, config)
+
+
+def test_mismatched_single_responses_are_those_of_trl():
+    """TRL rotates the responses of a batch by one, `[completions[-1]] + completions[:-1]`."""
+    pairs = singles()
+    responses = [pair.chosen or pair.rejected for pair in pairs]
+    partners = mismatch(pairs, 1_000)
+    found = [partners[digest_of(pair)] for pair in pairs]
+    assert [one.chosen or one.rejected for one in found] == [responses[-1], *responses[:-1]]
+
+
+def singles():
+    pairs = [p for p in random_pairs(9, seed=11) if len(p.prompt) > 1]
+    return [
+        replace(pair, rejected=()) if place % 3 else replace(pair, chosen=())
+        for place, pair in enumerate(pairs)
+    ]
 
 
 def test_rank_patterns_equal_trl(whole_float64):

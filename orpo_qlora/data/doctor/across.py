@@ -111,4 +111,4 @@ class AcrossFiles:
         self._names.append(name)
         for numbered in pairs:
             self._seen.setdefault(hash(digests(numbered.pair)), file | numbered.row)
-            self.lengths.add(numbered.pair.chosen, numbered.pair.rejected)
+            self.lengths.add(numbered.pair)

@@ -14,7 +14,7 @@ from orpo_qlora.data.doctor.findings import BY_ID, DROPS, EDITS, FIXES, KINDS, K
 from orpo_qlora.data.doctor.whole import LengthCounts
 from orpo_qlora.data.messages import NO_TOOLS, Message
 from orpo_qlora.data.readers.rows import Row
-from orpo_qlora.data.shapes.base import Preference
+from orpo_qlora.data.shapes.base import Preference, Side
 from orpo_qlora.data.summary import ROWS_KEPT, Drop, Example, Finding
 from orpo_qlora.errors import BrokenRows, InputError
 
@@ -66,8 +66,13 @@ class Doctor:
 
     @property
     def kept(self) -> int:
-        """Pairs that are usable."""
-        return self._lengths.pairs
+        """Pairs and single responses that are usable."""
+        return self._lengths.count
+
+    @property
+    def singles(self) -> dict[Side, int]:
+        """Usable single responses by side."""
+        return self._lengths.singles
 
     def examine(self, row: Row, taken: Preference | str, detail: str = "") -> Preference | None:
         """Return the preference with the chosen fixes applied, or None if it is dropped."""
@@ -82,7 +87,7 @@ class Doctor:
             self._drop(reason, row.number, taken.prompt)
             return None
         whole = self._edited(row.number, taken, joined)
-        fault = fault_of(*whole.texts)
+        fault = fault_of(*whole.texts, single=whole.single)
         if fault:
             self._drop(fault, row.number, whole.prompt)
             return None
@@ -119,10 +124,9 @@ class Doctor:
         Lazy: once a pair is dropped for one finding, later checks are skipped.
         """
         prompt, chosen, rejected = pair.texts
-        if checks.same_but_for_form(chosen, rejected):
-            yield "same-but-for-form", chosen
-        elif checks.is_near(chosen, rejected):
-            yield "near-identical", chosen
+        likeness = _likeness(pair)
+        if likeness:
+            yield likeness, chosen
         yield from self._repetitions(pair.prompt, keys)
         placeholder = checks.media_placeholder(joined)
         if placeholder:
@@ -165,7 +169,7 @@ class Doctor:
         prompt, chosen, rejected = keys
         self._pairs.setdefault(hash((prompt, chosen, rejected)), row)
         self._prompts[prompt] = self._prompts.get(prompt, 0) + 1
-        self._lengths.add(pair.chosen, pair.rejected)
+        self._lengths.add(pair)
 
     def drops(self) -> tuple[Drop, ...]:
         """Return the dropped rows by reason, in report order."""
@@ -221,16 +225,28 @@ class Doctor:
 _DROP_IDS = {kind.id for kind in DROPS}
 
 
-def fault_of(prompt: str, chosen: str, rejected: str) -> str:
+def fault_of(prompt: str, chosen: str, rejected: str, *, single: Side = "") -> str:
     """Return the reason why these texts are not a preference, empty if they are.
 
     An empty answer has no tokens, so its mean log-prob would be NaN and one row would ruin the
-    run; two equal answers have odds ratio 1 whatever the policy says.
+    run; two equal answers have odds ratio 1 whatever the policy says. Of a single response only its
+    own side counts.
     """
     for name, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
-        if not text.strip():
+        is_part = not single or name in ("prompt", single)
+        if is_part and not text.strip():
             return f"empty-{name}"
-    return "identical" if chosen.strip() == rejected.strip() else ""
+    return "identical" if not single and chosen.strip() == rejected.strip() else ""
+
+
+def _likeness(pair: Preference) -> str:
+    """Return the finding that both responses say the same, empty for none or a single one."""
+    _, chosen, rejected = pair.texts
+    if pair.single:
+        return ""
+    if checks.same_but_for_form(chosen, rejected):
+        return "same-but-for-form"
+    return "near-identical" if checks.is_near(chosen, rejected) else ""
 
 
 def too_many_passes(pairs: int, config: TrainConfig) -> Finding | None:
@@ -325,12 +341,12 @@ def _every_text(edit: Callable[[str], str]) -> _Edit:
         def turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
             return tuple(replace(turn, content=edit(turn.content)) for turn in messages)
 
-        return Preference(
-            turns(pair.earlier),
-            edit(pair.prompt),
-            edit(pair.chosen),
-            edit(pair.rejected),
-            replace(pair.tool_use, steps=turns(pair.tool_use.steps)),
+        return pair._replace(
+            earlier=turns(pair.earlier),
+            prompt=edit(pair.prompt),
+            chosen=edit(pair.chosen),
+            rejected=edit(pair.rejected),
+            tool_use=replace(pair.tool_use, steps=turns(pair.tool_use.steps)),
         )
 
     return edited

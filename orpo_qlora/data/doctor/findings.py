@@ -64,8 +64,8 @@ DROPS = (
         "unpaired-label",
         "error",
         "the prompt has no response with the opposite label",
-        advice="Single responses with a label suit KTO; the method kto here trains on pairs: add "
-        "responses with the opposite label.",
+        advice="The method kto trains on such responses; the others need one with the opposite "
+        "label.",
     ),
     Kind("no-common-prefix", "error", "chosen and rejected do not begin with the same sentence"),
     Kind("different-prompts", "error", "chosen and rejected answer different prompts"),

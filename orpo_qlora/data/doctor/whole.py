@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orpo_qlora.data.doctor.findings import BY_ID
+from orpo_qlora.data.shapes.base import Preference, Side
 from orpo_qlora.data.summary import Finding
 
 BIASED_SHARE = 0.65
@@ -13,16 +14,25 @@ FEW_PAIRS = 50
 
 
 class LengthCounts:
-    """Pairs, and those whose chosen response is the longer or the shorter one, in characters."""
+    """Pairs and single responses, and pairs by which response has more characters."""
 
     def __init__(self) -> None:
         self.pairs = self._longer = self._shorter = 0
+        self.singles: dict[Side, int] = {"chosen": 0, "rejected": 0}
 
-    def add(self, chosen: str, rejected: str) -> None:
-        """Count a pair."""
+    @property
+    def count(self) -> int:
+        """Pairs and single responses."""
+        return self.pairs + sum(self.singles.values())
+
+    def add(self, pair: Preference) -> None:
+        """Count a pair or a single response."""
+        if pair.single:
+            self.singles[pair.single] += 1
+            return
         self.pairs += 1
-        self._longer += len(chosen) > len(rejected)
-        self._shorter += len(chosen) < len(rejected)
+        self._longer += len(pair.chosen) > len(pair.rejected)
+        self._shorter += len(pair.chosen) < len(pair.rejected)
 
     def length_bias(self) -> Finding | None:
         """Return the finding that length gives the chosen response away, or None."""
@@ -43,14 +53,15 @@ class LengthCounts:
 
     def few_pairs(self, rows_read: int) -> Finding | None:
         """Return the finding that there are few pairs, or None."""
-        if self.pairs >= FEW_PAIRS:
+        if self.count >= FEW_PAIRS:
             return None
         kind = BY_ID["few-pairs"]
+        noun = "responses" if self.count > self.pairs else "pairs"
         return Finding(
             id=kind.id,
             severity=kind.severity,
-            label=f"there are very few pairs ({self.pairs:,})",
-            count=self.pairs,
-            share=self.pairs / max(1, rows_read),
+            label=f"there are very few {noun} ({self.count:,})",
+            count=self.count,
+            share=self.count / max(1, rows_read),
             advice=kind.advice,
         )

@@ -185,6 +185,8 @@ class _Combined:
             rows_read=self._rows_before,
             candidates=sum(summary.candidates for summary in summaries),
             pairs=len(pairs),
+            single_chosen=self._across.lengths.singles["chosen"],
+            single_rejected=self._across.lengths.singles["rejected"],
             drops=(*self._file_drops(), *self._across.drops, *self._left_out),
             findings=(*self._across.findings, *self._file_findings(), *self._about_all()),
             choices=ReadChoices(fixes=tuple(fix for fix in self._data.fixes if fix in LABELS)),
@@ -232,6 +234,6 @@ class JoinedPairs(Lazy[PreferencePair]):
 def _numbered(pairs: Sequence[PreferencePair]) -> Iterator[NumberedPreference]:
     for pair in pairs:
         preference = Preference(
-            pair.earlier, pair.prompt, pair.chosen, pair.rejected, pair.tool_use
+            pair.earlier, pair.prompt, pair.chosen, pair.rejected, pair.tool_use, pair.single
         )
         yield NumberedPreference(pair.row, preference)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from orpo_qlora.data.files.choices import ReadChoices
+from orpo_qlora.data.files.choices import Labelled, ReadChoices
 from orpo_qlora.errors import InputError
 
 NAMES_JOINED = 2
@@ -101,6 +101,16 @@ class FileSet(BaseModel):
             for place, file in enumerate(self.files)
         )
         return self.model_copy(update={"files": files})
+
+    def with_labelled(self, labelled: Labelled) -> FileSet:
+        """Return the set with this reading of labelled responses, where none was chosen."""
+        places = enumerate(self.files)
+        chosen = {
+            place: file.choices.model_copy(update={"labelled": labelled})
+            for place, file in places
+            if file.choices.labelled is None
+        }
+        return self.with_choices(chosen)
 
 
 def joined_name(names: list[str]) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from orpo_qlora.data.column_names import plain_name
 from orpo_qlora.data.columns import ColumnMapping
-from orpo_qlora.data.files.choices import PairsFromRanking
+from orpo_qlora.data.files.choices import Labelled, PairsFromRanking
 from orpo_qlora.data.messages import NO_TOOLS, Message, ToolUse, with_calls
 from orpo_qlora.data.readers.rows import Row
 
 HEAD_ROWS = 20
 """First rows that decide the shape of a file."""
+
+
+Side = Literal["", "chosen", "rejected"]
+SIDES: tuple[Side, Side] = ("chosen", "rejected")
 
 
 class Preference(NamedTuple):
@@ -25,6 +29,8 @@ class Preference(NamedTuple):
     chosen: str
     rejected: str
     tool_use: ToolUse = NO_TOOLS
+    single: Side = ""
+    """The side that a single labelled response is on; the other side is empty."""
 
     @property
     def texts(self) -> tuple[str, str, str]:
@@ -61,6 +67,7 @@ class Head:
     columns: tuple[str, ...]
     rows: Sequence[Row]
     pairs_from_ranking: PairsFromRanking = "best_worst"
+    labelled: Labelled = "pairs"
     has_header: bool = True
     """Whether a first line names the columns, as in a CSV."""
 
@@ -120,4 +127,8 @@ class Shape(ABC):
 
     def ranking_pairs(self) -> dict[str, int]:
         """Return the pairs that each value of `pairs_from_ranking` gives; empty if not ranked."""
+        return {}
+
+    def labelled_counts(self) -> dict[Labelled, int]:
+        """Return what each value of `labelled` gives; empty unless responses are labelled."""
         return {}

@@ -1,11 +1,13 @@
-"""Single responses with a good or bad label, paired per prompt. Floor 1; no torch."""
+"""Single responses with a good or bad label, alone or paired per prompt. Floor 1; no torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from orpo_qlora.data.columns import ColumnMapping, mapping_of
+from orpo_qlora.data.files.choices import Labelled
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.readers.rows import Row
 from orpo_qlora.data.shapes.base import Candidate, Head, Preference, RowFaultError, Shape
@@ -14,6 +16,7 @@ from orpo_qlora.data.shapes.content.prompts import PromptColumns, find_prompt, n
 from orpo_qlora.data.shapes.content.turns import join, with_system
 from orpo_qlora.data.shapes.verdict.values import label_of, number_of
 from orpo_qlora.data.spool import Spool
+from orpo_qlora.data.wording import plural
 
 _ANSWERS = ("completion", "response", "answer", "output", "messages", "conversations", "text")
 _LABELS = (
@@ -25,11 +28,14 @@ _MAYBE_LABELS = (
     "judgement", "judgment", "choice",
 )  # fmt: skip
 """Columns that are a label only if they hold words such as “chosen” and “rejected”."""
-KTO = "Single responses with a label suit KTO; the method kto here trains on pairs."
+KTO = "Single responses with a label suit the method kto, which needs no pairs."
 
 
 class LabelledAnswers(Shape):
-    """Rows with one response and a label; a prompt needs both labels to give a pair."""
+    """Rows with one response and a label.
+
+    Each is used on its own, or a prompt with both labels gives a pair.
+    """
 
     name = "labelled single answers"
 
@@ -37,6 +43,8 @@ class LabelledAnswers(Shape):
         self, head: Head, answer: int, label: int, mapping: ColumnMapping | None = None
     ) -> None:
         self._answer, self._label = answer, label
+        self._is_single = head.labelled == "single"
+        self._pairs = self._responses = 0
         self._is_reversed = bool(mapping and mapping.is_reversed)
         is_whole = head.most(answer, is_message_list)
         found = find_prompt(head, (answer, label), mapping)
@@ -51,13 +59,31 @@ class LabelledAnswers(Shape):
         )
         indices = sorted({answer, label, *self._prompt.indices()})
         self.used = tuple(head.columns[index] for index in indices)
-        self.notes = (
-            f"“{head.columns[answer]}” is labelled good or bad by “{head.columns[label]}”: rows of "
-            f"one prompt with both labels become pairs. {KTO}",
+        self._lead = f"“{head.columns[answer]}” is labelled good or bad by “{head.columns[label]}”"
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]  # known once the rows are read
+        """How the file was understood, with what the other reading gives."""
+        pairs, single = plural(self._pairs, "pair"), plural(self._responses, "response")
+        if self._is_single:
+            other = f" Read as pairs, they give {pairs}." if self._pairs else " None can be paired."
+            return (
+                f"{self._lead}: each is used on its own, which only the method kto can do.{other}",
+            )
+        return (
+            f"{self._lead}: rows of one prompt with both labels become pairs. The method kto uses "
+            f"{single} instead, paired or not: train with it, or check with --labelled single.",
         )
 
+    def labelled_counts(self) -> dict[Labelled, int]:
+        """Return the pairs and the single responses, before the data checks."""
+        return {"pairs": self._pairs, "single": self._responses}
+
     def candidates(self, rows: Iterator[Row]) -> Iterator[Candidate]:
-        """Yield a pair as soon as its second row is read; unpaired rows follow at the end."""
+        """Yield each response, or each pair as soon as its second row is read.
+
+        Unpaired rows follow at the end.
+        """
         waiting: dict[tuple[int, bool], list[int]] = {}
         texts: Spool[_Labelled] = Spool(_packed, _unpacked)
         for row in rows:
@@ -69,15 +95,22 @@ class LabelledAnswers(Shape):
             except RowFaultError as exc:
                 yield Candidate(row, exc.reason, exc.detail)
                 continue
+            self._responses += 1
             key = hash(tuple((turn.role, turn.text.strip()) for turn in turns[:-1]))
             others = waiting.get((key, not is_good))
+            self._pairs += bool(others)
+            if self._is_single:
+                yield _single(row, turns, is_good=is_good)
             if not others:
                 waiting.setdefault((key, is_good), []).append(len(texts))
-                texts.append((row.number, row.line, turns))
+                texts.append((row.number, row.line, [] if self._is_single else turns))
                 continue
             number, line, other = texts[others.pop(0)]
-            chosen, rejected = (turns, other) if is_good else (other, turns)
-            yield _paired(Row((), number, line), chosen, rejected)
+            if not self._is_single:
+                chosen, rejected = (turns, other) if is_good else (other, turns)
+                yield _paired(Row((), number, line), chosen, rejected)
+        if self._is_single:
+            return
         for place in sorted(place for places in waiting.values() for place in places):
             number, line, turns = texts[place]
             yield Candidate(Row((), number, line), "unpaired-label", turns[-2].content)
@@ -117,6 +150,22 @@ def _paired(row: Row, chosen: list[Message], rejected: list[Message]) -> Candida
         return Candidate(row, join(chosen, rejected))
     except RowFaultError as exc:
         return Candidate(row, exc.reason, exc.detail)
+
+
+def _single(row: Row, turns: list[Message], *, is_good: bool) -> Candidate:
+    found = _paired(row, turns, turns)
+    if isinstance(found.found, str):
+        return found
+    use = found.found.tool_use
+    if is_good:
+        alone = found.found._replace(
+            rejected="", single="chosen", tool_use=replace(use, rejected_calls="")
+        )
+    else:
+        alone = found.found._replace(
+            chosen="", single="rejected", tool_use=replace(use, chosen_calls="")
+        )
+    return Candidate(row, alone)
 
 
 def recognise(head: Head) -> Shape | None:

@@ -127,7 +127,7 @@ def _single_response(head: Head) -> _Kind:
         return _Kind(
             f"{fact} If true means good, read it with --map shape=labelled --map "
             f"responses={name} --map label={column}.",
-            f"{KTO} Prompts that have both labels can be paired as described.",
+            f"{KTO} The other methods train on prompts that have both labels.",
         )
     return _Kind(
         fact,

@@ -22,7 +22,7 @@ class PairSums:
     """Token log-probs of B pairs, summed by part.
 
     `sums` has shape (B, 3), columns prompt, chosen, rejected; `counts` likewise, the number of
-    tokens in each sum. Rejected responses that were not measured have count 0.
+    tokens in each sum, 0 for responses that were not measured or that a pair does not have.
     """
 
     sums: Tensor
@@ -31,16 +31,23 @@ class PairSums:
     """Whether the rejected responses were measured."""
     reference: Tensor | None = None
     """Sums under the reference, shape (B, 3), for objectives that need them."""
+    has_single: bool = False
+    """Whether some pairs are a single labelled response, chosen or rejected."""
 
     @property
     def chosen(self) -> Tensor:
-        """Mean token log-probs of the chosen responses, shape (B,)."""
+        """Mean token log-probs of the chosen responses, shape (B,); NaN where there is none."""
         return self.sums[:, CHOSEN] / self.counts[:, CHOSEN]
 
     @property
     def rejected(self) -> Tensor:
         """Mean token log-probs of the rejected responses, shape (B,); NaN if not measured."""
         return self.sums[:, REJECTED] / self.counts[:, REJECTED]
+
+    @property
+    def present(self) -> Tensor:
+        """Which responses there are: 1 or 0, shape (B, 2), columns chosen and rejected."""
+        return (self.counts[:, CHOSEN:] > 0).to(self.sums.dtype)
 
     @property
     def gains(self) -> Gains:
@@ -57,7 +64,7 @@ class PairSums:
 
 @dataclass(frozen=True)
 class Gains:
-    """Log-ratios of policy and reference, each of shape (B,), in nats."""
+    """Log-ratios of policy and reference, each of shape (B,), in nats; 0 without a response."""
 
     chosen: Tensor
     rejected: Tensor
@@ -65,10 +72,12 @@ class Gains:
 
 @dataclass(frozen=True)
 class StepTotals:
-    """Pairs and NLL tokens of a whole optimizer step; its micro-steps divide by these."""
+    """What a whole optimizer step consists of; its micro-steps divide by these."""
 
     pairs: int
     nll_tokens: int
+    responses: int
+    """Two for each pair, one for each single labelled response."""
     drift: Tensor | None = None
     """Mean log-ratio of policy and reference on mismatched responses, at least 0; a scalar without
     gradient, for objectives that need it."""
@@ -86,7 +95,8 @@ class Terms:
     parts: Mapping[str, Tensor]
     """Scalars that add up likewise, by metric name: the unweighted components of the loss."""
     pairs: Mapping[str, Tensor] = field(default_factory=dict)
-    """Values of shape (B,) by metric name; a step reports their means."""
+    """Values of shape (B,) by metric name, or of those pairs that have one; a step reports their
+    means."""
 
 
 Objective = Callable[[PairSums, StepTotals], Terms]

@@ -1,13 +1,14 @@
 """KTO: each response is desirable or undesirable on its own (arXiv 2402.01306). Floor 2.
 
-Every pair counts as two examples, its chosen response as desirable and its rejected one as
-undesirable, so a step always mixes both.
+Trains on single labelled responses. A pair counts as two of them: its chosen response is desirable
+and its rejected one undesirable.
 
 Source: https://github.com/huggingface/trl/blob/v1.16.0/trl/trainer/kto_trainer.py, `_compute_loss`
-with `loss_type="kto"`. Difference: the estimate of the KL term pairs each prompt with the responses
-of another prompt; TRL rotates the responses inside each batch, here once over the data set in row
-order (`loss.mismatch`), so that the reference's log-probs of them can be kept too. In a step of the
-whole data set both are the same.
+with `loss_type="kto"` or `"apo_zero_unpaired"`. Difference: the estimate of the KL term joins each
+prompt with the response to another prompt; TRL rotates the responses inside each batch, also
+between rows of one prompt, here once over the data set in row order (`loss.mismatch`), so that the
+reference's log-probs of them can be kept too. In a step of the whole data set, each row with a
+prompt of its own, both are the same.
 """
 
 from __future__ import annotations
@@ -24,22 +25,25 @@ from orpo_qlora.orpo.objectives.measurements import response_metrics, reward_met
 
 @dataclass(frozen=True)
 class Kto:
-    """Equations 7 and 8: the mean, over both responses of all pairs, of the terms below.
+    """Equations 7 and 8: the mean, over all responses, of the terms below.
 
     desirable_weight · (1 − σ(β·(g_w − k))) and undesirable_weight · (1 − σ(β·(k − g_l))).
 
     g is the summed log-prob minus the reference's; k ≥ 0 is the mean of g over the mismatched
-    responses of the step, without gradient.
+    responses of the step, without gradient. Without a KL term k is 0, which is APO-zero for single
+    responses (arXiv 2408.06266, equation 7).
     """
 
     beta: float
     desirable_weight: float
     undesirable_weight: float
+    has_kl: bool = True
 
     @classmethod
     def of(cls, config: TrainConfig) -> Kto:
         """Return the objective that these settings ask for."""
-        return cls(beta_of(config), config.desirable_weight, config.undesirable_weight)
+        weights = config.desirable_weight, config.undesirable_weight
+        return cls(beta_of(config), *weights, has_kl=config.kto_loss == "kto")
 
     def __call__(self, pairs: PairSums, totals: StepTotals) -> Terms:
         """Return one micro-step's share of the step's loss.
@@ -49,12 +53,19 @@ class Kto:
             totals: of the whole step; `drift` is k.
         """
         gains, kl = pairs.gains, totals.drift
-        if kl is None:
+        if kl is None and self.has_kl:
             raise ValueError("KTO needs the mismatched responses' log-probs")
-        chosen = 1 - torch.sigmoid(self.beta * (gains.chosen - kl))
-        rejected = 1 - torch.sigmoid(self.beta * (kl - gains.rejected))
-        weighted = self.desirable_weight * chosen + self.undesirable_weight * rejected
-        loss = weighted.sum() / (2 * totals.pairs)
-        rewards = reward_metrics(self.beta * gains.chosen, self.beta * gains.rejected)
-        metrics = response_metrics(pairs) | rewards | {"kl": kl.expand_as(gains.chosen)}
+        shift = 0.0 if kl is None else kl
+        chosen = 1 - torch.sigmoid(self.beta * (gains.chosen - shift))
+        rejected = 1 - torch.sigmoid(self.beta * (shift - gains.rejected))
+        has_chosen, has_rejected = pairs.present.T
+        weighted = (
+            self.desirable_weight * has_chosen * chosen
+            + self.undesirable_weight * has_rejected * rejected
+        )
+        loss = weighted.sum() / totals.responses
+        rewards = reward_metrics(self.beta * gains.chosen, self.beta * gains.rejected, pairs)
+        metrics = response_metrics(pairs) | rewards
+        if kl is not None:
+            metrics["kl"] = kl.expand_as(gains.chosen)
         return Terms(loss, {"preference_loss": loss.detach()}, metrics)

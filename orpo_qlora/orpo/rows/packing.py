@@ -69,12 +69,17 @@ class PackedBatch:
     tokens: int
 
 
+def wanted_responses(pair: TokenizedPair, needs: Needs) -> list[tuple[int, tuple[int, ...]]]:
+    """Return the responses of a pair that are computed: part and tokens."""
+    sides = [(CHOSEN, pair.chosen), (REJECTED, pair.rejected if needs.rejected else ())]
+    return [(part, tokens) for part, tokens in sides if tokens]
+
+
 def cost_in_tokens(pair: TokenizedPair, layout: Layout, needs: Needs) -> int:
     """Return the tokens a pair sends through the model, padding aside."""
-    prompt, chosen, rejected = len(pair.prompt), len(pair.chosen) - 1, len(pair.rejected) - 1
-    if not needs.rejected:
-        return prompt + chosen
-    return prompt + chosen + rejected + (0 if layout == "shared" else prompt)
+    responses = wanted_responses(pair, needs)
+    prompts = 1 if layout == "shared" else len(responses)
+    return prompts * len(pair.prompt) + sum(len(tokens) - 1 for _, tokens in responses)
 
 
 def cut_into_micro_steps(
@@ -90,7 +95,7 @@ def cut_into_micro_steps(
         if layout == "padded":
             # Sorted: the first pair of a group is its longest and decides the width.
             width = (groups[-1][0] if groups else pair).longest - 1
-            cost = width * (2 if needs.rejected else 1)
+            cost = width * len(wanted_responses(pair, needs))
         else:
             cost = cost_in_tokens(pair, layout, needs)
         if not groups or filled + cost > budget:
@@ -151,20 +156,20 @@ def lay_out(
     counts = torch.zeros(len(pairs), 3)
     for index, pair in enumerate(pairs):
         prompt, slot = pair.prompt, 3 * index
-        start = writer.add_sequence(prompt, pair.chosen, slot + CHOSEN)
-        counts[index, CHOSEN] = len(pair.chosen)
+        (part, tokens), *others = wanted_responses(pair, needs)
+        start = writer.add_sequence(prompt, tokens, slot + part)
+        counts[index, part] = len(tokens)
         if needs.prompt:
             writer.want(range(start, start + len(prompt) - 1), prompt[1:], slot + PROMPT)
             counts[index, PROMPT] = len(prompt) - 1
-        if not needs.rejected:
-            continue
-        counts[index, REJECTED] = len(pair.rejected)
-        if layout == "shared":
-            branch = writer.add_branch(start, prompt, pair.rejected)
-            sources = [start + len(prompt) - 1, *range(branch, branch + len(pair.rejected) - 1)]
-            writer.want(sources, pair.rejected, slot + REJECTED)
-        else:
-            writer.add_sequence(prompt, pair.rejected, slot + REJECTED)
+        for part, tokens in others:
+            counts[index, part] = len(tokens)
+            if layout == "shared":
+                branch = writer.add_branch(start, prompt, tokens)
+                sources = [start + len(prompt) - 1, *range(branch, branch + len(tokens) - 1)]
+                writer.want(sources, tokens, slot + part)
+            else:
+                writer.add_sequence(prompt, tokens, slot + part)
     batch = _padded(writer, counts) if layout == "padded" else _packed(writer, counts)
     return _moved(batch, torch.device(device))
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora.data.messages import NO_TOOLS, Message
 from orpo_qlora.data.pairs import PreferencePair
+from orpo_qlora.data.shapes.base import SIDES
 from orpo_qlora.data.summary import ROWS_KEPT
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import DataError, InputError
@@ -27,7 +28,8 @@ class TokenizedPair:
 
     `prompt` is everything up to and including the generation prompt of the template; `chosen` and
     `rejected` end with the end-of-turn token unless they were cut. The prompt has the ids that a
-    chat gives it, so both answers share it by construction.
+    chat gives it, so both answers share it by construction. Of a single labelled response the other
+    side has no tokens.
     """
 
     prompt: tuple[int, ...]
@@ -41,6 +43,11 @@ class TokenizedPair:
         answers = zip(self.chosen, self.rejected, strict=False)
         same_start = sum(1 for _ in takewhile(lambda ids: ids[0] == ids[1], answers))
         return PairLengths(len(self.prompt), len(self.chosen), len(self.rejected), same_start)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is a single response."""
+        return not (self.chosen and self.rejected)
 
     @property
     def longest(self) -> int:
@@ -224,7 +231,12 @@ def to_tokens(
     opened = [texts.opened for _, texts in found]
     prompts = _encode(tokenizer, opened)
     chosen, rejected = (
-        [_closed(ids, turn) for ids in _encode_after(tokenizer, opened, prompts, answers)]
+        [
+            _closed(ids, turn) if answer else []
+            for ids, answer in zip(
+                _encode_after(tokenizer, opened, prompts, answers), answers, strict=True
+            )
+        ]
         for answers in (
             [texts.chosen for _, texts in found],
             [texts.rejected for _, texts in found],
@@ -237,7 +249,10 @@ def to_tokens(
 
 
 class _Texts(NamedTuple):
-    """A pair in its chat template: up to where the response begins, and both responses."""
+    """A pair in its chat template: up to where the response begins, and both responses.
+
+    The text of a response that the pair does not have is empty.
+    """
 
     opened: str
     chosen: str
@@ -247,7 +262,8 @@ class _Texts(NamedTuple):
 def _texts(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, turn: AnswerEnd) -> _Texts:
     opened = prompt_text(tokenizer, pair.conversation, pair.tool_use.tools)
     chosen, rejected = (
-        _answer_text(tokenizer, opened, pair, answer, turn) for answer in pair.responses
+        _answer_text(tokenizer, opened, pair, answer, turn) if pair.has(side) else ""
+        for side, answer in zip(SIDES, pair.responses, strict=True)
     )
     return _Texts(opened, chosen, rejected)
 

@@ -26,6 +26,7 @@ from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.shapes.base import SIDES
 from orpo_qlora.errors import InputError
 from orpo_qlora.methods import beta_of
 from orpo_qlora.orpo.engine import restore_modules
@@ -297,6 +298,7 @@ def _build_kto(
     arguments = KTOConfig(
         **_COMMON,
         use_cpu=_on_cpu(policy),
+        loss_type=config.kto_loss,
         beta=beta_of(config),
         desirable_weight=config.desirable_weight,
         undesirable_weight=config.undesirable_weight,
@@ -312,21 +314,36 @@ def _build_kto(
 
 
 def _kto_loss(trainer: KTOTrainer, policy: PeftModel, pairs: Sequence[TokenizedPair]) -> Tensor:
-    """Rotate chosen and rejected responses each; TRL's own set-up rotates all in one list."""
+    """Rotate the chosen and the rejected responses of pairs each.
+
+    TRL's own set-up rotates all responses in one list, as is done here with single ones.
+    """
     partners = mismatch(pairs, sys.maxsize)
     features = [
         {
             "prompt_ids": list(pair.prompt),
             "completion_ids": list(getattr(pair, side)),
-            "KL_completion_ids": list(getattr(partners[digest_of(pair)], side)),
             "label": side == "chosen",
+            **_partner(partners[digest_of(pair)], side, has_kl=trainer.calculate_KL),
         }
         for pair in pairs
-        for side in ("chosen", "rejected")
+        for side in SIDES
+        if getattr(pair, side)
     ]
     loss = trainer.compute_loss(policy, trainer.data_collator(features))
     trainer.reported = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
     return loss
+
+
+def _partner(other: TokenizedPair, side: str, *, has_kl: bool) -> dict[str, list[int]]:
+    """Return the response to another prompt; of a single response, that on its own side."""
+    if not has_kl:
+        return {}
+    return {"KL_completion_ids": list(getattr(other, side) or other.chosen or other.rejected)}
+
+
+def _kto_metrics(trainer: KTOTrainer) -> Record:
+    return _named(*REWARDS[:3], *(["kl"] if trainer.calculate_KL else []))(trainer)
 
 
 TRL_METHODS: Mapping[str, TrlMethod] = {
@@ -334,7 +351,7 @@ TRL_METHODS: Mapping[str, TrlMethod] = {
     "sft": TrlMethod(_build_sft, _sft_loss, _named("nll_loss")),
     "dpo": TrlMethod(_build_dpo, _dpo_loss, _named(*REWARDS)),
     "ipo": TrlMethod(_build_dpo, _dpo_loss, _named(*REWARDS)),
-    "kto": TrlMethod(_build_kto, _kto_loss, _named(*REWARDS[:3], "kl")),
+    "kto": TrlMethod(_build_kto, _kto_loss, _kto_metrics),
     "simpo": TrlMethod(_build_cpo, _batch_loss, _named(*MEAN_LOGPS, *REWARDS)),
     "cpo": TrlMethod(_build_cpo, _batch_loss, _named("nll_loss", *REWARDS)),
 }

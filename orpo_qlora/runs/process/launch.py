@@ -28,6 +28,7 @@ from orpo_qlora.runs.identity import identity_of
 from orpo_qlora.runs.labels import NO_LABEL, RunLabel
 from orpo_qlora.runs.process import preflight
 from orpo_qlora.runs.process import queue as run_queue
+from orpo_qlora.runs.process.data_for_method import check_data
 from orpo_qlora.runs.process.ending import record_end
 from orpo_qlora.runs.process.start import copy_start, with_start
 from orpo_qlora.runs.store import Run, RunPaths
@@ -54,7 +55,8 @@ def start_run(config: TrainConfig, dataset: PreferenceData, ticket: str = "") ->
 
     Raises:
         InputError: the home folder or the chat template is not usable, the tracker is not
-            installed, or a setting contradicts the adapter to start from.
+            installed, a setting contradicts the adapter to start from, or the method cannot train
+            on the data.
         ModelError: that adapter cannot be trained further.
         DiskFull: nothing was started.
     """
@@ -130,6 +132,8 @@ def _queue_new(
 ) -> list[RunPaths]:
     for tracker in {config.report_to for config in configs}:
         trackers.check_installed(tracker)
+    for config in configs:
+        check_data(config, report, split.train)
     preflight.check_home()
     store.sweep_drafts()
     place = _last_place()

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from orpo_qlora.data.columns import PARTS_OF_SHAPE, ColumnMapping, ShapeName, mapping_of
-from orpo_qlora.data.files.choices import PairsFromRanking
+from orpo_qlora.data.files.choices import Labelled, PairsFromRanking
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.data.wording import brief, plural
 from orpo_qlora.ui.data import findings_view
@@ -46,6 +46,11 @@ RANKING_LABELS: dict[PairsFromRanking, str] = {
     "best_rest": "Best against rest",
     "all": "Each against all worse",
 }
+LABELLED_LABELS: dict[Labelled, str] = {
+    "pairs": "Pairs by prompt",
+    "single": "Single responses, for kto",
+}
+LABELLED_NOUNS: dict[Labelled, str] = {"pairs": "pair", "single": "response"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class ColumnRow:
     apply: gr.Button
     ranking: gr.Radio
     """Pairs of a ranked row; visible for ranked files only, and applied at once."""
+    labelled: gr.Radio
+    """How labelled responses are read; likewise, for files of them."""
 
     @property
     def inputs(self) -> list[Any]:
@@ -78,7 +85,7 @@ class ColumnRow:
     @property
     def outputs(self) -> list[Any]:
         """Every component that changes with the file."""
-        return [self.fold, self.note, self.ranking, *self.inputs]
+        return [self.fold, self.note, self.ranking, self.labelled, *self.inputs]
 
 
 def build() -> ColumnRow:
@@ -92,6 +99,13 @@ def build() -> ColumnRow:
             visible=False,
             interactive=True,
             elem_id="data-ranking",
+        )
+        labelled = gr.Radio(
+            [(label, setting) for setting, label in LABELLED_LABELS.items()],
+            label="Labelled rows",
+            visible=False,
+            interactive=True,
+            elem_id="data-labelled",
         )
         shape = gr.Dropdown(
             SHAPE_CHOICES,
@@ -130,6 +144,7 @@ def build() -> ColumnRow:
         has_header=has_header,
         apply=apply,
         ranking=ranking,
+        labelled=labelled,
     )
 
 
@@ -167,6 +182,7 @@ def summary_updates(row: ColumnRow, report: DataSummary) -> Updates:
         row.note: findings_view.columns_note(report),
         row.has_header: gr.Checkbox(report.choices.has_header, visible=can_lack_header),
         row.ranking: _ranking_update(report),
+        row.labelled: _labelled_update(report),
         **_mapping_updates(row, report.columns, mapping),
     }
 
@@ -193,6 +209,7 @@ def question_updates(row: ColumnRow, question: ColumnQuestion) -> Updates:
         row.has_header: gr.Checkbox(question.has_header, visible=question.can_lack_header),
         row.note: "",
         row.ranking: gr.Radio(visible=False),
+        row.labelled: gr.Radio(visible=False),
         row.fold: gr.Accordion(_title(mapping), visible=True, open=True),
     }
 
@@ -218,6 +235,17 @@ def _ranking_update(report: DataSummary) -> gr.Radio:
         for setting, label in RANKING_LABELS.items()
     ]
     return gr.Radio(choices, value=report.choices.pairs_from_ranking, visible=True)
+
+
+def _labelled_update(report: DataSummary) -> gr.Radio:
+    """Return the readings of labelled rows with the count of each, hidden for other files."""
+    if not report.labelled_counts:
+        return gr.Radio(visible=False)
+    choices = [
+        (f"{label}: {plural(report.labelled_counts[setting], LABELLED_NOUNS[setting])}", setting)
+        for setting, label in LABELLED_LABELS.items()
+    ]
+    return gr.Radio(choices, value=report.choices.labelled or "pairs", visible=True)
 
 
 def _title(mapping: ColumnMapping) -> str:

@@ -7,7 +7,7 @@ from typing import get_args
 
 from orpo_qlora.data.columns import PARTS_OF_SHAPE, ColumnMapping, ShapeName, mapping_of
 from orpo_qlora.data.doctor.findings import FIXES
-from orpo_qlora.data.files.choices import PairsFromRanking, ReadChoices
+from orpo_qlora.data.files.choices import Labelled, PairsFromRanking, ReadChoices
 from orpo_qlora.data.files.remembered import forget_columns
 from orpo_qlora.data.files.sources import ALL, Quota, parse_cap, parse_share
 from orpo_qlora.data.mapping import complete_mapping
@@ -179,3 +179,18 @@ def choose_ranking(dataset_id: str, setting: object) -> None:
         )
     choices = uploads.choices_of(dataset_id)
     uploads.choose(dataset_id, choices.model_copy(update={"pairs_from_ranking": setting}))
+
+
+def choose_labelled(dataset_id: str, setting: object) -> None:
+    """Store how labelled responses are read: as pairs, or each on its own.
+
+    Raises:
+        InputError: there is no such setting.
+    """
+    if setting not in get_args(Labelled):
+        raise InputError(
+            f"“{setting}” is not a way to read labelled responses.",
+            hint="Reload the page and try again.",
+        )
+    choices = uploads.choices_of(dataset_id)
+    uploads.choose(dataset_id, choices.model_copy(update={"labelled": setting}))

@@ -90,7 +90,7 @@ def findings_list(report: DataSummary) -> str:
     read = f"{report.rows_read:,} rows"
     if report.candidates != report.rows_read:
         read += f" with {plural(report.candidates, 'preference')}"
-    kept = f"{read} = {plural(report.pairs, 'pair')} kept"
+    kept = f"{read} = {report.count_text(sides=False)} kept"
     dropped = [_dropped(drop) for drop in report.drops]
     total = html.escape(" + ".join([kept, *dropped]) + ".")
     return (

@@ -262,6 +262,12 @@ def _connect_corrections(tab: DataTab, changed: Callable[[Any], None]) -> None:
         corrections.choose_ranking(uploads.shown_file(dataset_id, shown), setting)
         return dataset_updates(tab, dataset_id, _reading(progress), shown)
 
+    def on_labelled(
+        dataset_id: str, shown: str, setting: object, progress: gr.Progress = PROGRESS
+    ) -> Updates:
+        corrections.choose_labelled(uploads.shown_file(dataset_id, shown), setting)
+        return dataset_updates(tab, dataset_id, _reading(progress), shown)
+
     for part in (tab.card, tab.summary, tab.findings):
         handler = guarded(tab.card, on_choice)
         reading = {"show_progress_on": part, "trigger_mode": "once", **UNCHECKED}
@@ -275,6 +281,8 @@ def _connect_corrections(tab: DataTab, changed: Callable[[Any], None]) -> None:
     handler = guarded(tab.card, on_ranking)
     reading["trigger_mode"] = "always_last"  # arrow keys pass through the settings between
     changed(row.ranking.input(handler, [*which, row.ranking], tab.outputs, **reading))
+    handler = guarded(tab.card, on_labelled)
+    changed(row.labelled.input(handler, [*which, row.labelled], tab.outputs, **reading))
 
 
 def _connect_files(tab: DataTab, changed: Callable[[Any], None]) -> None:
@@ -429,7 +437,7 @@ def _summary_updates(tab: DataTab, dataset: PreferenceData, place: int | None = 
         taken = [part.pairs_taken for part in report.files]
         first, count, report = sum(taken[:place]), taken[place], report.files[place].summary
     pairs = dataset.pairs[first : first + min(PREVIEW_PAIRS, count)]
-    label = f"First {len(pairs)} of {count:,} pairs"
+    label = f"First {len(pairs)} of {plural(count, report.noun)}"
     columns = column_row.summary_updates(tab.columns, report)
     if report.files:
         columns[tab.columns.fold] = gr.Accordion(visible=False)

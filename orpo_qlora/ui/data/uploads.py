@@ -34,6 +34,7 @@ from orpo_qlora.errors import (
     NeedsEncoding,
 )
 from orpo_qlora.jobs.token_counts import TokenizeRequest, request_of
+from orpo_qlora.methods import method_of
 
 DATASET_ID = re.compile(r"[0-9a-f]{64}")
 CHOICES, SET = ".choices.json", ".set.json"
@@ -184,6 +185,26 @@ def shown_file(dataset_id: str, shown: object) -> str:
     if len(ids) == 1:
         return ids[0]
     return shown if isinstance(shown, str) and shown in ids else dataset_id
+
+
+def files_for(dataset_id: str, config: TrainConfig) -> FileSet:
+    """Return the files as a run with these settings reads them.
+
+    A method that trains on single responses reads labelled rows as such unless pairs were chosen.
+
+    Raises:
+        DataError: the dataset is not stored.
+    """
+    files = files_of(dataset_id)
+    return files.with_labelled("single") if method_of(config).takes_single else files
+
+
+def open_for(dataset_id: str, config: TrainConfig) -> PreferenceData:
+    """Return the pairs and the summary for a run with these settings; see `files_for`.
+
+    Raises what `open_upload` does.
+    """
+    return _opened(files_for(dataset_id, config), None)
 
 
 def files_of(dataset_id: str) -> FileSet:

@@ -125,7 +125,7 @@ def _row(run: Run, *, is_chosen: bool) -> str:
         f'<a href="?{html.escape(link)}" data-run="{run.id}">{title}</a>'
         f"{tag_chips(run.label.tags)}<small>{run.id}</small>"
     )
-    data = f"{html.escape(run.report.source)}<small>{plural(run.report.pairs, 'pair')}</small>"
+    data = f"{html.escape(run.report.source)}<small>{run.report.count_text(sides=False)}</small>"
     parts = (
         ("", tick, "history-tick"),
         ("Run", name, "history-name"),

@@ -14,6 +14,7 @@ from orpo_qlora.data.pairs import split_pairs
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import ConfigError, InputError
 from orpo_qlora.jobs import estimation
+from orpo_qlora.methods import method_of
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import sweep
 from orpo_qlora.runs.process.sweep import Variation
@@ -221,7 +222,7 @@ class FormSource:
         if not dataset_id:
             raise InputError("There are no pairs to train on.", hint="Choose them on the Data tab.")
         config = form.config_from(values)
-        dataset = uploads.open_upload(dataset_id)
+        dataset = uploads.open_for(dataset_id, _reader(config, variations))
         split = split_pairs(dataset.pairs, config.held_out, config.seed)
         return sweep.start_sweep(config, variations, split, dataset.report, ticket)
 
@@ -252,13 +253,19 @@ class RunSource:
         return sweep.sweep_from(_run(run_id), variations)
 
 
+def _reader(config: TrainConfig, variations: Sequence[Variation]) -> TrainConfig:
+    """Return the settings that decide how labelled rows are read: all runs have the same pairs."""
+    configs = sweep.runs_from(config, variations)
+    return next((one for one in configs if not method_of(one).takes_single), configs[0])
+
+
 def _run(run_id: str) -> Run:
     return store.read_run(store.paths_of(run_id))
 
 
 def _estimated_seconds(dataset_id: str, config: TrainConfig) -> float | None:
-    report = uploads.open_upload(dataset_id).report
-    request = estimation.request_for(uploads.files_of(dataset_id), report, config)
+    report = uploads.open_for(dataset_id, config).report
+    request = estimation.request_for(uploads.files_for(dataset_id, config), report, config)
     if not estimation.is_requested(request):
         return None
     found = estimation.read_answer(request).estimate

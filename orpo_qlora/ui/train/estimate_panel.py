@@ -59,8 +59,8 @@ def request_of(dataset_id: str, values: Sequence[object]) -> EstimateRequest:
             "There are no pairs to estimate with.", hint="Choose them on the Data tab."
         )
     config = form.config_from(values)
-    report = uploads.open_upload(dataset_id).report
-    return estimation.request_for(uploads.files_of(dataset_id), report, config)
+    report = uploads.open_for(dataset_id, config).report
+    return estimation.request_for(uploads.files_for(dataset_id, config), report, config)
 
 
 def requested(dataset_id: str, values: Sequence[object]) -> Answer | None:

@@ -12,12 +12,14 @@ import gradio as gr
 from orpo_qlora import methods
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.doctor.examine import too_many_passes
+from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import ConfigError, InputError, ModelError, OrpoQloraError
 from orpo_qlora.models.catalogue import find_model
 from orpo_qlora.models.machine import Machine, this_machine
 from orpo_qlora.models.templates import chat_templates, tokenizer_files
 from orpo_qlora.runs import present, store
 from orpo_qlora.runs.process import launch
+from orpo_qlora.runs.process.data_for_method import balance_sentence, check_data
 from orpo_qlora.runs.process.start import with_start
 from orpo_qlora.runs.store import RunPaths
 from orpo_qlora.ui.data import token_panel, uploads
@@ -221,9 +223,14 @@ def reason_against(dataset_id: str, values: Sequence[object]) -> str:
         return "Choose preference pairs on the Data tab first."
     try:
         uploads.open_upload(dataset_id)
-        chat_templates.recorded(with_start(form.config_from(values)))
+        config = chat_templates.recorded(with_start(form.config_from(values)))
     except (InputError, ModelError) as exc:
         return exc.message
+    try:
+        dataset = uploads.open_for(dataset_id, config)
+        check_data(config, dataset.report, dataset.pairs)
+    except InputError as exc:
+        return str(exc)  # with the way out: the settings are on this tab
     return ""
 
 
@@ -248,7 +255,9 @@ def _data_line(dataset_id: str, values: Sequence[object]) -> str:
         return ""
     try:
         report = uploads.open_upload(dataset_id).report
-        remarks = _remarks(dataset_id, form.config_from(values), report.pairs)
+        config = form.config_from(values)
+        report = uploads.open_for(dataset_id, config).report
+        remarks = _remarks(dataset_id, config, report)
     except ConfigError:
         remarks = []  # the error is shown beside the button
     except OrpoQloraError:
@@ -257,12 +266,13 @@ def _data_line(dataset_id: str, values: Sequence[object]) -> str:
     return cards.text_card(f"Training data: {report.source}", sentences)
 
 
-def _remarks(dataset_id: str, config: TrainConfig, pairs: int) -> list[str]:
-    """Return what the length policy and the number of epochs mean for these pairs."""
-    passes = too_many_passes(pairs, config)
+def _remarks(dataset_id: str, config: TrainConfig, report: DataSummary) -> list[str]:
+    """Return what the length policy and the settings mean for these pairs."""
+    passes = too_many_passes(report.pairs, config)
     repeated = passes.sentence() if passes else ""
     length = token_panel.length_sentence(dataset_id, config)
-    return [*filter(None, [length, repeated, methods.rate_sentence(config)])]
+    balance = balance_sentence(config, report)
+    return [*filter(None, [length, repeated, methods.rate_sentence(config), balance])]
 
 
 def new_ticket() -> str:
@@ -277,4 +287,5 @@ def start_run(dataset_id: str, values: Sequence[object], ticket: str = "") -> Ru
         ConfigError: lists every wrong setting.
         DataError: the upload is no longer stored.
     """
-    return launch.start_run(form.config_from(values), uploads.open_upload(dataset_id), ticket)
+    config = form.config_from(values)
+    return launch.start_run(config, uploads.open_for(dataset_id, config), ticket)

@@ -35,7 +35,7 @@ CASES = {
         {"prompt": Q, "response": GOOD, "helpfulness": 4}, "rated by “helpfulness”", "“scores”",
     ),
     "rated by true and false": (
-        {"prompt": Q, "response": GOOD, "is_safe": True}, "--map label=is_safe", "KTO",
+        {"prompt": Q, "response": GOOD, "is_safe": True}, "--map label=is_safe", "the method kto",
     ),
     "tokens": (
         {"input_ids_chosen": [1, 2], "input_ids_rejected": [1, 3]}, "numbers of tokens",

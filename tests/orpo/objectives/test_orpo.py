@@ -40,7 +40,7 @@ def naive_loss(tokens, lambda_, nll_on, nll_reduction):
 
 def totals_of(tokens, nll_on):
     count = sum(len(c) + (len(p) if nll_on == "sequence" else 0) for p, c, _ in tokens)
-    return StepTotals(len(tokens), count)
+    return StepTotals(len(tokens), count, 2 * len(tokens))
 
 
 def test_one_pair_by_hand():
@@ -52,7 +52,7 @@ def test_one_pair_by_hand():
     """
     ln2 = math.log(2)
     pairs = pair_sums([([-1.0], [-ln2, -ln2], [-2 * ln2])])
-    terms = Orpo(0.5, "sequence", "token")(pairs, StepTotals(1, 3))
+    terms = Orpo(0.5, "sequence", "token")(pairs, StepTotals(1, 3, 2))
     assert terms.pairs["log_odds_ratio"].item() == pytest.approx(math.log(3), abs=1e-12)
     assert terms.parts["or_loss"].item() == pytest.approx(math.log(4 / 3), abs=1e-12)
     assert terms.parts["nll_loss"].item() == pytest.approx((1 + 2 * ln2) / 3, abs=1e-12)

@@ -1,6 +1,7 @@
 """Every method against its formula written out, one pair at a time; any cut gives the same step."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from orpo_qlora.methods import METHODS, LossNeeds
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.loss import OBJECTIVES, loss_for, mismatch, needs_of
 from orpo_qlora.orpo.objectives.base import PairSums, StepTotals
+from orpo_qlora.orpo.objectives.measurements import compare_responses
 from orpo_qlora.orpo.reference import digest_of
+from orpo_qlora.orpo.rows.packing import LAYOUTS
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.orpo.step import accumulate_step
 from orpo_qlora.orpo.verify.parity import relative_l2, take_gradients, with_reference
@@ -57,7 +60,7 @@ def terms_of(config):
     nll_on = loss_for(config).needs.nll_on
     tokens = counts[:, 1].sum() + (counts[:, 0].sum() if nll_on == "sequence" else 0)
     drift = torch.tensor(DRIFT, dtype=torch.float64)
-    return loss_for(config).objective(pairs, StepTotals(3, int(tokens), drift))
+    return loss_for(config).objective(pairs, StepTotals(3, int(tokens), 6, drift))
 
 
 def nll(nll_on):
@@ -179,6 +182,74 @@ def test_order_and_token_budget_do_not_change_the_step(whole_float64, case, seed
     measured = take_gradients(POLICY_64)
     assert again["loss"] == pytest.approx(whole["loss"], rel=1e-10)
     assert all(relative_l2(measured[n], wanted[n]) < 1e-9 for n in wanted)
+
+
+def single_terms(config):
+    """The chosen response of the first two pairs, the rejected one of the third."""
+    counts = torch.tensor([[2, 2, 0], [1, 1, 0], [3, 0, 2]], dtype=torch.float64)
+    here = (counts > 0).double()
+    sums, reference = sums_of(POLICY) * here, sums_of(REFERENCE) * here
+    pairs = PairSums(sums, counts, reference=reference, has_single=True)
+    drift = torch.tensor(DRIFT, dtype=torch.float64) if loss_for(config).needs.mismatched else None
+    return loss_for(config).objective(pairs, StepTotals(3, 0, 3, drift))
+
+
+@pytest.mark.parametrize("kto_loss", ["kto", "apo_zero_unpaired"])
+def test_single_responses_agree_with_the_formula_written_out(kto_loss):
+    """g = 0.6 and 0.2 of the chosen responses, 1.0 of the rejected one."""
+    config = TrainConfig(
+        method="kto", beta=0.5, desirable_weight=1.5, undesirable_weight=0.8, kto_loss=kto_loss
+    )
+    terms, k = single_terms(config), DRIFT if kto_loss == "kto" else 0
+    expected = mean(
+        [
+            *(1.5 * (1 - sigmoid(0.5 * (g - k))) for g in (0.6, 0.2)),
+            0.8 * (1 - sigmoid(0.5 * (k - 1.0))),
+        ]
+    )
+    assert terms.loss.item() == pytest.approx(expected, rel=1e-12)
+    assert terms.pairs["rewards/chosen"].tolist() == pytest.approx([0.3, 0.1])
+    assert terms.pairs["rewards/rejected"].tolist() == pytest.approx([0.5])
+    assert terms.pairs["logps/rejected"].tolist() == [-1.0]
+    assert "log_odds_ratio" not in terms.pairs
+
+
+def test_unpaired_responses_are_compared_across_prompts():
+    values = {
+        "logps/chosen": torch.tensor([-1.0, -3.0]),
+        "logps/rejected": torch.tensor([-2.0, -1.0, -4.0]),
+        "rewards/chosen": torch.tensor([0.4, 0.2]),
+        "rewards/rejected": torch.tensor([-0.1]),
+    }
+    found = {name: value.item() for name, value in compare_responses(values).items()}
+    assert found == pytest.approx(
+        {"logps/accuracies": 3 / 6, "rewards/accuracies": 1, "rewards/margins": 0.4}
+    )
+    assert compare_responses({"logps/chosen": torch.tensor([-1.0])}) == {}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_single_responses_are_the_same_in_every_layout_and_cut(whole_float64, layout):
+    config, whole = TrainConfig(method="kto"), random_pairs(6, seed=3)
+    singles = [replace(p, **{("chosen", "rejected")[p.row % 2]: ()}) for p in whole[:4]]
+    pairs = [*singles, *whole[4:]]
+    built = build_engine(POLICY_64, needs_of(config), pairs)
+    loss = with_reference(loss_for(config), built, pairs)
+    wanted = accumulate_step(built, pairs, loss, 10_000, torch.Tensor.backward)
+    gradients = take_gradients(POLICY_64)
+    other = build_engine(POLICY_64, needs_of(config), pairs)
+    if layout == "padded":
+        POLICY_64.get_base_model().set_attn_implementation("sdpa")
+    again = accumulate_step(
+        replace(other, layout=layout), pairs[::-1], loss, 40, torch.Tensor.backward
+    )
+    measured = take_gradients(POLICY_64)
+    same = [name for name in wanted if name.startswith(("loss", "logps", "rewards", "kl"))]
+    assert {name: again[name] for name in same} == pytest.approx(
+        {name: wanted[name] for name in same}, rel=1e-9
+    )
+    assert all(relative_l2(measured[n], gradients[n]) < 1e-9 for n in gradients)
+    assert (wanted["pairs"], wanted["forwards"]) == (6, 16)  # 8 responses, and 8 mismatched
 
 
 def test_mismatched_responses_belong_to_another_prompt():

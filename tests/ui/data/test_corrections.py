@@ -212,3 +212,23 @@ def test_a_shape_that_is_picked_is_proposed_with_its_columns(ranked_id):
     assert corrections.proposed_mapping(ranked_id, "labelled").shape == "labelled"
     with pytest.raises(InputError, match="no shape “tree”"):
         corrections.choose_columns(ranked_id, ["", "", "", "", "", "tree"], has_header=True)
+
+
+def test_labelled_rows_are_read_as_the_method_or_the_user_says(tmp_path):
+    rows = [("q1?", "good", True), ("q1?", "bad", False), ("q2?", "alone", True)]
+    path = tmp_path / "labelled.jsonl"
+    path.write_text(json_lines(rows, ("prompt", "completion", "label")))
+    dataset_id = uploads.store_upload(path, path.name)
+    orpo, kto = TrainConfig(), TrainConfig(method="kto")
+
+    def counts():
+        return [len(uploads.open_for(dataset_id, config).pairs) for config in (orpo, kto)]
+
+    assert counts() == [1, 3]
+    corrections.choose_labelled(dataset_id, "single")
+    assert counts() == [3, 3]
+    assert uploads.open_upload(dataset_id).report.singles == 3
+    corrections.choose_labelled(dataset_id, "pairs")
+    assert counts() == [1, 1]
+    with pytest.raises(InputError, match="not a way to read labelled"):
+        corrections.choose_labelled(dataset_id, "both")

@@ -20,6 +20,18 @@ def test_training_waits_for_correct_settings():
     assert train_tab.reason_against(dataset_id, VALUES) == ""
 
 
+def test_a_method_that_needs_pairs_names_the_one_that_does_not(tmp_path):
+    path = tmp_path / "labelled.jsonl"
+    rows = [f'{{"prompt": "q{i}", "completion": "a{i}", "label": {i % 2}}}' for i in range(6)]
+    path.write_text("\n".join(rows))
+    dataset_id = uploads.store_upload(path, path.name)
+    reason = train_tab.reason_against(dataset_id, VALUES)
+    assert "the method orpo needs pairs of responses. Choose the method “kto”" in reason
+    kto = form.values_of(build_config({"method": "kto"}))
+    assert train_tab.reason_against(dataset_id, kto) == ""
+    assert "6 responses (3 chosen, 3 rejected) usable" in train_tab._data_line(dataset_id, kto)
+
+
 def test_a_base_model_is_said_to_be_one_and_an_unusable_template_keeps_from_starting(tmp_path):
     base = make_base_model(tmp_path / "tiny-base", is_sentencepiece=True)
     card = train_tab.template_card(form.values_of(build_config({"model": str(base)})))
