@@ -110,7 +110,7 @@ def write_page(results: Path) -> None:
         "pairs, 4-bit weights and adapter. Wall time includes waiting for other programs of the "
         "machine, processor time does not. “Reference kept”: log-probs of the reference are "
         "measured once before the steps; their two forwards a pair are in no number of that row. "
-        "TRL runs at its fastest batch.\n\n"
+        "TRL runs at the batch that is fastest for its DPOTrainer.\n\n"
         f"{tables}\nMeasured on {content['hardware']} with {versions}: "
         "`python -m benchmarks.methods --help`.\n"
     )

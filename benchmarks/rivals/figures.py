@@ -28,8 +28,8 @@ SAMPLES = 50_000
 SAMPLE_SEED = 0
 WIDE = Bins(-16, 0.5, 32)
 """Of the sampled ratios, −8 to 8."""
-NARROW = Bins(-10, 0.25, 20)
-"""Of the measured ratios, −2.5 to 2.5."""
+NARROW = Bins(-10, 0.5, 20)
+"""Of the measured ratios, −5 to 5; the outer bars count those beyond."""
 STEP_AXIS = "optimizer step"
 Curves = dict[str, list[Point]]
 
@@ -193,7 +193,7 @@ def figure_6_measured(found: Study) -> str:
         ("Base, held-out pairs", [found.held_out_base]),
         (f"{strongest}, held-out pairs", tuned),
     ):
-        panel = Panel(title, "nats", Scale(NARROW.low, NARROW.high), Scale(0, 0.45))
+        panel = Panel(title, "nats", Scale(NARROW.low, NARROW.high), Scale(0, 0.35))
         panel.bars(NARROW, [z for side in sides for z in side.ratios], PURPLE)
         panel.bars(NARROW, [z for side in sides for z in side.odds_ratios], RED)
         panels.append(panel)

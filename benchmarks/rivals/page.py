@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ COSTS = ROOT / "benchmarks" / "results" / "methods.json"
 
 def write(found: Study) -> None:
     """Draw the pictures and fill the page's tables."""
+    found = comparable(found)
     figures.draw_all(found, IMAGES)
     text = PAGE.read_text(encoding="utf-8")
     parts = {
@@ -35,6 +37,20 @@ def write(found: Study) -> None:
     for name, part in parts.items():
         text = filled(text, name, part)
     PAGE.write_text(text, encoding="utf-8")
+
+
+def comparable(found: Study) -> Study:
+    """Return the trainings that have the same seeds: those of SFT and every λ, DPO if it has them.
+
+    An interrupted study lacks some.
+    """
+    needed = [study.SFT.name, *(one.name for one in study.ORPO)]
+    seeds = {seed for seed in study.SEEDS if all(found.has(name, seed) for name in needed)}
+    names = {*needed}
+    if all(found.has(study.DPO.name, seed) for seed in seeds):
+        names.add(study.DPO.name)
+    kept = [one for one in found.trainings if one.variant in names and one.seed in seeds]
+    return replace(found, trainings=kept)
 
 
 def filled(text: str, name: str, part: str) -> str:
@@ -60,7 +76,8 @@ def setup(found: Study) -> str:
     assert isinstance(versions, dict)
     first = settings[study.SFT.name]
     used = ", ".join(f"{name} {number}" for name, number in versions.items())
-    seeds = len(found.of(study.SFT.name))
+    seeds, planned = len(found.of(study.SFT.name)), len(study.SEEDS)
+    missing = "" if seeds == planned else f" of {planned}; the others are not measured yet"
     return "\n".join(
         (
             f"- Model: `{first['model']}`, NF4 with LoRA rank {first['lora_r']} on all linear "
@@ -70,8 +87,8 @@ def setup(found: Study) -> str:
             "split for all runs.",
             f"- Training: {about['steps']} steps of {about['pairs_per_step']} pairs, "
             f"{first['scheduler']} schedule; learning rate {_rates(settings)}.",
-            f"- Seeds: {seeds} for each method; a seed decides the initial adapter and the order "
-            "of the pairs.",
+            f"- Seeds: {seeds}{missing}. A seed decides the initial adapter and the order of the "
+            "pairs.",
             f"- Measured with {used}.",
         )
     )

@@ -131,3 +131,18 @@ def test_variants_differ_only_in_what_they_name() -> None:
     sft, orpo = (study.config_of(one, 1) for one in (study.SFT, study.ORPO[0]))
 
     assert orpo == sft.model_copy(update={"method": "orpo", "lambda_": 0.1})
+
+
+def test_interrupted_study_compares_the_seeds_that_all_have() -> None:
+    found = made_study()
+    last = study.ORPO[-1].name
+    found.trainings = [
+        one
+        for one in found.trainings
+        if (one.variant, one.seed) not in {(last, 2), ("DPO β 0.1", 1)}
+    ]
+
+    kept = page.comparable(found)
+
+    assert {one.seed for one in kept.trainings} == {1}
+    assert {one.variant for one in kept.trainings} == {*study.VARIANTS} - {study.DPO.name}
