@@ -36,8 +36,25 @@ class Cell:
     spec: Spec
 
 
-def make_cell(data: str, pairs_per_step: int, steps: int, model: str, folder: Path) -> Cell:
-    """Write what the trainers need into a folder and describe it."""
+def make_cell(
+    data: str,
+    pairs_per_step: int,
+    steps: int,
+    model: str,
+    folder: Path,
+    *,
+    longest: int = LONGEST,
+) -> Cell:
+    """Write what the trainers need into a folder and describe it.
+
+    Args:
+        data: preference file, or `synthetic:PxA`.
+        pairs_per_step: pairs an optimizer step.
+        steps: for which there are pairs.
+        model: name or folder of the base.
+        folder: where the files go.
+        longest: a file's pairs with more tokens, prompt with one response, are left out.
+    """
     base = load_base(model)
     torch.manual_seed(0)
     policy = attach_new_adapter(base, TrainConfig(lora_r=RANK, lora_alpha=2 * RANK))
@@ -48,7 +65,7 @@ def make_cell(data: str, pairs_per_step: int, steps: int, model: str, folder: Pa
         pairs = _random_pairs(data, wanted, len(base.tokenizer))
         texts = []
     else:
-        pairs, texts = _real_pairs(Path(data), wanted, base.tokenizer)
+        pairs, texts = _real_pairs(Path(data), wanted, base.tokenizer, longest)
     (folder / "pairs.json").write_text(json.dumps([_sides(pair) for pair in pairs]))
     (folder / "texts.json").write_text(json.dumps(texts))
     shape = read_shape(base.folder)
@@ -61,12 +78,17 @@ def make_cell(data: str, pairs_per_step: int, steps: int, model: str, folder: Pa
     )
     tokens = sum(len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
     return Cell(
-        name=Path(data).stem if texts else data,
+        name=_name(data, longest) if texts else data,
         pairs_per_step=pairs_per_step,
         unique_tokens=tokens / steps,
         useful_flops=sum(_flops(pair, shape) for pair in pairs) / steps,
         spec=spec,
     )
+
+
+def _name(data: str, longest: int) -> str:
+    name = Path(data).stem
+    return name if longest == LONGEST else f"{name} up to {longest} tokens"
 
 
 def _sides(pair: TokenizedPair) -> dict[str, list[int]]:
@@ -91,13 +113,13 @@ def _random_pairs(data: str, count: int, vocabulary: int) -> list[TokenizedPair]
 
 
 def _real_pairs(
-    path: Path, count: int, tokenizer: object
+    path: Path, count: int, tokenizer: object, longest: int
 ) -> tuple[list[TokenizedPair], list[dict[str, str]]]:
     """Return a file's pairs in a shuffled order, again from the start where there are too few."""
     originals = list(load_preferences(path).pairs)
     random.Random(0).shuffle(originals)
     by_row = {pair.row: pair for pair in originals}
-    tokenized = tokenize_pairs(tokenizer, originals, LONGEST, "drop").pairs
+    tokenized = tokenize_pairs(tokenizer, originals, longest, "drop").pairs
     pairs = [tokenized[index % len(tokenized)] for index in range(count)]
     texts = [
         {

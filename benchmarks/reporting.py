@@ -37,6 +37,8 @@ class Result:
     quartiles: tuple[float, float]
     ratio: float
     """Median over steps of its seconds by the first trainer's for the same pairs."""
+    processor_seconds: float
+    """Median of a step, summed over threads."""
     bytes_above_weights: float
     first_loss: float
     last_loss: float
@@ -61,6 +63,7 @@ class Result:
             seconds=median,
             quartiles=(low, high),
             ratio=statistics.median(ratios),
+            processor_seconds=statistics.median(r.processor_seconds for r in replies[warm_up:]),
             bytes_above_weights=max(reply.bytes_above_weights for reply in replies),
             first_loss=replies[0].loss,
             last_loss=replies[-1].loss,
@@ -124,12 +127,11 @@ def to_entry(cell: Cell, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def save_result(path: Path, cell: Cell, results: Sequence[Result]) -> None:
+def save_entry(path: Path, entry: Mapping[str, Any]) -> None:
     """Add a cell to a JSON file, replacing an older one of the same trainers."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"cells": []}
     content["hardware"] = _hardware()
     content["versions"] = {name: version(name) for name in PACKAGES}
-    entry = to_entry(cell, results)
     others = [old for old in content["cells"] if _identity(old) != _identity(entry)]
     content["cells"] = [*others, entry]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.cells import Cell, make_cell
 from benchmarks.peers.turns import Spec
-from benchmarks.reporting import Result, save_result, to_entry, to_markdown
+from benchmarks.reporting import Result, save_entry, to_entry, to_markdown
 from benchmarks.trainers import Reply, Trainer, TrainerDied
 
 TECHNIQUES = (
@@ -52,9 +52,10 @@ def main() -> None:
             results = _enlarge(cell, folder, options)
         else:
             results = _compare(cell, folder, options)
-    print(to_markdown(to_entry(cell, results)))
+    entry = to_entry(cell, results)
+    print(to_markdown(entry))
     if options.out:
-        save_result(options.out, cell, results)
+        save_entry(options.out, entry)
 
 
 def _options() -> argparse.Namespace:
@@ -92,24 +93,29 @@ def _compare(cell: Cell, folder: Path, options: argparse.Namespace) -> list[Resu
 
 def _best_trl(spec: Spec, folder: Path, batch: int) -> Trainer:
     """Return TRL at its fastest batch size, freshly loaded."""
+    return fastest("TRL", "trl", spec, folder, batch)
+
+
+def fastest(title: str, program: str, spec: Spec, folder: Path, batch: int = 0) -> Trainer:
+    """Return a peer at its fastest batch size, freshly loaded; 0 tries all that divide a step."""
+
+    def loaded(size: int) -> Trainer:
+        return Trainer(f"{title}, batch {size}", program, replace(spec, batch=size), folder)
+
     sizes = [batch] if batch else [size for size in BATCHES if spec.pairs_per_step % size == 0]
     if len(sizes) > 1:
         seconds = {}
         for size in sizes:
             try:
-                trial = _trl(spec, folder, size)
+                trial = loaded(size)
                 seconds[size] = statistics.median(trial.step().seconds for _ in range(SCREENING))
                 trial.end()
             except TrainerDied as exc:
-                print(f"TRL, batch {size}: {str(exc)[:60]}", flush=True)
+                print(f"{title}, batch {size}: {str(exc)[:60]}", flush=True)
             else:
-                print(f"TRL, batch {size}: {seconds[size]:.2f} s a step", flush=True)
+                print(f"{title}, batch {size}: {seconds[size]:.2f} s a step", flush=True)
         sizes = [min(seconds, key=seconds.__getitem__)]
-    return _trl(spec, folder, sizes[0])
-
-
-def _trl(spec: Spec, folder: Path, batch: int) -> Trainer:
-    return Trainer(f"TRL, batch {batch}", "trl", replace(spec, batch=batch), folder)
+    return loaded(sizes[0])
 
 
 def _ablate(cell: Cell, folder: Path, steps: int) -> list[Result]:
@@ -149,18 +155,26 @@ def _enlarge(cell: Cell, folder: Path, options: argparse.Namespace) -> list[Resu
 
 
 def measure(trainers: list[Trainer], steps: int) -> list[Result]:
-    """Let the trainers step in turn, the order reversed every time."""
+    """Let the trainers step in turn and sum up."""
+    return summed_up(step_in_turn(trainers, WARM_UP + steps), WARM_UP)
+
+
+def step_in_turn(trainers: list[Trainer], steps: int) -> dict[str, list[Reply]]:
+    """Return the replies of trainers by name; they step in turn, the order reversed every time."""
     replies: dict[str, list[Reply]] = {trainer.name: [] for trainer in trainers}
-    for number in range(WARM_UP + steps):
+    for number in range(steps):
         for trainer in trainers if number % 2 else reversed(trainers):
             replies[trainer.name].append(trainer.step())
-        print(f"step {number + 1} of {WARM_UP + steps}", file=sys.stderr, flush=True)
+        print(f"step {number + 1} of {steps}", file=sys.stderr, flush=True)
     for trainer in trainers:
         trainer.end()
-    return [
-        Result.of(trainer.name, replies[trainer.name], replies[trainers[0].name], WARM_UP)
-        for trainer in trainers
-    ]
+    return replies
+
+
+def summed_up(replies: dict[str, list[Reply]], warm_up: int) -> list[Result]:
+    """Return the numbers of trainers beside the first one's."""
+    first = next(iter(replies.values()))
+    return [Result.of(name, own, first, warm_up) for name, own in replies.items()]
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ class Reply:
 
     seconds: float
     bytes_above_weights: float
+    processor_seconds: float = float("nan")
+    """Of all threads; unlike `seconds` it does not count waiting for a busy machine."""
     loss: float = float("nan")
     logps_chosen: float = float("nan")
     logps_rejected: float = float("nan")

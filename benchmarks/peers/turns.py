@@ -87,6 +87,7 @@ class Turns:
         os.dup2(2, 1)
         self._weights = 0
         self._started = 0.0
+        self._processor_started = 0.0
 
     def ready(self) -> None:
         """Report that weights and adapter are loaded; memory is counted from here."""
@@ -100,11 +101,16 @@ class Turns:
             self._answers.close()
             os._exit(0)  # in the middle of some trainer's loop
         self._started = time.perf_counter()
+        self._processor_started = time.process_time()
 
     def done(self, **values: float) -> None:
         """Report the step."""
-        seconds = time.perf_counter() - self._started
-        self._send(seconds=seconds, bytes_above_weights=peak_bytes() - self._weights, **values)
+        self._send(
+            seconds=time.perf_counter() - self._started,
+            processor_seconds=time.process_time() - self._processor_started,
+            bytes_above_weights=peak_bytes() - self._weights,
+            **values,
+        )
 
     def _send(self, **values: float) -> None:
         self._answers.write(json.dumps(values) + "\n")

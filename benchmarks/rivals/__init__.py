@@ -1,0 +1,1 @@
+"""ORPO beside SFT and DPO on real pairs: runs, measurements per pair, pictures and a page."""
