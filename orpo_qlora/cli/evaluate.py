@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from orpo_qlora import program
 from orpo_qlora.cli.console import job_progress, out, plain
 from orpo_qlora.cli.options import Again, AsJson, HubConfig, HubOptions, HubSplit, data_path
 from orpo_qlora.errors import InputError
@@ -18,6 +20,7 @@ from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.answers import formats
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
 from orpo_qlora.evaluation.answers.prompts import PromptSet, held_out_prompts, read_prompts
+from orpo_qlora.evaluation.embeddings import WORDLLAMA
 from orpo_qlora.evaluation.suite import request as suite_request
 from orpo_qlora.evaluation.suite import results as suite_results
 from orpo_qlora.evaluation.suite import table
@@ -27,6 +30,7 @@ from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
 
 HELD_OUT = "held-out"
+LM_EVAL = "orpo_qlora.evaluation.lm_eval"
 DEFAULT_PROMPTS = 100
 
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids or names, or “last”.")]
@@ -56,6 +60,16 @@ Temperature = Annotated[float, typer.Option(min=0, help="0 always takes the like
 TopP = Annotated[float, typer.Option("--top-p", help="Sample from the likeliest tokens up to it.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer in tokens.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the first answer; the next ones add 1.")]
+Embedder = Annotated[
+    str,
+    typer.Option(help="For diversity: wordllama, or a sentence-embedding model's id or folder."),
+]
+Text = Annotated[
+    Path | None, typer.Option("--text", help="Plain text for the perplexity; one is shipped.")
+]
+LmEval = Annotated[
+    str, typer.Option("--lm-eval", metavar="TASKS", help="Run lm-eval's tasks on the adapter.")
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -77,6 +91,9 @@ def evaluate(
     seed: Seed = 0,
     config_name: HubConfig = "",
     split: HubSplit = "",
+    embedder: Embedder = WORDLLAMA,
+    text: Text = None,
+    lm_eval: LmEval = "",
     folder: Out = None,
     again: Again = False,
     as_json: AsJson = False,
@@ -86,6 +103,8 @@ def evaluate(
     With --measure, base and runs answer prompts and the answers are compared; both are kept.
     """
     found = [store.find_run(name) for name in runs]
+    if lm_eval:
+        raise typer.Exit(run_lm_eval(found, lm_eval))
     if measure is None and prompts == HELD_OUT and folder is None:
         _print_cards(found, again=again, as_json=as_json)
         return
@@ -98,6 +117,8 @@ def evaluate(
         prompts=chosen.first(max_prompts),
         sampling=sampling,
         parts=_parts(measure or ["answers"]),
+        embedder=embedder,
+        text=_read_text(text) if text else "",
     )
     with job_progress(quiet=as_json) as on_progress:
         results = suite_request.wait_for(request, on_progress, again=again)
@@ -137,6 +158,32 @@ def _prompts(run: Run, prompts: str, options: HubOptions, quiet: bool) -> Prompt
         return held_out_prompts(run)
     path = data_path(prompts, options, quiet=quiet)
     return read_prompts(path, prompts if path.name not in prompts else path.name)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(
+            f"{path} cannot be read as UTF-8 text.", hint="Give another file with --text."
+        ) from exc
+
+
+def run_lm_eval(runs: Sequence[Run], tasks: str) -> int:
+    """Run lm-eval on each run's adapter in this terminal; return its exit code.
+
+    Raises:
+        InputError: lm-eval is not installed, or a run has no adapter.
+    """
+    if find_spec("lm_eval") is None:
+        raise InputError(
+            "lm-eval is not installed.", hint="Run: pip install lm-eval — and try again."
+        )
+    codes = [
+        program.run_foreground(LM_EVAL, [adapter.run, tasks])
+        for adapter in suite_request.adapters_of(runs)
+    ]
+    return max(codes)
 
 
 def _parts(names: Sequence[str]) -> tuple[suite_results.Part, ...]:

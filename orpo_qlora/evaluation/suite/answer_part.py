@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from orpo_qlora.evaluation.answers.kept import Answer
 from orpo_qlora.evaluation.answers.prompts import PromptSet
 from orpo_qlora.evaluation.suite.figures import Figure, PerAnswer
+from orpo_qlora.evaluation.words import ngrams, words_of
 
 REPEATED = 4
 """Words of an n-gram that counts as repeated."""
-_WORD = re.compile(r"\w+|[^\w\s]")
 
 Answers = Mapping[tuple[str, int], Answer]
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words and punctuation marks of a text in lower case."""
-    return _WORD.findall(text.lower())
-
-
-def ngrams(words: Sequence[str], count: int) -> list[tuple[str, ...]]:
-    """Return the n-grams of a text in order; nothing if it is shorter."""
-    return [tuple(words[start : start + count]) for start in range(len(words) - count + 1)]
 
 
 def repetition(text: str) -> float:

@@ -43,6 +43,44 @@ MEASURES = (
         "lower",
         "1 minus different over all 4-grams of words within an answer",
     ),
+    Measure(
+        "per_input",
+        "Similarity per input",
+        "mean",
+        "neither",
+        "mean cosine between a prompt's answers (ORPO paper, eqs. 14 to 16)",
+    ),
+    Measure(
+        "across_input",
+        "Similarity across inputs",
+        "mean",
+        "neither",
+        "mean cosine between the first answers to different prompts (likewise)",
+    ),
+    Measure("distinct_1", "Distinct words", "mean", "neither", "different over all words"),
+    Measure("distinct_2", "Distinct bigrams", "mean", "neither", "different over all bigrams"),
+    Measure(
+        "self_bleu",
+        "Self-BLEU",
+        "mean",
+        "neither",
+        "mean BLEU of each answer against the prompt's other answers",
+    ),
+    Measure("perplexity", "Perplexity", "mean", "lower", "exp of the mean loss on a plain text"),
+    Measure(
+        "perplexity_ratio",
+        "Perplexity ratio",
+        "mean",
+        "lower",
+        "perplexity over the base's on the same text; 1 is no change",
+    ),
+    Measure(
+        "kl_prompts",
+        "KL on prompts",
+        "mean",
+        "neither",
+        "KL of the next token's distribution from the base's on the prompts, nats a token",
+    ),
 )
 _BY_NAME = {measure.name: measure for measure in MEASURES}
 

@@ -12,10 +12,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orpo_qlora.errors import OutOfMemory
+from orpo_qlora.evaluation import guard
 from orpo_qlora.evaluation.answers.generate import answer_missing, missing
 from orpo_qlora.evaluation.answers.kept import KeptAnswers
+from orpo_qlora.evaluation.embedding_models import load_embedder
+from orpo_qlora.evaluation.embeddings import provenance
 from orpo_qlora.evaluation.suite import request as suite_request
 from orpo_qlora.evaluation.suite.answer_part import answer_figures
+from orpo_qlora.evaluation.suite.diversity_part import (
+    DIRECTION,
+    FEW_SAMPLES,
+    answered_texts,
+    diversity_figures,
+)
+from orpo_qlora.evaluation.suite.figures import Figure
+from orpo_qlora.evaluation.suite.guard_part import guard_figures, guard_steps
 from orpo_qlora.evaluation.suite.progress import Progress
 from orpo_qlora.evaluation.suite.request import SuiteRequest
 from orpo_qlora.evaluation.suite.results import (
@@ -41,6 +52,7 @@ class SuiteProgram(JobProgram):
         self.paths = paths
         self.request = SuiteRequest.model_validate_json(paths.request.read_bytes())
         self.notes: list[str] = []
+        self.guard_figures: list[Figure] = []
         self.progress = Progress(self.report)
 
     def run(self) -> None:
@@ -76,7 +88,18 @@ class SuiteProgram(JobProgram):
         if loaded.base.arithmetic.device == "cpu":
             interactive.work_behind_answers("an evaluation")
         self._answer(loaded)
+        self._guard(loaded)
         return loaded.systems
+
+    def _guard(self, loaded: Loaded) -> None:
+        """Measure the regression guard while the models are loaded, if it has no result yet."""
+        known = read_results(self.paths)
+        if "guard" not in self.request.parts or (known and known.part("guard")):
+            return
+        text = self.request.text or guard.shipped_text()
+        steps = guard_steps(loaded, self.request.prompts, text)
+        self.progress.start("measuring perplexity and KL", steps)
+        self.guard_figures += guard_figures(loaded, self.request.prompts, text, self._on_batch)
 
     def _answer(self, loaded: Loaded) -> None:
         prompts, sampling = self.request.prompts.prompts, self.request.sampling
@@ -88,12 +111,16 @@ class SuiteProgram(JobProgram):
             speaker = loaded.speaker(system)
             answer_missing(speaker, prompts, sampling, kept[system.answers], self._on_batch)
 
-    def _on_batch(self, answers: int) -> None:
-        self.progress.advance(answers)
+    def _on_batch(self, items: int = 1) -> None:
+        self.progress.advance(items)
         interactive.wait_for_answer()
 
     def _measure(self, results: SuiteResults) -> None:
-        measure: dict[str, Callable[[SuiteResults], PartResult]] = {"answers": self._answers_part}
+        measure: dict[str, Callable[[SuiteResults], PartResult]] = {
+            "answers": self._answers_part,
+            "diversity": self._diversity_part,
+            "guard": self._guard_part,
+        }
         for part in self.request.parts:
             if results.part(part) is None:
                 results = results.with_part(measure[part](results))
@@ -110,6 +137,32 @@ class SuiteProgram(JobProgram):
             )
         ]
         return PartResult(part="answers", figures=tuple(figures), seconds=time.time() - started)
+
+    def _diversity_part(self, results: SuiteResults) -> PartResult:
+        started = time.time()
+        self.report("embedding the answers")
+        embed = load_embedder(self.request.embedder)
+        samples = results.sampling.samples
+        figures: list[Figure] = []
+        for system in results.systems:
+            texts = answered_texts(results.prompts, answers_of(system), samples)
+            figures += diversity_figures(system.name, results.prompts, texts, embed)
+        sentences = [DIRECTION, provenance(self.request.embedder)]
+        return PartResult(
+            part="diversity",
+            figures=tuple(figures),
+            sentences=tuple([FEW_SAMPLES, *sentences] if samples < 2 else sentences),
+            seconds=time.time() - started,
+        )
+
+    def _guard_part(self, results: SuiteResults) -> PartResult:
+        source = "the given text" if self.request.text else "the text shipped with the program"
+        return PartResult(
+            part="guard",
+            figures=tuple(self.guard_figures),
+            sentences=(f"Perplexity on {source}, read in windows of {guard.WINDOW} tokens.",),
+            seconds=0.0,
+        )
 
 
 def _memory_named(program: SuiteProgram) -> None:

@@ -16,10 +16,13 @@ from orpo_qlora.errors import Busy, InputError
 from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
 from orpo_qlora.evaluation.answers.prompts import PromptSet
+from orpo_qlora.evaluation.embeddings import WORDLLAMA, check_embedder
 from orpo_qlora.evaluation.suite.results import Part, SuitePaths, SuiteResults, read_results
 from orpo_qlora.jobs.job import BackgroundJob, JobState
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
+
+NEED_EMBEDDINGS = {"diversity"}
 
 
 class RunAdapter(BaseModel):
@@ -42,6 +45,10 @@ class SuiteRequest(BaseModel):
     prompts: PromptSet
     sampling: AnswerSampling = AnswerSampling()
     parts: tuple[Part, ...] = ("answers",)
+    embedder: str = WORDLLAMA
+    """`wordllama`, or the hub id or folder of a sentence-embedding model."""
+    text: str = ""
+    """Plain text for the perplexity; empty for the shipped one."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,14 @@ class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
     def ask(self, request: SuiteRequest, *, again: bool = False) -> SuiteAnswer:
         """Return what is known, and start what is missing; `again` measures complete parts again.
 
-        Answers and verdicts that are kept are never asked for a second time.
+        Answers that are kept are never generated a second time.
+
+        Raises:
+            InputError: a package that a part needs is not installed; and what
+                `BackgroundJob.ask` raises.
         """
+        if NEED_EMBEDDINGS.intersection(request.parts):
+            check_embedder(request.embedder)
         known = self.read(request)
         if again and self.is_complete(request, known) and not known.state.is_busy:
             self.paths(request).results.unlink(missing_ok=True)

@@ -17,8 +17,8 @@ from orpo_qlora.evaluation.suite.figures import Figure
 from orpo_qlora.jobs.job import JobPaths
 
 SCHEMA = 1
-Part = Literal["answers"]
-PARTS: tuple[Part, ...] = ("answers",)
+Part = Literal["answers", "diversity", "guard"]
+PARTS: tuple[Part, ...] = ("answers", "diversity", "guard")
 
 
 class System(BaseModel):

@@ -100,6 +100,23 @@ def test_more_samples_and_other_prompts_reuse_kept_answers(copied_run):
         assert len(path.read_bytes().splitlines()) == 2 * len(content.splitlines())
 
 
+def test_parts_are_added_to_what_is_measured(copied_run, tiny_model):
+    first = request_of(copied_run, embedder=str(tiny_model))
+    suite_request.wait_for(first, lambda _: None)
+    more = first.model_copy(update={"parts": ("answers", "diversity", "guard")})
+    assert suite_request.JOB.paths(more) == suite_request.JOB.paths(first)
+    found = suite_request.wait_for(more, lambda _: None)
+    assert [part.part for part in found.parts] == ["answers", "diversity", "guard"]
+    by = {(one.measure, one.system): one.interval.value for one in found.figures}
+    tuned = found.systems[1].name
+    assert -1 <= by["per_input", "base"] <= 1
+    assert by["kl_prompts", tuned] > 0
+    wanted = by["perplexity", tuned] / by["perplexity", "base"]
+    assert by["perplexity_ratio", tuned] == pytest.approx(wanted, rel=1e-6)
+    assert all(one.interval.low <= one.interval.value <= one.interval.high
+               for one in found.figures)  # fmt: skip
+
+
 def test_a_second_turn_sees_the_first_answer(copied_run):
     loaded = training_setup.load_base(copied_run.config)
     speaker = Speaker(loaded.model, loaded.tokenizer, BASE)
