@@ -79,6 +79,21 @@ def _count(prompts: Labels) -> int:
     return len(np.unique(prompts))
 
 
+def win_interval(outcomes: Values, prompts: Labels) -> Interval:
+    """Return a win rate with its interval; where all outcomes are equal, by Wilson's bound.
+
+    Args:
+        outcomes: 1 for a win, 0.5 for a tie, 0 for a loss, shape (n,), n at least 1.
+        prompts: which prompt each comparison belongs to, shape (n,).
+    """
+    if np.ptp(outcomes) > 0:
+        return mean_interval(outcomes, prompts)
+    value = float(outcomes[0])
+    # The share of prompts that could have been won or lost instead, each a change of this size.
+    reach = wilson(0.0, _count(prompts)).high * max(value, 1 - value)
+    return Interval(value, max(0.0, value - reach), min(1.0, value + reach), "wilson")
+
+
 def share_at_zero(won: NDArray[np.bool_], covariate: Values) -> Interval:
     """Return the share of won pairs that a logistic fit reads off where the covariate is zero.
 

@@ -1,0 +1,1 @@
+"""Prompt sets and the answers that models give to them."""

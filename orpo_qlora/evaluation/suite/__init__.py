@@ -1,0 +1,1 @@
+"""The job that answers prompts with several models and measures the answers."""

@@ -1,0 +1,175 @@
+"""Measured numbers by model, opponent and category, and what each of them means. Floor 5; no torch.
+
+Every part of an evaluation gives figures; table, CSV, JSON and page are made of them alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from orpo_qlora.evaluation import statistics
+from orpo_qlora.evaluation.statistics import Labels, Values
+from orpo_qlora.runs.curves.intervals import Interval
+
+Better = Literal["higher", "lower", "neither"]
+Kind = Literal["mean", "share", "wins"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One kind of number."""
+
+    name: str
+    title: str
+    kind: Kind
+    better: Better
+    meaning: str
+    """Completes “The number is …”, for docs and tooltips."""
+
+
+MEASURES = (
+    Measure("length", "Tokens an answer", "mean", "neither", "sampled tokens an answer"),
+    Measure("ended", "Ended its turn", "share", "higher", "answers that the model ended itself"),
+    Measure("empty", "Empty answers", "share", "lower", "answers without a visible character"),
+    Measure(
+        "repetition",
+        "Repetition",
+        "mean",
+        "lower",
+        "1 minus different over all 4-grams of words within an answer",
+    ),
+    Measure(
+        "per_input",
+        "Similarity per input",
+        "mean",
+        "neither",
+        "mean cosine between a prompt's answers (ORPO paper, eqs. 14 to 16)",
+    ),
+    Measure(
+        "across_input",
+        "Similarity across inputs",
+        "mean",
+        "neither",
+        "mean cosine between the first answers to different prompts (likewise)",
+    ),
+    Measure("distinct_1", "Distinct words", "mean", "neither", "different over all words"),
+    Measure("distinct_2", "Distinct bigrams", "mean", "neither", "different over all bigrams"),
+    Measure(
+        "self_bleu",
+        "Self-BLEU",
+        "mean",
+        "neither",
+        "mean BLEU of each answer against the prompt's other answers",
+    ),
+    Measure("perplexity", "Perplexity", "mean", "lower", "exp of the mean loss on a plain text"),
+    Measure(
+        "perplexity_ratio",
+        "Perplexity ratio",
+        "mean",
+        "lower",
+        "perplexity over the base's on the same text; 1 is no change",
+    ),
+    Measure(
+        "kl_prompts",
+        "KL on prompts",
+        "mean",
+        "neither",
+        "KL of the next token's distribution from the base's on the prompts, nats a token",
+    ),
+)
+_BY_NAME = {measure.name: measure for measure in MEASURES}
+
+
+def measure_of(name: str) -> Measure:
+    """Return a measure by name; KeyError without it."""
+    return _BY_NAME[name]
+
+
+class Figure(BaseModel):
+    """One number of one model with its 95 % interval."""
+
+    model_config = ConfigDict(frozen=True)
+
+    measure: str
+    system: str
+    """Name of the model."""
+    opponent: str = ""
+    """Name of the model it is compared with; empty for a number of its own."""
+    category: str = ""
+    """Empty for all prompts."""
+    interval: Interval
+    count: int
+    """Answers, comparisons or texts that it is over."""
+
+
+@dataclass(frozen=True)
+class PerAnswer:
+    """A number for every answer of a model, to be summed up."""
+
+    measure: str
+    system: str
+    values: Values
+    prompts: Labels
+    """Which prompt each value belongs to."""
+    categories: Sequence[str]
+    """Category of each value; empty texts without one."""
+    opponent: str = ""
+
+    def figures(self) -> list[Figure]:
+        """Return the figure over all values, then one for each category."""
+        if not len(self.values):
+            return []
+        found = [self._figure("", np.ones(len(self.values), dtype=bool))]
+        labels = np.asarray(self.categories)
+        for category in dict.fromkeys(one for one in self.categories if one):
+            found.append(self._figure(category, labels == category))
+        return found
+
+    def _figure(self, category: str, kept: np.ndarray) -> Figure:
+        values, prompts = self.values[kept], self.prompts[kept]
+        return Figure(
+            measure=self.measure,
+            system=self.system,
+            opponent=self.opponent,
+            category=category,
+            interval=_interval(measure_of(self.measure).kind, values, prompts),
+            count=len(values),
+        )
+
+
+def _interval(kind: Kind, values: Values, prompts: Labels) -> Interval:
+    if kind == "share":
+        return statistics.share_interval(values > 0, prompts)
+    if kind == "wins":
+        return statistics.win_interval(values, prompts)
+    return statistics.mean_interval(values, prompts)
+
+
+def best_systems(figures: Iterable[Figure]) -> dict[tuple[str, str, str], str]:
+    """Return the best model by measure, opponent and category, where intervals part.
+
+    A model is best where its interval is beyond those of all others.
+    """
+    groups: dict[tuple[str, str, str], list[Figure]] = {}
+    for one in figures:
+        groups.setdefault((one.measure, one.opponent, one.category), []).append(one)
+    found = {}
+    for key, group in groups.items():
+        better = measure_of(key[0]).better
+        if better == "neither" or len(group) < 2:
+            continue
+        sign = 1 if better == "higher" else -1
+        ordered = sorted(group, key=lambda one: -sign * one.interval.value)
+        best, others = ordered[0], ordered[1:]
+        if all(_parts(best.interval, one.interval, sign) for one in others):
+            found[key] = best.system
+    return found
+
+
+def _parts(best: Interval, other: Interval, sign: int) -> bool:
+    return best.low > other.high if sign > 0 else best.high < other.low

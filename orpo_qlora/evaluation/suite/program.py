@@ -1,0 +1,192 @@
+"""The program of an evaluation of answers: `python -m orpo_qlora.evaluation.suite.program FOLDER`.
+
+Floor 5. Answers what is not answered yet, then measures the requested parts; each part is on disk
+as soon as it is complete. A run that starts meanwhile ends it; the next start continues.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from orpo_qlora.errors import OutOfMemory
+from orpo_qlora.evaluation import guard
+from orpo_qlora.evaluation.answers.generate import answer_missing, missing
+from orpo_qlora.evaluation.answers.kept import KeptAnswers
+from orpo_qlora.evaluation.embedding_models import load_embedder
+from orpo_qlora.evaluation.embeddings import provenance
+from orpo_qlora.evaluation.suite import request as suite_request
+from orpo_qlora.evaluation.suite.answer_part import answer_figures
+from orpo_qlora.evaluation.suite.diversity_part import (
+    DIRECTION,
+    FEW_SAMPLES,
+    answered_texts,
+    diversity_figures,
+)
+from orpo_qlora.evaluation.suite.figures import Figure
+from orpo_qlora.evaluation.suite.guard_part import guard_figures, guard_steps
+from orpo_qlora.evaluation.suite.progress import Progress
+from orpo_qlora.evaluation.suite.request import SuiteRequest
+from orpo_qlora.evaluation.suite.results import (
+    PartResult,
+    SuitePaths,
+    SuiteResults,
+    System,
+    answers_of,
+    read_results,
+    write_results,
+)
+from orpo_qlora.evaluation.suite.systems import Group, Loaded, groups_of, load_group, release_memory
+from orpo_qlora.jobs import interactive
+from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
+from orpo_qlora.models import hardware
+
+
+class SuiteProgram(JobProgram):
+    """Answers the request of one folder."""
+
+    def __init__(self, paths: SuitePaths) -> None:
+        super().__init__(paths)
+        self.paths = paths
+        self.request = SuiteRequest.model_validate_json(paths.request.read_bytes())
+        self.notes: list[str] = []
+        self.guard_figures: list[Figure] = []
+        self.progress = Progress(self.report)
+
+    def run(self) -> None:
+        """Answer the prompts, then measure every part that has no result yet."""
+        self.give_way_to_runs(suite_request.JOB.refusal)
+        with self.machine_turn():
+            hardware.use_all_cores()
+            results = self._answered()
+            write_results(self.paths, results)
+            self._measure(results)
+        self.finish()
+
+    def _answered(self) -> SuiteResults:
+        """Answer every prompt with every system; return the results of earlier starts."""
+        systems: list[System] = []
+        for group in groups_of(self.request.adapters):
+            systems += self._answer_group(group)
+            release_memory()
+        known = read_results(self.paths)
+        return SuiteResults(
+            made_at=time.time(),
+            prompts=self.request.prompts,
+            sampling=self.request.sampling,
+            systems=tuple(systems),
+            parts=known.parts if known else (),
+            notes=tuple(dict.fromkeys(self.notes)),
+        )
+
+    def _answer_group(self, group: Group) -> Sequence[System]:
+        self.report(f"loading {group.config.model}")
+        loaded = load_group(group, self.request.sampling)
+        self.notes.append(f"Arithmetic: {loaded.base.arithmetic.reason}.")
+        if loaded.base.arithmetic.device == "cpu":
+            interactive.work_behind_answers("an evaluation")
+        self._answer(loaded)
+        self._guard(loaded)
+        return loaded.systems
+
+    def _guard(self, loaded: Loaded) -> None:
+        """Measure the regression guard while the models are loaded, if it has no result yet."""
+        known = read_results(self.paths)
+        if "guard" not in self.request.parts or (known and known.part("guard")):
+            return
+        text = self.request.text or guard.shipped_text()
+        steps = guard_steps(loaded, self.request.prompts, text)
+        self.progress.start("measuring perplexity and KL", steps)
+        self.guard_figures += guard_figures(loaded, self.request.prompts, text, self._on_batch)
+
+    def _answer(self, loaded: Loaded) -> None:
+        prompts, sampling = self.request.prompts.prompts, self.request.sampling
+        kept = {system.answers: KeptAnswers(system.answers) for system in loaded.systems}
+        left = sum(len(missing(prompts, sampling, one)) for one in kept.values())
+        self.progress.start("answering", left)
+        for system in loaded.systems:
+            self.progress.phase = f"answering with {system.name}"
+            speaker = loaded.speaker(system)
+            answer_missing(speaker, prompts, sampling, kept[system.answers], self._on_batch)
+
+    def _on_batch(self, items: int = 1) -> None:
+        self.progress.advance(items)
+        interactive.wait_for_answer()
+
+    def _measure(self, results: SuiteResults) -> None:
+        measure: dict[str, Callable[[SuiteResults], PartResult]] = {
+            "answers": self._answers_part,
+            "diversity": self._diversity_part,
+            "guard": self._guard_part,
+        }
+        for part in self.request.parts:
+            if results.part(part) is None:
+                results = results.with_part(measure[part](results))
+                write_results(self.paths, results)
+
+    def _answers_part(self, results: SuiteResults) -> PartResult:
+        started = time.time()
+        self.report("counting words")
+        figures = [
+            figure
+            for system in results.systems
+            for figure in answer_figures(
+                system.name, results.prompts, answers_of(system), results.sampling.samples
+            )
+        ]
+        return PartResult(part="answers", figures=tuple(figures), seconds=time.time() - started)
+
+    def _diversity_part(self, results: SuiteResults) -> PartResult:
+        started = time.time()
+        self.report("embedding the answers")
+        embed = load_embedder(self.request.embedder)
+        samples = results.sampling.samples
+        figures: list[Figure] = []
+        for system in results.systems:
+            texts = answered_texts(results.prompts, answers_of(system), samples)
+            figures += diversity_figures(system.name, results.prompts, texts, embed)
+        sentences = [DIRECTION, provenance(self.request.embedder)]
+        return PartResult(
+            part="diversity",
+            figures=tuple(figures),
+            sentences=tuple([FEW_SAMPLES, *sentences] if samples < 2 else sentences),
+            seconds=time.time() - started,
+        )
+
+    def _guard_part(self, results: SuiteResults) -> PartResult:
+        source = "the given text" if self.request.text else "the text shipped with the program"
+        return PartResult(
+            part="guard",
+            figures=tuple(self.guard_figures),
+            sentences=(f"Perplexity on {source}, read in windows of {guard.WINDOW} tokens.",),
+            seconds=0.0,
+        )
+
+
+def _memory_named(program: SuiteProgram) -> None:
+    def named() -> OutOfMemory:
+        return OutOfMemory(
+            f"Memory ran out while {program.state.phase}.",
+            hint="Close other programs, the chat for instance, and evaluate again: answers given "
+            "so far are kept.",
+        )
+
+    with hardware.memory_errors(named):
+        program.run()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the evaluation of one folder; return its exit code."""
+    paths = SuitePaths(Path(arguments[0]))
+
+    def make() -> tuple[JobProgram, Callable[[], None]]:
+        program = SuiteProgram(paths)
+        return program, lambda: _memory_named(program)
+
+    return run_job(JobPaths(paths.folder), make)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

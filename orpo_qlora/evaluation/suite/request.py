@@ -1,0 +1,157 @@
+"""Request and answer of an evaluation of answers. Floor 5; no torch.
+
+The program is `evaluation/suite/program.py`. Its folder under the home's `answer-evaluations/` is
+named after the request without the parts, so that parts can be added later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from orpo_qlora.errors import Busy, InputError
+from orpo_qlora.evaluation import report_card
+from orpo_qlora.evaluation.answers.kept import AnswerSampling
+from orpo_qlora.evaluation.answers.prompts import PromptSet
+from orpo_qlora.evaluation.embeddings import WORDLLAMA, check_embedder
+from orpo_qlora.evaluation.suite.results import Part, SuitePaths, SuiteResults, read_results
+from orpo_qlora.jobs.job import BackgroundJob, JobState
+from orpo_qlora.runs.state import ErrorCard
+from orpo_qlora.runs.store import Run
+
+NEED_EMBEDDINGS = {"diversity"}
+
+
+class RunAdapter(BaseModel):
+    """A run and the adapter it had when the evaluation was requested."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    name: str
+    """Unlike any other of the request."""
+    sha256: str
+
+
+class SuiteRequest(BaseModel):
+    """Which runs answer which prompts, how, and what is measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    adapters: tuple[RunAdapter, ...]
+    prompts: PromptSet
+    sampling: AnswerSampling = AnswerSampling()
+    parts: tuple[Part, ...] = ("answers",)
+    embedder: str = WORDLLAMA
+    """`wordllama`, or the hub id or folder of a sentence-embedding model."""
+    text: str = ""
+    """Plain text for the perplexity; empty for the shipped one."""
+
+
+@dataclass(frozen=True)
+class SuiteAnswer:
+    """What is known about an evaluation."""
+
+    state: JobState
+    results: SuiteResults | None
+
+
+class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
+    """Answers prompts with base and runs and measures the answers; needs the machine to itself."""
+
+    program = "orpo_qlora.evaluation.suite.program"
+    folder_name = "answer-evaluations"
+    kept = 50
+    lost = ErrorCard(
+        slug="worker-lost",
+        message="The evaluation ended without an error message, as happens when the system ends "
+        "the program that takes the most memory.",
+        hint="Close other programs and evaluate again: answers given so far are kept.",
+    )
+
+    def key(self, request: SuiteRequest) -> str:
+        """Return the hash of everything but the parts."""
+        content = request.model_dump_json(exclude={"parts"})
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+    def question(self, request: SuiteRequest) -> SuiteRequest:
+        """Return the request itself."""
+        return request
+
+    def paths(self, request: SuiteRequest) -> SuitePaths:
+        """Return the files of a request's job, there or not."""
+        return SuitePaths(super().paths(request).folder)
+
+    def answer(self, request: SuiteRequest, state: JobState) -> SuiteAnswer:
+        """Return the results so far."""
+        return SuiteAnswer(state, read_results(self.paths(request)))
+
+    def is_complete(self, request: SuiteRequest, answer: SuiteAnswer) -> bool:
+        """Whether every requested part has a result."""
+        found = answer.results
+        return found is not None and all(found.part(name) is not None for name in request.parts)
+
+    def refusal(self, run: Run) -> Busy:
+        """Return why nothing can be evaluated during a run."""
+        return Busy(
+            f"Run “{run.title}” is {run.state.status}: an evaluation needs the machine to itself.",
+            hint="Evaluate once it has ended; answers given so far are kept.",
+        )
+
+    def ask(self, request: SuiteRequest, *, again: bool = False) -> SuiteAnswer:
+        """Return what is known, and start what is missing; `again` measures complete parts again.
+
+        Answers that are kept are never generated a second time.
+
+        Raises:
+            InputError: a package that a part needs is not installed; and what
+                `BackgroundJob.ask` raises.
+        """
+        if NEED_EMBEDDINGS.intersection(request.parts):
+            check_embedder(request.embedder)
+        known = self.read(request)
+        if again and self.is_complete(request, known) and not known.state.is_busy:
+            self.paths(request).results.unlink(missing_ok=True)
+        return super().ask(request, again=again)
+
+
+JOB = SuiteJob()
+
+
+def adapters_of(runs: Sequence[Run]) -> tuple[RunAdapter, ...]:
+    """Return the runs' adapters, each with a name of its own.
+
+    Raises:
+        InputError: a run is at work or has no adapter, or there is none.
+    """
+    if not runs:
+        raise InputError("There is no run to evaluate.", hint="Name at least one run.")
+    different = {run.id: run for run in runs}
+    for run in different.values():
+        if run.is_active or not run.has_adapter:
+            raise InputError(
+                f"Run “{run.title}” is {run.state.status} and has no final adapter to evaluate.",
+                hint="Choose a run that finished or was stopped.",
+            )
+    titles = [run.title for run in different.values()]
+    return tuple(
+        RunAdapter(
+            run=run.id,
+            name=run.title if titles.count(run.title) == 1 else f"{run.title} ({run.id})",
+            sha256=report_card.adapter_sha256(run.paths),
+        )
+        for run in different.values()
+    )
+
+
+def wait_for(
+    request: SuiteRequest, on_progress: Callable[[JobState], None], *, again: bool = False
+) -> SuiteResults:
+    """Return the complete results; raises what `BackgroundJob.wait` does."""
+    results = JOB.wait(request, on_progress, again=again).results
+    if results is None:
+        raise ValueError("a complete evaluation has results")
+    return results
