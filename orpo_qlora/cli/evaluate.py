@@ -14,7 +14,8 @@ from rich.table import Table
 
 from orpo_qlora import program
 from orpo_qlora.cli.console import job_progress, out, plain
-from orpo_qlora.cli.options import Again, AsJson, HubConfig, HubOptions, HubSplit, data_path
+from orpo_qlora.cli.files import HubConfig, HubOptions, HubSplit, data_path
+from orpo_qlora.cli.options import Again, AsJson
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.answers import formats
