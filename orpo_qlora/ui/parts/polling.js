@@ -1,11 +1,13 @@
 // Polls /watch for the run on screen and updates status, charts and log in place. Gradio answers
 // the same poll with ten times the processor time, which a run on the CPU would lose.
 (() => {
+  const POLLS_SKIPPED = 2;
   const components = {};  // Gradio components that can be updated from here, by element id
   let drawn = null;  // fingerprints of what Gradio drew last
   let etag = "";  // of what the tab shows now
   let latest = {};  // texts received since Gradio drew, by element id
   let isPolling = false;
+  let skipped = 0;  // polls since the last one while another tab of the page is open
 
   window.orpoHold = (id, element, props) => { components[id] = { element, props }; };
 
@@ -47,8 +49,16 @@
     for (const [id, text] of Object.entries(latest)) { show(id, text); }
   };
 
+  // Each update costs the browser processor time that a run on the same machine would lose.
+  const mayWait = () => {
+    if (document.hidden) { return true; }
+    const isShown = document.getElementById("tab-runs")?.offsetParent != null;
+    skipped = isShown || skipped === POLLS_SKIPPED ? 0 : skipped + 1;
+    return skipped > 0;
+  };
+
   window.orpoPoll = async (run, seen, ...choices) => {
-    if (isPolling) { return; }
+    if (isPolling || mayWait()) { return; }
     if (!run) { refresh(); return; }
     isPolling = true;
     try {

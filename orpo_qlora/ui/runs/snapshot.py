@@ -65,7 +65,9 @@ class Snapshot:
         # `progressed_at` is written with every phase and not shown.
         state = self.run.state.model_dump_json(exclude={"progressed_at", *EVERY_STEP})
         queue = [(run.id, run.title) for run in self.waiting]
-        beside = f"{queue} {self.checkpoint_step} {self.stalled} {self.can_be_forced}"
+        # A run at work cannot be resumed, so its newest checkpoint is not shown.
+        resumable = 0 if self.run.is_active else self.checkpoint_step
+        beside = f"{queue} {resumable} {self.stalled} {self.can_be_forced}"
         ended, known = self.outcome, self.outcome.evaluation
         read = f"{self.run.id} {self.metrics.count} {self.metrics.share_read}"
         steps = " ".join(str(getattr(self.run.state, name)) for name in EVERY_STEP)
