@@ -14,7 +14,7 @@ from orpo_qlora.runs.process import queue as run_queue
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fake_worker")]
 
 PATIENCE = 120_000
-TABS = 3
+TABS = 6
 """With the first tab one more than the connections of a browser to a server."""
 
 
