@@ -210,6 +210,10 @@ def test_is_read_exactly_and_reports_how(tmp_path, content, rows, sentence):
             id="B48 xls",
         ),
         pytest.param(b"%PDF-1.7\n", DataError, ["a PDF document"], id="B48 PDF"),
+        pytest.param(
+            b"- prompt: why?\n  chosen: so\n", DataError, ["a YAML file", "JSON lines"],
+            id="B48 YAML",
+        ),
         pytest.param(zipped("pairs.csv"), DataError, ["a zip archive", "Unpack"], id="B49 zip"),
         pytest.param(
             gzip.compress(b"0" * 10_000_000), DataError, ["a gzip archive", "Unpack it"],

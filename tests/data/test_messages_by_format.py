@@ -104,7 +104,9 @@ def test_a_csv_keeps_its_advice(tmp_path, content, words):
     assert words in f"{caught.value.message} {caught.value.hint}"
 
 
-@pytest.mark.parametrize("content", ['[1, 2, "four"]', '["prompt", "chosen"]\n["a", "b"]\n'])
+@pytest.mark.parametrize(
+    "content", ['[1, 2, "four"]', '["prompt", "chosen"]\n["a", "b"]\n', '"why?"', "42"]
+)
 def test_a_json_array_without_objects_is_not_read_as_csv(tmp_path, content):
     with pytest.raises(DataError, match="holds no JSON objects") as caught:
         loaded(tmp_path, content, name="pairs.json")

@@ -17,6 +17,7 @@ _UNPACK = "Unpack it and choose the file inside."
 _EXPORT = "Open it in its own program and export it as CSV (UTF-8)."
 _PARQUET = "Save it as Parquet, JSON lines or CSV, for example with pandas."
 _MARKUP = re.compile(rb"\s*<(?:!doctype|html|head|body|\?xml)\b", re.IGNORECASE)
+_YAML = re.compile(rb"(?:---[^\n]*\n)?- +[\w\"']+: ")
 _LFS = b"version https://git-lfs.github.com/spec/"
 # First bytes, what such a file is, the way out. UTF-32's mark begins with UTF-16's.
 _SIGNATURES = (
@@ -79,4 +80,6 @@ def foreign_kind(head: bytes, tail: bytes) -> tuple[str, str]:
     start = head[:1000].removeprefix(b"\xef\xbb\xbf")
     if _MARKUP.match(start):
         return "a web page", "It may be a login or error page: download the data itself."
+    if _YAML.match(start):
+        return "a YAML file", "Save it as JSON lines, one JSON object per line."
     return "", ""

@@ -260,10 +260,17 @@ def refuse_keyless(columns: tuple[str, ...], name: str) -> None:
 
 
 def refuse_other_array(head: str, name: str) -> None:
-    """Make sure that a file is not a JSON array of texts or numbers.
+    """Make sure that a file is not a JSON array of texts or numbers, or one of them alone.
 
     Raises:
         DataError: by its name and first character it is one.
     """
-    if name.lower().endswith(_NAMES) and _OTHER_ARRAY.match(head):
+    if name.lower().endswith(_NAMES) and (_OTHER_ARRAY.match(head) or _is_scalar(head)):
         raise DataError(f"{name} holds no JSON objects with keys.", where=name, hint=_ONE_PER_LINE)
+
+
+def _is_scalar(text: str) -> bool:
+    try:
+        return not isinstance(json.loads(text), list | dict)
+    except (ValueError, RecursionError):
+        return False

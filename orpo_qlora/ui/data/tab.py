@@ -436,6 +436,8 @@ def _summary_updates(tab: DataTab, dataset: PreferenceData, place: int | None = 
     if place is not None:
         taken = [part.pairs_taken for part in report.files]
         first, count, report = sum(taken[:place]), taken[place], report.files[place].summary
+    # The summary of a single file with a share or cap states what is taken.
+    summary = dataset.report if len(dataset.report.files) == 1 else report
     pairs = dataset.pairs[first : first + min(PREVIEW_PAIRS, count)]
     label = f"First {len(pairs)} of {plural(count, report.noun)}"
     columns = column_row.summary_updates(tab.columns, report)
@@ -443,7 +445,7 @@ def _summary_updates(tab: DataTab, dataset: PreferenceData, place: int | None = 
         columns[tab.columns.fold] = gr.Accordion(visible=False)
     return {
         **files_table.hidden_updates(tab.files),
-        tab.summary: gr.HTML(findings_view.summary_card(report), visible=True),
+        tab.summary: gr.HTML(findings_view.summary_card(summary), visible=True),
         tab.findings: gr.HTML(findings_view.findings_list(report), visible=True),
         tab.preview: _preview(pairs, label, dataset.report),
         tab.go_on: gr.Button(visible=True),
@@ -462,14 +464,15 @@ def _preview(
         ]
         for pair in pairs
     ]
-    row_width = PLACE_WIDTH if report and report.files else ROW_WIDTH
+    row_width = PLACE_WIDTH if report and len(report.files) > 1 else ROW_WIDTH
     widths: list[str | int] = [row_width, *TEXT_WIDTHS]
     return gr.Dataframe(rows, visible=True, label=label, column_widths=widths)
 
 
 def _row_cell(row: int, report: DataSummary | None) -> str:
     """Return the row of a pair; of several files with the file, see `token_panel`."""
-    return f"{row} · {report.place_of(row)}" if report and report.files else str(row)
+    is_several = report is not None and len(report.files) > 1
+    return f"{row} · {report.place_of(row)}" if report and is_several else str(row)
 
 
 def _prompt(pair: PreferencePair) -> str:

@@ -178,4 +178,6 @@ def test_a_single_file_can_be_capped_and_keeps_its_columns(tab, tmp_path):
     assert (updates["files"]["open"], updates["seed"]["value"]) == (True, 3)
     assert updates["dataset_id"] == dataset_id
     assert updates["fold"].visible is True
-    assert "First 4 of 4 pairs" in updates["preview"].label
+    assert updates["preview"].label == "First 4 of 4 pairs"
+    assert updates["preview"].value["data"][0][0].isdecimal()
+    assert "a.csv: 9 pairs found, 4 taken (cap 4)." in updates["summary"].value
