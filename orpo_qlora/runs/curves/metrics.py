@@ -267,6 +267,14 @@ class Metrics:
         """Return every finite (step, value) of one metric, on training or held-out pairs."""
         return self.course(name, held_out=held_out).points()
 
+    def before(self, name: str) -> float | None:
+        """Return one metric on held-out pairs before the first step, None if not measured.
+
+        Of a run that starts from an adapter it is that adapter's, recorded after the base model's.
+        """
+        values = [value for step, value in self.series(name, held_out=True) if step == 0]
+        return values[-1] if values else None
+
     def broken(self, name: str, *, held_out: bool = False) -> list[int]:
         """Return the steps at which a metric was not a finite number."""
         return list(self.counted.get(_key(name, held_out), (NOTHING, 0))[0].broken)
