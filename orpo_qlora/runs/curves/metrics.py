@@ -84,7 +84,8 @@ METRICS = (
         "logps/accuracies",
         "share",
         "Pairs whose chosen response has the higher mean token log-prob, whatever the method: the "
-        "accuracy to compare methods by.",
+        "accuracy to compare methods by. Of single responses, all combinations of a chosen with a "
+        "rejected one.",
         "",
     ),
     Metric(
@@ -100,7 +101,7 @@ METRICS = (
         "rewards/accuracies",
         "share",
         "Pairs whose chosen response has the higher reward; orpo and sft: the higher mean token "
-        "log-prob.",
+        "log-prob. Of single responses as above; left out while the policy is the reference.",
         "rewards/accuracies",
     ),
     Metric(
@@ -111,7 +112,7 @@ METRICS = (
     ),
     Metric("grad_norm", "L2", "Length of the gradient before clipping.", "grad_norm"),
     Metric("learning_rate", "", "Step size used by this optimizer step.", "learning_rate"),
-    Metric("pairs", "count", "Pairs in this step or evaluation.", ""),
+    Metric("pairs", "count", "Pairs, or single responses, in this step or evaluation.", ""),
     Metric("tokens", "count", "Tokens sent through the model.", ""),
     Metric("seconds", "s", "Wall time of this step or evaluation.", ""),
     Metric("peak_memory_bytes", "bytes", "Peak memory of the worker so far.", ""),
