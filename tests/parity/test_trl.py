@@ -116,8 +116,7 @@ def test_one_token_answers_equal_trl(whole_float64):
         (method, quantization)
         for method in TRL_METHODS
         for quantization in ("none", "nf4")
-        # Open: KTO on NF4 is outside the tolerance; in float64 and unquantised it is within.
-        if method != "orpo" and (method, quantization) != ("kto", "nf4")
+        if method != "orpo"
     ],
 )
 def test_the_demo_model_equals_trl(demo_home, method, quantization):
