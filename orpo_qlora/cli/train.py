@@ -25,6 +25,7 @@ from orpo_qlora.models.templates import tokenizer_files
 from orpo_qlora.runs import store
 from orpo_qlora.runs.curves import insight
 from orpo_qlora.runs.curves.metrics import ACCURACY
+from orpo_qlora.runs.lineage import parent_title
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.process.data_for_method import balance_sentence
@@ -108,8 +109,11 @@ def print_result(run: Run) -> None:
     metrics = store.metrics_of(run.paths)
     accuracies = metrics.series(ACCURACY, held_out=True)
     if accuracies:
-        first, last = accuracies[0][1], accuracies[-1][1]
-        out.print(f"Held-out preference accuracy: {first:.0%} before, {last:.0%} after.")
+        first, last = metrics.before(ACCURACY), accuracies[-1][1]
+        parent = parent_title(run.paths.start)
+        before = "" if first is None else f"{first:.0%} before{parent and f' ({parent})'}, "
+        text = f"Held-out preference accuracy: {before}{last:.0%} after."
+        out.print(plain(text), soft_wrap=True)
     for one in insight.judge(metrics, run.config):
         text = " ".join(filter(None, (one.sentence, one.advice)))
         out.print(f"{plain(text)} ({one.rule})", soft_wrap=True)

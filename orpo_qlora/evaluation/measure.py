@@ -31,6 +31,7 @@ from orpo_qlora.orpo.rows.budget import Budget, settle_memory
 from orpo_qlora.orpo.rows.packing import Needs
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.runs import store
+from orpo_qlora.runs.lineage import parent_title
 from orpo_qlora.runs.process import training_setup
 from orpo_qlora.runs.store import Run
 
@@ -81,6 +82,12 @@ class EvaluationProgram(JobProgram):
         self.notes.append(f"Arithmetic: {base.arithmetic.reason}.")
         if base.arithmetic.device == "cpu":
             interactive.work_behind_answers("an evaluation")
+        parent = parent_title(run.paths.start)
+        if parent:
+            self.notes.append(
+                f"The run continued {parent}. “Base” is the model without any adapter; the run's "
+                "first evaluation, step 0, has the numbers of the adapter it continued."
+            )
         self.report("loading the adapter")
         policy = loading.attach_saved_adapter(
             base.model, run.paths.adapter, loading.ADAPTER, f"The adapter of run “{run.title}”"

@@ -22,6 +22,7 @@ from orpo_qlora.methods import method_with_strength, settings_read
 from orpo_qlora.models.templates.chat_templates import label_of
 from orpo_qlora.runs import store
 from orpo_qlora.runs.curves.metrics import METRICS
+from orpo_qlora.runs.lineage import parent_title
 from orpo_qlora.runs.store import Run
 
 CURVES = (
@@ -116,15 +117,17 @@ def final_numbers(run: Run) -> list[str]:
     for name in CURVES:
         train, held_out = metrics.series(name), metrics.series(name, held_out=True)
         if train or held_out:
-            first = f"{held_out[0][1]:.4g}" if len(held_out) > 1 else ""
+            before = metrics.before(name)
+            first = f"{before:.4g}" if before is not None and len(held_out) > 1 else ""
             ended = [f"{points[-1][1]:.4g}" if points else "" for points in (held_out, train)]
             rows.append((name, units[name], first, *ended))
     if not rows:
         return ["Nothing was measured."]
     steps = [metrics.series("loss", held_out=side) for side in (True, False)]
     held_out_step, last_step = (points[-1][0] if points else 0 for points in steps)
+    parent = parent_title(run.paths.start)
     head = (
-        *("metric", "unit", "held-out, before"),
+        *("metric", "unit", f"held-out, {parent or 'base'}"),
         *(f"held-out, step {held_out_step:,}", f"training, step {last_step:,}"),
     )
     return table(head, rows)

@@ -118,7 +118,7 @@ def _mean_logps(model: PreTrainedModel, pairs: Sequence[TokenizedPair]) -> torch
     """Return the mean log-prob of every answer, by one plain pass each."""
     means = []
     for pair in pairs:
-        for answer in (pair.chosen, pair.rejected):
+        for answer in filter(None, (pair.chosen, pair.rejected)):
             ids = torch.tensor([pair.prompt + answer], device=model.device)
             logps = torch.log_softmax(model(input_ids=ids).logits[0, :-1].float(), -1)
             chosen = logps.gather(1, ids[0, 1:, None])[len(pair.prompt) - 1 :]

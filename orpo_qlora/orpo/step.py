@@ -129,6 +129,16 @@ def measure_drift(
     return Drift(nats, sent, engine.forwards(mismatched))
 
 
+def of_reference(record: Record) -> Record:
+    """Return the metrics of a policy that is the reference, without the rounding of differences.
+
+    Log-ratios are 0; an accuracy of rewards that are all equal means nothing and is left out.
+    """
+    zero = ("rewards/chosen", "rewards/rejected", "rewards/margins", "kl")
+    kept = {name: value for name, value in record.items() if name != "rewards/accuracies"}
+    return {name: 0.0 if name in zero else value for name, value in kept.items()}
+
+
 @torch.no_grad()
 def measure_pairs(
     engine: Engine, pairs: Sequence[TokenizedPair], loss: Loss, tokens_per_forward: int

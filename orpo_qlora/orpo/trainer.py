@@ -39,7 +39,7 @@ from orpo_qlora.orpo.rows.batches import steps_an_epoch, total_steps, training_b
 from orpo_qlora.orpo.rows.budget import Budget, settle_memory
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.orpo.schedule import evaluation_every
-from orpo_qlora.orpo.step import Record, accumulate_step, measure_pairs
+from orpo_qlora.orpo.step import Record, accumulate_step, measure_pairs, of_reference
 
 OPTIMIZERS = {
     "adamw": "adamw_torch_fused",
@@ -234,7 +234,14 @@ class OrpoTrainer(Trainer):
         if not math.isfinite(loss):
             raise _non_finite("loss", inputs, self.state.global_step + 1)
         self._current_rows = inputs
+        if self.loss.needs.reference and not self.state.global_step and self._is_reference():
+            self.last_record = of_reference(self.last_record)
         return torch.tensor(loss, device=self.args.device)
+
+    def _is_reference(self) -> bool:
+        """Whether the policy is still the one whose log-probs are the reference."""
+        fresh = (p for name, p in self.model.named_parameters() if "lora_B" in name)
+        return self.starts_trained or not any(bool(p.any()) for p in fresh)
 
     def check_gradient(self) -> None:
         """Refuse an optimizer step whose gradient is not finite.
@@ -287,7 +294,7 @@ class OrpoTrainer(Trainer):
         start.global_step, start.epoch = 0, 0.0
         policy: PeftModel = self.engine.policy
         with preserved_random_state(), policy.disable_adapter():
-            self._report_held_out(start, 0.0)
+            self._report_held_out(start, 0.0, is_reference=not self.starts_trained)
         self.has_base_evaluation = True
 
     def _evaluate_start(self) -> None:
@@ -297,13 +304,17 @@ class OrpoTrainer(Trainer):
         start = copy.copy(self.state)
         start.global_step, start.epoch = 0, 0.0
         with preserved_random_state():
-            self._report_held_out(start, 0.0)
+            self._report_held_out(start, 0.0, is_reference=self.starts_trained)
         self.evaluates_start = False
 
-    def _report_held_out(self, state: TrainerState, epochs: float) -> Record:
+    def _report_held_out(
+        self, state: TrainerState, epochs: float, *, is_reference: bool = False
+    ) -> Record:
         values = self.budget.spend(
             lambda tokens: measure_pairs(self.engine, self.held_out, self.loss, tokens)
         )
+        if is_reference and self.loss.needs.reference:
+            values = of_reference(values)
         if state.global_step == self.steps and any(pair.chosen for pair in self.held_out):
             values = {**values, "kl_base": self._drift()}
         record = {f"eval/{name}": value for name, value in values.items()}

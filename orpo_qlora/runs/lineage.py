@@ -58,6 +58,16 @@ class Ancestor(BaseModel):
         )
 
 
+def parent_title(folder: Path) -> str:
+    """Return what a run that started from an adapter calls it, empty for a new adapter.
+
+    Args:
+        folder: the run's copy of the starting adapter.
+    """
+    ancestor = read_lineage(folder)
+    return f"the adapter “{ancestor.title}”" if ancestor else ""
+
+
 def read_lineage(folder: Path) -> Ancestor | None:
     """Return the chain recorded in a folder, None without one."""
     try:

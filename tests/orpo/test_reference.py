@@ -81,7 +81,13 @@ def test_a_fresh_adapter_starts_with_rewards_of_0(method, start):
     built = build_engine(policy, needs_of(config), pairs)
     OrpoTrainer(built, config, pairs, pairs, notebook).train()
     assert notebook.steps[0]["loss"] == pytest.approx(start, abs=1e-4)
-    assert notebook.evaluations[0]["eval/rewards/margins"] == pytest.approx(0, abs=1e-5)
+    # Exactly: the rounding of differences of sums is not a reward, nor its sign an accuracy.
+    assert notebook.evaluations[0]["eval/rewards/margins"] == 0
+    assert notebook.steps[0]["rewards/margins"] == 0
+    assert "eval/rewards/accuracies" not in notebook.evaluations[0]
+    assert "rewards/accuracies" not in notebook.steps[0]
+    assert notebook.evaluations[-1]["eval/rewards/margins"] != 0
+    assert "eval/rewards/accuracies" in notebook.evaluations[-1]
 
 
 def test_a_second_run_measures_nothing(tmp_path, forwards):

@@ -72,7 +72,7 @@ class LabelledAnswers(Shape):
             )
         return (
             f"{self._lead}: rows of one prompt with both labels become pairs. The method kto uses "
-            f"{single} instead, paired or not: train with it, or check with --labelled single.",
+            f"{single} instead, paired or not; --labelled single and “Single responses” show them.",
         )
 
     def labelled_counts(self) -> dict[Labelled, int]:

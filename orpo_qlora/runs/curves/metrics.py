@@ -84,7 +84,8 @@ METRICS = (
         "logps/accuracies",
         "share",
         "Pairs whose chosen response has the higher mean token log-prob, whatever the method: the "
-        "accuracy to compare methods by.",
+        "accuracy to compare methods by. Of single responses, all combinations of a chosen with a "
+        "rejected one.",
         "",
     ),
     Metric(
@@ -100,7 +101,7 @@ METRICS = (
         "rewards/accuracies",
         "share",
         "Pairs whose chosen response has the higher reward; orpo and sft: the higher mean token "
-        "log-prob.",
+        "log-prob. Of single responses as above; left out while the policy is the reference.",
         "rewards/accuracies",
     ),
     Metric(
@@ -111,7 +112,7 @@ METRICS = (
     ),
     Metric("grad_norm", "L2", "Length of the gradient before clipping.", "grad_norm"),
     Metric("learning_rate", "", "Step size used by this optimizer step.", "learning_rate"),
-    Metric("pairs", "count", "Pairs in this step or evaluation.", ""),
+    Metric("pairs", "count", "Pairs, or single responses, in this step or evaluation.", ""),
     Metric("tokens", "count", "Tokens sent through the model.", ""),
     Metric("seconds", "s", "Wall time of this step or evaluation.", ""),
     Metric("peak_memory_bytes", "bytes", "Peak memory of the worker so far.", ""),
@@ -266,6 +267,14 @@ class Metrics:
     def series(self, name: str, *, held_out: bool = False) -> list[Point]:
         """Return every finite (step, value) of one metric, on training or held-out pairs."""
         return self.course(name, held_out=held_out).points()
+
+    def before(self, name: str) -> float | None:
+        """Return one metric on held-out pairs before the first step, None if not measured.
+
+        Of a run that starts from an adapter it is that adapter's, recorded after the base model's.
+        """
+        values = [value for step, value in self.series(name, held_out=True) if step == 0]
+        return values[-1] if values else None
 
     def broken(self, name: str, *, held_out: bool = False) -> list[int]:
         """Return the steps at which a metric was not a finite number."""

@@ -92,11 +92,12 @@ def _parts(pair: PairTokens, kept: Kept | None, config: TrainConfig) -> tuple[_P
     prompt_roles = [cut] * before + [prompt] * lengths.prompt
     if lengths.prompt:
         prompt_roles[before] = "read"  # the first token has nothing to predict it from
-    return (
-        _Part("Prompt", pair.prompt, prompt_roles),
+    responses = (
         _response("Chosen", pair.chosen, lengths.chosen, chosen),
         _response("Rejected", pair.rejected, lengths.rejected, rejected),
     )
+    # A single labelled response has no other side.
+    return (_Part("Prompt", pair.prompt, prompt_roles), *(r for r in responses if r.tokens))
 
 
 def _response(title: str, tokens: Sequence[Token], kept: int, role: Role) -> _Part:

@@ -183,6 +183,8 @@ def headline_tiles(metrics: Metrics) -> list[Tile]:
         if plot.name in plots.HEADLINES and len(course):
             side = "held-out" if len(held_out) else "training"
             title = f"{quantity.label[:1].upper()}{quantity.label[1:]}, {side}"
-            before = plot.format(course.values[0]) if len(course) > 1 else ""
+            first = metrics.before(quantity.metric) if len(held_out) else None
+            first = course.values[0] if first is None else first
+            before = plot.format(first) if len(course) > 1 else ""
             tiles.append(Tile(title, before, plot.format(course.values[-1]), plot.good))
     return tiles
