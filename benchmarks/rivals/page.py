@@ -12,13 +12,15 @@ import numpy as np
 
 from benchmarks import method_tables
 from benchmarks.rivals import figures, study
-from benchmarks.rivals.results import Mean, PairLogps, Quantity, Study, Training, mean_of
-from orpo_qlora.evaluation.statistics import mean_interval
+from benchmarks.rivals.results import Mean, PairLogps, Quantity, Study, mean_of
+from orpo_qlora.evaluation.statistics import Values, mean_interval
 from orpo_qlora.runs.curves.intervals import Interval
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "orpo-and-its-rivals.md"
 IMAGES = ROOT / "docs" / "images"
+BASE = ""
+"""In place of a variant: the base, which has no training."""
 COSTS = ROOT / "benchmarks" / "results" / "methods.json"
 
 
@@ -105,11 +107,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _changes(found: Study, runs: Sequence[Training], side: str) -> Interval:
-    """Return how a log-prob changed by training: a mean over seeds, its interval over pairs."""
-    before = np.asarray(getattr(found.held_out_base, side))
-    after = np.asarray([getattr(run.held_out[study.STEPS], side) for run in runs]).mean(0)
-    return mean_interval(after - before, np.arange(len(before)))
+def _change(found: Study, after: str, before: str, side: str) -> Interval:
+    """Return how a log-prob differs between two variants or from the base, interval over pairs."""
+    difference = _per_pair(found, after, side) - _per_pair(found, before, side)
+    return mean_interval(difference, np.arange(len(difference)))
+
+
+def _per_pair(found: Study, name: str, side: str) -> Values:
+    """Return the log-probs of the held-out pairs after the last step, means over seeds."""
+    ends = [run.held_out[study.STEPS] for run in found.of(name)] or [found.held_out_base]
+    return np.asarray([getattr(one, side) for one in ends], np.float64).mean(0)
 
 
 def _signed(one: Interval | Mean) -> str:
@@ -117,14 +124,18 @@ def _signed(one: Interval | Mean) -> str:
 
 
 def changes_table(found: Study) -> str:
-    """Return how both log-probs change, with intervals over pairs."""
+    """Return how both log-probs differ from the base and from SFT, with intervals over pairs."""
     rows = []
     for name in study.VARIANTS:
-        runs = found.of(name)
-        if runs:
-            sides = (_signed(_changes(found, runs, side)) for side in ("chosen", "rejected"))
-            rows.append([name, *sides])
-    return table(("method", "chosen log-prob, change", "rejected log-prob, change"), rows)
+        if found.of(name):
+            changes = [
+                _signed(_change(found, name, other, side))
+                for other in (BASE, study.SFT.name)
+                for side in ("chosen", "rejected")
+            ]
+            rows.append([name, *(changes if name != study.SFT.name else [*changes[:2], "–", "–"])])
+    head = ("method", "chosen", "rejected", "chosen, minus SFT", "rejected, minus SFT")
+    return table(head, rows)
 
 
 def results_table(found: Study) -> str:

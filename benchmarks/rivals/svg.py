@@ -21,7 +21,7 @@ STYLE = f"text{{font:12px sans-serif;fill:{DARK}}}.title{{font-weight:600}}"
 
 @dataclass
 class Panel:
-    """One pair of axes; what is drawn into it is clipped to nothing, so scales must hold it."""
+    """One pair of axes; values beyond their ends would be drawn outside."""
 
     title: str
     axis: str
