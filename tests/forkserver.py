@@ -43,6 +43,7 @@ PROGRAMS = (
     "orpo_qlora.jobs.tokenize",
     "orpo_qlora.jobs.estimate_steps",
     "orpo_qlora.evaluation.measure",
+    "orpo_qlora.export.make",
     "orpo_qlora.chat.server",
 )
 VERIFY = "orpo_qlora.orpo.verify.program"
