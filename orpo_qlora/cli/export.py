@@ -108,7 +108,8 @@ def export(
         **{"gguf": gguf, "gguf-adapter": gguf_adapter, "ollama": ollama}
     }
     chosen = [kind for kind, path in models.items() if path is not None]
-    _refuse_several([*chosen, *(["vllm"] if vllm else []), *(["report"] if report else [])])
+    others = {"vllm": vllm, "report": report, "merged": None if push else merged}
+    _refuse_several([*chosen, *(name for name, path in others.items() if path is not None)])
     if report is not None:
         html_report.write_report(found, report.expanduser())
     elif push:

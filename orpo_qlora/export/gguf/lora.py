@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from orpo_qlora import storage
 from orpo_qlora.errors import UnsupportedModel
 from orpo_qlora.export.bundle import WEIGHTS
 from orpo_qlora.export.gguf import llama_cpp
 from orpo_qlora.export.gguf.read_back import HINT, ReadBackError
-from orpo_qlora.export.gguf.write import GgufOptions, Report, work_folder
+from orpo_qlora.export.gguf.write import GgufOptions, Report, manifest_of, work_folder
 from orpo_qlora.export.origin import ADAPTER_CONFIG
 from orpo_qlora.models import loading
 from orpo_qlora.models.trust import refuse_unsafe_adapter
@@ -59,13 +60,20 @@ def write_lora(run: Run, target: Path, options: GgufOptions, report: Report) -> 
     with work_folder(target) as work:
         check_room(work, 2 * parameter_count(adapter))
         tool = llama_cpp.find_llama_cpp(options.checkout, report)
-        draft = work / target.name
+        draft = work / "made" / target.name
+        draft.parent.mkdir()
         report("converting the adapter with llama.cpp")
         files = ["--outtype", "f16", "--outfile", str(draft), "--base", str(base), str(adapter)]
         tool.run(llama_cpp.CONVERT_LORA, files, lambda: None)
         report("reading the GGUF adapter back")
         largest, matrices = compare_lora(draft, adapter, float(settings["lora_alpha"]))
+        manifest = {
+            **{"run": run.id, "type": "f16", "converter": tool.name, "matrices": matrices},
+            **{"largest_relative_difference": largest, "sha256": storage.sha256_of(draft)},
+        }
+        storage.sync_files(draft.parent)
         draft.replace(target)
+    storage.write_whole(manifest_of(target), json.dumps(manifest, indent=1) + "\n")
     checked = (
         f"All {matrices} matrices and alpha are the run's; float16 rounds them by at most "
         f"{largest:.2g} of a matrix's size."

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import transformers
+from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
 from orpo_qlora import __version__, storage
-from orpo_qlora.errors import InputError, OrpoQloraError
+from orpo_qlora.errors import InputError, OrpoQloraError, UnsupportedModel
 from orpo_qlora.export.bundle import errors_named
 from orpo_qlora.export.checks import Checks
 from orpo_qlora.export.gguf import llama_cpp
@@ -27,6 +31,8 @@ from orpo_qlora.runs.store import Run
 
 WORK = ".orpo-qlora-"
 """Beginning of the name of the folder beside the target that holds what is not finished."""
+_FIRST_KEY = 24
+"""Bytes before the first key: magic, version, counts of tensors and keys."""
 RESERVE_BYTES = 64 * 1024**2
 
 Report = Callable[..., None]
@@ -63,7 +69,8 @@ def write_gguf(run: Run, target: Path, options: GgufOptions, report: Report) -> 
             raise llama_cpp.quantizer_missing(options.kind.id)
         _check_convertible(tool, base, work, report)
         merged = merge_in_memory(run, options.kind.merged_as, options.onto, report, answering=True)
-        model, draft = work / "model", work / target.name
+        model, draft = work / "model", work / "made" / target.name
+        draft.parent.mkdir()
         report("writing the merged model")
         _write_for_converter(merged, model)
         own, device = merged.own, merged.device
@@ -72,7 +79,7 @@ def write_gguf(run: Run, target: Path, options: GgufOptions, report: Report) -> 
         report("reading the GGUF back")
         checks = read_back(draft, own, options.kind, device)
         manifest = _manifest(run, draft, options, tool, checks)
-        storage.sync_files(work)
+        storage.sync_files(draft.parent)
         draft.replace(target)
     storage.write_whole(manifest_of(target), json.dumps(manifest, indent=1) + "\n")
     return checks
@@ -126,9 +133,33 @@ def _check_convertible(tool: LlamaCpp, base: Path, work: Path, report: Report) -
     if record.is_file():
         return
     report("checking that llama.cpp knows the model")
-    vocabulary = ["--vocab-only", "--outfile", str(work / "vocabulary.gguf"), str(base)]
-    tool.run(llama_cpp.CONVERT, vocabulary, lambda: None)
+    vocabulary = work / "vocabulary.gguf"
+    arguments = ["--vocab-only", "--outfile", str(vocabulary), str(base)]
+    tool.run(llama_cpp.CONVERT, arguments, lambda: None)
+    architecture = architecture_of(vocabulary)
+    if not _is_readable(architecture):
+        raise UnsupportedModel(
+            f"transformers {transformers.__version__} cannot read GGUF files of the architecture "
+            f"{architecture}, so the file could not be checked.",
+            hint="Export the merged model: --merged DIR",
+        )
     record.touch()
+
+
+def _is_readable(architecture: str) -> bool:
+    """Whether transformers reads GGUF files of an architecture; it spells some differently."""
+    known = {name.replace("_", "").replace("-", "") for name in GGUF_SUPPORTED_ARCHITECTURES}
+    return architecture.replace("_", "").replace("-", "") in known
+
+
+def architecture_of(path: Path) -> str:
+    """Return the architecture that a GGUF file names first, as llama.cpp's writer has it."""
+    with path.open("rb") as file:
+        file.seek(_FIRST_KEY)
+        (length,) = struct.unpack("<Q", file.read(8))
+        file.read(length)
+        _, length = struct.unpack("<IQ", file.read(12))
+        return file.read(length).decode()
 
 
 def _write_for_converter(merged: Merged, folder: Path) -> None:
@@ -157,7 +188,7 @@ def _convert(tool: LlamaCpp, model: Path, draft: Path, expected: Expected, repor
     """Convert a folder of safetensors, which is removed, into one GGUF file."""
     kind = expected.kind
     written = TYPES["f16"] if kind.is_k_quant else kind
-    first = draft.with_name("f16.gguf") if kind.is_k_quant else draft
+    first = model.with_name("f16.gguf") if kind.is_k_quant else draft
 
     def on_wait(path: Path, phase: str, size: GgufType) -> None:
         done = path.stat().st_size // 1_000_000 if path.is_file() else 0

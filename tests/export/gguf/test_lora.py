@@ -19,7 +19,9 @@ def test_every_matrix_is_in_the_file_and_a_damaged_one_is_caught(tuned, options,
     lines = write_lora(tuned, target, options, quiet)
     assert lines[0].startswith("All 28 matrices and alpha are the run's")
     assert ON_NF4 in lines
-    assert [path.name for path in tmp_path.iterdir() if "gguf" in path.name] == [target.name]
+    manifest = tmp_path / "adapter.gguf.manifest.json"
+    assert {path for path in tmp_path.iterdir() if "gguf" in path.name} == {target, manifest}
+    assert json.loads(manifest.read_text())["matrices"] == 28
     alpha = json.loads((tuned.paths.adapter / "adapter_config.json").read_text())["lora_alpha"]
     with pytest.raises(ReadBackError, match="alpha is"):
         compare_lora(target, tuned.paths.adapter, alpha + 1)

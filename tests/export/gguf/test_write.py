@@ -1,6 +1,7 @@
 """GGUF files that llama.cpp's converter wrote, read back."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -123,6 +124,22 @@ def test_an_unknown_tokenizer_is_refused_before_the_merge(tuned, tmp_path, monke
     with pytest.raises(UnsupportedModel, match="does not know this model's tokenizer"):
         write.write_gguf(tuned, tmp_path / "m.gguf", pinned, quiet)
     assert not list(tmp_path.glob("*gguf*"))
+
+
+def test_what_transformers_cannot_read_is_refused_before_the_merge(
+    tuned, options, made_gguf, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        llama_cpp.LlamaCpp,
+        "run",
+        lambda _, script, arguments, on_wait: shutil.copy(made_gguf[0], arguments[2]),
+    )
+    monkeypatch.setattr(write, "GGUF_SUPPORTED_ARCHITECTURES", ["qwen2_moe"])
+    other = replace(options, checkout=str(tmp_path / "other"))
+    shutil.copytree(options.checkout, other.checkout)
+    with pytest.raises(UnsupportedModel, match="of the architecture llama, so"):
+        write.write_gguf(tuned, tmp_path / "m.gguf", other, quiet)
+    assert write._is_readable("qwen2moe")
 
 
 @pytest.mark.parametrize(
