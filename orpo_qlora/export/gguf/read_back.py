@@ -46,11 +46,13 @@ def read_back(path: Path, own: Own, kind: GgufType, device: str) -> Checks:
     """
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     with loading_errors(f"{path.name} cannot be read back", HINT):
-        tokenizer = AutoTokenizer.from_pretrained(**where)
+        tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
     _compare_template(str(tokenizer.chat_template or ""), own)
     _compare_tokens(tokenizer, own)
     with loading_errors(f"{path.name} cannot be read back", HINT):
-        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, trust_remote_code=False
+        )
     _compare_end(model.config.get_text_config().eos_token_id, tokenizer, own)
     model = model.to(device).eval()
     logps = mean_logps(model, own.pairs)
