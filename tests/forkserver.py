@@ -44,6 +44,7 @@ PROGRAMS = (
     "orpo_qlora.jobs.estimate_steps",
     "orpo_qlora.evaluation.measure",
     "orpo_qlora.evaluation.suite.program",
+    "orpo_qlora.export.make",
     "orpo_qlora.chat.server",
     "orpo_qlora.export.merge",
     "orpo_qlora.models.weights.pickled",

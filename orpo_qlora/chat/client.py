@@ -97,7 +97,7 @@ class ChatUpdate:
 
 
 def ask(
-    columns: Sequence[Column], settings: ChatSettings, question: str = ""
+    columns: Sequence[Column], settings: ChatSettings, question: str = "", base_of: str = ""
 ) -> Generator[Answers, None, None]:
     """Answer the last message of every column at the same time, with the same random numbers.
 
@@ -108,6 +108,7 @@ def ask(
         columns: models and their messages, at least one of them a run; all runs have one base.
         settings: sampling, and the system prompt put before every column's turns.
         question: an id for `stop`.
+        base_of: a run whose base answers, where no column is a run.
 
     Raises:
         InputError: a setting is out of its bounds, or the runs have no base in common.
@@ -119,7 +120,12 @@ def ask(
         Column(run=column.run, turns=(*settings.system_turns, *column.turns)) for column in columns
     )
     request = Request(
-        token="", kind="chat", question=question, columns=with_system, sampling=settings.sampling
+        token="",
+        kind="chat",
+        question=question,
+        columns=with_system,
+        base_of=base_of,
+        sampling=settings.sampling,
     )
     answers = Answers(("",) * len(columns))
     for is_last_try in (False, True):

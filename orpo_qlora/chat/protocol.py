@@ -53,7 +53,9 @@ class Request(BaseModel):
     question: str = ""
     """Id of the question; a stop with an id ends that answer, one without ends all."""
     columns: tuple[Column, ...] = ()
-    """At least one has a run, which decides the base."""
+    """At least one has a run, which decides the base, unless `base_of` does."""
+    base_of: str = ""
+    """A run whose base answers where no column has a run."""
     sampling: Sampling = Sampling()
 
 

@@ -177,7 +177,8 @@ class Chat:
 
     def _prepare(self, request: Request, on_progress: OnProgress) -> list[LoadedAdapter | None]:
         """Load what the columns need, and return the adapter of each; None for the base."""
-        ids = dict.fromkeys(column.run for column in request.columns if column.run)
+        needed = [request.base_of, *(column.run for column in request.columns)]
+        ids = dict.fromkeys(run for run in needed if run)
         runs = [store.read_run(store.paths_of(run)) for run in ids]
         active = active_run()
         self._beside = active.id if active else ""

@@ -1,4 +1,4 @@
-"""`export`: the adapter as a zip, a report, or a merged model. Floor 6; no torch."""
+"""`export`: adapter, report, merged model, GGUF, or an upload of a run. Floor 6; no torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from typing import Annotated
 
 import typer
 
-from orpo_qlora.cli.console import out
+from orpo_qlora.cli.console import job_progress, out, plain
 from orpo_qlora.cli.options import AsJson, RunName
+from orpo_qlora.errors import InputError
 from orpo_qlora.export import bundle, html_report
+from orpo_qlora.export import push as hub
+from orpo_qlora.export import request as export_request
+from orpo_qlora.export.gguf.types import TYPES
+from orpo_qlora.export.request import ExportRequest
+from orpo_qlora.export.vllm import write_vllm
 from orpo_qlora.program import run_foreground
 from orpo_qlora.runs import store
+from orpo_qlora.runs.store import Run
 
 MERGE = "orpo_qlora.export.merge"
 
@@ -26,33 +33,131 @@ class Dtype(StrEnum):
     float32 = "float32"
 
 
+class Onto(StrEnum):
+    """The weights to merge into."""
+
+    trained = "trained"
+    original = "original"
+
+
+Zip = Annotated[
+    Path | None,
+    typer.Option("--out", help="The zip to write; without, it goes to the home's exports/."),
+]
+ReportFile = Annotated[
+    Path | None, typer.Option(help="Write a report of one page to this .html or .md file instead.")
+]
+MergedFolder = Annotated[
+    Path | None,
+    typer.Option(help="Merge base and adapter into this new folder of safetensors instead."),
+]
+GgufFile = Annotated[
+    Path | None,
+    typer.Option(help="Write the merged model as this GGUF file, for llama.cpp or LM Studio."),
+]
+GgufAdapter = Annotated[
+    Path | None,
+    typer.Option(help="Write the adapter alone as this GGUF file; --gguf is the first choice."),
+]
+OllamaFolder = Annotated[
+    Path | None, typer.Option(help="Write GGUF file and Modelfile into this new folder.")
+]
+VllmFolder = Annotated[
+    Path | None, typer.Option(help="Write the adapter for vLLM and SGLang into this new folder.")
+]
+Quantize = Annotated[str, typer.Option(help=f"Number type of a GGUF file: {', '.join(TYPES)}.")]
+MergedDtype = Annotated[Dtype, typer.Option(help="Number type of the merged weights.")]
+MergedOnto = Annotated[
+    Onto, typer.Option(help="Merge into the 4-bit weights trained on, or the original ones.")
+]
+Checkout = Annotated[Path | None, typer.Option(help="A llama.cpp checkout whose converter to use.")]
+Repo = Annotated[
+    str,
+    typer.Option(
+        "--push",
+        help="Upload the adapter, or the model in --merged DIR, to this owner/name on the Hub.",
+    ),
+]
+Public = Annotated[bool, typer.Option("--public", help="Make a new repository on the Hub public.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what --push would upload; nothing is sent.")
+]
+
+
 def export(
     run: RunName,
-    target: Annotated[
-        Path | None,
-        typer.Option("--out", help="The zip to write; without, it goes to the home's exports/."),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="Write a report of one page to this .html or .md file instead."),
-    ] = None,
-    merged: Annotated[
-        Path | None,
-        typer.Option(help="Merge base and adapter into this new folder of safetensors instead."),
-    ] = None,
-    dtype: Annotated[
-        Dtype, typer.Option(help="Number type of the merged weights.")
-    ] = Dtype.bfloat16,
+    target: Zip = None,
+    report: ReportFile = None,
+    merged: MergedFolder = None,
+    dtype: MergedDtype = Dtype.bfloat16,
+    onto: MergedOnto = Onto.trained,
+    gguf: GgufFile = None,
+    quantize: Quantize = "f16",
+    gguf_adapter: GgufAdapter = None,
+    ollama: OllamaFolder = None,
+    llama_cpp: Checkout = None,
+    vllm: VllmFolder = None,
+    push: Repo = "",
+    public: Public = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Pack a run's adapter with model card, settings and licence note into one zip."""
+    """Export a run: its adapter as one zip, or what an option names."""
+    found = store.find_run(run)
+    models: dict[export_request.Kind, Path | None] = {
+        **{"gguf": gguf, "gguf-adapter": gguf_adapter, "ollama": ollama}
+    }
+    chosen = [kind for kind, path in models.items() if path is not None]
+    others = {"vllm": vllm, "report": report, "merged": None if push else merged}
+    _refuse_several([*chosen, *(name for name, path in others.items() if path is not None)])
     if report is not None:
-        html_report.write_report(store.find_run(run), report.expanduser())
-        return
-    if merged is not None:
-        arguments = [store.find_run(run).id, str(merged), dtype.value]
+        html_report.write_report(found, report.expanduser())
+    elif push:
+        pushed = hub.push(found, push, merged=merged, public=public, dry_run=dry_run)
+        _print([*pushed.lines(), pushed.url or "Nothing was sent."])
+    elif merged is not None:
+        arguments = [found.id, str(merged), dtype.value, onto.value]
         raise typer.Exit(run_foreground(MERGE, arguments))
-    made = bundle.export_adapter(store.find_run(run), target)
+    elif vllm is not None:
+        made = write_vllm(found, vllm.expanduser())
+        _print([str(made.folder), *made.notes, *made.commands])
+    elif chosen:
+        request = ExportRequest(
+            run=found.id,
+            kind=chosen[0],
+            target=str((models[chosen[0]] or Path()).expanduser().absolute()),
+            type=quantize.lower(),
+            onto=onto.value,
+            llama_cpp=str(llama_cpp.expanduser().resolve()) if llama_cpp else "",
+        )
+        _export_model(request, as_json=as_json)
+    else:
+        _export_adapter(found, target, as_json=as_json)
+
+
+def _refuse_several(kinds: list[str]) -> None:
+    if len(kinds) > 1:
+        raise InputError(
+            f"--{' and --'.join(kinds)} are different exports.", hint="Name one at a time."
+        )
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        out.print(plain(line), soft_wrap=True)
+
+
+def _export_model(request: ExportRequest, *, as_json: bool) -> None:
+    with job_progress(quiet=as_json) as on_progress:
+        made = export_request.wait_for(request, on_progress)
+    if as_json:
+        out.print_json(made.model_dump_json())
+        return
+    _print([made.target, *made.checks, *made.commands])
+
+
+def _export_adapter(run: Run, target: Path | None, *, as_json: bool) -> None:
+    made = bundle.export_adapter(run, target)
     if as_json:
         about = {"file": str(made.path), "sha256": made.sha256, "bytes": made.size_bytes}
         out.print_json(json.dumps(about | {"files": made.files}))

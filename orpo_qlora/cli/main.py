@@ -20,6 +20,7 @@ from orpo_qlora.cli.estimate import estimate
 from orpo_qlora.cli.evaluate import evaluate
 from orpo_qlora.cli.export import export
 from orpo_qlora.cli.runs import add_run_verbs
+from orpo_qlora.cli.serve import serve
 from orpo_qlora.cli.sweep import sweep_
 from orpo_qlora.cli.train import add_train_verbs
 from orpo_qlora.cli.verify import add_verify
@@ -93,6 +94,7 @@ add_train_verbs(app)
 app.command("sweep")(sweep_)
 app.command()(evaluate)
 app.command()(export)
+app.command()(serve)
 add_run_verbs(app)
 add_chat_verbs(app)
 add_verify(app)

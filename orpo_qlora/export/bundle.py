@@ -101,15 +101,20 @@ def export_adapter(run: Run, target: Path | None = None) -> Bundle:
     """
     check_exportable(run)
     path = target or storage.home() / "exports" / f"{name_of(run)}.zip"
-    files = _files(run, origin_of(run))
+    files = adapter_files(run, origin_of(run))
     with errors_named(path), storage.replacing(path) as draft:
         _write(draft, name_of(run), files)
         _check(draft, name_of(run))
     return Bundle(path, storage.sha256_of(path), path.stat().st_size, tuple(sorted(files)))
 
 
-def _files(run: Run, origin: Origin) -> dict[str, Content]:
-    """Return what goes into the zip, by name."""
+def adapter_files(run: Run, origin: Origin) -> dict[str, Content]:
+    """Return the files of an exported adapter, by name.
+
+    Raises:
+        ModelError: the adapter is no plain LoRA.
+        OrpoQloraError: it is damaged.
+    """
     refuse_unsafe_adapter(run.paths.adapter)
     _refuse_damaged(run)
     files: dict[str, Content] = {
@@ -123,12 +128,26 @@ def _files(run: Run, origin: Origin) -> dict[str, Content]:
     hashes = {name: _sha256(content) for name, content in files.items()}
     files[CARD] = model_card(run, origin, name_of(run), hashes).encode()
     facts = {
-        name: {"bytes": _size(content), "sha256": _sha256(content)}
+        name: {"bytes": size_of(content), "sha256": _sha256(content)}
         for name, content in sorted(files.items())
     }
     about = {"schema": SCHEMA, "run": run.id, "orpo_qlora": __version__, "files": facts}
     files[MANIFEST] = (json.dumps(about, indent=1) + "\n").encode()
     return files
+
+
+def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
+    """Write the files of an exported adapter into a folder."""
+    for name, content in files.items():
+        if isinstance(content, Path):
+            shutil.copyfile(content, folder / name)
+        else:
+            (folder / name).write_bytes(content)
+
+
+def size_of(content: Content) -> int:
+    """Return the bytes of a file's content."""
+    return content.stat().st_size if isinstance(content, Path) else len(content)
 
 
 def _tokenizer_files(adapter: Path) -> list[Path]:
@@ -186,10 +205,6 @@ def _sha256(content: Content) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _size(content: Content) -> int:
-    return content.stat().st_size if isinstance(content, Path) else len(content)
-
-
 def _write(path: Path, folder: str, files: Mapping[str, Content]) -> None:
     with path.open("xb") as file:
         with zipfile.ZipFile(file, "w") as archive:
@@ -202,7 +217,7 @@ def _write(path: Path, folder: str, files: Mapping[str, Content]) -> None:
 def _add(archive: zipfile.ZipFile, name: str, content: Content) -> None:
     entry = zipfile.ZipInfo(name, _TIME)
     entry.create_system, entry.external_attr = 3, _MODE  # Unix, readable by all
-    entry.file_size = _size(content)
+    entry.file_size = size_of(content)
     if isinstance(content, bytes):
         archive.writestr(entry, content)
         return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import yaml
 
@@ -69,26 +70,28 @@ def model_card(run: Run, origin: Origin, folder: str, hashes: Mapping[str, str])
     return "\n".join(lines)
 
 
-def merged_card(run: Run, origin: Origin, dtype: str, difference: float) -> str:
-    """Return the README of a merged model.
+@dataclass(frozen=True)
+class MergeFacts:
+    """How an adapter was merged."""
 
-    Args:
-        run: whose adapter was merged.
-        origin: the base model.
-        dtype: number type of the merged weights.
-        difference: the largest one, in nats a token, from base and adapter.
-    """
+    dtype: str
+    onto: str
+    """`trained` or `original`: the weights it was merged into."""
+    difference: str
+    """A sentence on the difference from base and adapter."""
+
+
+def merged_card(run: Run, origin: Origin, facts: MergeFacts) -> str:
+    """Return the README of a merged model."""
     about = (
         f"{plain(origin.sentence)} with the adapter of run `{run.id}` merged in, tuned to "
         f"preferences with {method_with_strength(run.config)} by orpo-qlora."
     )
-    weights = "the 4-bit base weights unpacked" if run.config.quantization == "nf4" else "the base"
     lines = [
         *_front_matter(run, origin, library="transformers"),
         *(f"# {plain(run.title)}", "", about, ""),
-        f"Merged into {weights}, which is what was trained on, and stored as {dtype}. Read back "
-        f"and measured, the mean log-prob of an answer differs by at most {difference:.2g} nats "
-        "from base and adapter.",
+        f"{_merged_into(run, facts)} The sum is rounded once, to {facts.dtype}. Read back: "
+        f"{facts.difference}",
         *("", "## What training did", ""),
         *final_numbers(run),
         *_report_card(run),
@@ -97,6 +100,14 @@ def merged_card(run: Run, origin: Origin, dtype: str, difference: float) -> str:
         *("", "## Licence of the base model", "", plain(origin.licence_sentence), ""),
     ]
     return "\n".join(lines)
+
+
+def _merged_into(run: Run, facts: MergeFacts) -> str:
+    if run.config.quantization != "nf4":
+        return "Merged into the base, which is what was trained on."
+    if facts.onto == "original":
+        return "Merged into the original base weights; the adapter was trained on their 4-bit copy."
+    return "Merged into the 4-bit base weights unpacked, which is what was trained on."
 
 
 def _front_matter(run: Run, origin: Origin, library: str = "peft") -> list[str]:

@@ -1,7 +1,9 @@
-"""The program that merges an adapter into its base: `python -m orpo_qlora.export.merge`. Floor 5.
+"""Merging an adapter into its base. Floor 5; also a program, `python -m orpo_qlora.export.merge`.
 
-What is merged is what was trained on: the 4-bit weights unpacked, not the original ones, so that
-the merged model gives the adapter's numbers. How far it does is measured on what was written.
+By default into what was trained on: the 4-bit weights unpacked, so that the merged model gives the
+adapter's numbers. Into the original weights on request: these are more exact than their 4-bit
+copy, but the adapter has never seen them. How far the result is from the run's own model is
+measured on held-out pairs in either case, on what was written.
 """
 
 from __future__ import annotations
@@ -9,40 +11,94 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from rich.console import Console
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from orpo_qlora import storage
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.export.bundle import check_exportable, errors_named
-from orpo_qlora.export.card import merged_card
+from orpo_qlora.export.card import MergeFacts, merged_card
+from orpo_qlora.export.compare import (
+    Own,
+    largest_difference,
+    mean_logps,
+    numbers_of,
+    share_preferred,
+)
 from orpo_qlora.export.origin import origin_of
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.generation.generate import end_ids
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.runs import store
-from orpo_qlora.runs.process import training_setup
 from orpo_qlora.runs.store import Run
 
-COMPARED_PAIRS = 16
-"""Pairs on which the merged model is compared with base and adapter."""
 MANIFEST = "manifest.json"
+TRAINED, ORIGINAL = "trained", "original"
+"""The weights to merge into: those that were trained on, or the base's own."""
+
+Report = Callable[[str], None]
 
 
-def merge_run(run: Run, folder: Path, dtype: str) -> float:
+@dataclass(frozen=True)
+class Merged:
+    """A merged model in memory, with the numbers of the models it was made from."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: str
+    base_folder: Path
+    run_numbers: Own
+    """Of base and adapter as trained."""
+    own: Own
+    """Of the model before rounding; the same unless merged into the original weights."""
+
+
+@dataclass(frozen=True)
+class MergeDifference:
+    """How far a merged model is from the run's own, in nats a token."""
+
+    largest: float
+    mean: float
+    preferred: float | None
+    """Share of the pairs of which the merged model prefers the chosen response; None without any
+    pairs, after a training on single responses."""
+    preferred_by_run: float | None
+    pairs: int
+
+    def sentence(self) -> str:
+        """Return the difference and what it does to the preferences."""
+        text = (
+            f"Mean log-prob of an answer on {self.pairs} pairs: at most {self.largest:.2g} nats a "
+            f"token from base and adapter, {self.mean:.2g} on average"
+        )
+        if self.preferred is None or self.preferred_by_run is None:
+            return f"{text}."
+        return (
+            f"{text}; chosen preferred in {self.preferred:.0%}, by base and adapter in "
+            f"{self.preferred_by_run:.0%}."
+        )
+
+
+def merge_run(
+    run: Run, folder: Path, dtype: str, onto: str = TRAINED, report: Report = lambda text: None
+) -> MergeDifference:
     """Write base and adapter as one model; the folder appears whole.
 
     Args:
         run: finished or stopped.
         folder: to be made; must not be there yet.
         dtype: number type of the merged weights.
+        onto: `TRAINED` or `ORIGINAL`.
+        report: called with each phase.
 
     Returns:
-        The largest difference in mean log-prob of an answer, in nats, from base and adapter.
+        The difference of what was written from base and adapter.
 
     Raises:
         InputError: the run has no final adapter, or the folder is there already or cannot be made.
@@ -50,10 +106,15 @@ def merge_run(run: Run, folder: Path, dtype: str) -> float:
         DiskFull: nothing is left behind.
     """
     check_exportable(run)
-    draft = _make_draft(folder)
+    draft = make_draft(folder)
     try:
         with storage.disk_errors(draft):
-            difference = _write_merged(run, draft, dtype)
+            merged = merge_in_memory(run, dtype, onto, report)
+            report("writing the merged model")
+            write_model(merged, draft)
+            report("reading the merged model back")
+            difference = _read_back(draft, merged)
+            _describe(run, draft, MergeFacts(dtype, onto, difference.sentence()), difference)
             storage.sync_files(draft)
             draft.rename(folder)
     finally:
@@ -62,7 +123,7 @@ def merge_run(run: Run, folder: Path, dtype: str) -> float:
     return difference
 
 
-def _make_draft(folder: Path) -> Path:
+def make_draft(folder: Path) -> Path:
     """Make what becomes the folder, before minutes go into what it could not hold."""
     with errors_named(folder), storage.disk_errors(folder):
         if folder.exists():
@@ -73,36 +134,73 @@ def _make_draft(folder: Path) -> Path:
     return draft
 
 
-def _write_merged(run: Run, draft: Path, dtype: str) -> float:
-    """Load, merge, write and compare; return the difference that `merge_run` returns."""
+def merge_in_memory(
+    run: Run,
+    dtype: str,
+    onto: str = TRAINED,
+    report: Report = lambda text: None,
+    *,
+    answering: bool = False,
+) -> Merged:
+    """Load base and adapter, measure them, merge and round to a number type.
+
+    With `answering`, their answers to three prompts are measured too.
+
+    Raises:
+        ModelError: base or adapter cannot be loaded.
+    """
     hardware.use_all_cores()
-    config = run.config
+    report("loading base and adapter")
+    base, policy = _load(run, run.config.quantization)
+    report("measuring base and adapter")
+    run_numbers = own = numbers_of(run, policy, base.tokenizer, answering=answering)
+    if onto == ORIGINAL and run.config.quantization != "none":
+        del base, policy
+        report("loading the original weights")
+        base, policy = _load(run, "none")
+        report("measuring the adapter on the original weights")
+        own = numbers_of(run, policy, base.tokenizer, answering=answering)
+    report("merging")
+    ends = sorted(end_ids(policy, base.tokenizer))
+    model = policy.merge_and_unload().to(hardware.DTYPES[dtype])
+    model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
+    device = str(base.arithmetic.device)
+    return Merged(model, base.tokenizer, device, base.folder, run_numbers, own)
+
+
+def _load(run: Run, quantization: str) -> tuple[loading.Base, PeftModel]:
     base = loading.load_base(
-        config.model,
-        config.revision,
-        quantization=config.quantization,
+        run.config.model,
+        run.config.revision,
+        quantization="nf4" if quantization == "nf4" else "none",
         compute_dtype="float32",
         dequantized=True,
         chat_template=run.trained_config.chat_template,
     )
-    pairs = store.held_out_pairs(run.paths) or store.training_pairs(run.paths)
-    compared = training_setup.tokenize(config, base.tokenizer, pairs[:COMPARED_PAIRS]).pairs
     policy = loading.attach_saved_adapter(base.model, run.paths.adapter, loading.ADAPTER).eval()
-    expected = _mean_logps(policy.get_base_model(), compared)
-    ends = sorted(end_ids(policy, base.tokenizer))
-    merged = policy.merge_and_unload().to(hardware.DTYPES[dtype])
-    merged.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
-    merged.save_pretrained(draft)
-    base.tokenizer.save_pretrained(draft)
-    difference = _difference(draft, base.arithmetic.device, compared, expected)
-    _describe(run, draft, dtype, difference)
-    return difference
+    return base, policy
 
 
-def _difference(
-    folder: Path, device: str, pairs: Sequence[TokenizedPair], expected: torch.Tensor
-) -> float:
+def write_model(merged: Merged, folder: Path) -> None:
+    """Write a merged model with its tokenizer as safetensors."""
+    merged.model.save_pretrained(folder)
+    merged.tokenizer.save_pretrained(folder)
+
+
+def _read_back(folder: Path, merged: Merged) -> MergeDifference:
     """Return how far the model in a folder is from what base and adapter gave."""
+    own = merged.run_numbers
+    logps = _logps_of(folder, merged.device, own.pairs)
+    return MergeDifference(
+        largest=largest_difference(logps, own.logps),
+        mean=float((logps - own.logps).abs().mean()),
+        preferred=share_preferred(logps, own.pairs),
+        preferred_by_run=share_preferred(own.logps, own.pairs),
+        pairs=len(own.pairs),
+    )
+
+
+def _logps_of(folder: Path, device: str, pairs: Sequence[TokenizedPair]) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype="auto",
@@ -110,41 +208,39 @@ def _difference(
         use_safetensors=True,
         trust_remote_code=False,
     )
-    return float((_mean_logps(model.eval(), pairs) - expected).abs().max())
+    return mean_logps(model.eval(), pairs)
 
 
-@torch.no_grad()
-def _mean_logps(model: PreTrainedModel, pairs: Sequence[TokenizedPair]) -> torch.Tensor:
-    """Return the mean log-prob of every answer, by one plain pass each."""
-    means = []
-    for pair in pairs:
-        for answer in filter(None, (pair.chosen, pair.rejected)):
-            ids = torch.tensor([pair.prompt + answer], device=model.device)
-            logps = torch.log_softmax(model(input_ids=ids).logits[0, :-1].float(), -1)
-            chosen = logps.gather(1, ids[0, 1:, None])[len(pair.prompt) - 1 :]
-            means.append(chosen.mean().cpu())
-    return torch.stack(means)
-
-
-def _describe(run: Run, folder: Path, dtype: str, difference: float) -> None:
-    card = merged_card(run, origin_of(run), dtype, difference)
+def _describe(run: Run, folder: Path, facts: MergeFacts, difference: MergeDifference) -> None:
+    card = merged_card(run, origin_of(run), facts)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    facts = {path.name: storage.sha256_of(path) for path in sorted(folder.iterdir())}
-    about = {"run": run.id, "dtype": dtype, "largest_difference_nats": difference, "sha256": facts}
+    hashes = {path.name: storage.sha256_of(path) for path in sorted(folder.iterdir())}
+    about = {
+        **{"run": run.id, "dtype": facts.dtype, "merged_onto": facts.onto},
+        **{"largest_difference_nats": difference.largest, "mean_difference_nats": difference.mean},
+        **{"chosen_preferred": difference.preferred},
+        **{"chosen_preferred_by_run": difference.preferred_by_run},
+        **{"compared_pairs": difference.pairs, "sha256": hashes},
+    }
     (folder / MANIFEST).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Merge the run of that id into a folder, in that number type; return the exit code."""
-    run_id, folder, dtype = arguments
+    """Merge a run; return the exit code.
+
+    Args:
+        arguments: run id, folder, number type, and the weights to merge into.
+    """
+    run_id, folder, dtype, onto = arguments
     console = Console(stderr=True, highlight=False)
     try:
-        with console.status("merging base and adapter"):
-            difference = merge_run(store.find_run(run_id), Path(folder), dtype)
+        with console.status("merging base and adapter") as status:
+            run = store.find_run(run_id)
+            difference = merge_run(run, Path(folder), dtype, onto, status.update)
     except OrpoQloraError as exc:
         console.print(f"[red]error:[/] {exc.message}\n{exc.hint}", soft_wrap=True)
         return 2 if isinstance(exc, InputError) else 1
-    print(f"{folder}\nLargest difference from base and adapter: {difference:.2g} nats a token")  # noqa: T201
+    print(f"{folder}\n{difference.sentence()}")  # noqa: T201
     return 0
 
 

@@ -75,7 +75,7 @@ class Origin:
 
 def origin_of(run: Run) -> Origin:
     """Return the base model of a run's adapter."""
-    config, folder = run.config, _loaded_folder(run.paths.adapter)
+    config, folder = run.config, loaded_folder(run.paths.adapter)
     entry = find_model(config.model)
     licence = entry.licence if entry else ""
     found = _SNAPSHOT.search(folder)
@@ -97,7 +97,7 @@ def portable_config(config: TrainConfig, origin: Origin) -> TrainConfig:
     return config.model_copy(update=values)
 
 
-def _loaded_folder(adapter: Path) -> str:
+def loaded_folder(adapter: Path) -> str:
     """Return the folder from which the base was loaded, empty if the adapter does not say."""
     try:
         settings = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))

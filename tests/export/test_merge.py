@@ -27,7 +27,7 @@ def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_pa
     assert done.returncode == 0, done.stderr
     about = json.loads((folder / "manifest.json").read_text())
     assert about["largest_difference_nats"] < 1e-4
-    assert "differs by at most" in (folder / "README.md").read_text()
+    assert "nats a token from base and adapter" in (folder / "README.md").read_text()
 
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert model.dtype == torch.float32
@@ -59,10 +59,25 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_loaded(
     monkeypatch.setattr(loading, "load_base", loaded)
     (tmp_path / "file").write_text("no folder")
     folder = tmp_path / "file" / "merged"
-    assert merge.main([copied_run.id, str(folder), "float32"]) == 2
+    assert merge.main([copied_run.id, str(folder), "float32", "trained"]) == 2
     said = capsys.readouterr().err
     assert f"{folder} cannot be written (Not a directory)" in said
     assert "Choose a folder you may write to" in said
     with pytest.raises(AssertionError):
         merge.merge_run(copied_run, tmp_path / "new" / "merged", "float32")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_merging_into_the_original_weights_is_measured_against_the_run(copied_run, tmp_path):
+    phases = []
+    folder = tmp_path / "original"
+    difference = merge.merge_run(copied_run, folder, "float32", merge.ORIGINAL, phases.append)
+    about = json.loads((folder / "manifest.json").read_text())
+    assert about["merged_onto"] == "original"
+    assert about["largest_difference_nats"] == difference.largest > 1e-3
+    assert 0 < about["mean_difference_nats"] < difference.largest
+    assert "chosen preferred in" in difference.sentence()
+    card = (folder / "README.md").read_text()
+    assert "Merged into the original base weights; the adapter was trained on their 4-bit" in card
+    assert "rounded once, to float32" in card
+    assert phases[0] == "loading base and adapter"

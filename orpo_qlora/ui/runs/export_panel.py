@@ -23,6 +23,11 @@ from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.parts import downloads
 from orpo_qlora.ui.parts.events import QUIET, UNCHECKED
 from orpo_qlora.ui.parts.guard import Updates, guarded
+from orpo_qlora.ui.runs.model_export import (
+    ModelExport,
+    build_model_export,
+    model_export_updates,
+)
 from orpo_qlora.ui.runs.snapshot import Snapshot
 
 ABOUT = (
@@ -58,11 +63,12 @@ class ExportPanel:
     file: gr.File
     merge: gr.Textbox
     """The command that merges base and adapter."""
+    model: ModelExport
 
     @property
     def outputs(self) -> list[Any]:
         """What changes while a run is shown."""
-        return [self.view, self.merge]
+        return [self.view, self.merge, *self.model.outputs]
 
 
 def build_export_panel() -> ExportPanel:
@@ -80,6 +86,7 @@ def build_export_panel() -> ExportPanel:
                 )
                 for kind in KINDS
             )
+        model = build_model_export()
         file = gr.File(visible="hidden", label="Download", interactive=False)
         merge = gr.Textbox(
             label="Merged model",
@@ -90,7 +97,7 @@ def build_export_panel() -> ExportPanel:
             elem_id="run-export-merge",
             elem_classes="log",
         )
-    return ExportPanel(view, buttons, file, merge)
+    return ExportPanel(view, buttons, file, merge, model)
 
 
 def export_updates(parts: ExportPanel, now: Snapshot) -> Updates:
@@ -99,6 +106,7 @@ def export_updates(parts: ExportPanel, now: Snapshot) -> Updates:
     return {
         parts.view: gr.Column(visible=is_there),
         parts.merge: merge_command(now.run) if is_there else "",
+        **model_export_updates(parts.model, now),
     }
 
 

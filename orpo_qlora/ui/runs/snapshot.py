@@ -6,14 +6,17 @@ Views are pure functions of a `Snapshot`; none of them reads a file.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from orpo_qlora.charts.view import Choices
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.request import Evaluation
 from orpo_qlora.export import bundle, report_card_html
+from orpo_qlora.export.formats import exports_of
 from orpo_qlora.export.report_card_html import Report
+from orpo_qlora.export.request import Export
 from orpo_qlora.runs import store
 from orpo_qlora.runs.curves.metrics import Metrics
 from orpo_qlora.runs.process import queue as run_queue
@@ -41,6 +44,8 @@ class Outcome:
     evaluation: Evaluation | None = None
     """None if it cannot be evaluated."""
     report: Report | None = None
+    exports: Mapping[str, Export] = field(default_factory=dict)
+    """Model files by format; empty where nothing can be exported."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class Snapshot:
         queue = [(run.id, run.title) for run in self.waiting]
         # A run at work cannot be resumed, so its newest checkpoint is not shown.
         resumable = 0 if self.run.is_active else self.checkpoint_step
-        beside = f"{queue} {resumable} {self.stalled} {self.can_be_forced}"
+        made = [(one.state, one.result) for one in self.outcome.exports.values()]
+        beside = f"{made} {queue} {resumable} {self.stalled} {self.can_be_forced}"
         ended, known = self.outcome, self.outcome.evaluation
         read = f"{self.run.id} {self.metrics.count} {self.metrics.share_read}"
         steps = " ".join(str(getattr(self.run.state, name)) for name in EVERY_STEP)
@@ -108,14 +114,16 @@ def take_snapshot(run_id: str) -> Snapshot:
 def _outcome(run: Run) -> Outcome:
     if run.is_active or not run.has_adapter:
         return Outcome()
-    is_exportable = bundle.is_exportable(run)
+    outcome = Outcome(True, bundle.is_exportable(run))
+    if outcome.is_exportable:
+        outcome = replace(outcome, exports=exports_of(run))
     try:
         evaluation_request.check_evaluable(run)
     except InputError as error:
-        return Outcome(True, is_exportable, str(error))
+        return replace(outcome, refusal=str(error))
     known = evaluation_request.read_evaluation(run)
     report = report_card_html.report_of(run, known.card) if known.card else None
-    return Outcome(True, is_exportable, "", known, report)
+    return replace(outcome, evaluation=known, report=report)
 
 
 def changed_parts(snapshot: Snapshot, seen: str, choices: Choices = AT_FIRST) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -12,6 +13,7 @@ from orpo_qlora.charts import view as chart_view
 from orpo_qlora.charts.view import Choices
 from orpo_qlora.errors import UnknownRun
 from orpo_qlora.evaluation import request as evaluation_request
+from orpo_qlora.export.formats import exports_of
 from orpo_qlora.runs import history, store
 from orpo_qlora.runs.curves.metrics import shared_tail
 from orpo_qlora.runs.process import launch, watch
@@ -26,7 +28,15 @@ from orpo_qlora.ui.history.shown import Shown, ids_of
 from orpo_qlora.ui.parts import theme
 from orpo_qlora.ui.parts.events import QUIET, READING, parameters_of
 from orpo_qlora.ui.parts.guard import Updates, card_of, guarded
-from orpo_qlora.ui.runs import export_panel, folds, live_view, report_card, run_view, snapshot
+from orpo_qlora.ui.runs import (
+    export_panel,
+    folds,
+    live_view,
+    model_export,
+    report_card,
+    run_view,
+    snapshot,
+)
 from orpo_qlora.ui.runs import files as run_files
 from orpo_qlora.ui.runs.actions import Render, connect_action, connect_run_actions
 from orpo_qlora.ui.runs.run_view import RunView
@@ -145,7 +155,11 @@ def awaits_more(run_id: str | None) -> bool:
     run = store.read_run(store.paths_of(run_id))
     if watch.awaits_cause(run) or shared_tail(run.paths.metrics).snapshot().share_read < 1:
         return True
-    return not run.is_active and evaluation_request.read_evaluation(run).state.is_busy
+    if run.is_active:
+        return False
+    states = [evaluation_request.read_evaluation(run).state]
+    states += [export.state for export in exports_of(run).values()]
+    return any(state.is_busy for state in states)
 
 
 def advance_queue() -> bool:
@@ -166,6 +180,7 @@ def connect(runs: RunsTab, page: Page) -> list[Any]:
     connect_action(render, runs.run.report.line.button, report_card.evaluate)
     live_view.connect_memory(runs.run.live)
     export_panel.connect_export_panel(runs.run.export, runs.picker, runs.card)
+    model_export.connect_model_export(runs.run.export.model, partial(connect_action, render))
     run_files.connect_run_files(runs.run.files, shown)
     run_files.connect_run_label(runs.run.label, render)
     listing.connect_history(runs.history, shown)

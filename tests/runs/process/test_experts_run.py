@@ -44,4 +44,4 @@ def test_a_mixture_of_experts_trains_resumes_and_is_merged(kind, tmp_path):
     card = evaluation_request.wait_for(run, lambda _: None)
     assert len(card.scores.rows) == 6
     export_adapter(run, tmp_path / "out.zip")
-    assert merge_run(run, tmp_path / "merged", "float32") < 1e-3
+    assert merge_run(run, tmp_path / "merged", "float32").largest < 1e-3

@@ -19,10 +19,12 @@ from orpo_qlora.data.pairs import write_pairs
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.evaluation import report_card as cards
 from orpo_qlora.export import html_report
+from orpo_qlora.export.formats import FORMATS
 from orpo_qlora.runs import labels, store
 from orpo_qlora.ui.runs import export_panel, report_card
 from orpo_qlora.ui.runs import tab as runs_tab
 from orpo_qlora.ui.runs.export_panel import KINDS, ExportPanel
+from orpo_qlora.ui.runs.model_export import ModelExport
 from orpo_qlora.ui.runs.report_card import ReportPanel, ReportRow
 from orpo_qlora.ui.runs.snapshot import take_snapshot
 
@@ -73,7 +75,9 @@ def test_only_runs_can_be_exported(copied_run):
 
 def test_there_is_nothing_to_export_before_the_end(copied_run):
     column, merge = gr.HTML(), gr.HTML()
-    parts = ExportPanel(column, (), column, merge)
+    buttons = tuple(gr.HTML() for _ in FORMATS)
+    model = ModelExport(gr.HTML(), buttons, gr.HTML())
+    parts = ExportPanel(column, (), column, merge, model)
     updates = export_panel.export_updates(parts, take_snapshot(copied_run.id))
     assert updates[column].visible
     assert f"orpo-qlora export {copied_run.id} --merged " in updates[merge]

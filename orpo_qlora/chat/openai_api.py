@@ -1,0 +1,225 @@
+"""OpenAI-compatible endpoint for base and tuned: `python -m orpo_qlora.chat.openai_api`. Floor 5.
+
+A thin route over the chat process, which holds the base once and turns the adapter on or off.
+transformers' own server (5.23) loads models by name and has no way to switch an adapter, so it
+would hold the 4-bit base twice and could not share it with the chat.
+
+Loopback only. A browser page of another site cannot use it: requests with a foreign Origin, or
+with a Host that is not this machine's, are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import uvicorn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from orpo_qlora.chat import client
+from orpo_qlora.chat.client import Answers, ChatSettings
+from orpo_qlora.chat.protocol import Column
+from orpo_qlora.data.messages import Message
+from orpo_qlora.errors import InputError, OrpoQloraError, ResourceError
+from orpo_qlora.runs import store
+from orpo_qlora.runs.store import Run
+
+HOST = "127.0.0.1"
+HOSTS = ("127.0.0.1", "localhost", "[::1]")
+BASE = "base"
+"""Name of the run's base model without the adapter."""
+MOST_BODY_BYTES = 8_000_000
+
+
+class TextPart(BaseModel):
+    """A part of a message; only text is taken."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """One message of a request."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    def message(self) -> Message:
+        """Return it as the chat takes it."""
+        parts = self.content
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        role = "system" if self.role == "developer" else self.role
+        return Message(role, text)
+
+
+class StreamOptions(BaseModel):
+    """What a stream ends with."""
+
+    include_usage: bool = False
+
+
+class Completion(BaseModel):
+    """A request for an answer; an unknown parameter is refused, not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    messages: list[ChatMessage] = Field(min_length=1)
+    temperature: float = Field(0.7, ge=0, le=2)
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Literal[1] = 1
+    user: str = ""
+
+    @property
+    def settings(self) -> ChatSettings:
+        """Sampling of the answer."""
+        longest = self.max_completion_tokens or self.max_tokens or ChatSettings().max_tokens
+        return ChatSettings("", self.temperature, self.top_p, longest, self.seed)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Answers for one run: its base and its adapter."""
+
+    run: Run
+
+    def app(self) -> Starlette:
+        """Return the application."""
+        app = Starlette(
+            routes=[
+                Route("/v1/models", self.models),
+                Route("/v1/chat/completions", self.completions, methods=["POST"]),
+            ]
+        )
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS))
+        return app
+
+    async def models(self, request: HttpRequest) -> Response:
+        """List the two models."""
+        about = {"object": "model", "created": int(self.run.state.created_at), "owned_by": "local"}
+        return JSONResponse(
+            {"object": "list", "data": [{"id": name, **about} for name in (BASE, self.run.id)]}
+        )
+
+    async def completions(self, request: HttpRequest) -> Response:
+        """Answer a conversation, whole or as a stream of events."""
+        origin = request.headers.get("origin")
+        if origin and (urlsplit(origin).hostname or "") not in {"127.0.0.1", "localhost", "::1"}:
+            return _error(403, "Requests from other sites are refused.", "forbidden")
+        body = await request.body()
+        if len(body) > MOST_BODY_BYTES:
+            return _error(413, "The request is too large.", "invalid_request_error")
+        try:
+            asked = Completion.model_validate_json(body)
+        except ValidationError as exc:
+            wrong = exc.errors()[0]
+            place = ".".join(str(part) for part in wrong["loc"])
+            return _error(400, f"{place}: {wrong['msg']}", "invalid_request_error")
+        if asked.model not in (BASE, self.run.id):
+            names = f"{BASE} and {self.run.id}"
+            return _error(404, f"There is no model {asked.model}; there are {names}.", "not_found")
+        answers = self._answers(asked)
+        try:
+            first = await run_in_threadpool(_next_text, answers)
+            if asked.stream:
+                events = _events(asked, first, answers)
+                return StreamingResponse(events, media_type="text/event-stream")
+            return JSONResponse(await run_in_threadpool(_whole, asked, first, answers))
+        except OrpoQloraError as exc:
+            return _error(_status_of(exc), str(exc), exc.slug)
+
+    def _answers(self, asked: Completion) -> Iterator[Answers]:
+        turns = tuple(message.message() for message in asked.messages)
+        run = "" if asked.model == BASE else self.run.id
+        return client.ask(
+            [Column(run=run, turns=turns)], asked.settings, uuid.uuid4().hex, self.run.id
+        )
+
+
+def _next_text(answers: Iterator[Answers]) -> Answers | None:
+    """Return the next state with text or the last one; None at the end."""
+    return next((one for one in answers if one.texts[0] or one.is_done), None)
+
+
+def _whole(asked: Completion, first: Answers | None, answers: Iterator[Answers]) -> dict[str, Any]:
+    last = [first, *answers][-1]
+    text = last.texts[0] if last else ""
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": _reason(last), "logprobs": None}
+    return _head(asked, "chat.completion") | {"choices": [choice]}
+
+
+def _events(asked: Completion, first: Answers | None, answers: Iterator[Answers]) -> Iterator[str]:
+    """Yield the answer as server-sent events; an error in the middle is the last event."""
+    head = _head(asked, "chat.completion.chunk")
+    sent, last = 0, first
+
+    def event(delta: dict[str, str], reason: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
+        return f"data: {json.dumps(head | {'choices': [choice]})}\n\n"
+
+    yield event({"role": "assistant", "content": ""})
+    try:
+        while last is not None:
+            text = last.texts[0]
+            if len(text) > sent:
+                yield event({"content": text[sent:]})
+                sent = len(text)
+            if last.is_done:
+                break
+            last = next(answers, None)
+    except OrpoQloraError as exc:
+        yield f"data: {json.dumps({'error': {'message': str(exc), 'type': exc.slug}})}\n\n"
+        return
+    yield event({}, _reason(last))
+    yield "data: [DONE]\n\n"
+
+
+def _reason(last: Answers | None) -> str:
+    return "length" if last is not None and last.cut else "stop"
+
+
+def _head(asked: Completion, kind: str) -> dict[str, Any]:
+    name = f"chatcmpl-{uuid.uuid4().hex}"
+    return {"id": name, "object": kind, "created": int(time.time()), "model": asked.model}
+
+
+def _status_of(error: OrpoQloraError) -> int:
+    if isinstance(error, InputError):
+        return 400
+    return 503 if isinstance(error, ResourceError) else 500
+
+
+def _error(status: int, message: str, kind: str) -> JSONResponse:
+    error = {"message": message, "type": kind, "param": None, "code": kind}
+    return JSONResponse({"error": error}, status_code=status)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve the run of that id on that port until it is interrupted; return the exit code."""
+    run_id, port = arguments
+    run = store.read_run(store.paths_of(run_id))
+    app = Endpoint(run).app()
+    uvicorn.run(app, host=HOST, port=int(port), log_level="warning", access_log=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

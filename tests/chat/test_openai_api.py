@@ -1,0 +1,93 @@
+"""The OpenAI-compatible endpoint, over a stand-in for the chat process."""
+
+import json
+
+import pytest
+from starlette.testclient import TestClient
+
+from orpo_qlora.chat import client, openai_api
+from orpo_qlora.chat.client import Answers
+from orpo_qlora.errors import Busy
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the chat process was asked; it answers in two pieces."""
+    found = []
+
+    def ask(columns, settings, question, base_of):
+        found.append((columns[0], settings, base_of))
+        yield Answers(("",), note="loading")
+        yield Answers(("Good",))
+        cut = frozenset({0}) if settings.max_tokens == 1 else frozenset()
+        yield Answers(("Good day",), is_done=True, cut=cut)
+
+    monkeypatch.setattr(client, "ask", ask)
+    return found
+
+
+@pytest.fixture
+def web(copied_run):
+    return TestClient(openai_api.Endpoint(copied_run).app(), base_url="http://127.0.0.1")
+
+
+def question(model, **more):
+    return {"model": model, "messages": [{"role": "user", "content": "hi"}], **more}
+
+
+def test_base_and_tuned_are_listed_and_answer(web, asked, copied_run):
+    names = [model["id"] for model in web.get("/v1/models").json()["data"]]
+    assert names == ["base", copied_run.id]
+    for model, run in zip(names, ("", copied_run.id), strict=True):
+        body = question(model, temperature=0, max_tokens=5, seed=3)
+        answer = web.post("/v1/chat/completions", json=body).json()
+        assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Good day"}
+        assert answer["choices"][0]["finish_reason"] == "stop"
+        column, settings, base_of = asked.pop()
+        assert (column.run, column.turns[0].content, base_of) == (run, "hi", copied_run.id)
+        assert (settings.temperature, settings.max_tokens, settings.seed) == (0, 5, 3)
+
+
+def test_a_stream_gives_the_pieces_and_an_end(web, asked):
+    body = question("base", stream=True, max_tokens=1)
+    lines = web.post("/v1/chat/completions", json=body).text.split("\n\n")
+    assert lines[-2] == "data: [DONE]"
+    events = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+    text = [event["choices"][0]["delta"].get("content", "") for event in events]
+    assert text == ["", "Good", " day", ""]
+    assert events[-1]["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        (question("other"), 404, "There is no model other"),
+        (question("base", tools=[]), 400, "tools"),
+        (question("base", temperature=9), 400, "temperature"),
+        ({"model": "base", "messages": []}, 400, "messages"),
+    ],
+    ids=["model", "tools", "temperature", "empty"],
+)
+def test_wrong_requests_are_refused_by_name(web, asked, body, status, text):
+    answer = web.post("/v1/chat/completions", json=body)
+    assert answer.status_code == status
+    assert text in answer.json()["error"]["message"]
+    assert asked == []
+
+
+def test_other_sites_and_other_names_are_refused(web, asked):
+    headers = {"Origin": "http://elsewhere.example"}
+    assert web.post("/v1/chat/completions", json={}, headers=headers).status_code == 403
+    assert web.get("/v1/models", headers={"Host": "elsewhere.example"}).status_code == 400
+    assert asked == []
+
+
+def test_a_failure_of_the_chat_process_is_an_error(web, monkeypatch):
+    def busy(*_):
+        raise Busy("A run needs the memory.", hint="Ask again later.")
+        yield
+
+    monkeypatch.setattr(client, "ask", busy)
+    answer = web.post("/v1/chat/completions", json=question("base"))
+    assert answer.status_code == 503
+    assert answer.json()["error"]["message"] == "A run needs the memory. Ask again later."
