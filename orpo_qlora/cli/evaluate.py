@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from orpo_qlora import program
-from orpo_qlora.cli.console import job_progress, out, plain
+from orpo_qlora.cli.console import err, job_progress, out, plain
 from orpo_qlora.cli.options import Again, AsJson, HubConfig, HubOptions, HubSplit, data_path
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import request as evaluation_request
@@ -21,9 +21,10 @@ from orpo_qlora.evaluation.answers import formats
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
 from orpo_qlora.evaluation.answers.prompts import PromptSet, held_out_prompts, read_prompts
 from orpo_qlora.evaluation.embeddings import WORDLLAMA
+from orpo_qlora.evaluation.judge.settings import KEY_VARIABLE, QUESTIONS, JudgeSettings
+from orpo_qlora.evaluation.suite import judge_part, table
 from orpo_qlora.evaluation.suite import request as suite_request
 from orpo_qlora.evaluation.suite import results as suite_results
-from orpo_qlora.evaluation.suite import table
 from orpo_qlora.evaluation.suite.request import SuiteRequest
 from orpo_qlora.evaluation.suite.results import PARTS, SuiteResults
 from orpo_qlora.runs import store
@@ -64,6 +65,31 @@ Embedder = Annotated[
     str,
     typer.Option(help="For diversity: wordllama, or a sentence-embedding model's id or folder."),
 ]
+RewardModel = Annotated[
+    str,
+    typer.Option(
+        "--reward-model",
+        help="Reward model by id or folder; without one it is trained on the first run's pairs.",
+    ),
+]
+JudgeUrl = Annotated[
+    str,
+    typer.Option(
+        "--judge-url",
+        help=f"OpenAI-compatible endpoint, with its version; a key is read from {KEY_VARIABLE}.",
+    ),
+]
+JudgeModel = Annotated[str, typer.Option("--judge-model", help="Model of the judge.")]
+JudgeAsks = Annotated[
+    list[str] | None,
+    typer.Option("--judge-ask", help=f"Question; repeatable: {', '.join(QUESTIONS)}."),
+]
+JudgePrices = Annotated[
+    str, typer.Option("--judge-prices", metavar="IN,OUT", help="Prices of a million tokens.")
+]
+JudgeBudget = Annotated[
+    float, typer.Option("--judge-budget", min=0, help="Most that may be spent; 0 is no limit.")
+]
 Text = Annotated[
     Path | None, typer.Option("--text", help="Plain text for the perplexity; one is shipped.")
 ]
@@ -92,6 +118,12 @@ def evaluate(
     config_name: HubConfig = "",
     split: HubSplit = "",
     embedder: Embedder = WORDLLAMA,
+    reward_model: RewardModel = "",
+    judge_url: JudgeUrl = "",
+    judge_model: JudgeModel = "",
+    judge_ask: JudgeAsks = None,
+    judge_prices: JudgePrices = "",
+    judge_budget: JudgeBudget = 0.0,
     text: Text = None,
     lm_eval: LmEval = "",
     folder: Out = None,
@@ -118,8 +150,12 @@ def evaluate(
         sampling=sampling,
         parts=_parts(measure or ["answers"]),
         embedder=embedder,
+        reward_model=reward_model,
+        judge=_judge(judge_url, judge_model, judge_ask, judge_prices, judge_budget),
         text=_read_text(text) if text else "",
     )
+    if request.judge is not None and "judge" in request.parts:
+        _print_estimate(request, request.judge)
     with job_progress(quiet=as_json) as on_progress:
         results = suite_request.wait_for(request, on_progress, again=again)
     if folder is not None:
@@ -158,6 +194,37 @@ def _prompts(run: Run, prompts: str, options: HubOptions, quiet: bool) -> Prompt
         return held_out_prompts(run)
     path = data_path(prompts, options, quiet=quiet)
     return read_prompts(path, prompts if path.name not in prompts else path.name)
+
+
+def _judge(
+    url: str, model: str, asks: list[str] | None, prices: str, budget: float
+) -> JudgeSettings | None:
+    if not url and not model:
+        return None
+    values: dict[str, object] = {"base_url": url, "model": model, "budget": budget}
+    if asks:
+        values["questions"] = tuple(asks)
+    if prices:
+        values |= dict(zip(("price_in", "price_out"), prices.split(","), strict=False))
+    if budget and not prices:
+        raise InputError(
+            "A budget needs prices, or nothing can be counted against it.",
+            hint="Give the prices of a million tokens read and written: --judge-prices 0.15,0.6",
+        )
+    try:
+        return JudgeSettings.model_validate(values)
+    except ValueError as exc:
+        raise InputError(
+            "These settings of the judge cannot be used.",
+            hint=f"--judge-ask is one of {', '.join(QUESTIONS)}; --judge-prices is two numbers "
+            "with a comma between.",
+        ) from exc
+
+
+def _print_estimate(request: SuiteRequest, judge: JudgeSettings) -> None:
+    runs, tokens = len(request.adapters), request.sampling.max_tokens
+    most = judge_part.highest_estimate(judge, request.prompts, runs, tokens)
+    err.print(plain(f"At most {most.sentence}"), soft_wrap=True)
 
 
 def _read_text(path: Path) -> str:

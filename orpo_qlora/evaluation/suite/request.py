@@ -17,6 +17,7 @@ from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
 from orpo_qlora.evaluation.answers.prompts import PromptSet
 from orpo_qlora.evaluation.embeddings import WORDLLAMA, check_embedder
+from orpo_qlora.evaluation.judge.settings import JudgeSettings, check_settings
 from orpo_qlora.evaluation.suite.results import Part, SuitePaths, SuiteResults, read_results
 from orpo_qlora.jobs.job import BackgroundJob, JobState
 from orpo_qlora.runs.state import ErrorCard
@@ -47,6 +48,10 @@ class SuiteRequest(BaseModel):
     parts: tuple[Part, ...] = ("answers",)
     embedder: str = WORDLLAMA
     """`wordllama`, or the hub id or folder of a sentence-embedding model."""
+    reward_model: str = ""
+    """Hub id or folder; empty for one trained on the first run's training pairs."""
+    judge: JudgeSettings | None = None
+    """For the part `judge`."""
     text: str = ""
     """Plain text for the perplexity; empty for the shipped one."""
 
@@ -112,10 +117,22 @@ class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
         """
         if NEED_EMBEDDINGS.intersection(request.parts):
             check_embedder(request.embedder)
+        if "judge" in request.parts:
+            check_settings(_judge_of(request))
         known = self.read(request)
         if again and self.is_complete(request, known) and not known.state.is_busy:
             self.paths(request).results.unlink(missing_ok=True)
         return super().ask(request, again=again)
+
+
+def _judge_of(request: SuiteRequest) -> JudgeSettings:
+    if request.judge is None:
+        raise InputError(
+            "There is no judge to ask.",
+            hint="Name an OpenAI-compatible endpoint with --judge-url and its model with "
+            "--judge-model.",
+        )
+    return request.judge
 
 
 JOB = SuiteJob()
