@@ -13,6 +13,8 @@ import typer
 from rich.table import Table
 
 from orpo_qlora import program
+from orpo_qlora.chat.vote_rows import vote_rows
+from orpo_qlora.chat.votes import read_votes, scores
 from orpo_qlora.cli.console import err, job_progress, out, plain
 from orpo_qlora.cli.options import Again, AsJson, HubConfig, HubOptions, HubSplit, data_path
 from orpo_qlora.errors import InputError
@@ -26,7 +28,9 @@ from orpo_qlora.evaluation.suite import judge_part, table
 from orpo_qlora.evaluation.suite import request as suite_request
 from orpo_qlora.evaluation.suite import results as suite_results
 from orpo_qlora.evaluation.suite.request import SuiteRequest
-from orpo_qlora.evaluation.suite.results import PARTS, SuiteResults
+from orpo_qlora.evaluation.suite.results import PARTS, SuitePaths, SuiteResults
+from orpo_qlora.export import answers_report
+from orpo_qlora.export.answers_report import AnswersReport
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
 
@@ -159,7 +163,7 @@ def evaluate(
     with job_progress(quiet=as_json) as on_progress:
         results = suite_request.wait_for(request, on_progress, again=again)
     if folder is not None:
-        write_folder(folder, results)
+        write_folder(folder, results, suite_request.JOB.paths(request))
     if as_json:
         out.print_json(json.dumps(suite_results.to_json(results)))
     else:
@@ -264,8 +268,8 @@ def _parts(names: Sequence[str]) -> tuple[suite_results.Part, ...]:
     return tuple(part for part in PARTS if part in wanted or "all" in wanted)
 
 
-def write_folder(folder: Path, results: SuiteResults) -> None:
-    """Write answers and results into a folder, made if missing.
+def write_folder(folder: Path, results: SuiteResults, paths: SuitePaths) -> None:
+    """Write answers, results and report into a folder, made if missing.
 
     Raises:
         InputError: the folder cannot be written.
@@ -278,6 +282,12 @@ def write_folder(folder: Path, results: SuiteResults) -> None:
         content = json.dumps(suite_results.to_json(results), ensure_ascii=False, indent=1)
         (folder / "results.json").write_text(content, encoding="utf-8")
         (folder / "results.csv").write_text(table.to_csv(results), encoding="utf-8")
+        reward = suite_results.read_reward(paths)
+        if reward is not None:
+            (folder / "reward.json").write_text(reward.model_dump_json(indent=1), encoding="utf-8")
+        votes = vote_rows(results, scores(read_votes()))
+        report = AnswersReport(results, reward, votes)
+        answers_report.write_answers_html(folder / "report.html", report)
     except OSError as exc:
         raise InputError(
             f"The folder {folder} cannot be written ({exc.strerror}).",
@@ -288,7 +298,7 @@ def write_folder(folder: Path, results: SuiteResults) -> None:
 def _print_results(results: SuiteResults) -> None:
     names = [one.name for one in results.systems]
     shown = Table("", *map(plain, names))
-    for row in table.rows_of(results):
+    for row in [*table.rows_of(results), *vote_rows(results, scores(read_votes()))]:
         cells = [row.cells.get(name, "–") for name in names]
         bold = [f"[bold]{cell}[/]" if name == row.best else cell
                 for name, cell in zip(names, cells, strict=True)]  # fmt: skip
