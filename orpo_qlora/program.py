@@ -19,7 +19,7 @@ from orpo_qlora import storage
 from orpo_qlora.errors import DiskFull, OrpoQloraError
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
-_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "ORPO_QLORA_JUDGE_KEY")
 _SHORTEST_TOKEN = 8
 _PRIVATE_UMASK = 0o077
 GIVING_WAY = 19
@@ -36,7 +36,7 @@ PROGRAM_ENVIRONMENT = {
 
 
 def without_secrets(text: str) -> str:
-    """Return the text with hub tokens masked, those of the environment in any form."""
+    """Return the text with hub tokens and the judge's key masked, the environment's in any form."""
     for name in _TOKEN_VARIABLES:
         token = os.environ.get(name, "").strip()
         if len(token) >= _SHORTEST_TOKEN:

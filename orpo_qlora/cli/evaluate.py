@@ -13,7 +13,9 @@ import typer
 from rich.table import Table
 
 from orpo_qlora import program
-from orpo_qlora.cli.console import job_progress, out, plain
+from orpo_qlora.chat.vote_rows import vote_rows
+from orpo_qlora.chat.votes import read_votes, scores
+from orpo_qlora.cli.console import err, job_progress, out, plain
 from orpo_qlora.cli.files import HubConfig, HubOptions, HubSplit, data_path
 from orpo_qlora.cli.options import Again, AsJson
 from orpo_qlora.errors import InputError
@@ -22,11 +24,14 @@ from orpo_qlora.evaluation.answers import formats
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
 from orpo_qlora.evaluation.answers.prompts import PromptSet, held_out_prompts, read_prompts
 from orpo_qlora.evaluation.embeddings import WORDLLAMA
+from orpo_qlora.evaluation.judge.settings import KEY_VARIABLE, QUESTIONS, JudgeSettings
+from orpo_qlora.evaluation.suite import judge_part, table
 from orpo_qlora.evaluation.suite import request as suite_request
 from orpo_qlora.evaluation.suite import results as suite_results
-from orpo_qlora.evaluation.suite import table
 from orpo_qlora.evaluation.suite.request import SuiteRequest
-from orpo_qlora.evaluation.suite.results import PARTS, SuiteResults
+from orpo_qlora.evaluation.suite.results import PARTS, SuitePaths, SuiteResults
+from orpo_qlora.export import answers_report
+from orpo_qlora.export.answers_report import AnswersReport
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
 
@@ -65,6 +70,31 @@ Embedder = Annotated[
     str,
     typer.Option(help="For diversity: wordllama, or a sentence-embedding model's id or folder."),
 ]
+RewardModel = Annotated[
+    str,
+    typer.Option(
+        "--reward-model",
+        help="Reward model by id or folder; without one it is trained on the first run's pairs.",
+    ),
+]
+JudgeUrl = Annotated[
+    str,
+    typer.Option(
+        "--judge-url",
+        help=f"OpenAI-compatible endpoint, with its version; a key is read from {KEY_VARIABLE}.",
+    ),
+]
+JudgeModel = Annotated[str, typer.Option("--judge-model", help="Model of the judge.")]
+JudgeAsks = Annotated[
+    list[str] | None,
+    typer.Option("--judge-ask", help=f"Question; repeatable: {', '.join(QUESTIONS)}."),
+]
+JudgePrices = Annotated[
+    str, typer.Option("--judge-prices", metavar="IN,OUT", help="Prices of a million tokens.")
+]
+JudgeBudget = Annotated[
+    float, typer.Option("--judge-budget", min=0, help="Most that may be spent; 0 is no limit.")
+]
 Text = Annotated[
     Path | None, typer.Option("--text", help="Plain text for the perplexity; one is shipped.")
 ]
@@ -93,6 +123,12 @@ def evaluate(
     config_name: HubConfig = "",
     split: HubSplit = "",
     embedder: Embedder = WORDLLAMA,
+    reward_model: RewardModel = "",
+    judge_url: JudgeUrl = "",
+    judge_model: JudgeModel = "",
+    judge_ask: JudgeAsks = None,
+    judge_prices: JudgePrices = "",
+    judge_budget: JudgeBudget = 0.0,
     text: Text = None,
     lm_eval: LmEval = "",
     folder: Out = None,
@@ -119,12 +155,16 @@ def evaluate(
         sampling=sampling,
         parts=_parts(measure or ["answers"]),
         embedder=embedder,
+        reward_model=reward_model,
+        judge=_judge(judge_url, judge_model, judge_ask, judge_prices, judge_budget),
         text=_read_text(text) if text else "",
     )
+    if request.judge is not None and "judge" in request.parts:
+        _print_estimate(request, request.judge)
     with job_progress(quiet=as_json) as on_progress:
         results = suite_request.wait_for(request, on_progress, again=again)
     if folder is not None:
-        write_folder(folder, results)
+        write_folder(folder, results, suite_request.JOB.paths(request))
     if as_json:
         out.print_json(json.dumps(suite_results.to_json(results)))
     else:
@@ -159,6 +199,37 @@ def _prompts(run: Run, prompts: str, options: HubOptions, quiet: bool) -> Prompt
         return held_out_prompts(run)
     path = data_path(prompts, options, quiet=quiet)
     return read_prompts(path, prompts if path.name not in prompts else path.name)
+
+
+def _judge(
+    url: str, model: str, asks: list[str] | None, prices: str, budget: float
+) -> JudgeSettings | None:
+    if not url and not model:
+        return None
+    values: dict[str, object] = {"base_url": url, "model": model, "budget": budget}
+    if asks:
+        values["questions"] = tuple(asks)
+    if prices:
+        values |= dict(zip(("price_in", "price_out"), prices.split(","), strict=False))
+    if budget and not prices:
+        raise InputError(
+            "A budget needs prices, or nothing can be counted against it.",
+            hint="Give the prices of a million tokens read and written: --judge-prices 0.15,0.6",
+        )
+    try:
+        return JudgeSettings.model_validate(values)
+    except ValueError as exc:
+        raise InputError(
+            "These settings of the judge cannot be used.",
+            hint=f"--judge-ask is one of {', '.join(QUESTIONS)}; --judge-prices is two numbers "
+            "with a comma between.",
+        ) from exc
+
+
+def _print_estimate(request: SuiteRequest, judge: JudgeSettings) -> None:
+    runs, tokens = len(request.adapters), request.sampling.max_tokens
+    most = judge_part.highest_estimate(judge, request.prompts, runs, tokens)
+    err.print(plain(f"At most {most.sentence}"), soft_wrap=True)
 
 
 def _read_text(path: Path) -> str:
@@ -198,8 +269,8 @@ def _parts(names: Sequence[str]) -> tuple[suite_results.Part, ...]:
     return tuple(part for part in PARTS if part in wanted or "all" in wanted)
 
 
-def write_folder(folder: Path, results: SuiteResults) -> None:
-    """Write answers and results into a folder, made if missing.
+def write_folder(folder: Path, results: SuiteResults, paths: SuitePaths) -> None:
+    """Write answers, results and report into a folder, made if missing.
 
     Raises:
         InputError: the folder cannot be written.
@@ -212,6 +283,12 @@ def write_folder(folder: Path, results: SuiteResults) -> None:
         content = json.dumps(suite_results.to_json(results), ensure_ascii=False, indent=1)
         (folder / "results.json").write_text(content, encoding="utf-8")
         (folder / "results.csv").write_text(table.to_csv(results), encoding="utf-8")
+        reward = suite_results.read_reward(paths)
+        if reward is not None:
+            (folder / "reward.json").write_text(reward.model_dump_json(indent=1), encoding="utf-8")
+        votes = vote_rows(results, scores(read_votes()))
+        report = AnswersReport(results, reward, votes)
+        answers_report.write_answers_html(folder / "report.html", report)
     except OSError as exc:
         raise InputError(
             f"The folder {folder} cannot be written ({exc.strerror}).",
@@ -222,7 +299,7 @@ def write_folder(folder: Path, results: SuiteResults) -> None:
 def _print_results(results: SuiteResults) -> None:
     names = [one.name for one in results.systems]
     shown = Table("", *map(plain, names))
-    for row in table.rows_of(results):
+    for row in [*table.rows_of(results), *vote_rows(results, scores(read_votes()))]:
         cells = [row.cells.get(name, "–") for name in names]
         bold = [f"[bold]{cell}[/]" if name == row.best else cell
                 for name, cell in zip(names, cells, strict=True)]  # fmt: skip

@@ -20,13 +20,18 @@ Embed = Callable[[Sequence[str]], Embeddings]
 """Texts, none of them blank, to rows of length 1."""
 
 
+def is_installed(name: str) -> bool:
+    """Whether an embedder can be loaded without installing a package."""
+    return name != WORDLLAMA or find_spec(WORDLLAMA) is not None
+
+
 def check_embedder(name: str) -> None:
     """Refuse an embedder that is not installed.
 
     Raises:
         InputError: names the package to install.
     """
-    if name == WORDLLAMA and find_spec(WORDLLAMA) is None:
+    if not is_installed(name):
         raise InputError(
             "The package wordllama, which embeds answers offline, is not installed.",
             hint="Run: pip install 'orpo-qlora[eval]' — or name a sentence-embedding model with "

@@ -81,6 +81,32 @@ MEASURES = (
         "neither",
         "KL of the next token's distribution from the base's on the prompts, nats a token",
     ),
+    Measure("reward_wins", "Reward wins", "wins", "higher", "answers with the higher reward"),
+    Measure("reward", "Reward", "mean", "neither", "mean reward of the answers, no unit"),
+    Measure(
+        "length_wins",
+        "Wins by length alone",
+        "wins",
+        "neither",
+        "wins under the length rule of the training pairs, the control of reward wins",
+    ),
+    Measure(
+        "relevance",
+        "Relevance",
+        "mean",
+        "neither",
+        "mean cosine of the embeddings of prompt and answer",
+    ),
+    Measure("judge_wins", "Judge wins", "wins", "higher", "answers that the judge prefers"),
+    Measure(
+        "judge_lc_wins",
+        "Judge wins, equal length",
+        "wins",
+        "higher",
+        "the same read off a logistic fit at equal length",
+    ),
+    Measure("judge_concise", "Judged conciser", "wins", "neither", "answers judged less wordy"),
+    Measure("judge_grade", "Judge grade", "mean", "higher", "mean grade of a turn, 1 to 10"),
 )
 _BY_NAME = {measure.name: measure for measure in MEASURES}
 

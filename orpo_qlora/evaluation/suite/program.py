@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from orpo_qlora import storage
 from orpo_qlora.errors import OutOfMemory
 from orpo_qlora.evaluation import guard
 from orpo_qlora.evaluation.answers.generate import answer_missing, missing
@@ -27,9 +28,12 @@ from orpo_qlora.evaluation.suite.diversity_part import (
 )
 from orpo_qlora.evaluation.suite.figures import Figure
 from orpo_qlora.evaluation.suite.guard_part import guard_figures, guard_steps
+from orpo_qlora.evaluation.suite.judge_part import measure_judge
 from orpo_qlora.evaluation.suite.progress import Progress
 from orpo_qlora.evaluation.suite.request import SuiteRequest
 from orpo_qlora.evaluation.suite.results import (
+    PARTS,
+    Part,
     PartResult,
     SuitePaths,
     SuiteResults,
@@ -42,6 +46,9 @@ from orpo_qlora.evaluation.suite.systems import Group, Loaded, groups_of, load_g
 from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
 from orpo_qlora.models import hardware
+
+LOCAL_PARTS = tuple(part for part in PARTS if part != "judge")
+"""Parts that need the machine."""
 
 
 class SuiteProgram(JobProgram):
@@ -62,7 +69,9 @@ class SuiteProgram(JobProgram):
             hardware.use_all_cores()
             results = self._answered()
             write_results(self.paths, results)
-            self._measure(results)
+            results = self._measure(results, LOCAL_PARTS)
+        # A judge elsewhere does not need the machine.
+        self._measure(results, ("judge",))
         self.finish()
 
     def _answered(self) -> SuiteResults:
@@ -115,16 +124,19 @@ class SuiteProgram(JobProgram):
         self.progress.advance(items)
         interactive.wait_for_answer()
 
-    def _measure(self, results: SuiteResults) -> None:
+    def _measure(self, results: SuiteResults, parts: Sequence[Part]) -> SuiteResults:
         measure: dict[str, Callable[[SuiteResults], PartResult]] = {
             "answers": self._answers_part,
             "diversity": self._diversity_part,
             "guard": self._guard_part,
+            "reward": self._reward_part,
+            "judge": self._judge_part,
         }
         for part in self.request.parts:
-            if results.part(part) is None:
+            if part in parts and results.part(part) is None:
                 results = results.with_part(measure[part](results))
                 write_results(self.paths, results)
+        return results
 
     def _answers_part(self, results: SuiteResults) -> PartResult:
         started = time.time()
@@ -162,6 +174,33 @@ class SuiteProgram(JobProgram):
             figures=tuple(self.guard_figures),
             sentences=(f"Perplexity on {source}, read in windows of {guard.WINDOW} tokens.",),
             seconds=0.0,
+        )
+
+    def _reward_part(self, results: SuiteResults) -> PartResult:
+        # Imported here: TRL takes seconds, and only this part needs it.
+        from orpo_qlora.evaluation.suite.reward_part import measure_reward
+
+        started = time.time()
+        found = measure_reward(self.request, self.paths, results, self.progress)
+        storage.write_whole(self.paths.reward, found.details.model_dump_json())
+        release_memory()
+        return PartResult(
+            part="reward",
+            figures=found.figures,
+            sentences=found.sentences,
+            seconds=time.time() - started,
+        )
+
+    def _judge_part(self, results: SuiteResults) -> PartResult:
+        if self.request.judge is None:
+            raise ValueError("a request for the judge part names one")
+        started = time.time()
+        found = measure_judge(self.request.judge, results, self.progress)
+        return PartResult(
+            part="judge",
+            figures=found.figures,
+            sentences=found.sentences,
+            seconds=time.time() - started,
         )
 
 

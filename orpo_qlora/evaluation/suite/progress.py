@@ -25,8 +25,12 @@ class Progress:
 
     def advance(self, items: int = 1) -> None:
         """Count items."""
-        self._done += items
+        self.at(self._done + items, self._total)
+
+    def at(self, done: int, total: int) -> None:
+        """Set the items done and in all; 0 in all where the number is unknown."""
+        self._done, self._total = done, total
         left = self._total - self._done
         seconds = (time.monotonic() - self._started) / max(1, self._done) * left
-        text = f"{self.phase}, {about(seconds)} left" if left else self.phase
+        text = f"{self.phase}, {about(seconds)} left" if left > 0 else self.phase
         self._report(text, done=self._done, total=self._total)

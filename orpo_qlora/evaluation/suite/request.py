@@ -7,22 +7,32 @@ named after the request without the parts, so that parts can be added later.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orpo_qlora.errors import Busy, InputError
 from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
 from orpo_qlora.evaluation.answers.prompts import PromptSet
 from orpo_qlora.evaluation.embeddings import WORDLLAMA, check_embedder
-from orpo_qlora.evaluation.suite.results import Part, SuitePaths, SuiteResults, read_results
+from orpo_qlora.evaluation.judge.settings import JudgeSettings, check_settings
+from orpo_qlora.evaluation.reward.verdicts import RewardDetails
+from orpo_qlora.evaluation.suite.results import (
+    Part,
+    SuitePaths,
+    SuiteResults,
+    read_results,
+    read_reward,
+)
 from orpo_qlora.jobs.job import BackgroundJob, JobState
 from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import Run
 
 NEED_EMBEDDINGS = {"diversity"}
+KEY = re.compile(r"[0-9a-f]{32}")
 
 
 class RunAdapter(BaseModel):
@@ -47,6 +57,10 @@ class SuiteRequest(BaseModel):
     parts: tuple[Part, ...] = ("answers",)
     embedder: str = WORDLLAMA
     """`wordllama`, or the hub id or folder of a sentence-embedding model."""
+    reward_model: str = ""
+    """Hub id or folder; empty for one trained on the first run's training pairs."""
+    judge: JudgeSettings | None = None
+    """For the part `judge`."""
     text: str = ""
     """Plain text for the perplexity; empty for the shipped one."""
 
@@ -57,6 +71,7 @@ class SuiteAnswer:
 
     state: JobState
     results: SuiteResults | None
+    reward: RewardDetails | None = None
 
 
 class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
@@ -87,7 +102,8 @@ class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
 
     def answer(self, request: SuiteRequest, state: JobState) -> SuiteAnswer:
         """Return the results so far."""
-        return SuiteAnswer(state, read_results(self.paths(request)))
+        paths = self.paths(request)
+        return SuiteAnswer(state, read_results(paths), read_reward(paths))
 
     def is_complete(self, request: SuiteRequest, answer: SuiteAnswer) -> bool:
         """Whether every requested part has a result."""
@@ -112,13 +128,46 @@ class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
         """
         if NEED_EMBEDDINGS.intersection(request.parts):
             check_embedder(request.embedder)
+        if "judge" in request.parts:
+            check_settings(_judge_of(request))
         known = self.read(request)
         if again and self.is_complete(request, known) and not known.state.is_busy:
             self.paths(request).results.unlink(missing_ok=True)
         return super().ask(request, again=again)
 
 
+def _judge_of(request: SuiteRequest) -> JudgeSettings:
+    if request.judge is None:
+        raise InputError(
+            "There is no judge to ask.",
+            hint="Name an OpenAI-compatible endpoint with --judge-url and its model with "
+            "--judge-model.",
+        )
+    return request.judge
+
+
 JOB = SuiteJob()
+
+
+def request_with(key: str) -> SuiteRequest | None:
+    """Return the request whose evaluation has this key, None without one."""
+    if not KEY.fullmatch(key):
+        return None
+    try:
+        content = SuitePaths(JOB.folder() / key).request.read_bytes()
+        return SuiteRequest.model_validate_json(content)
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def latest_of(run: Run) -> str:
+    """Return the key of the latest evaluation whose first run is this one; empty without one."""
+    folders = [path for path in JOB.folder().iterdir() if KEY.fullmatch(path.name)]
+    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        request = request_with(folder.name)
+        if request is not None and request.adapters[0].run == run.id:
+            return folder.name
+    return ""
 
 
 def adapters_of(runs: Sequence[Run]) -> tuple[RunAdapter, ...]:

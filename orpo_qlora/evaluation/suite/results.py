@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from orpo_qlora import storage
 from orpo_qlora.evaluation.answers.kept import Answer, AnswerSampling, KeptAnswers
 from orpo_qlora.evaluation.answers.prompts import PromptSet
+from orpo_qlora.evaluation.reward.verdicts import RewardDetails
 from orpo_qlora.evaluation.suite.figures import Figure
 from orpo_qlora.jobs.job import JobPaths
 
 SCHEMA = 1
-Part = Literal["answers", "diversity", "guard"]
-PARTS: tuple[Part, ...] = ("answers", "diversity", "guard")
+Part = Literal["answers", "diversity", "guard", "reward", "judge"]
+PARTS: tuple[Part, ...] = ("answers", "diversity", "guard", "reward", "judge")
 
 
 class System(BaseModel):
@@ -88,11 +89,29 @@ class SuitePaths(JobPaths):
         """The SuiteResults so far."""
         return self.folder / "results.json"
 
+    @property
+    def reward(self) -> Path:
+        """The RewardDetails of the reward part."""
+        return self.folder / "reward.json"
+
+    @property
+    def rewards(self) -> Path:
+        """Reward of each answer, one a line."""
+        return self.folder / "rewards.jsonl"
+
 
 def read_results(paths: SuitePaths) -> SuiteResults | None:
     """Return the results so far, None before the models have answered."""
     try:
         return SuiteResults.model_validate_json(paths.results.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def read_reward(paths: SuitePaths) -> RewardDetails | None:
+    """Return the details of the reward part, None before it is measured."""
+    try:
+        return RewardDetails.model_validate_json(paths.reward.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 

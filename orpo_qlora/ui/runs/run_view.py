@@ -12,6 +12,7 @@ from orpo_qlora.charts.view import Choices
 from orpo_qlora.config import setting_fields
 from orpo_qlora.methods import settings_read
 from orpo_qlora.runs import present
+from orpo_qlora.ui.evaluate.panel import EvaluatePanel, build_evaluate_panel
 from orpo_qlora.ui.history import deletion, sweep_panel
 from orpo_qlora.ui.history.sweep_panel import SweepPanel
 from orpo_qlora.ui.parts import cards, form, theme
@@ -43,6 +44,7 @@ class RunView:
     facts: gr.HTML
     settings: gr.HTML
     log: gr.Textbox
+    evaluate: EvaluatePanel
     export: ExportPanel
     files: RunFiles
     sweep: SweepPanel
@@ -83,6 +85,8 @@ def build() -> RunView:
             settings = gr.HTML(elem_id="run-settings")
         with folds.build_fold("log", "Log") as log_fold:
             log = _build_log()
+        with folds.build_fold("evaluate", "Evaluate answers") as evaluate_fold:
+            evaluate = build_evaluate_panel()
         with folds.build_fold("export", "Export") as export_fold:
             export = export_panel.build_export_panel()
             files = run_files.build_run_files(head, removal)
@@ -90,7 +94,8 @@ def build() -> RunView:
         with folds.build_fold("label", "Name and tags") as label_fold:
             label = run_files.build_run_label()
     known = {"report": report.fold, **live.folds, "facts": facts_fold, "settings": settings_fold}
-    known |= {"log": log_fold, "export": export_fold, "sweep": sweep.fold, "label": label_fold}
+    known |= {"log": log_fold, "evaluate": evaluate_fold, "export": export_fold}
+    known |= {"sweep": sweep.fold, "label": label_fold}
     return RunView(
         column=column,
         status=status,
@@ -103,6 +108,7 @@ def build() -> RunView:
         facts=facts,
         settings=settings,
         log=log,
+        evaluate=evaluate,
         export=export,
         files=files,
         sweep=sweep,

@@ -21,6 +21,7 @@ from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.ui.chat import tab as chat_tab
 from orpo_qlora.ui.chat.tab import ChatTab
 from orpo_qlora.ui.data.tab import DataTab
+from orpo_qlora.ui.evaluate.panel import connect_evaluate_panel
 from orpo_qlora.ui.history import compare, listing, sweep_panel
 from orpo_qlora.ui.history.compare import Comparison
 from orpo_qlora.ui.history.listing import HistoryList
@@ -179,6 +180,7 @@ def connect(runs: RunsTab, page: Page) -> list[Any]:
     connect_run_actions(runs.run.actions, render)
     connect_action(render, runs.run.report.line.button, report_card.evaluate)
     live_view.connect_memory(runs.run.live)
+    connect_evaluate_panel(runs.run.evaluate, runs.picker)
     export_panel.connect_export_panel(runs.run.export, runs.picker, runs.card)
     model_export.connect_model_export(runs.run.export.model, partial(connect_action, render))
     run_files.connect_run_files(runs.run.files, shown)

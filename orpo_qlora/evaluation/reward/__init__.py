@@ -1,0 +1,1 @@
+"""Reward models as judges of answers, and the controls beside them."""

@@ -1,0 +1,1 @@
+"""The evaluation of answers on a run's page."""

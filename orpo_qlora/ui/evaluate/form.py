@@ -1,0 +1,130 @@
+"""The inputs of an evaluation of answers, and the request they make. Floor 6; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orpo_qlora.data.messages import Message
+from orpo_qlora.data.wording import plural
+from orpo_qlora.errors import InputError
+from orpo_qlora.evaluation import embeddings
+from orpo_qlora.evaluation import request as evaluation_request
+from orpo_qlora.evaluation.answers.kept import AnswerSampling
+from orpo_qlora.evaluation.answers.prompts import Prompt, PromptSet, held_out_prompts
+from orpo_qlora.evaluation.judge.settings import JudgeSettings
+from orpo_qlora.evaluation.suite import request as suite_request
+from orpo_qlora.evaluation.suite.request import SuiteRequest
+from orpo_qlora.evaluation.suite.results import PARTS
+from orpo_qlora.runs import store
+from orpo_qlora.runs.store import Run
+
+LABELS = {
+    "answers": "Length and repetition",
+    "diversity": "Diversity",
+    "guard": "Regression guard",
+    "reward": "Reward model",
+    "judge": "Language model as judge",
+}
+OWN_PROMPTS = "own prompts"
+MOST_OTHERS = 50
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Values of the panel's inputs, as a browser sends them."""
+
+    run: str
+    others: Sequence[str]
+    parts: Sequence[str]
+    prompts: str
+    """One prompt a line; empty for the held-out ones."""
+    max_prompts: Any
+    samples: Any
+    max_tokens: Any
+    reward_model: str
+    judge_url: str
+    judge_model: str
+
+
+def request_of(inputs: Inputs) -> SuiteRequest:
+    """Return the request of the panel.
+
+    Raises:
+        InputError: a value is missing or out of its bounds, or a run cannot be evaluated.
+    """
+    run = store.read_run(store.paths_of(inputs.run))
+    others = [store.read_run(store.paths_of(one)) for one in inputs.others or ()]
+    chosen = tuple(part for part in PARTS if part in (inputs.parts or ()))
+    if not chosen:
+        raise InputError("Nothing is selected to measure.", hint="Select at least one measure.")
+    return SuiteRequest(
+        adapters=suite_request.adapters_of([run, *others]),
+        prompts=_prompts(run, inputs.prompts).first(_whole(inputs.max_prompts, "Most prompts")),
+        sampling=_sampling(inputs),
+        parts=chosen,
+        reward_model=inputs.reward_model.strip(),
+        judge=_judge(inputs),
+    )
+
+
+def _sampling(inputs: Inputs) -> AnswerSampling:
+    samples = _whole(inputs.samples, "Answers a prompt")
+    tokens = _whole(inputs.max_tokens, "Longest answer")
+    try:
+        return AnswerSampling(samples=samples, max_tokens=tokens)
+    except ValueError as exc:
+        raise InputError(
+            "“Answers a prompt” is 1 to 64, “Longest answer” 1 to 16,384 tokens.",
+            hint="Correct them and start again.",
+        ) from exc
+
+
+def _whole(value: object, label: str) -> int:
+    if isinstance(value, int | float) and value == value and 0 <= value < 1e9:
+        return int(value)
+    raise InputError(f"“{label}” is not a whole number.", hint="Type a number from 0 up.")
+
+
+def _judge(inputs: Inputs) -> JudgeSettings | None:
+    if not inputs.judge_url.strip():
+        return None
+    return JudgeSettings(base_url=inputs.judge_url.strip(), model=inputs.judge_model.strip())
+
+
+def _prompts(run: Run, text: str) -> PromptSet:
+    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    if not lines:
+        return held_out_prompts(run)
+    prompts = [
+        Prompt(id=str(number), opening=(Message("user", line),))
+        for number, line in enumerate(lines, start=1)
+    ]
+    return PromptSet(name=OWN_PROMPTS, prompts=tuple(prompts))
+
+
+def offer(run: Run) -> str:
+    """Return what can be evaluated of a run here and now, in words."""
+    if not run.has_adapter or run.is_active:
+        return "Answers can be evaluated once the run has ended with an adapter."
+    count = len(held_out_prompts(run).prompts) if evaluation_request.is_evaluable(run) else 0
+    found = [
+        f"{plural(count, 'held-out prompt')} to answer."
+        if count
+        else "No held-out prompts: type prompts of your own, and name a reward model."
+    ]
+    if not embeddings.is_installed(embeddings.WORDLLAMA):
+        found.append("Diversity needs: pip install 'orpo-qlora[eval]'.")
+    found.append("The time left is measured as answers come; they are kept if you leave.")
+    return " ".join(found)
+
+
+def other_runs(run: Run) -> list[tuple[str, str]]:
+    """Return name and id of the other runs that can be evaluated, newest first."""
+    found = [
+        (f"{one.title} ({one.id})", one.id)
+        for one in store.list_runs()
+        if one.id != run.id and one.has_adapter and not one.is_active
+    ]
+    return found[:MOST_OTHERS]

@@ -1,0 +1,250 @@
+"""The panel on a run's page that evaluates answers: inputs, progress, results, downloads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from orpo_qlora.chat.vote_rows import vote_rows
+from orpo_qlora.chat.votes import read_votes, scores
+from orpo_qlora.errors import InputError
+from orpo_qlora.evaluation.embeddings import WORDLLAMA, is_installed
+from orpo_qlora.evaluation.judge.settings import KEY_VARIABLE
+from orpo_qlora.evaluation.suite import results as suite_results
+from orpo_qlora.evaluation.suite import table
+from orpo_qlora.evaluation.suite.request import JOB, SuiteAnswer, latest_of, request_with
+from orpo_qlora.evaluation.suite.results import SuiteResults
+from orpo_qlora.export.answers_report import AnswersReport, draw_answers, write_answers_html
+from orpo_qlora.runs import store
+from orpo_qlora.ui.evaluate.form import LABELS, Inputs, offer, other_runs, request_of
+from orpo_qlora.ui.parts import cards, downloads
+from orpo_qlora.ui.parts.events import QUIET, UNCHECKED
+from orpo_qlora.ui.parts.guard import Updates, guarded
+
+POLL_SECONDS = 2.0
+ABOUT = (
+    "Base and runs answer the same prompts, with the same sampling. Answers are kept and never "
+    "generated twice. Stopping the page does not stop the evaluation."
+)
+KINDS = {"json": "Results (JSON)", "csv": "Results (CSV)", "html": "Report (HTML)"}
+
+
+@dataclass(frozen=True)
+class EvaluatePanel:
+    """The components."""
+
+    offer: gr.HTML
+    others: gr.Dropdown
+    parts: gr.CheckboxGroup
+    prompts: gr.Textbox
+    max_prompts: gr.Number
+    samples: gr.Number
+    max_tokens: gr.Number
+    reward_model: gr.Textbox
+    judge_url: gr.Textbox
+    judge_model: gr.Textbox
+    start: gr.Button
+    card: gr.HTML
+    status: gr.HTML
+    results: gr.HTML
+    downloads: dict[str, gr.Button]
+    file: gr.File
+    key: gr.Textbox
+    """Folder name of the evaluation that is shown; empty without one."""
+    timer: gr.Timer
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What a request is made of, besides the run."""
+        return [
+            *(self.others, self.parts, self.prompts, self.max_prompts, self.samples),
+            *(self.max_tokens, self.reward_model, self.judge_url, self.judge_model),
+        ]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What changes while an evaluation works."""
+        return [self.status, self.results, self.timer, *self.downloads.values()]
+
+
+def build_evaluate_panel() -> EvaluatePanel:
+    """Return the components, without results."""
+    gr.HTML(f'<p class="quiet">{ABOUT}</p>')
+    shown_offer = gr.HTML(elem_id="evaluate-offer")
+    chosen = ["answers", "diversity", "guard"] if is_installed(WORDLLAMA) else ["answers", "guard"]
+    parts = gr.CheckboxGroup(
+        [(label, name) for name, label in LABELS.items()],
+        value=chosen,
+        label="Measures",
+        elem_id="evaluate-parts",
+    )
+    with gr.Group(elem_classes="settings-grid"):
+        others = gr.Dropdown([], value=[], multiselect=True, label="Compare with",
+                             elem_id="evaluate-others")  # fmt: skip
+        max_prompts = _number("Most prompts", 50, "evaluate-max-prompts")
+        samples = _number("Answers a prompt", 1, "evaluate-samples")
+        max_tokens = _number("Longest answer", 256, "evaluate-max-tokens")
+    prompts = gr.Textbox(
+        label="Own prompts",
+        info="One a line. Empty takes the run's held-out prompts.",
+        lines=2,
+        max_lines=8,
+        elem_id="evaluate-prompts",
+    )
+    with gr.Group(elem_classes="settings-grid"):
+        reward_model = _text(
+            "Reward model", "Id or folder. Empty trains one on the run's pairs.", "evaluate-reward"
+        )
+        judge_url = _text(
+            "Judge address", f"OpenAI-compatible; key from {KEY_VARIABLE}.", "evaluate-judge-url"
+        )
+        judge_model = _text("Judge model", "As the endpoint names it.", "evaluate-judge-model")
+    start = gr.Button(
+        "Evaluate answers", variant="primary", scale=0, min_width=200, elem_id="evaluate-start"
+    )
+    card, status, results = (
+        gr.HTML(elem_id=f"evaluate-{name}") for name in ("error", "status", "results")
+    )
+    with gr.Row(elem_classes="actions"):
+        buttons = {
+            kind: gr.Button(
+                f"Download: {label}",
+                visible=False,
+                scale=0,
+                min_width=210,
+                elem_id=f"evaluate-{kind}",
+            )
+            for kind, label in KINDS.items()
+        }
+    return EvaluatePanel(
+        offer=shown_offer,
+        others=others,
+        parts=parts,
+        prompts=prompts,
+        max_prompts=max_prompts,
+        samples=samples,
+        max_tokens=max_tokens,
+        reward_model=reward_model,
+        judge_url=judge_url,
+        judge_model=judge_model,
+        start=start,
+        card=card,
+        status=status,
+        results=results,
+        downloads=buttons,
+        file=gr.File(visible="hidden", label="Download", interactive=False),
+        key=gr.Textbox(visible="hidden", elem_id="evaluate-key", label="Evaluation"),
+        timer=gr.Timer(POLL_SECONDS, active=False),
+    )
+
+
+def _number(label: str, value: int, elem_id: str) -> gr.Number:
+    return gr.Number(value, label=label, precision=0, minimum=0, elem_id=elem_id)
+
+
+def _text(label: str, info: str, elem_id: str) -> gr.Textbox:
+    return gr.Textbox(label=label, info=info, max_lines=1, elem_id=elem_id)
+
+
+def shown_updates(panel: EvaluatePanel, answer: SuiteAnswer | None) -> Updates:
+    """Return progress and results of an evaluation, or nothing without one."""
+    results = answer.results if answer else None
+    has_figures = results is not None and bool(results.parts)
+    return {
+        panel.status: _status(answer) if answer else "",
+        panel.results: draw_answers(_report(results, answer)) if results and answer else "",
+        # gr.update, not gr.Timer: a component made while the page is built becomes part of it.
+        panel.timer: gr.update(active=bool(answer and answer.state.is_busy)),
+        **dict.fromkeys(panel.downloads.values(), gr.update(visible=has_figures)),
+    }
+
+
+def _status(answer: SuiteAnswer) -> str:
+    state = answer.state
+    if state.error is not None:
+        return cards.error_card(state.error.message, hint=state.error.hint, where=state.error.where)
+    if not state.is_busy:
+        return ""
+    count = f" ({state.done:,} of {state.total:,})" if state.total else ""
+    return cards.busy(f"{state.phase[:1].upper()}{state.phase[1:]}{count}")
+
+
+def _report(results: SuiteResults, answer: SuiteAnswer) -> AnswersReport:
+    votes = vote_rows(results, scores(read_votes()))
+    return AnswersReport(results, answer.reward, votes)
+
+
+def answer_with(key: str) -> SuiteAnswer | None:
+    """Return what is known about the evaluation of a key; None without one."""
+    request = request_with(key)
+    return JOB.read(request) if request else None
+
+
+def make_file(key: str, kind: str) -> Path:
+    """Write the results of an evaluation for a download and return the path.
+
+    Raises:
+        InputError: there are no results.
+    """
+    answer = answer_with(key)
+    if answer is None or answer.results is None or kind not in KINDS:
+        raise InputError("There are no results to download.", hint="Evaluate the answers first.")
+    path = downloads.fresh_folder() / f"evaluation.{kind}"
+    if kind == "html":
+        write_answers_html(path, _report(answer.results, answer))
+    elif kind == "csv":
+        path.write_text(table.to_csv(answer.results), encoding="utf-8")
+    else:
+        content = json.dumps(suite_results.to_json(answer.results), ensure_ascii=False, indent=1)
+        path.write_text(content, encoding="utf-8")
+    return path
+
+
+def connect_evaluate_panel(panel: EvaluatePanel, picker: gr.Textbox) -> None:
+    """Connect the panel of the run that `picker` names."""
+
+    def on_pick(run_id: str) -> Updates | None:
+        if not run_id:
+            return {panel.timer: gr.update(active=False)}
+        run = store.read_run(store.paths_of(run_id))
+        key = latest_of(run)
+        return {
+            panel.offer: cards.reason(offer(run)),
+            panel.others: gr.update(choices=other_runs(run), value=[]),
+            panel.key: key,
+            **shown_updates(panel, answer_with(key)),
+        }
+
+    def on_start(run_id: str, *values: Any) -> Updates:  # noqa: ANN401 - of any component
+        request = request_of(Inputs(run_id, *values))
+        answer = JOB.ask(request, again=JOB.read(request).state.error is not None)
+        return {panel.key: JOB.key(request), **shown_updates(panel, answer)}
+
+    def on_tick(key: str) -> Updates:
+        return shown_updates(panel, answer_with(key))
+
+    def on_download(kind: str, key: str) -> Updates:
+        return {panel.file: str(make_file(key, kind))}
+
+    outputs = [panel.card, panel.key, *panel.shown]
+    picked = [*outputs, panel.offer, panel.others]
+    picker.change(guarded(panel.card, on_pick), picker, picked, **QUIET)
+    panel.start.click(
+        guarded(panel.card, on_start),
+        [picker, *panel.inputs],
+        outputs,
+        trigger_mode="once",
+        **QUIET,
+    )
+    ticked = guarded(panel.card, on_tick, keeps_card=True)
+    panel.timer.tick(ticked, panel.key, [panel.card, *panel.shown], **QUIET)
+    for kind, button in panel.downloads.items():
+        handler: Callable[..., Any] = guarded(panel.card, partial(on_download, kind))
+        event = button.click(handler, panel.key, [panel.card, panel.file], **UNCHECKED)
+        event.success(None, panel.file, None, js=downloads.SAVE, **QUIET)

@@ -1,0 +1,141 @@
+"""The panel that evaluates answers: its request, what it offers, progress, results, downloads."""
+
+import json
+import tempfile
+from dataclasses import fields
+
+import pytest
+
+from orpo_qlora import storage
+from orpo_qlora.errors import InputError, UnknownRun
+from orpo_qlora.evaluation.answers.kept import AnswerSampling
+from orpo_qlora.evaluation.suite import request as suite_request
+from orpo_qlora.evaluation.suite.figures import Figure
+from orpo_qlora.evaluation.suite.results import PartResult, SuiteResults, System, write_results
+from orpo_qlora.jobs.job import JobState
+from orpo_qlora.runs.curves.intervals import Interval
+from orpo_qlora.runs.state import ErrorCard
+from orpo_qlora.ui.evaluate import form, panel
+from orpo_qlora.ui.evaluate.form import Inputs
+from orpo_qlora.ui.evaluate.panel import EvaluatePanel
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def inputs(run, **values):
+    usual = {
+        **{"run": run.id, "others": [], "parts": ["answers"], "prompts": "", "max_prompts": 3},
+        **{"samples": 2, "max_tokens": 16, "reward_model": "", "judge_url": "", "judge_model": ""},
+    }
+    return Inputs(**usual | values)
+
+
+def parts():
+    """The components' names in their place: a page would open event loops."""
+    named = {field.name: field.name for field in fields(EvaluatePanel)}
+    return EvaluatePanel(**named | {"downloads": {kind: kind for kind in panel.KINDS}})
+
+
+def with_results(run):
+    """Leave the results of an evaluation on disk; return its request."""
+    request = form.request_of(inputs(run))
+    paths = suite_request.JOB.paths(request)
+    paths.folder.mkdir()
+    storage.write_whole(paths.request, request.model_dump_json())
+    storage.write_whole(paths.state, JobState(status="done").model_dump_json())
+    systems = (
+        System(name="base", model="m", answers="a" * 32),
+        System(name="<b>run", run=run.id, model="m", answers="b" * 32, opponent="base"),
+    )
+    figure = Figure(measure="ended", system="<b>run", interval=Interval(0.5, 0.4, 0.6), count=6)
+    write_results(
+        paths,
+        SuiteResults(
+            made_at=0,
+            prompts=request.prompts,
+            sampling=AnswerSampling(),
+            systems=systems,
+            parts=(PartResult(part="answers", figures=(figure,), seconds=0),),
+        ),
+    )
+    return request
+
+
+def test_the_form_makes_the_request_of_the_command_line(copied_run):
+    request = form.request_of(inputs(copied_run))
+    assert [one.run for one in request.adapters] == [copied_run.id]
+    assert len(request.prompts.prompts) == 3
+    assert request.sampling == AnswerSampling(max_tokens=16, samples=2)
+    own = form.request_of(inputs(copied_run, prompts="Why?\n\n How? \nWhy?"))
+    assert [prompt.text for prompt in own.prompts.prompts] == ["Why?", "How?"]
+    judged = form.request_of(
+        inputs(copied_run, judge_url=" http://localhost/v1 ", judge_model="m", parts=["judge"])
+    )
+    assert judged.judge.base_url == "http://localhost/v1"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"parts": []}, "Nothing is selected"),
+        ({"parts": ["taste"]}, "Nothing is selected"),
+        ({"samples": 0}, "1 to 64"),
+        ({"max_tokens": "many"}, "not a whole number"),
+        ({"max_prompts": None}, "not a whole number"),
+        ({"others": ["../../etc"]}, "no run"),
+    ],
+)
+def test_wrong_inputs_are_named(copied_run, values, text):
+    with pytest.raises((InputError, UnknownRun), match=text):
+        form.request_of(inputs(copied_run, **values))
+
+
+def test_it_offers_what_is_possible_now(copied_run, monkeypatch):
+    monkeypatch.setattr(form.embeddings, "is_installed", lambda name: False)
+    text = form.offer(copied_run)
+    assert "held-out prompts to answer" in text
+    assert "orpo-qlora[eval]" in text
+    copied_run.paths.held_out.write_text("")
+    assert "type prompts of your own" in form.offer(copied_run)
+    (copied_run.paths.adapter / "adapter_model.safetensors").unlink()
+    assert "once the run has ended" in form.offer(copied_run)
+
+
+def test_results_are_found_again_and_downloaded(copied_run):
+    request = with_results(copied_run)
+    key = suite_request.latest_of(copied_run)
+    assert key == suite_request.JOB.key(request)
+    updates = panel.shown_updates(parts(), panel.answer_with(key))
+    assert "&lt;b&gt;run" in updates["results"]
+    assert "<b>run" not in updates["results"]
+    assert updates["status"] == ""
+    assert updates["json"]["visible"]
+    assert json.loads(panel.make_file(key, "json").read_text())["systems"][0]["name"] == "base"
+    assert "ended" in panel.make_file(key, "csv").read_text()
+    assert "<!doctype html>" in panel.make_file(key, "html").read_text()
+
+
+def test_progress_and_errors_are_shown(copied_run):
+    request = with_results(copied_run)
+    paths = suite_request.JOB.paths(request)
+    error = ErrorCard(slug="x", message="It <broke>.", hint="Try again.")
+    state = JobState(status="failed", error=error)
+    storage.write_whole(paths.state, state.model_dump_json())
+    shown = panel.shown_updates(parts(), suite_request.JOB.read(request))
+    assert "It &lt;broke&gt;." in shown["status"]
+    working = JobState(status="working", phase="answering", done=3, total=9)
+    storage.write_whole(paths.state, working.model_dump_json())
+    with storage.FileLock(paths.lock):
+        shown = panel.shown_updates(parts(), suite_request.JOB.read(request))
+    assert "Answering (3 of 9)" in shown["status"]
+    assert shown["timer"]["active"]
+
+
+@pytest.mark.parametrize("key", ["", "../../runs", "a" * 32, "A" * 32])
+def test_a_key_that_a_browser_makes_up_shows_nothing(key):
+    assert panel.answer_with(key) is None
+    with pytest.raises(InputError, match="no results"):
+        panel.make_file(key, "json")
