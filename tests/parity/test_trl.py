@@ -116,7 +116,8 @@ def test_one_token_answers_equal_trl(whole_float64):
         (method, quantization)
         for method in TRL_METHODS
         for quantization in ("none", "nf4")
-        if method != "orpo"
+        # KTO on NF4 is compared with a plain loop, in test_nf4.py, and with TRL unquantised.
+        if method != "orpo" and (method, quantization) != ("kto", "nf4")
     ],
 )
 def test_the_demo_model_equals_trl(demo_home, method, quantization):
