@@ -88,7 +88,7 @@ def setup(found: Study) -> str:
             f" {about['training_pairs']} to train on, {about['held_out_pairs']} held out, one "
             "split for all runs.",
             f"- Training: {about['steps']} steps of {about['pairs_per_step']} pairs, "
-            f"{first['scheduler']} schedule; learning rate {_rates(settings)}.",
+            f"{first['scheduler']} schedule; learning rate {_rates(found, settings)}.",
             f"- Seeds: {seeds}{missing}. A seed decides the initial adapter and the order of the "
             "pairs.",
             f"- Measured with {used}.",
@@ -96,9 +96,9 @@ def setup(found: Study) -> str:
     )
 
 
-def _rates(settings: dict[str, dict[str, object]]) -> str:
-    dpo = settings[study.DPO.name]["learning_rate"]
-    return f"{settings[study.SFT.name]['learning_rate']}, with DPO {dpo}"
+def _rates(found: Study, settings: dict[str, dict[str, object]]) -> str:
+    rate, dpo = (settings[one.name]["learning_rate"] for one in (study.SFT, study.DPO))
+    return f"{rate}, with DPO {dpo}" if found.of(study.DPO.name) else f"{rate}. DPO: not run yet"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
