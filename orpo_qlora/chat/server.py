@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
@@ -136,12 +136,13 @@ class Chat:
             if should_stop():
                 reply(Reply(is_done=True, note="stopped"))
                 return
-            adapters = self._prepare(request, on_progress)
+            held = self._prepare(request, on_progress)
+            adapters = [held.get(column.run) for column in request.columns]
             shas = tuple(adapter.sha256 if adapter else "" for adapter in adapters)
             note = self._note()
             reading = "; ".join(text for text in ("reading…", note) if text)
             reply(Reply(note=reading, adapters=shas))
-            conversations = _conversations(request, adapters)
+            conversations = _conversations(request, held)
             steps = stream(
                 self.loaded.policy,
                 self.loaded.tokenizer,
@@ -175,8 +176,8 @@ class Chat:
             hint="Clear the conversation, or allow fewer tokens.",
         )
 
-    def _prepare(self, request: Request, on_progress: OnProgress) -> list[LoadedAdapter | None]:
-        """Load what the columns need, and return the adapter of each; None for the base."""
+    def _prepare(self, request: Request, on_progress: OnProgress) -> dict[str, LoadedAdapter]:
+        """Load what the columns need, and return the adapters by run."""
         needed = [request.base_of, *(column.run for column in request.columns)]
         ids = dict.fromkeys(run for run in needed if run)
         runs = [store.read_run(store.paths_of(run)) for run in ids]
@@ -186,7 +187,7 @@ class Chat:
         self._share_processor_with(active)
         threads = self._use_cores()
         log.info("answering with run %s on %d threads", ", ".join(ids), threads)
-        return [adapters.get(column.run) for column in request.columns]
+        return adapters
 
     def _share_processor_with(self, active: Run | None) -> None:
         """Run at low priority from the first run that trains on the same processor."""
@@ -260,18 +261,13 @@ class Chat:
             self._model_lock.release()
 
 
-def _conversations(
-    request: Request, adapters: Sequence[LoadedAdapter | None]
-) -> list[Conversation]:
-    """Return what each column answers; the base is prompted as the first run beside it."""
-    first = next(adapter for adapter in adapters if adapter)
+def _conversations(request: Request, adapters: Mapping[str, LoadedAdapter]) -> list[Conversation]:
+    """Return what each column answers; the base is prompted as the first run."""
+    first = next(iter(adapters.values()))
+    found = [(column.turns, adapters.get(column.run)) for column in request.columns]
     return [
-        Conversation(
-            column.turns,
-            adapter.name if adapter else BASE,
-            (adapter or first).chat_template,
-        )
-        for column, adapter in zip(request.columns, adapters, strict=True)
+        Conversation(turns, adapter.name if adapter else BASE, (adapter or first).chat_template)
+        for turns, adapter in found
     ]
 
 

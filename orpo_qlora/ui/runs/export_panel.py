@@ -73,6 +73,8 @@ class ExportPanel:
 
 def build_export_panel() -> ExportPanel:
     """Return the components, hidden until a run has ended with an adapter."""
+    # Outside the column: showing that again would show what is hidden in it.
+    file = gr.File(visible="hidden", label="Download", interactive=False)
     with gr.Column(visible=False, elem_id="run-export") as view:
         gr.HTML(f'<p class="quiet">{ABOUT}</p>')
         with gr.Row(elem_classes="actions"):
@@ -87,7 +89,6 @@ def build_export_panel() -> ExportPanel:
                 for kind in KINDS
             )
         model = build_model_export()
-        file = gr.File(visible="hidden", label="Download", interactive=False)
         merge = gr.Textbox(
             label="Merged model",
             info="Base and adapter as one folder of safetensors, for programs that load no "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -113,7 +114,7 @@ def _row(run: Run, one: Format, export: Export) -> str:
         one.label,
         one.use,
         f"{(made.size_bytes if made else size) / 1e6:,.0f} MB" if made or size else UNKNOWN,
-        f"about {max(1, round(seconds / 60)):,} min" if seconds else UNKNOWN,
+        f"about {math.ceil(seconds / 60):,} min" if seconds else UNKNOWN,
     )
     pairs = zip(HEAD, (*map(html.escape, texts), _state(export)), strict=True)
     cells = "".join(f'<td data-title="{title}">{text}</td>' for title, text in pairs)
