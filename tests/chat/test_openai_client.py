@@ -5,12 +5,12 @@ import subprocess
 import sys
 import time
 
+import openai
 import pytest
 from tuned import make_finished_run
 
 from orpo_qlora.chat import client as chat
 
-openai = pytest.importorskip("openai")
 WAIT_SECONDS = 120
 
 

@@ -133,7 +133,6 @@ def test_a_missing_embedder_names_the_package(monkeypatch):
 
 
 def test_wordllama_embeds_offline():
-    pytest.importorskip("wordllama")
     embed = load_embedder("wordllama")
     rows = embed(["A cat sat on the mat.", "The cat sat on a mat.", "Interest rates fell."])
     assert rows.shape == (3, 256)
