@@ -81,7 +81,7 @@ class ExportJob(BackgroundJob[ExportRequest, Export]):
         slug="worker-lost",
         message="The export ended without an error message, as happens when the system ends the "
         "program that takes the most memory.",
-        hint="Nothing was left behind. Close other programs and export again.",
+        hint="Close other programs and export again, which also removes what was begun.",
     )
 
     def key(self, request: ExportRequest) -> str:

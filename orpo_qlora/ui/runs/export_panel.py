@@ -73,8 +73,9 @@ class ExportPanel:
 
 def build_export_panel() -> ExportPanel:
     """Return the components, hidden until a run has ended with an adapter."""
-    # Outside the column: showing that again would show what is hidden in it.
-    file = gr.File(visible="hidden", label="Download", interactive=False)
+    file = gr.File(
+        visible="hidden", label="Download", interactive=False, elem_classes="download-target"
+    )
     with gr.Column(visible=False, elem_id="run-export") as view:
         gr.HTML(f'<p class="quiet">{ABOUT}</p>')
         with gr.Row(elem_classes="actions"):

@@ -98,7 +98,9 @@ def build_run_files(head: RunHead, removal: Deletion) -> RunFiles:
             )
             for kind, label in LABELS.items()
         }
-    file = gr.File(visible="hidden", label="Download", interactive=False)
+    file = gr.File(
+        visible="hidden", label="Download", interactive=False, elem_classes="download-target"
+    )
     return RunFiles(head, removal, buttons, file)
 
 
