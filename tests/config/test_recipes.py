@@ -79,7 +79,7 @@ def test_without_a_size_nothing_is_said():
 @pytest.fixture
 def asked(monkeypatch):
     """What the command line asks to be fetched; nothing is."""
-    from orpo_qlora.cli import options
+    from orpo_qlora.cli import files
 
     requests = []
 
@@ -87,8 +87,8 @@ def asked(monkeypatch):
         requests.append(request)
         raise InputError("far enough")
 
-    monkeypatch.setattr(options.hub_data, "fetch", fetch)
-    monkeypatch.setattr(options, "this_machine", lambda: SERVER)
+    monkeypatch.setattr(files.job, "fetch", fetch)
+    monkeypatch.setattr(files, "this_machine", lambda: SERVER)
     return requests
 
 
@@ -112,9 +112,9 @@ def test_training_a_recipe_without_a_file_takes_its_data(asked):
 
 
 def test_a_small_machine_says_so_before_anything_is_fetched(asked, monkeypatch):
-    from orpo_qlora.cli import options
+    from orpo_qlora.cli import files
 
-    monkeypatch.setattr(options, "this_machine", lambda: LAPTOP)
+    monkeypatch.setattr(files, "this_machine", lambda: LAPTOP)
     error = train("--preset", "mistral-orpo-beta")
     assert isinstance(error, ResourceError)
     assert "too little" in error.message

@@ -31,7 +31,7 @@ with gr.Blocks() as page:
 def tab():
     """Names stand for the components: handlers only say what each is to show."""
     parts = {part: part for part in column_row.PART_LABELS}
-    names = ("fold", "note", "shape", "is_reversed", "has_header", "apply", "ranking")
+    names = ("fold", "note", "shape", "is_reversed", "has_header", "apply", "ranking", "labelled")
     values = {field: field for field in column_row.VALUE_LABELS}
     columns = column_row.ColumnRow(**{name: name for name in names}, parts=parts, values=values)
     downloads = SimpleNamespace(row="downloads")
