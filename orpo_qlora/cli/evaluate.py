@@ -30,8 +30,8 @@ from orpo_qlora.evaluation.suite import request as suite_request
 from orpo_qlora.evaluation.suite import results as suite_results
 from orpo_qlora.evaluation.suite.request import SuiteRequest
 from orpo_qlora.evaluation.suite.results import PARTS, SuitePaths, SuiteResults
-from orpo_qlora.export import answers_report
-from orpo_qlora.export.answers_report import AnswersReport
+from orpo_qlora.export.reports import answers_report
+from orpo_qlora.export.reports.answers_report import AnswersReport
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
 

@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 
 from orpo_qlora import __version__, storage
 from orpo_qlora.errors import InputError, OrpoQloraError
-from orpo_qlora.export.card import model_card
 from orpo_qlora.export.origin import ADAPTER_CONFIG, Origin, origin_of, portable_config
+from orpo_qlora.export.reports.card import model_card
 from orpo_qlora.models.trust import refuse_unsafe_adapter
 from orpo_qlora.runs import store
 from orpo_qlora.runs.lineage import LINEAGE

@@ -23,7 +23,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from orpo_qlora import storage
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.export.bundle import check_exportable, errors_named
-from orpo_qlora.export.card import MergeFacts, merged_card
 from orpo_qlora.export.compare import (
     Own,
     largest_difference,
@@ -32,6 +31,7 @@ from orpo_qlora.export.compare import (
     share_preferred,
 )
 from orpo_qlora.export.origin import origin_of
+from orpo_qlora.export.reports.card import MergeFacts, merged_card
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.generation.generate import end_ids
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
