@@ -79,7 +79,7 @@ Repo = Annotated[
         help="Upload the adapter, or the model in --merged DIR, to this owner/name on the Hub.",
     ),
 ]
-Public = Annotated[bool, typer.Option("--public", help="Make a new repository on the Hub public.")]
+Public = Annotated[bool, typer.Option("--public", help="Upload to a public repository.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what --push would upload; nothing is sent.")
 ]
