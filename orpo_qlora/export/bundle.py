@@ -248,6 +248,30 @@ def _check(path: Path, folder: str) -> None:
 
 
 @contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a draft that becomes the folder whole; after an error nothing is left.
+
+    Raises:
+        InputError: the folder exists, or cannot be made.
+        DiskFull: the disk filled up.
+    """
+    with errors_named(folder), storage.disk_errors(folder):
+        if folder.exists():
+            raise InputError(f"{folder} exists already.", hint="Name a new folder.")
+        draft = folder.with_name(f".{folder.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    try:
+        with storage.disk_errors(folder):
+            yield draft
+            storage.sync_files(draft)
+            draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    storage.sync_folder(folder.parent)
+
+
+@contextmanager
 def errors_named(path: Path) -> Iterator[None]:
     """Turn what the system refuses into an InputError that names the path and the reason."""
     try:

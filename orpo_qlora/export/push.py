@@ -12,7 +12,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from orpo_qlora.errors import InputError, OrpoQloraError, ResourceError
 from orpo_qlora.export.bundle import adapter_files, check_exportable, size_of, write_folder

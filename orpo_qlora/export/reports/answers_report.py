@@ -17,8 +17,7 @@ from orpo_qlora.evaluation.suite.table import TableRow
 from orpo_qlora.export.reports.html_report import POLICY, STYLES
 
 INTERVALS = (
-    "95 % intervals over prompts. The best value is bold only where its interval parts from all "
-    "others."
+    "95 % intervals over prompts. The best value is bold only where its interval overlaps no other."
 )
 
 
