@@ -8,7 +8,7 @@ from orpo_qlora.chat.votes import Score
 from orpo_qlora.evaluation.report_card import in_percent
 from orpo_qlora.evaluation.suite.results import SuiteResults
 from orpo_qlora.evaluation.suite.table import TableRow
-from orpo_qlora.runs.curves.intervals import Interval
+from orpo_qlora.runs.curves.intervals import Interval, clearly_best
 
 MEASURE = "votes"
 
@@ -16,8 +16,7 @@ MEASURE = "votes"
 def vote_rows(results: SuiteResults, scores: Iterable[Score]) -> list[TableRow]:
     """Return one row for each opponent of whom there are decided votes on the evaluated adapters.
 
-    Votes on an earlier adapter of a run do not count. The best is bold where its interval parts
-    from all others.
+    Votes on an earlier adapter of a run do not count.
     """
     names = {(one.run, one.adapter_sha256): one for one in results.systems if one.run}
     found: dict[str, dict[str, Interval]] = {}
@@ -36,15 +35,7 @@ def vote_rows(results: SuiteResults, scores: Iterable[Score]) -> list[TableRow]:
             opponent=opponent,
             category="",
             cells={name: in_percent(interval) for name, interval in intervals.items()},
-            best=_best(intervals),
+            best=clearly_best(intervals),
         )
         for opponent, intervals in found.items()
     ]
-
-
-def _best(intervals: dict[str, Interval]) -> str:
-    if len(intervals) < 2:
-        return ""
-    best = max(intervals, key=lambda name: intervals[name].value)
-    others = [one for name, one in intervals.items() if name != best]
-    return best if all(intervals[best].low > one.high for one in others) else ""

@@ -15,7 +15,7 @@ from rich.table import Table
 from orpo_qlora import program
 from orpo_qlora.chat.vote_rows import vote_rows
 from orpo_qlora.chat.votes import read_votes, scores
-from orpo_qlora.cli.console import err, job_progress, out, plain
+from orpo_qlora.cli.console import err, job_progress, out, plain, print_whole
 from orpo_qlora.cli.files import HubConfig, HubOptions, HubSplit, data_path
 from orpo_qlora.cli.options import Again, AsJson
 from orpo_qlora.errors import InputError
@@ -30,8 +30,8 @@ from orpo_qlora.evaluation.suite import request as suite_request
 from orpo_qlora.evaluation.suite import results as suite_results
 from orpo_qlora.evaluation.suite.request import SuiteRequest
 from orpo_qlora.evaluation.suite.results import PARTS, SuitePaths, SuiteResults
-from orpo_qlora.export import answers_report
-from orpo_qlora.export.answers_report import AnswersReport
+from orpo_qlora.export.reports import answers_report
+from orpo_qlora.export.reports.answers_report import AnswersReport
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
 
@@ -164,7 +164,7 @@ def evaluate(
     with job_progress(quiet=as_json) as on_progress:
         results = suite_request.wait_for(request, on_progress, again=again)
     if folder is not None:
-        write_folder(folder, results, suite_request.JOB.paths(request))
+        write_folder(folder.expanduser(), results, suite_request.JOB.paths(request))
     if as_json:
         out.print_json(json.dumps(suite_results.to_json(results)))
     else:
@@ -307,11 +307,8 @@ def _print_results(results: SuiteResults) -> None:
     out.print(
         plain(f"{len(results.prompts.prompts):,} prompts: {results.prompts.name}."), soft_wrap=True
     )
-    out.print(shown)
-    out.print(
-        "95 % intervals over prompts; the best is bold where its interval parts from all others.",
-        soft_wrap=True,
-    )
+    print_whole(shown)
+    out.print(answers_report.INTERVALS, soft_wrap=True)
     for part in results.parts:
         for sentence in part.sentences:
             out.print(plain(sentence), soft_wrap=True)

@@ -12,10 +12,11 @@ import typer
 from orpo_qlora.cli.console import job_progress, out, plain
 from orpo_qlora.cli.options import AsJson, RunName
 from orpo_qlora.errors import InputError
-from orpo_qlora.export import bundle, html_report
+from orpo_qlora.export import bundle
 from orpo_qlora.export import push as hub
 from orpo_qlora.export import request as export_request
 from orpo_qlora.export.gguf.types import TYPES
+from orpo_qlora.export.reports import html_report
 from orpo_qlora.export.request import ExportRequest
 from orpo_qlora.export.vllm import write_vllm
 from orpo_qlora.program import run_foreground
@@ -78,7 +79,7 @@ Repo = Annotated[
         help="Upload the adapter, or the model in --merged DIR, to this owner/name on the Hub.",
     ),
 ]
-Public = Annotated[bool, typer.Option("--public", help="Make a new repository on the Hub public.")]
+Public = Annotated[bool, typer.Option("--public", help="Upload to a public repository.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what --push would upload; nothing is sent.")
 ]

@@ -85,12 +85,12 @@ class Comparison:
     has_same_pairs: bool
     """Whether all runs were measured on the same held-out pairs."""
     bold: Mapping[str, str]
-    """The id of the best run by column, where its interval parts from every other one's."""
+    """The id of the best run by column, where its interval overlaps no other."""
 
     def undecided(self) -> list[Entry]:
-        """Return the runs whose accuracy does not part from the best one's."""
+        """Return the runs whose accuracy is not clearly below the best one's."""
         best = self.best
-        return [] if best is None else [one for one in self.entries if not _parts(best, one)]
+        return [] if best is None else [one for one in self.entries if not _is_beaten(best, one)]
 
 
 def compare(runs: Sequence[Run], metrics: Mapping[str, Metrics] | None = None) -> Comparison:
@@ -203,8 +203,8 @@ def _difference(best: Entry, one: Entry) -> Interval | None:
     return statistics.difference_interval(before, after, np.asarray(scores[0].prompts))
 
 
-def _parts(best: Entry, one: Entry) -> bool:
-    """Whether the best run's accuracy is higher beyond chance; the best parts from itself."""
+def _is_beaten(best: Entry, one: Entry) -> bool:
+    """Whether the best run's accuracy is higher beyond chance; always so of the best run itself."""
     if one.run.id == best.run.id:
         return True
     if one.difference is not None:
@@ -216,17 +216,17 @@ def _parts(best: Entry, one: Entry) -> bool:
 
 def _bold(best: Entry | None, entries: Sequence[Entry]) -> dict[str, str]:
     found: dict[str, str] = {}
-    if best is not None and len(entries) > 1 and all(_parts(best, one) for one in entries):
+    if best is not None and len(entries) > 1 and all(_is_beaten(best, one) for one in entries):
         found["accuracy"] = best.run.id
     widest = max(entries, key=lambda one: -math.inf if one.gap is None else one.gap, default=None)
     if widest is not None and len(entries) > 1:
         others = [one for one in entries if one.run.id != widest.run.id]
-        if all(_gap_parts(widest, one) for one in others):
+        if all(_has_larger_gap(widest, one) for one in others):
             found["gap"] = widest.run.id
     return found
 
 
-def _gap_parts(best: Entry, one: Entry) -> bool:
+def _has_larger_gap(best: Entry, one: Entry) -> bool:
     """Whether a run's log-prob gap is larger than another's beyond chance, pair by pair."""
     scores = _paired(best, one)
     if not scores:
@@ -236,7 +236,7 @@ def _gap_parts(best: Entry, one: Entry) -> bool:
 
 
 def result_sentence(found: Comparison) -> str:
-    """Return the run with the highest held-out accuracy, and which ones it cannot be told from."""
+    """Return the run with the highest held-out accuracy, and those it does not clearly beat."""
     best = found.best
     if best is None or best.accuracy is None:
         return ""
@@ -328,7 +328,7 @@ COSTS = (
 NOTES = (
     "Accuracy: share of held-out pairs whose chosen response is more likely, with its Wilson score "
     "interval. “Against the best” compares pair by pair, once each run has a report card "
-    "(“Evaluate”). The best is bold only where its interval parts from all others.",
+    "(“Evaluate”). The best is bold only where its interval overlaps no other.",
     "Gap: chosen minus rejected log-prob, which unlike margin and loss means the same under every "
     "method and weight. Drift: KL of the tuned model from its base in nats a token, on the chosen "
     "responses, after the last step.",

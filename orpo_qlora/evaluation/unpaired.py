@@ -13,10 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orpo_qlora.evaluation.statistics import DRAWN_AT_ONCE, HIGH, LOW, RESAMPLES, SEED
+from orpo_qlora.evaluation.statistics import (
+    DRAWN_AT_ONCE,
+    HIGH,
+    LOW,
+    RESAMPLES,
+    SEED,
+    Labels,
+    Values,
+)
 from orpo_qlora.runs.curves.intervals import Interval
 
-Values = NDArray[np.float64]
 Statistic = Callable[[Values], Values]
 """From weights of the responses, shape (R, n), to R numbers; NaN where one side has no weight."""
 
@@ -26,7 +33,7 @@ class Responses:
     """Labelled responses of held-out prompts, each array of shape (n,)."""
 
     is_chosen: NDArray[np.bool_]
-    prompts: NDArray[np.int64]
+    prompts: Labels
 
     def accuracy(self, logps: Values) -> Statistic:
         """Return the statistic of the share of combinations that the chosen response wins."""

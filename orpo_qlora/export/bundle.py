@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 
 from orpo_qlora import __version__, storage
 from orpo_qlora.errors import InputError, OrpoQloraError
-from orpo_qlora.export.card import model_card
 from orpo_qlora.export.origin import ADAPTER_CONFIG, Origin, origin_of, portable_config
+from orpo_qlora.export.reports.card import model_card
 from orpo_qlora.models.trust import refuse_unsafe_adapter
 from orpo_qlora.runs import store
 from orpo_qlora.runs.lineage import LINEAGE
@@ -245,6 +245,30 @@ def _check(path: Path, folder: str) -> None:
                     where=str(path.parent),
                     hint="The disk may be failing: export to another one.",
                 )
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a draft that becomes the folder whole; after an error nothing is left.
+
+    Raises:
+        InputError: the folder exists, or cannot be made.
+        DiskFull: the disk filled up.
+    """
+    with errors_named(folder), storage.disk_errors(folder):
+        if folder.exists():
+            raise InputError(f"{folder} exists already.", hint="Name a new folder.")
+        draft = folder.with_name(f".{folder.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    try:
+        with storage.disk_errors(folder):
+            yield draft
+            storage.sync_files(draft)
+            draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    storage.sync_folder(folder.parent)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ measured on held-out pairs in either case, on what was written.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from rich.console import Console
+from rich.markup import escape
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from orpo_qlora import storage
 from orpo_qlora.errors import InputError, OrpoQloraError
-from orpo_qlora.export.bundle import check_exportable, errors_named
-from orpo_qlora.export.card import MergeFacts, merged_card
+from orpo_qlora.export.bundle import check_exportable, new_folder
 from orpo_qlora.export.compare import (
     Own,
     largest_difference,
@@ -32,6 +31,7 @@ from orpo_qlora.export.compare import (
     share_preferred,
 )
 from orpo_qlora.export.origin import origin_of
+from orpo_qlora.export.reports.card import MergeFacts, merged_card
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.generation.generate import end_ids
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
@@ -92,7 +92,7 @@ def merge_run(
 
     Args:
         run: finished or stopped.
-        folder: to be made; must not be there yet.
+        folder: to be made; must not exist.
         dtype: number type of the merged weights.
         onto: `TRAINED` or `ORIGINAL`.
         report: called with each phase.
@@ -101,37 +101,19 @@ def merge_run(
         The difference of what was written from base and adapter.
 
     Raises:
-        InputError: the run has no final adapter, or the folder is there already or cannot be made.
+        InputError: the run has no final adapter, or the folder exists or cannot be made.
         ModelError: base or adapter cannot be loaded.
         DiskFull: nothing is left behind.
     """
     check_exportable(run)
-    draft = make_draft(folder)
-    try:
-        with storage.disk_errors(draft):
-            merged = merge_in_memory(run, dtype, onto, report)
-            report("writing the merged model")
-            write_model(merged, draft)
-            report("reading the merged model back")
-            difference = _read_back(draft, merged)
-            _describe(run, draft, MergeFacts(dtype, onto, difference.sentence()), difference)
-            storage.sync_files(draft)
-            draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    storage.sync_folder(folder.parent)
+    with new_folder(folder) as draft:
+        merged = merge_in_memory(run, dtype, onto, report)
+        report("writing the merged model")
+        write_model(merged, draft)
+        report("reading the merged model back")
+        difference = _read_back(draft, merged)
+        _describe(run, draft, MergeFacts(dtype, onto, difference.sentence()), difference)
     return difference
-
-
-def make_draft(folder: Path) -> Path:
-    """Make what becomes the folder, before minutes go into what it could not hold."""
-    with errors_named(folder), storage.disk_errors(folder):
-        if folder.exists():
-            raise InputError(f"{folder} is there already.", hint="Name a folder that is not.")
-        draft = folder.with_name(f".{folder.name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-    return draft
 
 
 def merge_in_memory(
@@ -238,7 +220,7 @@ def main(arguments: Sequence[str]) -> int:
             run = store.find_run(run_id)
             difference = merge_run(run, Path(folder), dtype, onto, status.update)
     except OrpoQloraError as exc:
-        console.print(f"[red]error:[/] {exc.message}\n{exc.hint}", soft_wrap=True)
+        console.print(f"[red]error:[/] {escape(exc.message)}\n{escape(exc.hint)}", soft_wrap=True)
         return 2 if isinstance(exc, InputError) else 1
     print(f"{folder}\n{difference.sentence()}")  # noqa: T201
     return 0

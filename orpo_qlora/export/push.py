@@ -6,14 +6,13 @@ Private by default. The token comes from the environment alone and is neither st
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from orpo_qlora.errors import InputError, OrpoQloraError, ResourceError
 from orpo_qlora.export.bundle import adapter_files, check_exportable, size_of, write_folder
@@ -23,7 +22,6 @@ from orpo_qlora.runs.store import Run
 
 TOKEN = "HF_TOKEN"
 CARD = "README.md"
-_NOT_PUSHED = re.compile(r"^\.")
 
 
 @dataclass(frozen=True)
@@ -52,13 +50,14 @@ def push(
 
     Args:
         run: finished or stopped.
-        repo: `owner/name`; made if missing. An existing one keeps its visibility.
+        repo: `owner/name`; made if missing.
         merged: folder of a merged model to upload instead of the adapter.
-        public: make a new repository public.
+        public: make a new repository public, or upload to one that is.
         dry_run: return what would be uploaded; nothing is sent.
 
     Raises:
-        InputError: no final adapter, no such folder, no token, or a name that the Hub refuses.
+        InputError: no final adapter, no such folder, no token, a name that the Hub refuses, or a
+            public repository without `public`.
         ResourceError: the Hub cannot be reached.
     """
     check_exportable(run)
@@ -82,7 +81,7 @@ def check_name(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as exc:
-        raise InputError(f"“{repo}” is no name on the Hub.", hint="Give owner/name.") from exc
+        raise InputError(f"“{repo}” is not a repository name.", hint="Give owner/name.") from exc
     if repo.count("/") != 1:
         raise InputError(f"“{repo}” names no owner.", hint="Give owner/name.")
 
@@ -90,11 +89,11 @@ def check_name(repo: str) -> None:
 def _merged_files(folder: Path) -> dict[str, int]:
     if not (folder / CARD).is_file() or not (folder / "config.json").is_file():
         raise InputError(
-            f"{folder} is no merged model with a card.",
+            f"{folder} is not a merged model with a card.",
             hint="Make it first: orpo-qlora export RUN --merged DIR",
         )
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    return {path.name: path.stat().st_size for path in files if not _NOT_PUSHED.match(path.name)}
+    return {path.name: path.stat().st_size for path in files if not path.name.startswith(".")}
 
 
 def _upload(folder: Path, repo: str, files: dict[str, int], *, public: bool, dry_run: bool) -> Push:
@@ -111,6 +110,8 @@ def _upload(folder: Path, repo: str, files: dict[str, int], *, public: bool, dry
     try:
         api.create_repo(repo, private=not public, exist_ok=True)
         is_private = bool(api.model_info(repo).private)
+        if not is_private and not public:
+            raise _is_public(repo)
         commit = api.upload_folder(
             repo_id=repo,
             folder_path=folder,
@@ -125,6 +126,13 @@ def _upload(folder: Path, repo: str, files: dict[str, int], *, public: bool, dry
             hint="Check the network and push again: what arrived is kept.",
         ) from exc
     return Push(repo, is_private, files, str(commit.commit_url))
+
+
+def _is_public(repo: str) -> InputError:
+    return InputError(
+        f"{repo} is public on the Hub: everybody could read the upload.",
+        hint="Add --public to upload there, or name another repository.",
+    )
 
 
 def _refused(repo: str, error: HfHubHTTPError) -> OrpoQloraError:

@@ -141,7 +141,7 @@ def check_request(request: ExportRequest) -> None:
     if request.kind not in FOLDERS and not target.parent.is_dir():
         raise InputError(f"The folder {target.parent} does not exist.", hint="Create it first.")
     if request.kind in FOLDERS and target.exists():
-        raise InputError(f"{target} is there already.", hint="Name a folder that is not.")
+        raise InputError(f"{target} exists already.", hint="Name a new folder.")
     if request.kind not in FOLDERS and target.is_dir():
         raise InputError(f"{target} is a folder.", hint="Name a file that ends in .gguf.")
     if request.kind == "merged":

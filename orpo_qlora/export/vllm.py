@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import safe_open
 
-from orpo_qlora import storage
-from orpo_qlora.errors import InputError, UnsupportedModel
+from orpo_qlora.errors import UnsupportedModel
 from orpo_qlora.export.bundle import (
     WEIGHTS,
     adapter_files,
     check_exportable,
-    errors_named,
     name_of,
+    new_folder,
     write_folder,
 )
 from orpo_qlora.export.origin import ADAPTER_CONFIG, Origin, origin_of
@@ -52,7 +50,7 @@ def write_vllm(run: Run, folder: Path) -> VllmFolder:
     """Write a run's adapter into a new folder; it appears whole.
 
     Raises:
-        InputError: the run has no final adapter, or the folder is there or cannot be made.
+        InputError: the run has no final adapter, or the folder exists or cannot be made.
         UnsupportedModel: vLLM does not take this adapter.
     """
     check_exportable(run)
@@ -61,18 +59,8 @@ def write_vllm(run: Run, folder: Path) -> VllmFolder:
     _check_names(run.paths.adapter / WEIGHTS, settings)
     origin = origin_of(run)
     files = adapter_files(run, origin)
-    with errors_named(folder), storage.disk_errors(folder):
-        if folder.exists():
-            raise InputError(f"{folder} is there already.", hint="Name a folder that is not.")
-        draft = folder.with_name(f".{folder.name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        try:
-            draft.mkdir(parents=True)
-            write_folder(draft, files)
-            storage.sync_files(draft)
-            draft.rename(folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    with new_folder(folder) as draft:
+        write_folder(draft, files)
     limit = next(limit for limit in RANKS if limit >= rank)
     template = TEMPLATE_FILE in files
     commands = serve_commands(run, origin, folder, limit, has_template=template)

@@ -12,9 +12,9 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.files.hub import HubSource
 from orpo_qlora.data.pairs import PreferencePair, Split
 from orpo_qlora.data.summary import DataSummary
-from orpo_qlora.export.card import model_card
 from orpo_qlora.export.origin import origin_of
-from orpo_qlora.export.passport import loss_passport
+from orpo_qlora.export.reports.card import model_card
+from orpo_qlora.export.reports.passport import loss_passport
 from orpo_qlora.runs import store
 
 ROWS = [{"prompt": f"Why {i}?", "chosen": f"Because {i}.", "rejected": "No."} for i in range(6)]

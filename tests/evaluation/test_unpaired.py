@@ -8,7 +8,7 @@ from orpo_qlora.config import build_config
 from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.unpaired import Responses
-from orpo_qlora.export.report_card_html import draw_report, report_of
+from orpo_qlora.export.reports.report_card_html import draw_report, report_of
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 

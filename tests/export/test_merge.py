@@ -46,7 +46,7 @@ def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_pa
     assert abs(logged[-1][1] - logged[0][1]) > 0.01
     assert loading.find_weights(str(folder)) == folder.resolve()
 
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         merge.merge_run(copied_run, folder, "float32")
 
 

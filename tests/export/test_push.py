@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from upload_hub import upload_hub
 
 from orpo_qlora.errors import InputError
+from orpo_qlora.export import push as push_module
 from orpo_qlora.export.push import push
 
 SECRET = "hf_" + 3 * "UploadToken"
@@ -56,8 +58,33 @@ def test_without_a_token_or_a_name_nothing_is_sent(copied_run, monkeypatch, tmp_
         with pytest.raises(InputError, match="Give owner/name") as caught:
             push(copied_run, name, dry_run=True)
         assert name in str(caught.value)
-    with pytest.raises(InputError, match="no merged model with a card"):
+    with pytest.raises(InputError, match="not a merged model with a card"):
         push(copied_run, "lab/tuned", merged=tmp_path, dry_run=True)
+
+
+class PublicHub:
+    """A Hub whose repositories are public."""
+
+    def __init__(self, token):
+        self.token = token
+
+    def create_repo(self, repo, **_):
+        return repo
+
+    def model_info(self, repo):
+        return SimpleNamespace(private=False)
+
+    def upload_folder(self, **_):
+        return SimpleNamespace(commit_url="https://hub/commit/1")
+
+
+def test_an_existing_public_repository_needs_public(copied_run, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setattr(push_module, "HfApi", PublicHub)
+    with pytest.raises(InputError, match="lab/tuned is public on the Hub") as caught:
+        push(copied_run, "lab/tuned")
+    assert "--public" in caught.value.hint
+    assert not push(copied_run, "lab/tuned", public=True).is_private
 
 
 def test_a_refused_token_is_named_by_its_variable(copied_run):

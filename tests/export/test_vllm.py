@@ -22,7 +22,7 @@ def test_the_folder_loads_and_the_command_names_it(copied_run, tiny_model, tmp_p
     assert any("4-bit" in note for note in made.notes)
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
     assert PeftModel.from_pretrained(base, made.folder).peft_config["default"].r == made.rank
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         write_vllm(copied_run, made.folder)
 
 

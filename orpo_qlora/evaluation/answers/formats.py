@@ -13,13 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orpo_qlora import storage
-from orpo_qlora.evaluation.answers.kept import Answer
+from orpo_qlora.evaluation.answers.kept import Answers
 from orpo_qlora.evaluation.answers.prompts import Prompt, PromptSet
 
 ALPACA, FASTCHAT, QUESTIONS = "model_outputs", "model_answer", "question.jsonl"
 NAME_CHARACTERS = 80
-
-Answers = Mapping[tuple[str, int], Answer]
 
 
 def alpaca_rows(prompts: PromptSet, answers: Answers, generator: str) -> list[dict[str, str]]:

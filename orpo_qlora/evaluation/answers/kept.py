@@ -64,6 +64,10 @@ def policy_key(policy: Mapping[str, object], sampling: AnswerSampling) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 
+Answers = Mapping[tuple[str, int], Answer]
+"""Answers of one model by prompt key and sample."""
+
+
 class KeptAnswers:
     """The answers of one model with one sampling."""
 

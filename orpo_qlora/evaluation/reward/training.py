@@ -49,7 +49,7 @@ def trained_reward_model(run: Run, on_step: Callable[[int, int], object]) -> Rew
         ModelError: the base cannot be loaded with a scalar head.
         DiskFull: nothing is kept.
     """
-    pairs = store.training_pairs(run.paths)
+    pairs = [pair for pair in store.training_pairs(run.paths) if not pair.single]
     if len(pairs) < FEWEST_PAIRS:
         raise InputError(
             f"Run “{run.title}” has {len(pairs)} training pairs, too few for a reward model.",

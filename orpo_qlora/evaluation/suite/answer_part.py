@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from orpo_qlora.evaluation.answers.kept import Answer
+from orpo_qlora.evaluation.answers.kept import Answer, Answers
 from orpo_qlora.evaluation.answers.prompts import PromptSet
 from orpo_qlora.evaluation.suite.figures import Figure, PerAnswer
 from orpo_qlora.evaluation.words import ngrams, words_of
 
 REPEATED = 4
 """Words of an n-gram that counts as repeated."""
-
-Answers = Mapping[tuple[str, int], Answer]
 
 
 def repetition(text: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from orpo_qlora.evaluation import diversity
-from orpo_qlora.evaluation.answers.kept import Answer
+from orpo_qlora.evaluation.answers.kept import Answers
 from orpo_qlora.evaluation.answers.prompts import PromptSet
 from orpo_qlora.evaluation.embeddings import Embed
 from orpo_qlora.evaluation.statistics import Values
@@ -20,9 +20,7 @@ FEW_SAMPLES = (
 DIRECTION = "A higher similarity or self-BLEU means less diverse answers."
 
 
-def answered_texts(
-    prompts: PromptSet, answers: Mapping[tuple[str, int], Answer], samples: int
-) -> dict[int, list[str]]:
+def answered_texts(prompts: PromptSet, answers: Answers, samples: int) -> dict[int, list[str]]:
     """Return the first turns of each prompt's answers by its number; empty answers left out."""
     found: dict[int, list[str]] = {}
     for number, prompt in enumerate(prompts.prompts):

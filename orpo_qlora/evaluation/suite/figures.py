@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora.evaluation import statistics
 from orpo_qlora.evaluation.statistics import Labels, Values
-from orpo_qlora.runs.curves.intervals import Interval
+from orpo_qlora.runs.curves.intervals import Interval, clearly_best
 
 Better = Literal["higher", "lower", "neither"]
 Kind = Literal["mean", "share", "wins"]
@@ -177,25 +177,14 @@ def _interval(kind: Kind, values: Values, prompts: Labels) -> Interval:
 
 
 def best_systems(figures: Iterable[Figure]) -> dict[tuple[str, str, str], str]:
-    """Return the best model by measure, opponent and category, where intervals part.
-
-    A model is best where its interval is beyond those of all others.
-    """
-    groups: dict[tuple[str, str, str], list[Figure]] = {}
+    """Return the clearly best model by measure, opponent and category, where there is one."""
+    groups: dict[tuple[str, str, str], dict[str, Interval]] = {}
     for one in figures:
-        groups.setdefault((one.measure, one.opponent, one.category), []).append(one)
+        key = (one.measure, one.opponent, one.category)
+        groups.setdefault(key, {})[one.system] = one.interval
     found = {}
-    for key, group in groups.items():
+    for key, intervals in groups.items():
         better = measure_of(key[0]).better
-        if better == "neither" or len(group) < 2:
-            continue
-        sign = 1 if better == "higher" else -1
-        ordered = sorted(group, key=lambda one: -sign * one.interval.value)
-        best, others = ordered[0], ordered[1:]
-        if all(_parts(best.interval, one.interval, sign) for one in others):
-            found[key] = best.system
-    return found
-
-
-def _parts(best: Interval, other: Interval, sign: int) -> bool:
-    return best.low > other.high if sign > 0 else best.high < other.low
+        if better != "neither":
+            found[key] = clearly_best(intervals, is_higher_better=better == "higher")
+    return {key: system for key, system in found.items() if system}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from orpo_qlora.evaluation.answers.kept import Answer
+from orpo_qlora.evaluation.answers.kept import Answer, Answers
 from orpo_qlora.evaluation.answers.prompts import Prompt, PromptSet
 from orpo_qlora.evaluation.judge import questions
 from orpo_qlora.evaluation.judge.endpoint import Reply
@@ -110,7 +110,7 @@ def questions_of(settings: JudgeSettings, results: SuiteResults) -> Asked:
 def _comparisons(
     prompts: PromptSet,
     system: System,
-    answers: Mapping[str, Mapping[tuple[str, int], Answer]],
+    answers: Mapping[str, Answers],
     question: Question,
 ) -> list[Comparison]:
     ours, theirs = answers[system.name], answers[system.opponent]
@@ -146,9 +146,7 @@ def _conversation(prompt: Prompt, answer: Answer) -> str:
     return "\n\n".join(parts)
 
 
-def _gradings(
-    prompts: PromptSet, system: System, answers: Mapping[tuple[str, int], Answer]
-) -> list[Grading]:
+def _gradings(prompts: PromptSet, system: System, answers: Answers) -> list[Grading]:
     found = []
     for number, prompt in enumerate(prompts.prompts):
         answer = answers.get((prompt.key, 0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orpo_qlora import storage
-from orpo_qlora.evaluation.answers.kept import Answer, AnswerSampling, KeptAnswers
+from orpo_qlora.evaluation.answers.kept import Answers, AnswerSampling, KeptAnswers
 from orpo_qlora.evaluation.answers.prompts import PromptSet
 from orpo_qlora.evaluation.reward.verdicts import RewardDetails
 from orpo_qlora.evaluation.suite.figures import Figure
@@ -121,7 +120,7 @@ def write_results(paths: SuitePaths, results: SuiteResults) -> None:
     storage.write_whole(paths.results, results.model_dump_json(indent=1))
 
 
-def answers_of(system: System) -> Mapping[tuple[str, int], Answer]:
+def answers_of(system: System) -> Answers:
     """Return the kept answers of a model, by prompt and sample."""
     return KeptAnswers(system.answers).read()
 

@@ -11,7 +11,7 @@ import numpy as np
 from orpo_qlora import storage
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
-from orpo_qlora.evaluation.answers.kept import Answer
+from orpo_qlora.evaluation.answers.kept import Answer, Answers
 from orpo_qlora.evaluation.answers.prompts import PromptSet
 from orpo_qlora.evaluation.embedding_models import load_embedder
 from orpo_qlora.evaluation.embeddings import Embed, is_installed
@@ -85,8 +85,15 @@ def measure_reward(
 def check_judge(
     judge: RewardModel, run: Run, *, is_trained_here: bool, embed: Embed | None, on_step: Step
 ) -> JudgeCheck | None:
-    """Return how a judge does on a run's held-out pairs; None where there are none."""
-    pairs = store.held_out_pairs(run.paths)[:MOST_PAIRS]
+    """Return how a judge does on a run's held-out pairs; None where there are none.
+
+    Single labelled responses have nothing to be compared with and are left out.
+    """
+    training, pairs = (
+        [pair for pair in found if not pair.single]
+        for found in (store.training_pairs(run.paths), store.held_out_pairs(run.paths))
+    )
+    pairs = pairs[:MOST_PAIRS]
     if not pairs:
         return None
     numbers = {one: at for at, one in enumerate(dict.fromkeys(p.conversation for p in pairs))}
@@ -106,7 +113,7 @@ def check_judge(
         is_trained_here=is_trained_here,
         pairs=len(pairs),
         agreement=verdicts.agreement(chosen, rejected, prompts),
-        length_rule=verdicts.length_rule(store.training_pairs(run.paths), pairs, prompts),
+        length_rule=verdicts.length_rule(training, pairs, prompts),
         topic=_topic(judge, pairs, chosen, on_step),
         relevance_topic=_relevance_topic(pairs, embed),
     )
@@ -177,9 +184,7 @@ def reward_answers(
     return found
 
 
-def _answers(
-    results: SuiteResults, answers: Mapping[tuple[str, int], Answer]
-) -> list[tuple[int, Answer]]:
+def _answers(results: SuiteResults, answers: Answers) -> list[tuple[int, Answer]]:
     return ordered_answers(results.prompts, answers, results.sampling.samples)
 
 

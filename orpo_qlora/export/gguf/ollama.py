@@ -20,10 +20,10 @@ from transformers import PreTrainedTokenizerBase
 from orpo_qlora import storage
 from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import InputError, OrpoQloraError, UnsupportedModel
+from orpo_qlora.export.bundle import new_folder
 from orpo_qlora.export.checks import Checks
 from orpo_qlora.export.commands import ollama_name
 from orpo_qlora.export.gguf.write import GgufOptions, Report, write_gguf
-from orpo_qlora.export.merge import make_draft
 from orpo_qlora.models import loading
 from orpo_qlora.models.generation.sampling import Sampling
 from orpo_qlora.models.templates import rendering
@@ -79,14 +79,9 @@ def write_ollama(run: Run, folder: Path, options: GgufOptions, report: Report) -
     base = loading.find_weights(run.config.model, run.config.revision)
     tokenizer = loading.load_tokenizer(base, run.trained_config.chat_template)
     modelfile = modelfile_of(tokenizer)
-    draft = make_draft(folder)
-    try:
+    with new_folder(folder) as draft:
         checks = write_gguf(run, draft / GGUF, options, report)
         storage.write_whole(draft / "Modelfile", modelfile)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    storage.sync_folder(folder.parent)
     if shutil.which("ollama"):
         report("creating the model in Ollama", done=0, total=0)
         _create(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,20 @@ class Interval:
     def is_below_zero(self) -> bool:
         """Whether the whole interval is."""
         return self.high < 0
+
+
+def clearly_best(intervals: Mapping[str, Interval], *, is_higher_better: bool = True) -> str:
+    """Return the name whose interval is beyond those of all others; empty without one."""
+    if len(intervals) < 2:
+        return ""
+    sign = 1 if is_higher_better else -1
+    best = max(intervals, key=lambda name: sign * intervals[name].value)
+    others = [one for name, one in intervals.items() if name != best]
+    if is_higher_better:
+        is_clear = all(intervals[best].low > one.high for one in others)
+    else:
+        is_clear = all(intervals[best].high < one.low for one in others)
+    return best if is_clear else ""
 
 
 def wilson(share: float, count: float) -> Interval:

@@ -20,7 +20,7 @@ from orpo_qlora.evaluation.suite import results as suite_results
 from orpo_qlora.evaluation.suite import table
 from orpo_qlora.evaluation.suite.request import JOB, SuiteAnswer, latest_of, request_with
 from orpo_qlora.evaluation.suite.results import SuiteResults
-from orpo_qlora.export.answers_report import AnswersReport, draw_answers, write_answers_html
+from orpo_qlora.export.reports.answers_report import AnswersReport, draw_answers, write_answers_html
 from orpo_qlora.runs import store
 from orpo_qlora.ui.evaluate.form import LABELS, Inputs, offer, other_runs, request_of
 from orpo_qlora.ui.parts import cards, downloads

@@ -17,7 +17,8 @@ from typing import Any
 import gradio as gr
 
 from orpo_qlora import storage
-from orpo_qlora.export import bundle, html_report
+from orpo_qlora.export import bundle
+from orpo_qlora.export.reports import html_report
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
 from orpo_qlora.ui.parts import downloads

@@ -9,7 +9,7 @@ import gradio as gr
 
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.request import Evaluation
-from orpo_qlora.export.report_card_html import Report, draw_report
+from orpo_qlora.export.reports.report_card_html import Report, draw_report
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import RunPaths
 from orpo_qlora.ui.parts import cards

@@ -13,9 +13,10 @@ from orpo_qlora.charts.view import Choices
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.request import Evaluation
-from orpo_qlora.export import bundle, report_card_html
+from orpo_qlora.export import bundle
 from orpo_qlora.export.formats import exports_of
-from orpo_qlora.export.report_card_html import Report
+from orpo_qlora.export.reports import report_card_html
+from orpo_qlora.export.reports.report_card_html import Report
 from orpo_qlora.export.request import Export
 from orpo_qlora.runs import store
 from orpo_qlora.runs.curves.metrics import Metrics

@@ -1,6 +1,7 @@
 """Real reward models: TRL's training on tiny models, and models given by folder."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,6 +89,14 @@ def test_too_few_pairs_are_refused(tiny_model):
     run = run_with(tiny_model, polite_pairs(3), polite_pairs(2))
     with pytest.raises(InputError, match="too few for a reward model"):
         training.trained_reward_model(run, lambda done, total: None)
+
+
+def test_single_responses_are_no_pairs(tiny_model):
+    singles = [replace(pair, rejected="", single="chosen") for pair in polite_pairs(16)]
+    run = run_with(tiny_model, singles, singles)
+    with pytest.raises(InputError, match="has 0 training pairs"):
+        training.trained_reward_model(run, lambda done, total: None)
+    assert check_judge(None, run, is_trained_here=True, embed=None, on_step=lambda: None) is None
 
 
 def test_the_scalar_base_holds_the_4_bit_weights_unpacked(tiny_model):

@@ -11,7 +11,7 @@ from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.export.bundle import export_adapter
 from orpo_qlora.export.merge import merge_run
 from orpo_qlora.export.origin import origin_of
-from orpo_qlora.export.passport import loss_passport
+from orpo_qlora.export.reports.passport import loss_passport
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 

@@ -19,7 +19,7 @@ from orpo_qlora.data.pairs import split_pairs
 from orpo_qlora.errors import ConfigError, InputError, ModelNotFound, UnknownRun, UnsupportedModel
 from orpo_qlora.export.bundle import export_adapter
 from orpo_qlora.export.origin import origin_of
-from orpo_qlora.export.passport import loss_passport
+from orpo_qlora.export.reports.passport import loss_passport
 from orpo_qlora.models import loading
 from orpo_qlora.models.start_adapter import read_adapter_settings
 from orpo_qlora.orpo.rows.tokens import tokenize_pairs

@@ -18,8 +18,8 @@ from orpo_qlora.charts import plots
 from orpo_qlora.data.pairs import write_pairs
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.evaluation import report_card as cards
-from orpo_qlora.export import html_report
 from orpo_qlora.export.formats import FORMATS
+from orpo_qlora.export.reports import html_report
 from orpo_qlora.runs import labels, store
 from orpo_qlora.ui.runs import export_panel, report_card
 from orpo_qlora.ui.runs import tab as runs_tab

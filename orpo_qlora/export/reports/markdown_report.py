@@ -6,10 +6,10 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.wording import plural
 from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation.report_card import Flip, ReportCard
-from orpo_qlora.export.card import final_numbers, report_figures, settings_of
-from orpo_qlora.export.markdown import plain, table
 from orpo_qlora.export.origin import origin_of, portable_config
-from orpo_qlora.export.passport import loss_passport
+from orpo_qlora.export.reports.card import final_numbers, report_figures, settings_of
+from orpo_qlora.export.reports.markdown import plain, table
+from orpo_qlora.export.reports.passport import loss_passport
 from orpo_qlora.runs.store import Run
 
 FLIPS_TOLD = 10

@@ -14,11 +14,10 @@ from orpo_qlora.evaluation.suite import table
 from orpo_qlora.evaluation.suite.figures import measure_of
 from orpo_qlora.evaluation.suite.results import SuiteResults
 from orpo_qlora.evaluation.suite.table import TableRow
-from orpo_qlora.export.html_report import POLICY, STYLES
+from orpo_qlora.export.reports.html_report import POLICY, STYLES
 
 INTERVALS = (
-    "95 % intervals over prompts. The best value is bold only where its interval parts from all "
-    "others."
+    "95 % intervals over prompts. The best value is bold only where its interval overlaps no other."
 )
 
 

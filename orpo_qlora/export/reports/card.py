@@ -15,10 +15,10 @@ from orpo_qlora import __version__
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.summary import DataSummary, Finding
 from orpo_qlora.evaluation.report_card import ReportCard, read_card
-from orpo_qlora.export.markdown import plain, table
 from orpo_qlora.export.origin import Origin, portable_config
-from orpo_qlora.export.passport import loss_passport
-from orpo_qlora.export.snippet import loading_code
+from orpo_qlora.export.reports.markdown import plain, table
+from orpo_qlora.export.reports.passport import loss_passport
+from orpo_qlora.export.reports.snippet import loading_code
 from orpo_qlora.methods import method_with_strength, settings_read
 from orpo_qlora.models.templates.chat_templates import label_of
 from orpo_qlora.runs import store

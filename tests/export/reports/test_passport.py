@@ -4,7 +4,7 @@ import pytest
 from made_runs import make_run
 
 from orpo_qlora.export.origin import origin_of
-from orpo_qlora.export.passport import loss_passport
+from orpo_qlora.export.reports.passport import loss_passport
 from orpo_qlora.runs import store
 
 

@@ -13,10 +13,14 @@ from orpo_qlora.charts import plots, style
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import report_card
-from orpo_qlora.export import report_card_html
-from orpo_qlora.export.markdown_report import NOT_EVALUATED, changed_settings, markdown_report
 from orpo_qlora.export.origin import origin_of
-from orpo_qlora.export.passport import loss_passport
+from orpo_qlora.export.reports import report_card_html
+from orpo_qlora.export.reports.markdown_report import (
+    NOT_EVALUATED,
+    changed_settings,
+    markdown_report,
+)
+from orpo_qlora.export.reports.passport import loss_passport
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
 

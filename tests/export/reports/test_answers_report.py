@@ -11,7 +11,7 @@ from orpo_qlora.evaluation.reward.verdicts import Example, RewardDetails
 from orpo_qlora.evaluation.suite import table
 from orpo_qlora.evaluation.suite.figures import Figure
 from orpo_qlora.evaluation.suite.results import PartResult, SuiteResults, System
-from orpo_qlora.export.answers_report import AnswersReport, answers_html
+from orpo_qlora.export.reports.answers_report import AnswersReport, answers_html
 from orpo_qlora.runs.curves.intervals import Interval
 
 EVIL = "<script>alert(1)</script>"
