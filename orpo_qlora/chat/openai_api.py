@@ -123,11 +123,13 @@ class Endpoint:
         origin = request.headers.get("origin")
         if origin and (urlsplit(origin).hostname or "") not in {"127.0.0.1", "localhost", "::1"}:
             return _error(403, "Requests from other sites are refused.", "forbidden")
-        body = await request.body()
-        if len(body) > MOST_BODY_BYTES:
-            return _error(413, "The request is too large.", "invalid_request_error")
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MOST_BODY_BYTES:
+                return _error(413, "The request is too large.", "invalid_request_error")
         try:
-            asked = Completion.model_validate_json(body)
+            asked = Completion.model_validate_json(bytes(body))
         except ValidationError as exc:
             wrong = exc.errors()[0]
             place = ".".join(str(part) for part in wrong["loc"])
