@@ -1,4 +1,4 @@
-"""Every format gives the same pairs, told by content; whatever is written is read back."""
+"""Every format gives the same pairs, detected by content; what is written is read back."""
 
 import contextlib
 import json

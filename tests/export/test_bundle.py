@@ -72,9 +72,9 @@ def test_the_code_of_the_card_loads_the_adapter_with_the_run_s_log_probs(
 def test_every_file_has_its_hash_in_the_manifest_and_the_card(ended_run, tmp_path):
     folder = unpacked(bundle.export_adapter(ended_run, tmp_path / "adapter.zip"), tmp_path)
     there = {path.name: path.read_bytes() for path in folder.iterdir()}
-    told = json.loads(there.pop("manifest.json"))
-    assert told["run"] == ended_run.id
-    assert told["files"] == {
+    manifest = json.loads(there.pop("manifest.json"))
+    assert manifest["run"] == ended_run.id
+    assert manifest["files"] == {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in there.items()
     }

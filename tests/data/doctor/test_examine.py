@@ -1,4 +1,4 @@
-"""Each row is used or left out for one reason; what the pairs would teach is told and mended."""
+"""Each row is used or left out for one reason; findings are reported and fixed."""
 
 import pytest
 from hypothesis import given
