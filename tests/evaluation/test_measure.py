@@ -72,7 +72,7 @@ def test_base_scores_are_those_of_the_plain_model(copied_run):
         assert tokens == len(pair.chosen)
 
 
-def test_the_command_line_tells_the_same_card(copied_run):
+def test_the_command_line_prints_the_same_card(copied_run):
     done = evaluate_cli(copied_run.id, "--json")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)

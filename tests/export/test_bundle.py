@@ -91,7 +91,7 @@ def test_the_same_run_gives_the_same_bytes(ended_run, tmp_path):
     assert [path.name for path in sorted(tmp_path.glob("*.zip"))] == ["a.zip", "b.zip"]
 
 
-def test_the_card_tells_numbers_settings_and_passport(ended_run, tmp_path):
+def test_the_card_has_numbers_settings_and_passport(ended_run, tmp_path):
     folder = unpacked(bundle.export_adapter(ended_run, tmp_path / "adapter.zip"), tmp_path)
     card = (folder / "README.md").read_text("utf-8")
     front = yaml.safe_load(card.split("---")[1])

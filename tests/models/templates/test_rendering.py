@@ -114,7 +114,7 @@ def test_auto_leaves_a_models_own_template_and_a_name_replaces_it(tiny_model):
 
 @pytest.mark.parametrize("name", CHAT_TEMPLATES)
 @pytest.mark.parametrize("is_sentencepiece", [True, False])
-def test_the_files_alone_tell_what_the_loaded_tokenizer_does(tmp_path, name, is_sentencepiece):
+def test_the_files_alone_give_what_the_loaded_tokenizer_does(tmp_path, name, is_sentencepiece):
     folder = make_base_model(tmp_path / "base", is_sentencepiece=is_sentencepiece)
     template = tokenizer_files.template_in_use(folder, name)
     tokenizer = loading.load_tokenizer(folder, name)
