@@ -126,7 +126,7 @@ def demo_models(home_of_all):
     shared = home_of_all("demo-home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(storage.HOME_VARIABLE, str(shared))
-        # Whoever comes first makes it, the others wait.
+        # The first process makes it, the others wait.
         with storage.FileLock(shared / "demo.lock"):
             if known and (known / demo.RECORD).is_file() and not demo.is_prepared():
                 shutil.copytree(known, demo.demo_folder(), dirs_exist_ok=True)
@@ -152,7 +152,7 @@ def tiny_model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ended_run(tiny_model, home_of_all):
-    """A finished run with its report card; whoever changes something takes `copied_run`."""
+    """A finished run with its report card; a test that changes it takes `copied_run`."""
     from ended import TOKEN, evaluated_run
 
     from orpo_qlora import storage

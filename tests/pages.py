@@ -115,7 +115,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def open_page(page: Page, address: str = "") -> None:
-    """Open an address, or the same one anew, and wait until nothing is asked for any more.
+    """Open an address, or reload the same one, and wait until no request is left.
 
     What the page asks for as it opens may be answered late on a busy machine: whatever a test has
     typed or counted by then could change once more.
@@ -161,10 +161,10 @@ def watched_page(
         context.close()
 
 
-def _note_error(errors: list[str], told: str) -> None:
+def _note_error(errors: list[str], text: str) -> None:
     # A page that is left gives up its open stream, and may have the time to say so.
-    if not told.startswith("AbortError: "):
-        errors.append(told)
+    if not text.startswith("AbortError: "):
+        errors.append(text)
 
 
 def _note_failure(errors: list[str], request: Request) -> None:

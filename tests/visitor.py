@@ -143,7 +143,7 @@ class Visitor:
         Args:
             name: the component's id in the page.
             event: what happens to it.
-            until: told how many bits have come; true stops listening, as closing the tab does.
+            until: called with the bits so far; true stops listening, as closing the tab does.
         """
         found, trigger = self._event(name, event)
         self.http.post(f"{API}/queue/join", json=self._body(found, trigger)).raise_for_status()

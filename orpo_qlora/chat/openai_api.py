@@ -5,12 +5,15 @@ transformers' own server (5.23) loads models by name and has no way to switch an
 would hold the 4-bit base twice and could not share it with the chat.
 
 Loopback only. A browser page of another site cannot use it: requests with a foreign Origin, or
-with a Host that is not this machine's, are refused.
+with a Host that is not this machine's, are refused. `KEY_VARIABLE` keeps out other users of the
+machine.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
+import os
 import sys
 import time
 import uuid
@@ -41,6 +44,8 @@ HOSTS = ("127.0.0.1", "localhost", "[::1]")
 BASE = "base"
 """Name of the run's base model without the adapter."""
 MOST_BODY_BYTES = 8_000_000
+KEY_VARIABLE = "ORPO_QLORA_SERVE_KEY"
+"""Environment variable with the key that every request must carry; unset, none is needed."""
 
 
 class TextPart(BaseModel):
@@ -99,6 +104,8 @@ class Endpoint:
     """Answers for one run: its base and its adapter."""
 
     run: Run
+    key: str = ""
+    """What requests carry as their bearer token; empty for none."""
 
     def app(self) -> Starlette:
         """Return the application."""
@@ -113,6 +120,9 @@ class Endpoint:
 
     async def models(self, request: HttpRequest) -> Response:
         """List the two models."""
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
         about = {"object": "model", "created": int(self.run.state.created_at), "owned_by": "local"}
         return JSONResponse(
             {"object": "list", "data": [{"id": name, **about} for name in (BASE, self.run.id)]}
@@ -120,14 +130,16 @@ class Endpoint:
 
     async def completions(self, request: HttpRequest) -> Response:
         """Answer a conversation, whole or as a stream of events."""
-        origin = request.headers.get("origin")
-        if origin and (urlsplit(origin).hostname or "") not in {"127.0.0.1", "localhost", "::1"}:
-            return _error(403, "Requests from other sites are refused.", "forbidden")
-        body = await request.body()
-        if len(body) > MOST_BODY_BYTES:
-            return _error(413, "The request is too large.", "invalid_request_error")
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MOST_BODY_BYTES:
+                return _error(413, "The request is too large.", "invalid_request_error")
         try:
-            asked = Completion.model_validate_json(body)
+            asked = Completion.model_validate_json(bytes(body))
         except ValidationError as exc:
             wrong = exc.errors()[0]
             place = ".".join(str(part) for part in wrong["loc"])
@@ -144,6 +156,15 @@ class Endpoint:
             return JSONResponse(await run_in_threadpool(_whole, asked, first, answers))
         except OrpoQloraError as exc:
             return _error(_status_of(exc), str(exc), exc.slug)
+
+    def _refusal(self, request: HttpRequest) -> Response | None:
+        origin = request.headers.get("origin")
+        if origin and (urlsplit(origin).hostname or "") not in {"127.0.0.1", "localhost", "::1"}:
+            return _error(403, "Requests from other sites are refused.", "forbidden")
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.key and not hmac.compare_digest(sent.encode(), self.key.encode()):
+            return _error(401, f"The key is not the one in {KEY_VARIABLE}.", "invalid_api_key")
+        return None
 
     def _answers(self, asked: Completion) -> Iterator[Answers]:
         turns = tuple(message.message() for message in asked.messages)
@@ -216,7 +237,7 @@ def main(arguments: Sequence[str]) -> int:
     """Serve the run of that id on that port until it is interrupted; return the exit code."""
     run_id, port = arguments
     run = store.read_run(store.paths_of(run_id))
-    app = Endpoint(run).app()
+    app = Endpoint(run, os.environ.get(KEY_VARIABLE, "").strip()).app()
     uvicorn.run(app, host=HOST, port=int(port), log_level="warning", access_log=False)
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -143,6 +143,9 @@ def evaluate(
     if lm_eval:
         raise typer.Exit(run_lm_eval(found, lm_eval))
     if measure is None and prompts == HELD_OUT and folder is None:
+        given = {"--samples": samples != 1, "--reward-model": bool(reward_model)}
+        given |= {"--judge-url": bool(judge_url), "--judge-model": bool(judge_model)}
+        _refuse_without_measure(given | {"--text": text is not None})
         _print_cards(found, again=again, as_json=as_json)
         return
     sampling = _sampling(
@@ -169,6 +172,16 @@ def evaluate(
         out.print_json(json.dumps(suite_results.to_json(results)))
     else:
         _print_results(results)
+
+
+def _refuse_without_measure(given: Mapping[str, bool]) -> None:
+    """Refuse options that only --measure uses; `given` has whether each was given."""
+    unused = [option for option, is_given in given.items() if is_given]
+    if unused:
+        raise InputError(
+            f"{unused[0]} has no effect without --measure.",
+            hint=f"Add --measure with one of {', '.join(PARTS)}; or all.",
+        )
 
 
 def _print_cards(runs: Sequence[Run], *, again: bool, as_json: bool) -> None:

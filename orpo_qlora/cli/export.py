@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -114,14 +115,17 @@ def export(
     if report is not None:
         html_report.write_report(found, report.expanduser())
     elif push:
-        pushed = hub.push(found, push, merged=merged, public=public, dry_run=dry_run)
-        _print([*pushed.lines(), pushed.url or "Nothing was sent."])
+        folder = merged.expanduser() if merged is not None else None
+        pushed = hub.push(found, push, merged=folder, public=public, dry_run=dry_run)
+        lines = [*pushed.lines(), pushed.url or "Nothing was sent."]
+        _print(lines, dataclasses.asdict(pushed) if as_json else None)
     elif merged is not None:
-        arguments = [found.id, str(merged), dtype.value, onto.value]
+        arguments = [found.id, str(merged.expanduser()), dtype.value, onto.value]
         raise typer.Exit(run_foreground(MERGE, arguments))
     elif vllm is not None:
         made = write_vllm(found, vllm.expanduser())
-        _print([str(made.folder), *made.notes, *made.commands])
+        about = dataclasses.asdict(made) | {"folder": str(made.folder)}
+        _print([str(made.folder), *made.notes, *made.commands], about if as_json else None)
     elif chosen:
         request = ExportRequest(
             run=found.id,
@@ -133,7 +137,7 @@ def export(
         )
         _export_model(request, as_json=as_json)
     else:
-        _export_adapter(found, target, as_json=as_json)
+        _export_adapter(found, target.expanduser() if target else None, as_json=as_json)
 
 
 def _refuse_several(kinds: list[str]) -> None:
@@ -143,7 +147,11 @@ def _refuse_several(kinds: list[str]) -> None:
         )
 
 
-def _print(lines: list[str]) -> None:
+def _print(lines: list[str], about: dict[str, object] | None = None) -> None:
+    """Print lines, or what they are about as JSON."""
+    if about is not None:
+        out.print_json(json.dumps(about))
+        return
     for line in lines:
         out.print(plain(line), soft_wrap=True)
 

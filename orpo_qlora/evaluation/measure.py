@@ -15,13 +15,14 @@ import torch
 
 from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair
-from orpo_qlora.errors import InputError, OutOfMemory
+from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.report_card import ReportCard, ResponseScores, Scores
 from orpo_qlora.evaluation.request import EvaluationRequest
 from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
+from orpo_qlora.jobs.memory import memory_named
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine, build_engine
@@ -34,6 +35,8 @@ from orpo_qlora.runs import store
 from orpo_qlora.runs.lineage import parent_title
 from orpo_qlora.runs.process import training_setup
 from orpo_qlora.runs.store import Run
+
+MEMORY_HINT = "Close other programs, the chat for instance, and evaluate again."
 
 NEEDS = Needs(prompt=False, rejected=True)
 """Log-probs of both answers; a preference does not depend on those of the prompt."""
@@ -220,24 +223,13 @@ def _scores(
     )
 
 
-def _memory_named(evaluation: EvaluationProgram) -> None:
-    def named() -> OutOfMemory:
-        return OutOfMemory(
-            f"Memory ran out while {evaluation.state.phase}.",
-            hint="Close other programs, the chat for instance, and evaluate again.",
-        )
-
-    with hardware.memory_errors(named):
-        evaluation.run()
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the evaluation of one folder; return its exit code."""
     paths = JobPaths(Path(arguments[0]))
 
     def make() -> tuple[EvaluationProgram, Callable[[], None]]:
         evaluation = EvaluationProgram(paths)
-        return evaluation, lambda: _memory_named(evaluation)
+        return evaluation, memory_named(evaluation, evaluation.run, MEMORY_HINT)
 
     return run_job(paths, make)
 

@@ -20,7 +20,7 @@ class Checks(BaseModel):
     tolerance_nats: float
     prompts: int
     same_answers: int
-    """Prompts to which the likeliest answers are the same, letter by letter."""
+    """Prompts with identical greedy answers."""
 
     def sentences(self) -> list[str]:
         """Return what was compared and how it came out."""
@@ -30,7 +30,6 @@ class Checks(BaseModel):
             f"Mean log-prob of an answer: at most {self.largest_difference_nats:.2g} nats a token "
             f"from the run's own model, {self.mean_difference_nats:.2g} on average (accepted: "
             f"{self.tolerance_nats:g}).",
-            f"Likeliest answers: {self.same_answers} of {self.prompts} are the same, letter by "
-            "letter.",
+            f"Greedy answers: {self.same_answers} of {self.prompts} are identical.",
             f"Read back with {self.read_with}.",
         ]

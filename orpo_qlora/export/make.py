@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orpo_qlora import storage
-from orpo_qlora.errors import OutOfMemory
 from orpo_qlora.export import request as export_request
 from orpo_qlora.export.commands import commands_for
 from orpo_qlora.export.gguf.lora import write_lora
@@ -21,8 +20,10 @@ from orpo_qlora.export.gguf.write import GgufOptions, write_gguf
 from orpo_qlora.export.merge import merge_run
 from orpo_qlora.export.request import ExportRequest, ExportResult
 from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
-from orpo_qlora.models import hardware
+from orpo_qlora.jobs.memory import memory_named
 from orpo_qlora.runs import store
+
+MEMORY_HINT = "Close other programs, the chat for instance, and export again."
 
 
 class ExportProgram(JobProgram):
@@ -67,24 +68,13 @@ class ExportProgram(JobProgram):
         )
 
 
-def _memory_named(program: ExportProgram) -> None:
-    def named() -> OutOfMemory:
-        return OutOfMemory(
-            f"Memory ran out while {program.state.phase}.",
-            hint="Close other programs, the chat for instance, and export again.",
-        )
-
-    with hardware.memory_errors(named):
-        program.run()
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the export of one job's folder; return its exit code."""
     paths = JobPaths(Path(arguments[0]))
 
     def make() -> tuple[ExportProgram, Callable[[], None]]:
         program = ExportProgram(paths)
-        return program, lambda: _memory_named(program)
+        return program, memory_named(program, program.run, MEMORY_HINT)
 
     return run_job(paths, make)
 

@@ -5,6 +5,7 @@ Private by default. The token comes from the environment alone and is neither st
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from dataclasses import dataclass
@@ -15,13 +16,18 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from orpo_qlora.errors import InputError, OrpoQloraError, ResourceError
-from orpo_qlora.export.bundle import adapter_files, check_exportable, size_of, write_folder
+from orpo_qlora.export.bundle import (
+    MANIFEST,
+    adapter_files,
+    check_exportable,
+    size_of,
+    write_folder,
+)
 from orpo_qlora.export.origin import origin_of
 from orpo_qlora.program import without_secrets
 from orpo_qlora.runs.store import Run
 
 TOKEN = "HF_TOKEN"
-CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ def push(
     Args:
         run: finished or stopped.
         repo: `owner/name`; made if missing.
-        merged: folder of a merged model to upload instead of the adapter.
+        merged: folder of the run's merged model to upload instead of the adapter; files that do
+            not belong to it stay.
         public: make a new repository public, or upload to one that is.
         dry_run: return what would be uploaded; nothing is sent.
 
@@ -63,7 +70,7 @@ def push(
     check_exportable(run)
     check_name(repo)
     if merged is not None:
-        return _upload(merged, repo, _merged_files(merged), public=public, dry_run=dry_run)
+        return _upload(merged, repo, _merged_files(run, merged), public=public, dry_run=dry_run)
     content = adapter_files(run, origin_of(run))
     files = {name: size_of(one) for name, one in content.items()}
     with tempfile.TemporaryDirectory(prefix="orpo-qlora-push-") as folder:
@@ -86,14 +93,18 @@ def check_name(repo: str) -> None:
         raise InputError(f"“{repo}” names no owner.", hint="Give owner/name.")
 
 
-def _merged_files(folder: Path) -> dict[str, int]:
-    if not (folder / CARD).is_file() or not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder} is not a merged model with a card.",
-            hint="Make it first: orpo-qlora export RUN --merged DIR",
-        )
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return {path.name: path.stat().st_size for path in files if not path.name.startswith(".")}
+def _merged_files(run: Run, folder: Path) -> dict[str, int]:
+    """Return the bytes of the files that the manifest of a merged model lists."""
+    make_it = f"Make it first: orpo-qlora export {run.id} --merged DIR"
+    try:
+        about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        names = sorted({MANIFEST, *(Path(name).name for name in about["sha256"])})
+        files = {name: (folder / name).stat().st_size for name in names}
+    except (OSError, ValueError, LookupError, TypeError) as exc:
+        raise InputError(f"{folder} is not a whole merged model.", hint=make_it) from exc
+    if about.get("run") != run.id:
+        raise InputError(f"{folder} is the merged model of another run.", hint=make_it)
+    return files
 
 
 def _upload(folder: Path, repo: str, files: dict[str, int], *, public: bool, dry_run: bool) -> Push:

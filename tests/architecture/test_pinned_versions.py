@@ -1,4 +1,4 @@
-"""No dependency is older than the release that mended a known hole; docs/security.md has them."""
+"""No dependency is older than a release that fixed a known vulnerability; see docs/security.md."""
 
 import re
 from importlib import metadata

@@ -1,4 +1,4 @@
-"""Three ugly files on the Data tab, as a person meets them: asked, mended, seen, taken away."""
+"""Three ugly files on the Data tab, as a user handles them: mapped, fixed, read, removed."""
 
 import csv
 import json

@@ -151,7 +151,7 @@ def test_single_measurement_is_a_dot(tmp_path):
     assert 'class="dots dots-round"' in drawn(tmp_path, [{"step": 0, "eval/loss": 3.0}])
 
 
-def test_held_out_curve_is_told_apart_without_its_colour(tmp_path):
+def test_held_out_curve_is_distinct_without_its_colour(tmp_path):
     records = [{"step": step, "loss": 2.0, "eval/loss": 2.5} for step in (1, 2)]
     chart = drawn(tmp_path, records)
     assert chart.count('class="curve"') == 1
@@ -223,7 +223,7 @@ def test_ticks_of_a_logarithmic_axis_are_round():
     assert Scale(2.05, 2.4, is_log=True).ticks() == [2.1, 2.2, 2.3, 2.4]
 
 
-def test_ticks_of_small_numbers_are_told_apart():
+def test_ticks_of_small_numbers_are_distinct():
     assert len(set(Scale(0, 2e-6).ticks())) >= 4
 
 
@@ -293,7 +293,7 @@ def test_any_smoothing_that_is_sent_can_be_drawn(smoothing):
     assert 0 <= ChartView.of((smoothing, None, None)).smoothing <= MOST_SMOOTHING
 
 
-def test_table_tells_the_latest_values(tmp_path):
+def test_table_has_the_latest_values(tmp_path):
     records = [
         {"step": 1, "loss": 3.0, "or_loss": 0.5, "peak_memory_bytes": 2e9},
         {"step": 2, "loss": 1.0, "or_loss": 0.5},

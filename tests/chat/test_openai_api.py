@@ -79,6 +79,22 @@ def test_other_sites_and_other_names_are_refused(web, asked):
     headers = {"Origin": "http://elsewhere.example"}
     assert web.post("/v1/chat/completions", json={}, headers=headers).status_code == 403
     assert web.get("/v1/models", headers={"Host": "elsewhere.example"}).status_code == 400
+    assert web.get("/v1/models", headers=headers).status_code == 403
+    large = b"x" * (openai_api.MOST_BODY_BYTES + 1)
+    assert web.post("/v1/chat/completions", content=large).status_code == 413
+    assert asked == []
+
+
+def test_with_a_key_nothing_answers_without_it(copied_run, asked):
+    app = openai_api.Endpoint(copied_run, key="secret").app()
+    web = TestClient(app, base_url="http://127.0.0.1")
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        assert web.get("/v1/models", headers=headers).status_code == 401
+        answer = web.post("/v1/chat/completions", json=question("base"), headers=headers)
+        assert answer.status_code == 401
+        assert "ORPO_QLORA_SERVE_KEY" in answer.json()["error"]["message"]
+    headers = {"Authorization": "Bearer secret"}
+    assert web.get("/v1/models", headers=headers).status_code == 200
     assert asked == []
 
 

@@ -41,9 +41,9 @@ def cast(vote, *, on):
 def test_win_rates_have_an_interval():
     for number, vote in enumerate(("a", "a", "b", "tie", "bad")):
         cast(vote, on=f"q{number}")
-    told = json.loads(said("--json"))
-    assert (told["votes"], told["pairs"]) == (5, 3)
-    (score,) = told["scores"]
+    report = json.loads(said("--json"))
+    assert (report["votes"], report["pairs"]) == (5, 3)
+    (score,) = report["scores"]
     assert (score["adapter"], score["against"]) == (RUN, None)
     assert [score[name] for name in ("wins", "losses", "ties", "bad")] == [2, 1, 1, 1]
     interval = wilson(2 / 3, 3)

@@ -22,7 +22,7 @@ def said(monkeypatch, capsys):
     return run
 
 
-def test_runs_are_found_and_told_with_results(said):
+def test_runs_are_listed_with_results(said):
     make_run(name="first", accuracy=0.8, tags=("night",))
     make_run(name="second", status="failed")
     listed = json.loads(said("runs", "--json", "--tag", "night")[1])

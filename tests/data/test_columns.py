@@ -87,7 +87,7 @@ def test_synonyms_are_accepted_and_reported_as_guesses(columns, mapping):
         (ColumnMapping("a", "b", ""), "p.csv: both answers need a column."),
     ],
 )
-def test_mapping_of_the_person_must_fit_the_file(mapping, fact):
+def test_mapping_of_the_user_must_fit_the_file(mapping, fact):
     with pytest.raises(NeedsColumns) as caught:
         check_mapping(mapping, ["a", "b", "c"], "p.csv")
     assert caught.value.message == fact

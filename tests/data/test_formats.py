@@ -1,4 +1,4 @@
-"""Every format gives the same pairs, told by content; whatever is written is read back."""
+"""Every format gives the same pairs, detected by content; what is written is read back."""
 
 import contextlib
 import json
@@ -46,7 +46,7 @@ def write(folder, content, encoding="utf-8", name="data"):
 
 @pytest.mark.parametrize("name", ["data", "data.csv", "data.jsonl", "data.parquet", "data.zip"])
 @pytest.mark.parametrize("way", WAYS)
-def test_format_is_told_by_content_not_by_name(tmp_path, way, name):
+def test_format_is_detected_by_content_not_by_name(tmp_path, way, name):
     dataset = load_preferences(write(tmp_path, WAYS[way](ROWS), name=name))
     assert dataset.pairs == PAIRS
     assert dataset.report.format == way

@@ -72,13 +72,13 @@ def test_base_scores_are_those_of_the_plain_model(copied_run):
         assert tokens == len(pair.chosen)
 
 
-def test_the_command_line_tells_the_same_card(copied_run):
+def test_the_command_line_prints_the_same_card(copied_run):
     done = evaluate_cli(copied_run.id, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    sentences = told.pop("sentences")
+    printed = json.loads(done.stdout)
+    sentences = printed.pop("sentences")
     card = report_card.read_card(copied_run)
-    assert report_card.ReportCard.model_validate(told) == card
+    assert report_card.ReportCard.model_validate(printed) == card
     assert sentences == card.sentences()
     assert "Tuned prefers the chosen response in" in sentences[0]
 

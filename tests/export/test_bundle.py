@@ -72,9 +72,9 @@ def test_the_code_of_the_card_loads_the_adapter_with_the_run_s_log_probs(
 def test_every_file_has_its_hash_in_the_manifest_and_the_card(ended_run, tmp_path):
     folder = unpacked(bundle.export_adapter(ended_run, tmp_path / "adapter.zip"), tmp_path)
     there = {path.name: path.read_bytes() for path in folder.iterdir()}
-    told = json.loads(there.pop("manifest.json"))
-    assert told["run"] == ended_run.id
-    assert told["files"] == {
+    manifest = json.loads(there.pop("manifest.json"))
+    assert manifest["run"] == ended_run.id
+    assert manifest["files"] == {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in there.items()
     }
@@ -91,7 +91,7 @@ def test_the_same_run_gives_the_same_bytes(ended_run, tmp_path):
     assert [path.name for path in sorted(tmp_path.glob("*.zip"))] == ["a.zip", "b.zip"]
 
 
-def test_the_card_tells_numbers_settings_and_passport(ended_run, tmp_path):
+def test_the_card_has_numbers_settings_and_passport(ended_run, tmp_path):
     folder = unpacked(bundle.export_adapter(ended_run, tmp_path / "adapter.zip"), tmp_path)
     card = (folder / "README.md").read_text("utf-8")
     front = yaml.safe_load(card.split("---")[1])

@@ -1,5 +1,6 @@
 """Uploads to a Hub on the loopback interface."""
 
+import json
 import os
 import subprocess
 import sys
@@ -58,7 +59,19 @@ def test_without_a_token_or_a_name_nothing_is_sent(copied_run, monkeypatch, tmp_
         with pytest.raises(InputError, match="Give owner/name") as caught:
             push(copied_run, name, dry_run=True)
         assert name in str(caught.value)
-    with pytest.raises(InputError, match="not a merged model with a card"):
+    with pytest.raises(InputError, match="not a whole merged model"):
+        push(copied_run, "lab/tuned", merged=tmp_path, dry_run=True)
+
+
+def test_of_a_merged_model_only_its_own_files_are_sent(copied_run, tmp_path):
+    for name in ("README.md", "model.safetensors", "notes.txt"):
+        (tmp_path / name).write_text(name)
+    about = {"run": copied_run.id, "sha256": {"README.md": "", "model.safetensors": ""}}
+    (tmp_path / "manifest.json").write_text(json.dumps(about))
+    planned = push(copied_run, "lab/tuned", merged=tmp_path, dry_run=True)
+    assert set(planned.files) == {"README.md", "manifest.json", "model.safetensors"}
+    (tmp_path / "manifest.json").write_text(json.dumps(about | {"run": "other"}))
+    with pytest.raises(InputError, match="of another run"):
         push(copied_run, "lab/tuned", merged=tmp_path, dry_run=True)
 
 

@@ -81,9 +81,9 @@ def wait_for():
     def wait(what, status=None):
         deadline = time.monotonic() + WAIT_SECONDS
         while not (what() if status is None else store.read_run(what).state.status == status):
-            told = "" if status is None else f": {store.read_run(what).state}"
-            told += "" if status is None else store.log_tail(what)
-            assert time.monotonic() < deadline, f"waited too long{told}"
+            details = "" if status is None else f": {store.read_run(what).state}"
+            details += "" if status is None else store.log_tail(what)
+            assert time.monotonic() < deadline, f"waited too long{details}"
             time.sleep(0.02)
 
     return wait

@@ -104,9 +104,9 @@ def test_runs_are_found_compared_renamed_and_deleted(browser, start):
         expect(rows(page)).to_have_count(4, timeout=PATIENCE)
         tick(page, busy, waiting)
         page.locator("#history-delete").click()
-        told = page.locator("#history-delete-text")
-        expect(told).to_contain_text("waits in the queue", timeout=PATIENCE)
-        expect(told).to_contain_text("“at work” is running: stop it first")
+        notice = page.locator("#history-delete-text")
+        expect(notice).to_contain_text("waits in the queue", timeout=PATIENCE)
+        expect(notice).to_contain_text("“at work” is running: stop it first")
         expect(page.locator("#history-delete-confirm")).to_be_disabled()
         assert errors == []
 

@@ -23,7 +23,7 @@ from orpo_qlora.runs.identity import Identity
 from orpo_qlora.runs.process import preflight
 from orpo_qlora.runs.state import RunState
 
-# Whoever ran the tests may have threads of its own; a fork here only writes files and leaves.
+# The process that runs the tests may have threads; a fork here only writes files and leaves.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 FINISHED, REFUSED, SURVIVED, KILLED, WRONG = 0, 7, 8, -9, 99

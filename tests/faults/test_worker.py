@@ -124,8 +124,8 @@ def test_memory_that_runs_out_where_nothing_smaller_can_be_tried_is_a_card(
     paths = start(model=str(tiny_model), **LEARNING)
     wait_for(paths, "failed")
     card = store.read_run(paths).state.error
-    told = (card.slug, card.message, card.where)
-    assert told == ("out-of-memory", f"Memory ran out while {phase}.", f"step {step}")
+    shown = (card.slug, card.message, card.where)
+    assert shown == ("out-of-memory", f"Memory ran out while {phase}.", f"step {step}")
     assert "smaller model" in card.hint
 
     inject()

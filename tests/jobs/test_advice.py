@@ -40,8 +40,8 @@ def advice(asked, longest_pair=800):
 def test_one_setting_too_greedy_is_named_alone(settings, free_gigabytes, label):
     asked = question(free_gigabytes, **settings)
     assert not asked.fits()
-    told = advice(asked)
-    assert [sentence.partition(":")[0] for sentence in told] == [label]
+    lines = advice(asked)
+    assert [sentence.partition(":")[0] for sentence in lines] == [label]
     assert question(free_gigabytes).fits()  # as advised, all of them have their default
 
 
@@ -53,8 +53,8 @@ def test_a_forward_holds_no_more_than_a_step_has():
 def test_pairs_too_long_are_to_be_shorter_and_then_fit():
     asked = question(8, longest=9000)
     assert not asked.fits()
-    (told,) = advice(asked, longest_pair=8000)
-    length = int(told.partition("about ")[2].partition(" ")[0].replace(",", ""))
+    (line,) = advice(asked, longest_pair=8000)
+    length = int(line.partition("about ")[2].partition(" ")[0].replace(",", ""))
     assert 64 <= length < 8000
     assert question(8, longest=int(9000 * length / 8000)).fits()
 
@@ -62,16 +62,16 @@ def test_pairs_too_long_are_to_be_shorter_and_then_fit():
 def test_a_base_too_large_names_a_smaller_one_that_could_be_held():
     asked = question(4)
     assert not asked.fits()
-    (told,) = advice(asked)
-    assert told == "Choose a smaller base model, SmolLM2 1.7B Instruct for example."
+    (line,) = advice(asked)
+    assert line == "Choose a smaller base model, SmolLM2 1.7B Instruct for example."
 
 
 def test_nothing_listed_is_small_enough():
-    (told,) = advice(question(0.05))
-    assert "no listed model fits" in told
+    (line,) = advice(question(0.05))
+    assert "no listed model fits" in line
 
 
 def test_a_full_disk_says_how_much_to_free():
-    told = changes_for_disk(300_000_000, 100_000_000, TrainConfig())
-    assert told[0].startswith("Free 200 MB")
-    assert "LoRA rank" in told[1]
+    lines = changes_for_disk(300_000_000, 100_000_000, TrainConfig())
+    assert lines[0].startswith("Free 200 MB")
+    assert "LoRA rank" in lines[1]

@@ -21,7 +21,6 @@ MOST_ROWS = 2_000_000
 """Most rows fetched unless `max_rows` takes the first ones."""
 MOST_BYTES = FILE_BYTES
 """Most bytes of a stored file: larger ones cannot be read."""
-REVISION_CHARACTERS = 12
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_-])?"
 _ID = re.compile(rf"{_PART}/{_PART}")
 _PREFIX = re.compile(r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)datasets/")

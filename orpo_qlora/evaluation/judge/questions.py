@@ -1,7 +1,7 @@
 """Questions to a judge, in words of our own, and how its replies are read. Floor 5; no torch.
 
 The answers are quoted between lines that name them, so that an answer can hardly pass for an
-instruction; the judge is told to ignore instructions in them.
+instruction; the judge is instructed to ignore instructions in them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from orpo_qlora.evaluation.suite.figures import Figure, PerAnswer
 
 FEW_SAMPLES = (
     "One answer a prompt: similarity per input, distinct n-grams and self-BLEU need at least two "
-    "(--samples 5)."
+    "(“Answers a prompt”, --samples 5)."
 )
 DIRECTION = "A higher similarity or self-BLEU means less diverse answers."
 

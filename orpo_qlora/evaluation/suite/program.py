@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orpo_qlora import storage
-from orpo_qlora.errors import OutOfMemory
 from orpo_qlora.evaluation import guard
 from orpo_qlora.evaluation.answers.generate import answer_missing, missing
 from orpo_qlora.evaluation.answers.kept import KeptAnswers
@@ -45,10 +44,15 @@ from orpo_qlora.evaluation.suite.results import (
 from orpo_qlora.evaluation.suite.systems import Group, Loaded, groups_of, load_group, release_memory
 from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
+from orpo_qlora.jobs.memory import memory_named
 from orpo_qlora.models import hardware
 
 LOCAL_PARTS = tuple(part for part in PARTS if part != "judge")
 """Parts that need the machine."""
+MEMORY_HINT = (
+    "Close other programs, the chat for instance, and evaluate again: answers given so far are "
+    "kept."
+)
 
 
 class SuiteProgram(JobProgram):
@@ -204,25 +208,13 @@ class SuiteProgram(JobProgram):
         )
 
 
-def _memory_named(program: SuiteProgram) -> None:
-    def named() -> OutOfMemory:
-        return OutOfMemory(
-            f"Memory ran out while {program.state.phase}.",
-            hint="Close other programs, the chat for instance, and evaluate again: answers given "
-            "so far are kept.",
-        )
-
-    with hardware.memory_errors(named):
-        program.run()
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the evaluation of one folder; return its exit code."""
     paths = SuitePaths(Path(arguments[0]))
 
     def make() -> tuple[JobProgram, Callable[[], None]]:
         program = SuiteProgram(paths)
-        return program, lambda: _memory_named(program)
+        return program, memory_named(program, program.run, MEMORY_HINT)
 
     return run_job(JobPaths(paths.folder), make)
 

@@ -128,7 +128,7 @@ class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
         """
         if NEED_EMBEDDINGS.intersection(request.parts):
             check_embedder(request.embedder)
-        if "judge" in request.parts:
+        if "judge" in request.parts or request.judge is not None:
             check_settings(_judge_of(request))
         known = self.read(request)
         if again and self.is_complete(request, known) and not known.state.is_busy:
@@ -139,9 +139,8 @@ class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
 def _judge_of(request: SuiteRequest) -> JudgeSettings:
     if request.judge is None:
         raise InputError(
-            "There is no judge to ask.",
-            hint="Name an OpenAI-compatible endpoint with --judge-url and its model with "
-            "--judge-model.",
+            "There is no judge.",
+            hint="Name an OpenAI-compatible endpoint (--judge-url) and its model (--judge-model).",
         )
     return request.judge
 

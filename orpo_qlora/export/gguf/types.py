@@ -33,7 +33,6 @@ TYPES = {
         GgufType("q4_k_m", 4.9, 0.3, "float16", is_k_quant=True),
     )
 }
-DEFAULT = "f16"
 
 
 def type_of(name: str) -> GgufType:

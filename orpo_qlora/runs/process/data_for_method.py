@@ -26,7 +26,7 @@ def check_data(
         pairs: those of the run, to check their prompts too; none to check the summary alone.
 
     Raises:
-        InputError: it needs pairs, both labels, or several prompts; says the way out.
+        InputError: it needs pairs, both labels, or several prompts.
     """
     method = method_of(config)
     if report.singles and not method.takes_single:
@@ -35,8 +35,8 @@ def check_data(
     if report.singles and not (chosen and rejected):
         side = "chosen" if chosen else "rejected"
         raise InputError(
-            f"All {report.singles:,} responses of {report.source} are {side}, so there is nothing "
-            f"for {method.title} to tell them from.",
+            f"All {report.singles:,} responses of {report.source} are {side}; {method.title} needs "
+            "both chosen and rejected ones.",
             where=report.source,
             hint=f"Add {'rejected' if chosen else 'chosen'} responses.",
         )

@@ -13,6 +13,7 @@ import gradio as gr
 
 from orpo_qlora.export import request as export_request
 from orpo_qlora.export.formats import FORMATS, Format
+from orpo_qlora.export.gguf import llama_cpp
 from orpo_qlora.export.request import Export
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run, RunPaths
@@ -22,6 +23,7 @@ from orpo_qlora.ui.runs.snapshot import Snapshot
 
 HEAD = ("Format", "For", "Size", "Time", "State")
 UNKNOWN = "unknown"
+DOWNLOAD = "The first GGUF export downloads llama.cpp's converter from PyPI (77 MB)."
 Connect = Callable[[gr.Button, Callable[[RunPaths], object]], None]
 
 
@@ -104,7 +106,10 @@ def make(one: Format, paths: RunPaths) -> None:
 def _table(run: Run, known: Mapping[str, Export]) -> str:
     head = "".join(f"<th>{title}</th>" for title in HEAD)
     rows = "".join(_row(run, one, known[one.id]) for one in FORMATS)
-    return f'<table class="settings"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    note = "" if llama_cpp.is_fetched() else f'<p class="quiet">{DOWNLOAD}</p>'
+    return (
+        f'<table class="settings"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}'
+    )
 
 
 def _row(run: Run, one: Format, export: Export) -> str:

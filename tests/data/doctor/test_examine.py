@@ -1,4 +1,4 @@
-"""Each row is used or left out for one reason; what the pairs would teach is told and mended."""
+"""Each row is used or left out for one reason; findings are reported and fixed."""
 
 import pytest
 from hypothesis import given
@@ -184,7 +184,7 @@ def test_ordinary_text_is_not_suspected(preference):
         ("letter-forms", pref("a", "rene\u0301", "c"), pref("a", "ren\u00e9", "c")),
     ],
 )
-def test_text_is_mended_as_the_fix_says(fix, before, after):
+def test_text_is_fixed_as_the_fix_says(fix, before, after):
     assert examined(before, fixes=(fix,))[1] == [after]
 
 
@@ -202,7 +202,7 @@ def test_earlier_turns_make_another_prompt():
     assert finding_of(doctor, "duplicate").rows == (2,)
 
 
-def test_earlier_turns_are_looked_through_and_mended_too():
+def test_earlier_turns_are_checked_and_fixed_too():
     def turns(text):
         return (Message("user", text), Message("assistant", "ok"))
 
@@ -265,7 +265,7 @@ def test_half_characters_are_no_text():
     ("longer", "of", "expected"),
     [(16, 20, "longer"), (3, 20, "shorter"), (10, 20, ""), (19, 19, "")],
 )
-def test_length_bias_is_told_from_enough_pairs_with_what_it_teaches(longer, of, expected):
+def test_length_bias_is_reported_from_enough_pairs_with_what_it_teaches(longer, of, expected):
     pairs = [pref(f"question {i}", "long answer", "short") for i in range(longer)]
     pairs += [pref(f"question {i}", "short", "long answer") for i in range(longer, of)]
     found = finding_of(examined(*pairs)[0], "length-bias")
@@ -296,7 +296,7 @@ def test_answers_of_equal_length_speak_for_neither(longer, shorter, equal, expec
     assert expected in found.label if expected else found is None
 
 
-def test_few_pairs_are_told_and_many_are_not():
+def test_few_pairs_are_reported_and_many_are_not():
     few, _ = examined(*(pref(f"question {i}") for i in range(49)))
     assert finding_of(few, "few-pairs").count == 49
     enough, _ = examined(*(pref(f"question {i}") for i in range(50)))
@@ -314,7 +314,7 @@ def test_few_pairs_are_told_and_many_are_not():
         ({"epochs": 30, "max_steps": 1}, ""),
     ],
 )
-def test_settings_that_show_every_pair_very_often_are_told(settings, expected):
+def test_settings_that_show_every_pair_very_often_are_reported(settings, expected):
     found = too_many_passes(100, TrainConfig(**settings))
     assert expected in found.label if expected else found is None
 

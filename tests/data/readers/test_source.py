@@ -85,7 +85,7 @@ def test_place_of_a_fault_is_exact_whatever_is_read_at_once(tmp_path, monkeypatc
     assert f"line 4, byte offset {offset} (0xFF)" in caught.value.message
 
 
-def test_damage_in_unicode_is_told_from_another_encoding(tmp_path):
+def test_damaged_unicode_is_no_other_encoding(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_bytes(HEAD + "é,è,ê\nä,ö,ü\n".encode() + b"d,\xff,f\n")
     with pytest.raises(BrokenRows):

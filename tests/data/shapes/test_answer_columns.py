@@ -195,18 +195,20 @@ def test_real_dialogues_become_chats():
     assert [(drop.reason, drop.rows) for drop in report.drops] == [("empty-chosen", (87,))]
     lines = [json.loads(line) for line in HARMLESS.read_text(encoding="utf-8").splitlines()]
     for pair in dataset.pairs:
-        told = "".join(
+        prompt = "".join(
             f"\n\n{'Human' if turn.role == 'user' else 'Assistant'}: {turn.content}"
             for turn in pair.conversation
         )
         whole = lines[pair.row - 1]
         for side in ("chosen", "rejected"):
-            assert squeezed(f"{told}\n\nAssistant: {getattr(pair, side)}") == squeezed(whole[side])
+            assert without_spaces(
+                f"{prompt}\n\nAssistant: {getattr(pair, side)}"
+            ) == without_spaces(whole[side])
     split = split_pairs(dataset.pairs, 0.1, seed=42)
     assert len(split.train) + len(split.held_out) == 399
 
 
-def squeezed(text):
+def without_spaces(text):
     return "".join(text.split())
 
 

@@ -145,11 +145,13 @@ def test_the_command_line_shows_one_table_and_writes_the_answers(copied_run, tmp
     rows = json.loads((folder / "model_outputs" / "base.json").read_text(encoding="utf-8"))
     assert len(rows) == 3
     assert len((folder / "results.csv").read_text(encoding="utf-8").splitlines()) == 1 + 2 * 4
-    wrong = subprocess.run(
-        [*command, "--measure", "taste"], capture_output=True, text=True, check=False
-    )
-    assert wrong.returncode == 2
-    assert "no part “taste”" in wrong.stderr
+    for options, text in (
+        (["--measure", "taste"], "no part “taste”"),
+        (["--samples", "2"], "--samples has no effect without --measure"),
+    ):
+        wrong = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+        assert wrong.returncode == 2
+        assert text in wrong.stderr
 
 
 def test_an_adapter_that_changes_is_refused(copied_run):

@@ -114,14 +114,14 @@ def test_auto_leaves_a_models_own_template_and_a_name_replaces_it(tiny_model):
 
 @pytest.mark.parametrize("name", CHAT_TEMPLATES)
 @pytest.mark.parametrize("is_sentencepiece", [True, False])
-def test_the_files_alone_tell_what_the_loaded_tokenizer_does(tmp_path, name, is_sentencepiece):
+def test_the_files_alone_give_what_the_loaded_tokenizer_does(tmp_path, name, is_sentencepiece):
     folder = make_base_model(tmp_path / "base", is_sentencepiece=is_sentencepiece)
-    told = tokenizer_files.template_in_use(folder, name)
+    template = tokenizer_files.template_in_use(folder, name)
     tokenizer = loading.load_tokenizer(folder, name)
-    assert told == rendering.template_in_use(folder, tokenizer, name)
-    assert told.is_base
-    assert told.name == ("chatml" if name == "auto" else name)
-    assert told.end == ("</s>" if is_sentencepiece else "<|im_end|>")
+    assert template == rendering.template_in_use(folder, tokenizer, name)
+    assert template.is_base
+    assert template.name == ("chatml" if name == "auto" else name)
+    assert template.end == ("</s>" if is_sentencepiece else "<|im_end|>")
 
 
 def test_a_base_model_is_said_to_be_one(tmp_path):

@@ -35,7 +35,7 @@ def lengths_of(pair):
     max_length=st.integers(16, 90),
     over_length=st.sampled_from(["drop", "cut_prompt", "cut_answers"]),
 )
-def test_fit_foretells_what_tokenising_does(tokenizer, prompt, answers, max_length, over_length):
+def test_fit_predicts_what_tokenising_does(tokenizer, prompt, answers, max_length, over_length):
     start, *ends = (" ".join(words) for words in answers)
     pair = PreferencePair(" ".join(prompt), f"{start} {ends[0]}", f"{start} {ends[1]}", 1)
     whole = tokenize_pairs(tokenizer, [pair], 10**9, "drop").pairs[0]

@@ -29,8 +29,8 @@ def at_work(paths):
     assert lock.acquire()
 
     def say(seconds_ago, **state):
-        told = RunState(status="running", progressed_at=time.monotonic() - seconds_ago, **state)
-        store.write_state(paths, told)
+        written = RunState(status="running", progressed_at=time.monotonic() - seconds_ago, **state)
+        store.write_state(paths, written)
         return store.read_run(paths)
 
     yield say

@@ -47,7 +47,7 @@ def test_report_is_the_page_s_report(dataset_id):
     assert report == json.loads(uploads.open_upload(dataset_id).report.model_dump_json())
 
 
-def test_only_kept_files_can_be_taken_away(dataset_id):
+def test_only_kept_files_can_be_downloaded(dataset_id):
     with pytest.raises(DataError):
         downloads.make_file("../../runs/x", "csv")
 

@@ -38,7 +38,7 @@ def sweep():
     ]
 
 
-def test_only_what_differs_is_told():
+def test_only_what_differs_is_listed():
     first = make_run(name="a", lora_r=8, seed=1)
     second = make_run(name="b", lora_r=16, seed=1)
     table = compare_view.draw_differences(compared(first, second))
@@ -66,7 +66,7 @@ def test_equal_runs_differ_in_nothing():
     assert "are the same" in table
 
 
-def test_runs_of_one_name_are_told_apart():
+def test_runs_of_one_name_are_distinguished():
     labels = [one.label for one in compared(make_run(name="a"), make_run(name="a"))]
     assert labels[0] != labels[1]
     assert all(label.startswith("a (20") for label in labels)

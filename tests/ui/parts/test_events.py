@@ -31,7 +31,7 @@ def tab(served, own_home, monkeypatch):
     visitor.close()
 
 
-def test_a_page_that_is_told_no_address_opens_all_the_same(served, tab):
+def test_a_page_without_an_address_still_opens(served, tab):
     paths = make_run(name="mine")
     visitor = Visitor(served.address)
     visitor.put("address", None)

@@ -37,7 +37,7 @@ def test_an_unrequested_refresh_leaves_the_card_unchanged(card):
     assert "Row 17" in guarded(card, fail_for_the_person, keeps_card=True)()[card]
 
 
-def test_error_for_the_person_is_shown_whole_and_escaped(card):
+def test_error_for_the_user_is_shown_whole_and_escaped(card):
     shown = guarded(card, fail_for_the_person)()[card]
     assert "Row 17 is &lt;empty&gt;." in shown
     assert "Fill it." in shown

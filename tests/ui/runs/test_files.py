@@ -21,7 +21,7 @@ def own_temporary_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
-def test_settings_and_metrics_are_taken_away_as_they_are():
+def test_settings_and_metrics_are_downloaded_unchanged():
     paths = make_run(name="../<b>mine", accuracy=0.8)
     settings = make_file(paths.id, "settings")
     assert settings.name == "b-mine-config.yaml"
@@ -49,7 +49,7 @@ def test_a_missing_file_is_reported():
 
 
 @pytest.mark.parametrize("run_id", ["../../etc", "20260101-000000-beef"])
-def test_only_files_of_runs_can_be_taken_away(run_id):
+def test_only_files_of_runs_can_be_downloaded(run_id):
     with pytest.raises(UnknownRun):
         make_file(run_id, "log")
 

@@ -9,6 +9,7 @@ from orpo_qlora.errors import InputError
 from orpo_qlora.export import formats
 from orpo_qlora.export import request as export_request
 from orpo_qlora.export.formats import FORMATS
+from orpo_qlora.export.gguf import llama_cpp
 from orpo_qlora.export.request import ExportResult
 from orpo_qlora.jobs.job import JobState
 from orpo_qlora.runs import store
@@ -56,6 +57,13 @@ def test_size_and_time_come_first_then_checks_and_commands(copied_run, parts):
     assert [shown[button].interactive for button in parts.buttons] == [False] + 4 * [True]
     target.unlink()
     assert formats.exports_of(copied_run)["gguf-f16"].result is None
+
+
+def test_a_download_is_announced(copied_run, parts, own_home):
+    now = take_snapshot(copied_run.id)
+    assert "77 MB" in model_export.model_export_updates(parts, now)[parts.table]
+    (llama_cpp.tools_folder() / f"llama.cpp-{llama_cpp.VERSION}").mkdir()
+    assert "77 MB" not in model_export.model_export_updates(parts, now)[parts.table]
 
 
 def test_one_export_at_a_time_shows_its_progress(copied_run, parts):
