@@ -144,11 +144,11 @@ def test_escape_stops_and_keeps_the_text(page):
     pick(page, "Base model", "endless")
     page.locator("#chat-blind input").check()
     ask(page, "Go on.")
+    expect(page.locator("#chat-vote-a")).to_be_disabled()
     expect(page.locator("#chat-note")).to_contain_text("tokens/s", timeout=MINUTE)
     for text in (page.locator("#chat-newest .chat-text").nth(place) for place in (0, 1)):
         expect(text).to_have_text(re.compile(r"\S[\s\S]{5}"), timeout=MINUTE)
     expect(page.locator("#chat-error")).to_be_empty()
-    expect(page.locator("#chat-vote-a")).to_be_disabled()
     page.keyboard.press("Escape")
     assert all(len(text) > 3 for text in answers(page, "Go on."))
     expect(page.locator("#chat-newest")).to_contain_text("Stopped.")

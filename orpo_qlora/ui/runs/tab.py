@@ -209,6 +209,8 @@ def _connect_run(runs: RunsTab, page: Page) -> Render:
         # Back at the list, an error about a run stays readable.
         cleared: Updates = {runs.card: ""} if run_id else {}
         parameters = parameters_of(address)
+        if parameters.get("reported") == "again":
+            return {**cleared, **on_show(run_id, *chosen)}
         if run_id and parameters.get("run") == run_id:
             view = live_view.restored_updates(runs.run.live, parameters, run_id)
             return {**cleared, **on_show(run_id, *chart_view.values_in(parameters)), **view}
