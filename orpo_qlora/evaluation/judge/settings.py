@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from orpo_qlora.errors import InputError
 
 KEY_VARIABLE = "ORPO_QLORA_JUDGE_KEY"
+ADDRESS_VARIABLE = "ORPO_QLORA_JUDGE_URL"
+"""The one address to which a page sends the key."""
 CHARACTERS_PER_TOKEN = 4
 REPLY_TOKENS = 300
 """Tokens of a reply, for the estimate."""
@@ -101,6 +103,21 @@ def check_settings(settings: JudgeSettings) -> None:
         raise InputError(
             f"The key of the judge would be sent unencrypted to {address.hostname}.",
             hint=f"Use https, or unset {KEY_VARIABLE}.",
+        )
+
+
+def refuse_other_address(settings: JudgeSettings) -> None:
+    """Refuse an address typed on the page that would receive the key; a page may have many users.
+
+    Raises:
+        InputError: there is a key, and the address is not the one in the environment.
+    """
+    allowed = os.environ.get(ADDRESS_VARIABLE, "").strip()
+    if key_of_judge() and settings.base_url.rstrip("/") != allowed.rstrip("/"):
+        raise InputError(
+            f"The page sends the key of the judge only to the address in {ADDRESS_VARIABLE}.",
+            hint=f"Start the page with {ADDRESS_VARIABLE} set to this address, or without "
+            f"{KEY_VARIABLE}.",
         )
 
 

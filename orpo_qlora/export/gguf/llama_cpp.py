@@ -7,7 +7,7 @@ tested with theirs. It is no package of the index, so it comes from one of two p
 - the source distribution of `llama-cpp-python`, which vendors llama.cpp. Version and SHA-256 are
   pinned below; pip downloads it and checks the hash. Only the scripts, their Python module
   `gguf-py` and the licence are unpacked, nothing is compiled, and they go into `tools/` of the
-  home.
+  home. To read the metadata pip runs the package's build backend.
 - a llama.cpp checkout that the user names, for a newer architecture or a machine without network.
 
 The scripts run in a process of their own with this program's interpreter, torch and transformers.

@@ -13,7 +13,7 @@ from orpo_qlora.evaluation import embeddings
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
 from orpo_qlora.evaluation.answers.prompts import Prompt, PromptSet, held_out_prompts
-from orpo_qlora.evaluation.judge.settings import JudgeSettings
+from orpo_qlora.evaluation.judge.settings import JudgeSettings, refuse_other_address
 from orpo_qlora.evaluation.suite import request as suite_request
 from orpo_qlora.evaluation.suite.request import SuiteRequest
 from orpo_qlora.evaluation.suite.results import PARTS
@@ -90,7 +90,9 @@ def _whole(value: object, label: str) -> int:
 def _judge(inputs: Inputs) -> JudgeSettings | None:
     if not inputs.judge_url.strip():
         return None
-    return JudgeSettings(base_url=inputs.judge_url.strip(), model=inputs.judge_model.strip())
+    settings = JudgeSettings(base_url=inputs.judge_url.strip(), model=inputs.judge_model.strip())
+    refuse_other_address(settings)
+    return settings
 
 
 def _prompts(run: Run, text: str) -> PromptSet:

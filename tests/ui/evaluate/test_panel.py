@@ -77,6 +77,18 @@ def test_the_form_makes_the_request_of_the_command_line(copied_run):
     assert judged.judge.base_url == "http://localhost/v1"
 
 
+def test_the_page_sends_the_judge_s_key_to_one_address_alone(copied_run, monkeypatch):
+    typed = inputs(copied_run, judge_url="https://a.example/v1", judge_model="m", parts=["judge"])
+    monkeypatch.setenv("ORPO_QLORA_JUDGE_KEY", "secret")
+    with pytest.raises(InputError, match="only to the address in ORPO_QLORA_JUDGE_URL"):
+        form.request_of(typed)
+    monkeypatch.setenv("ORPO_QLORA_JUDGE_URL", "https://b.example/v1")
+    with pytest.raises(InputError, match="only to the address"):
+        form.request_of(typed)
+    monkeypatch.setenv("ORPO_QLORA_JUDGE_URL", "https://a.example/v1/")
+    assert form.request_of(typed).judge.base_url == "https://a.example/v1"
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
