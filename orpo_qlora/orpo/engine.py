@@ -148,7 +148,7 @@ def build_engine(policy: PeftModel, needs: Needs, pairs: Sequence[TokenizedPair]
     try:
         with torch.no_grad():
             restore_modules(policy)
-            expected = _plain_sums(policy, pair)
+            expected = plain_sums(policy, pair)
             linears = _fuse_modules(policy)
             everything = Needs(prompt=True, rejected=True)
             engine = Engine(policy, everything, "shared", frozen_head(model), linears)
@@ -193,8 +193,8 @@ def _agrees(engine: Engine, pair: TokenizedPair, expected: Tensor) -> bool:
     return worst <= allowed
 
 
-def _plain_sums(policy: PeftModel, pair: TokenizedPair) -> Tensor:
-    """Return prompt, chosen and rejected sums from whole logits of single sequences."""
+def plain_sums(policy: PeftModel, pair: TokenizedPair) -> Tensor:
+    """Return prompt, chosen and rejected sums from whole logits of single sequences, shape (3,)."""
     start = len(pair.prompt)
     parts = []
     for answer in (pair.chosen, pair.rejected):
