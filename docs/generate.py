@@ -21,7 +21,8 @@ PACKAGE = DOCS.parent / "orpo_qlora"
 COMMANDS = (
     *("check", "estimate", "train", "runs", "queue", "stop", "resume"),
     *("label", "log", "sweep", "delete"),
-    *("chat", "votes", "evaluate", "export", "serve", "verify", "ui", "prepare-demo-model"),
+    *("chat", "votes", "evaluate", "export", "serve", "verify", "doctor", "ui"),
+    "prepare-demo-model",
 )
 
 

@@ -311,7 +311,8 @@ class TrainConfig(BaseModel):
         group="Memory",
         label="Compute dtype",
         help="Data type of the computation; auto picks one that is fast and safe on this hardware. "
-        "bfloat16 saves about a fifth per step on a CPU with AVX-512-BF16, and is less exact.",
+        "bfloat16 saves about a fifth per step on a CPU with AVX-512-BF16, and is less exact. "
+        "float16 loses small gradients: training refuses it.",
     )
     max_tokens_per_forward: Annotated[int, BeforeValidator(_zero_if_auto)] = _setting(
         0,

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from orpo_qlora import storage
 from orpo_qlora.errors import DiskFull, OrpoQloraError
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+_HOME_FOLDER = re.compile(r"(/(?:home|Users)/)[^/\s:'\"]+")
+_GPU_IDENTIFIER = re.compile(r"\b((?:MIG-)?(?:GPU-)?[0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "ORPO_QLORA_JUDGE_KEY")
 _SHORTEST_TOKEN = 8
 _PRIVATE_UMASK = 0o077
@@ -42,6 +45,25 @@ def without_secrets(text: str) -> str:
         if len(token) >= _SHORTEST_TOKEN:
             text = text.replace(token, "hf_…")
     return _TOKEN.sub("hf_…", text)
+
+
+def without_paths(text: str) -> str:
+    """Return the text without what names a user: home folders, this project's and temporary ones.
+
+    Identifiers of GPUs are cut to their first characters.
+    """
+    folders = {
+        str(storage.home()): "HOME",
+        sys.prefix: "PYTHON",
+        str(Path(__file__).parents[1]): "PROJECT",
+        str(Path.home()): "~",
+        tempfile.gettempdir(): "TEMP",
+    }
+    for folder, name in sorted(folders.items(), key=lambda entry: -len(entry[0])):
+        if len(folder) > 1:
+            text = text.replace(folder, name)
+    text = _HOME_FOLDER.sub(r"\1…", text)
+    return _GPU_IDENTIFIER.sub(r"\1…", text)
 
 
 class _WithoutSecrets(logging.Formatter):

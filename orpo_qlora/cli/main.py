@@ -16,6 +16,7 @@ from orpo_qlora.cli.chat import add_chat_verbs
 from orpo_qlora.cli.check import check
 from orpo_qlora.cli.console import err, out, plain, print_error
 from orpo_qlora.cli.convert import convert_weights
+from orpo_qlora.cli.doctor import doctor
 from orpo_qlora.cli.estimate import estimate
 from orpo_qlora.cli.evaluate import evaluate
 from orpo_qlora.cli.export import export
@@ -87,6 +88,7 @@ def prepare_demo_model() -> None:
 
 
 app.command()(convert_weights)
+app.command()(doctor)
 app.command()(check)
 app.command()(estimate)
 app.command("plan", help="Another name of `estimate`.", hidden=True)(estimate)

@@ -145,7 +145,7 @@ class EstimateProgram(JobProgram):
     ) -> Estimate:
         """Return the estimate of a training from a step of it."""
         self.report("loading the base model")
-        base = training_setup.load_base(self.config)
+        base = training_setup.load_base_to_train(self.config)
         if base.arithmetic.device == "cpu":
             interactive.work_behind_answers("an estimate")
         # A starting adapter's weights take what new ones of its rank and targets take.

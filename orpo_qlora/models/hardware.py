@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ import psutil
 import torch
 
 from orpo_qlora.errors import OutOfMemory, UnsupportedModel
+from orpo_qlora.models.machine import usable_cores
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 THREADS_AT_START = torch.get_num_threads()
@@ -50,8 +52,25 @@ def choose_arithmetic(requested: str = "auto") -> Arithmetic:
         return Arithmetic("cuda", DTYPES[requested], f"{requested} on {name}, as set")
     if has_bfloat16:
         return Arithmetic("cuda", torch.bfloat16, f"bfloat16 on {name}, which has it in hardware")
-    # float16 would need loss scaling; older cards train slower but safely in float32.
+    # Older cards train slower but safely in float32; see `refuse_untrainable`.
     return Arithmetic("cuda", torch.float32, f"float32 on {name}, which has no bfloat16")
+
+
+def refuse_untrainable(requested: str) -> None:
+    """Refuse a number type in which a training loses its gradients.
+
+    The gradients of log-probs that reach the lower layers fall under float16's smallest values and
+    become 0 without a sign of it; nothing here scales the loss.
+
+    Raises:
+        UnsupportedModel: it is float16.
+    """
+    if requested == "float16":
+        raise UnsupportedModel(
+            "Training in float16 would lose small gradients, as the loss is not scaled.",
+            hint="Set “Compute dtype” to auto (--set compute_dtype=auto): bfloat16 where the GPU "
+            "has it, else float32. Chat and evaluation can use float16.",
+        )
 
 
 def _on_cpu(requested: str) -> Arithmetic:
@@ -70,7 +89,7 @@ def use_all_cores() -> int:
     threads = THREADS_AT_START
     if "OMP_NUM_THREADS" not in os.environ:
         cores = psutil.cpu_count(logical=False) or 1
-        threads = min(cores, len(psutil.Process().cpu_affinity()))
+        threads = min(cores, usable_cores())
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     return threads
@@ -89,19 +108,34 @@ def free_host_bytes() -> int:
     return min(psutil.virtual_memory().available, _free_in_container())
 
 
+OUT_OF_MEMORY_TEXTS = re.compile(
+    # The CPU's allocator of torch, and the host's.
+    r"can't allocate memory|cannot allocate memory"
+    # torch's CUDA and HIP allocators, the runtimes, the driver (also under expandable segments),
+    # bitsandbytes, Triton and NCCL.
+    r"|out of memory|ERROR_OUT_OF_MEMORY|(?:cuda|hip)Error(?:MemoryAllocation|OutOfMemory)"
+    # cuBLAS, cuBLASLt, hipBLAS and cuDNN 8 and 9, for their workspaces.
+    r"|(?:CUBLAS|HIPBLAS|CUDNN|CUSOLVER|CUSPARSE)_STATUS_\w*ALLOC(?:ATION)?_FAILED",
+    re.IGNORECASE,
+)
+"""What libraries write when memory runs out, where they have no exception of their own for it."""
+
+
 def is_out_of_memory(exc: BaseException) -> bool:
     """Whether an exception means that memory ran out, on a GPU or on the host."""
     if isinstance(exc, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(exc, RuntimeError) and "can't allocate memory" in str(exc)
+    if isinstance(exc, OSError):
+        return exc.errno == errno.ENOMEM
+    return isinstance(exc, RuntimeError) and bool(OUT_OF_MEMORY_TEXTS.search(str(exc)))
 
 
 @contextmanager
 def memory_errors(named: Callable[[], OutOfMemory]) -> Iterator[None]:
-    """Raise what `named` returns when memory runs out in the block, however torch reports it."""
+    """Raise what `named` returns when memory runs out in the block, however it is reported."""
     try:
         yield
-    except (MemoryError, RuntimeError) as exc:
+    except (MemoryError, RuntimeError, OSError) as exc:
         if not is_out_of_memory(exc):
             raise
         raise named() from exc
@@ -136,4 +170,5 @@ def peak_memory_bytes() -> int:
         return int(kilobytes[1]) * 1024
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -219,6 +219,21 @@ def load_base(
     arithmetic = choose_arithmetic(compute_dtype)
     folder = find_weights(model, revision)
     tokenizer = load_tokenizer(folder, chat_template)
+    loaded = load_weights(folder, arithmetic, quantization)
+    if dequantized and quantization == "nf4":
+        loaded = loaded.dequantize(arithmetic.dtype)
+    return Base(loaded, tokenizer, arithmetic, folder)
+
+
+def load_weights(
+    folder: Path, arithmetic: Arithmetic, quantization: Literal["nf4", "none"] = "nf4"
+) -> PreTrainedModel:
+    """Return the frozen model of a folder with safetensors weights.
+
+    Raises:
+        UnsupportedModel: transformers cannot load it, or some weights are missing.
+        OutOfMemory: the weights do not fit.
+    """
     quantized = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -241,10 +256,8 @@ def load_base(
         )
     _refuse_incomplete(folder, found["missing_keys"])
     loaded.requires_grad_(False)
-    if dequantized and quantization == "nf4":
-        loaded = loaded.dequantize(arithmetic.dtype)
     _keep_trainable(loaded)
-    return Base(loaded, tokenizer, arithmetic, folder)
+    return loaded
 
 
 def _refuse_incomplete(folder: Path, missing: Collection[str]) -> None:

@@ -8,35 +8,19 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shutil
-import subprocess
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 
 import psutil
 
 from orpo_qlora.config import preset_names
+from orpo_qlora.models import gpus
+from orpo_qlora.models.gpus import GIGABYTE, Gpu
 
-ASK_SECONDS = 5.0
-"""Timeout of nvidia-smi: a sleeping card needs a second or two."""
-QUESTION = ("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
 GPU_PRESET = re.compile(r"gpu-(\d+)gb")
 USABLE_SHARE = 0.92
 """A card sold with 24 GB reports 22.5 to 24."""
-GIGABYTE = 1024**3
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A card that torch could use."""
-
-    name: str
-    memory_bytes: int
-
-    @property
-    def words(self) -> str:
-        """Name and memory."""
-        return f"{self.name} ({round(self.memory_bytes / GIGABYTE)} GB)"
 
 
 @dataclass(frozen=True)
@@ -47,7 +31,11 @@ class Machine:
     memory_bytes: int
     gpu: Gpu | None = None
     computes_on_gpu: bool = True
-    """Off: the installed torch was built without CUDA."""
+    """Off: the installed torch was not built for the card's platform."""
+    driver: str = ""
+    """Version of the GPU driver."""
+    note: str = ""
+    """What may be different from what was read; empty where nothing is."""
 
     @property
     def words(self) -> str:
@@ -57,7 +45,8 @@ class Machine:
             return f"{cores}, no GPU"
         if self.computes_on_gpu:
             return f"{self.gpu.words}, {cores}"
-        return f"{cores}; {self.gpu.words} cannot be used, as torch is installed without CUDA"
+        lacking = f"torch is installed without {self.gpu.platform}"
+        return f"{cores}; {self.gpu.words} cannot be used, as {lacking}"
 
     @property
     def preset(self) -> str:
@@ -75,54 +64,42 @@ class Machine:
 @functools.cache
 def this_machine() -> Machine:
     """Return this machine; read once per process."""
-    cards = visible_cards(_ask_driver(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    answer = gpus.ask_driver()
+    cards = gpus.read_cards(answer, gpus.ask_driver(gpus.LIST) if answer else "")
+    visible = gpus.visible_cards(cards, os.environ)
+    if not cards:
+        visible = gpus.Visible(gpus.amd_cards(os.environ), _apple_note())
+    # The smallest of several: what fits there fits whichever card torch takes first.
+    smallest = min(visible.gpus, key=lambda gpu: gpu.memory_bytes, default=None)
     return Machine(
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         memory_bytes=psutil.virtual_memory().total,
-        # The smallest of several: what fits there fits whichever card torch takes first.
-        gpu=min(cards, key=lambda card: card.memory_bytes, default=None),
-        computes_on_gpu=not _torch_version().endswith("+cpu"),
+        gpu=smallest,
+        computes_on_gpu=smallest is None or _is_built_for(smallest.platform, _torch_version()),
+        driver=next((card.driver for card in cards), ""),
+        note=visible.note,
     )
 
 
-def _ask_driver() -> str:
-    program = shutil.which("nvidia-smi")
-    if program is None:
+def usable_cores() -> int:
+    """Return the logical processors this process may use; macOS does not restrict them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _apple_note() -> str:
+    if sys.platform != "darwin":
         return ""
-    try:
-        asked = subprocess.run(
-            [program, *QUESTION],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=ASK_SECONDS,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""  # then the smallest preset is proposed; all can still be chosen
-    return asked.stdout
+    return "Apple GPUs are not used: training in 4 bits needs CUDA or ROCm. It runs on the CPU."
 
 
-def visible_cards(answer: str, chosen: str | None) -> list[Gpu]:
-    """Return the cards in the driver's answer that torch may see.
-
-    Args:
-        answer: one line a card: index, UUID, name, memory in MiB.
-        chosen: `CUDA_VISIBLE_DEVICES`, None where it is not set.
-    """
-    cards = {}
-    for line in answer.splitlines():
-        index, uuid, name, memory = (line.split(", ") + [""] * 4)[:4]
-        if memory.strip().isdecimal():
-            cards[index] = (uuid, Gpu(name, int(memory) * 1024**2))
-    if chosen is None:
-        return [card for _, card in cards.values()]
-    wanted = [part.strip() for part in chosen.split(",") if part.strip()]
-    return [
-        card
-        for index, (uuid, card) in cards.items()
-        if any(index == part or (len(part) > 3 and uuid.startswith(part)) for part in wanted)
-    ]
+def _is_built_for(platform: str, version: str) -> bool:
+    """Whether an installed torch can use cards of a platform, from its version."""
+    _, _, build = version.partition("+")
+    if platform == "ROCm":
+        return build.startswith("rocm")
+    return not build.startswith(("cpu", "rocm", "xpu"))
 
 
 def _torch_version() -> str:

@@ -93,8 +93,7 @@ def _attend(
     if softcap is not None and mask is not None:
         key, value = _repeated(query, key, value)
         return _soft_capped(query, key, value, mask, softcap, options["scale"])
-    # On CUDA a mask and shared keys together fall back to a kernel that holds all scores.
-    is_grouped = query.device.type == "cpu" or mask is None
+    is_grouped = _takes_grouped_keys(query.device.type, query.dtype, has_mask=mask is not None)
     if not is_grouped:
         key, value = _repeated(query, key, value)
     return F.scaled_dot_product_attention(
@@ -107,6 +106,15 @@ def _attend(
         scale=options["scale"],
         enable_gqa=is_grouped,
     )
+
+
+def _takes_grouped_keys(device: str, dtype: torch.dtype, *, has_mask: bool) -> bool:
+    """Whether SDPA has a kernel for keys shared by several query heads that holds no scores.
+
+    On CUDA only the flash kernel does, which takes neither a mask nor float32; the memory-efficient
+    one takes both with the keys repeated.
+    """
+    return device == "cpu" or (not has_mask and dtype in (torch.float16, torch.bfloat16))
 
 
 def _repeated(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from orpo_qlora.errors import UnsupportedModel
 from orpo_qlora.orpo import attention
+from orpo_qlora.orpo.adapter_check import gradients, gradients_agree, random_adapter
 from orpo_qlora.orpo.kernels.gated_mlp import fuse_gated_mlps, restore_gated_mlps
 from orpo_qlora.orpo.kernels.lora_linear import (
     FusedLinears,
@@ -56,6 +58,8 @@ class Engine:
     layout: Layout
     head: Head | None
     linears: FusedLinears
+    falls_back: bool = False
+    """Whether the fused kernels failed the start-up check, so that PEFT's own code runs."""
 
     @property
     def describe(self) -> str:
@@ -65,6 +69,11 @@ class Engine:
             longer += "; the output layer is trained, so its logits are kept"
         if self.linears.left_to_peft:
             longer += f"; {self.linears.left_to_peft} adapter layers run PEFT's own code"
+        if self.falls_back:
+            longer += (
+                "; the fused kernels compute other numbers on this device, so the libraries' own "
+                "code runs, which takes longer; please report it (orpo-qlora doctor --json)"
+            )
         return f"Layout: {NAMES[self.layout]}{longer}."
 
     def longest_row(self, pairs: Sequence[TokenizedPair]) -> int:
@@ -91,6 +100,10 @@ class Engine:
         has_single = any(pair.is_single for pair in pairs)
         found = PairSums(sums, batch.counts, self.needs.rejected, has_single=has_single)
         return found, batch.tokens
+
+    def sums_of(self, pair: TokenizedPair) -> Tensor:
+        """Return the differentiable prompt, chosen and rejected sums of one pair, shape (1, 3)."""
+        return self.measure([pair])[0].sums
 
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """Return the final hidden state of each of N wanted log-probs, shape (N, H)."""
@@ -146,22 +159,61 @@ def build_engine(policy: PeftModel, needs: Needs, pairs: Sequence[TokenizedPair]
     was_training = policy.training
     policy.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), random_adapter(policy):
             restore_modules(policy)
-            expected = _plain_sums(policy, pair)
-            linears = _fuse_modules(policy)
-            everything = Needs(prompt=True, rejected=True)
-            engine = Engine(policy, everything, "shared", frozen_head(model), linears)
-            for layout in LAYOUTS:
-                model.set_attn_implementation(original if layout == "padded" else attention.NAME)
-                if _agrees(replace(engine, layout=layout), pair, expected):
-                    return replace(engine, layout=layout, needs=needs)
+            expected = _Expected(
+                plain_sums(policy, pair),
+                gradients(policy, pair, lambda short: plain_sums(policy, short)),
+            )
+            for fuses in (True, False):
+                engine = _checked_engine(policy, pair, expected, original, fuses=fuses)
+                if engine is not None:
+                    return replace(engine, needs=needs)
     finally:
         policy.train(was_training)
     raise UnsupportedModel(
         f"{type(model).__name__} gives other numbers in a batch than one sequence at a time.",
         hint="Choose another base model.",
     )
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What the plain path gives on the pair of the start-up check."""
+
+    sums: Tensor
+    gradients: Tensor | None
+
+
+def _checked_engine(
+    policy: PeftModel, pair: TokenizedPair, expected: _Expected, original: str, *, fuses: bool
+) -> Engine | None:
+    """Return an engine in the fastest layout that agrees; None if none does.
+
+    Args:
+        policy: with an adapter that changes something.
+        pair: to compare.
+        expected: by the plain path.
+        original: the model's own attention.
+        fuses: whether to fuse modules.
+    """
+    model = policy.get_base_model()
+    if fuses:
+        linears = _fuse_modules(policy)
+    else:
+        restore_modules(policy)
+        layers = sum(isinstance(module, LoraLayer) for module in policy.modules())
+        linears = FusedLinears({}, layers)
+    everything = Needs(prompt=True, rejected=True)
+    engine = Engine(policy, everything, "shared", frozen_head(model), linears, not fuses)
+    for layout in LAYOUTS:
+        model.set_attn_implementation(original if layout == "padded" else attention.NAME)
+        engine = replace(engine, layout=layout)
+        if _agrees(engine, pair, expected.sums):
+            found = gradients(policy, pair, engine.sums_of)
+            if gradients_agree(found, expected.gradients, model.dtype):
+                return engine
+    return None
 
 
 def restore_modules(policy: PeftModel) -> None:
@@ -193,8 +245,8 @@ def _agrees(engine: Engine, pair: TokenizedPair, expected: Tensor) -> bool:
     return worst <= allowed
 
 
-def _plain_sums(policy: PeftModel, pair: TokenizedPair) -> Tensor:
-    """Return prompt, chosen and rejected sums from whole logits of single sequences."""
+def plain_sums(policy: PeftModel, pair: TokenizedPair) -> Tensor:
+    """Return prompt, chosen and rejected sums from whole logits of single sequences, shape (3,)."""
     start = len(pair.prompt)
     parts = []
     for answer in (pair.chosen, pair.rejected):

@@ -33,6 +33,7 @@ from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import loss_for, mismatch
+from orpo_qlora.orpo.optimizer_memory import repeat_when_memory_runs_out
 from orpo_qlora.orpo.reference import Measuring, Reference, ReferenceFile, as_reference, digest_of
 from orpo_qlora.orpo.resume import preserved_random_state
 from orpo_qlora.orpo.rows.batches import steps_an_epoch, total_steps, training_batches
@@ -205,6 +206,14 @@ class OrpoTrainer(Trainer):
     def _capture(self, folder: Path) -> None:
         progress = resume.Progress(self.state.global_step, self.budget.tokens)
         resume.capture(folder, progress, self.model, self.optimizer, self.lr_scheduler)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Create the optimizer, whose step is repeated when memory runs out."""
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if is_new:
+            repeat_when_memory_runs_out(optimizer, self.run_callback.on_note)
+        return optimizer
 
     def get_train_dataloader(self) -> DataLoader[list[TokenizedPair]]:
         """Return batches of whole optimizer steps, from the next one on."""

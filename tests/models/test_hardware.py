@@ -1,5 +1,6 @@
 """What there is of the machine for us."""
 
+import errno
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from orpo_qlora.errors import OutOfMemory
+from orpo_qlora.errors import OutOfMemory, UnsupportedModel
 from orpo_qlora.models import hardware
 
 GIB = 2**30
@@ -72,6 +73,26 @@ print(first, hardware.use_all_cores(), torch.get_num_threads())
         (torch.OutOfMemoryError("x"), True),
         (MemoryError(), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), True),
+        (torch.AcceleratorError("CUDA error: out of memory", 2), True),
+        *(
+            (RuntimeError(text), True)
+            for text in (
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
+                "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+                "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+                "CUDA driver error: out of memory",
+                "HIP out of memory. Tried to allocate 2.00 GiB.",
+                "Error out of memory at line 84 in file /src/csrc/ops.cu",
+                "cuMemAlloc failed: CUDA_ERROR_OUT_OF_MEMORY",
+                "Triton Error [CUDA]: out of memory",
+                "hipErrorOutOfMemory",
+            )
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling"), False),
         (RuntimeError("shapes cannot be multiplied"), False),
         (ValueError("can't allocate memory"), False),
     ],
@@ -89,3 +110,18 @@ def test_what_the_allocator_of_this_machine_says_is_named():
         torch.empty(1 << 60)
     with pytest.raises(RuntimeError, match="shapes"), hardware.memory_errors(named):
         torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def test_training_in_float16_is_refused_with_its_way_out():
+    with pytest.raises(UnsupportedModel, match="float16") as caught:
+        hardware.refuse_untrainable("float16")
+    assert "compute_dtype=auto" in caught.value.hint
+    for name in ("auto", "float32", "bfloat16"):
+        hardware.refuse_untrainable(name)
+
+
+def test_cores_are_counted_where_there_is_no_affinity(monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.delattr(psutil.Process, "cpu_affinity")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert hardware.use_all_cores() >= 1

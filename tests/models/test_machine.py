@@ -4,10 +4,11 @@ import sys
 import pytest
 
 from orpo_qlora.config import preset_names
-from orpo_qlora.models import machine
-from orpo_qlora.models.machine import GIGABYTE, Gpu, Machine
+from orpo_qlora.models import gpus, machine
+from orpo_qlora.models.gpus import GIGABYTE, Gpu
+from orpo_qlora.models.machine import Machine
 
-TWO = "0, GPU-aaaa-1, NVIDIA L4, 23034\n1, GPU-bbbb-2, NVIDIA H100 80GB HBM3, 81559\n"
+TWO = "0, GPU-a, NVIDIA L4, 23034, 580.65\n1, GPU-b, NVIDIA H100, 81559, 580.65\n"
 
 
 def with_card(mebibytes, *, computes=True):
@@ -49,26 +50,6 @@ def test_a_card_that_torch_cannot_use_is_not_counted_on():
 
 
 @pytest.mark.parametrize(
-    ("chosen", "names"),
-    [
-        (None, ["NVIDIA L4", "NVIDIA H100 80GB HBM3"]),
-        ("1", ["NVIDIA H100 80GB HBM3"]),
-        ("GPU-aaaa", ["NVIDIA L4"]),
-        ("1,0", ["NVIDIA L4", "NVIDIA H100 80GB HBM3"]),
-        ("", []),
-        ("-1", []),
-    ],
-)
-def test_only_cards_that_torch_may_see_count(chosen, names):
-    assert [card.name for card in machine.visible_cards(TWO, chosen)] == names
-
-
-@pytest.mark.parametrize("answer", ["", "No devices were found\n", "0, GPU-a, T4, [N/A]\n", ",,\n"])
-def test_an_answer_without_memory_is_no_card(answer):
-    assert machine.visible_cards(answer, None) == []
-
-
-@pytest.mark.parametrize(
     ("script", "seconds", "preset"),
     [
         (f"printf '{TWO}'", 120, "gpu-24gb"),
@@ -82,7 +63,7 @@ def test_driver_is_asked_and_may_fail(tmp_path, monkeypatch, script, seconds, pr
     program.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(machine, "ASK_SECONDS", seconds)
+    monkeypatch.setattr(gpus, "ASK_SECONDS", seconds)
     monkeypatch.setattr(machine, "_torch_version", lambda: "2.13.0+cu130")
     machine.this_machine.cache_clear()
     try:
@@ -97,3 +78,55 @@ def test_it_is_asked_without_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def fresh():
+    machine.this_machine.cache_clear()
+    yield
+    machine.this_machine.cache_clear()
+
+
+def test_macos_has_cores_though_it_has_no_affinity(monkeypatch, fresh):
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 10)
+    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    monkeypatch.setattr(gpus, "ask_driver", lambda *_: "")
+    found = machine.this_machine()
+    assert (found.cores, found.preset) == (10, "demo-cpu")
+    assert "Apple GPUs are not used" in found.note
+
+
+@pytest.mark.parametrize(
+    ("version", "of_cuda", "of_rocm"),
+    [
+        ("2.13.0", True, False),
+        ("2.13.0+cu130", True, False),
+        ("2.13.0+cpu", False, False),
+        ("2.13.0+rocm7.1", False, True),
+        ("", True, False),
+    ],
+)
+def test_torch_uses_the_cards_it_was_built_for(version, of_cuda, of_rocm):
+    assert machine._is_built_for("CUDA", version) is of_cuda
+    assert machine._is_built_for("ROCm", version) is of_rocm
+
+
+def test_an_amd_card_is_used_by_a_torch_for_rocm_alone(tmp_path, monkeypatch, fresh):
+    device = tmp_path / "card0" / "device"
+    device.mkdir(parents=True)
+    (device / "vendor").write_text("0x1002\n")
+    (device / "mem_info_vram_total").write_text(str(24 * GIGABYTE))
+    monkeypatch.setattr(gpus, "AMD_CARDS", tmp_path)
+    monkeypatch.setattr(gpus, "ask_driver", lambda *_: "")
+    monkeypatch.setattr(machine, "_torch_version", lambda: "2.13.0+rocm7.1")
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    assert machine.this_machine().preset == "gpu-24gb"
+    machine.this_machine.cache_clear()
+    monkeypatch.setattr(machine, "_torch_version", lambda: "2.13.0+cpu")
+    assert "AMD GPU (24 GB) cannot be used" in machine.this_machine().words
+    assert "without ROCm" in machine.this_machine().words
+    machine.this_machine.cache_clear()
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "")
+    assert machine.this_machine().gpu is None

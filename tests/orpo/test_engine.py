@@ -23,7 +23,7 @@ LOSS = loss_for(TrainConfig(lambda_=0.4))
 
 def plain_loss(policy, pairs, loss_of=LOSS):
     """One sequence at a time, whole logits, no engine."""
-    sums = torch.stack([engine._plain_sums(policy, pair) for pair in pairs])
+    sums = torch.stack([engine.plain_sums(policy, pair) for pair in pairs])
     counts = torch.tensor(
         [[len(p.prompt) - 1, len(p.chosen), len(p.rejected)] for p in pairs], dtype=sums.dtype
     )
@@ -174,3 +174,17 @@ def test_measuring_leaves_the_policy_trainable_and_in_its_mode():
     engine_loss(built, pairs, 60)
     assert take_gradients(policy)
     assert measure_pairs(built, pairs, LOSS, 25)["loss"] == pytest.approx(first["loss"])
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "has_mask", "grouped"),
+    [
+        ("cpu", torch.float32, True, True),
+        ("cuda", torch.bfloat16, False, True),
+        ("cuda", torch.bfloat16, True, False),
+        ("cuda", torch.float32, False, False),
+    ],
+    ids=["cpu", "flash", "mask", "float32"],
+)
+def test_keys_are_repeated_where_no_kernel_takes_them_shared(device, dtype, has_mask, grouped):
+    assert attention._takes_grouped_keys(device, dtype, has_mask=has_mask) is grouped

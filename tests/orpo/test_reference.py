@@ -55,7 +55,7 @@ def test_it_is_the_policy_without_its_adapter():
     trainer.measure_reference()
     pairs = [*trainer.pairs, *trainer.held_out]
     with torch.no_grad(), trainer.engine.policy.disable_adapter():
-        expected = torch.stack([engines._plain_sums(trainer.engine.policy, p) for p in pairs])
+        expected = torch.stack([engines.plain_sums(trainer.engine.policy, p) for p in pairs])
     measured = trainer.loss.reference.sums(pairs, expected)
     torch.testing.assert_close(measured[:, 1:], expected[:, 1:], rtol=1e-5, atol=1e-5)
 
@@ -66,7 +66,7 @@ def test_an_adapter_that_was_trained_before_is_part_of_it():
     trainer.measure_reference()
     pairs = [*trainer.pairs, *trainer.held_out]
     with torch.no_grad():
-        expected = torch.stack([engines._plain_sums(trainer.engine.policy, p) for p in pairs])
+        expected = torch.stack([engines.plain_sums(trainer.engine.policy, p) for p in pairs])
     measured = trainer.loss.reference.sums(pairs, expected)
     torch.testing.assert_close(measured[:, 1:], expected[:, 1:], rtol=1e-5, atol=1e-5)
 

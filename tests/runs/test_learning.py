@@ -9,7 +9,7 @@ from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.models.loading import load_tokenizer
-from orpo_qlora.orpo.engine import _plain_sums
+from orpo_qlora.orpo.engine import plain_sums
 from orpo_qlora.orpo.rows.tokens import tokenize_pairs
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
@@ -49,7 +49,7 @@ def test_held_out_accuracy_rises_and_the_reloaded_adapter_gives_the_same_numbers
     pairs = store.held_out_pairs(paths)
     tokenized = tokenize_pairs(load_tokenizer(tiny_model), pairs, 1024, "drop").pairs
     with torch.no_grad():
-        sums = [_plain_sums(policy, pair) for pair in tokenized]
+        sums = [plain_sums(policy, pair) for pair in tokenized]
     for part, name in ((1, "chosen"), (2, "rejected")):
         lengths = [len(getattr(pair, name)) for pair in tokenized]
         means = [float(s[part]) / n for s, n in zip(sums, lengths, strict=True)]

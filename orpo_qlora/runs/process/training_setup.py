@@ -17,7 +17,7 @@ from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
-from orpo_qlora.models import loading
+from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.generation.generate import answer_all
 from orpo_qlora.models.generation.sampling import BASE, Conversation, Sampling
 from orpo_qlora.orpo.engine import Engine, build_engine
@@ -43,6 +43,16 @@ def load_base(config: TrainConfig) -> loading.Base:
         compute_dtype=config.compute_dtype,
         chat_template=config.chat_template,
     )
+
+
+def load_base_to_train(config: TrainConfig) -> loading.Base:
+    """Return the base model as `load_base` does.
+
+    Raises:
+        UnsupportedModel: the settings ask for a number type that cannot be trained in.
+    """
+    hardware.refuse_untrainable(config.compute_dtype)
+    return load_base(config)
 
 
 def tokenize(

@@ -86,7 +86,7 @@ class Worker:
             self._finish("stopped")
             return
         self._phase("loading the base model")
-        base = self._base = training_setup.load_base(self.config)
+        base = self._base = training_setup.load_base_to_train(self.config)
         self.on_note(f"Arithmetic: {base.arithmetic.reason}.")
         self.on_note(template_in_use(base.folder, base.tokenizer, self.config.chat_template).note())
         self._identity = identity_of(self.config, self.paths.train.parent, base.folder)

@@ -123,9 +123,8 @@ def _small_button(title: str, elem_id: str, *, visible: bool = True) -> gr.Butto
 def machine_line(machine: Machine) -> str:
     """Return the hardware found, its preset and that preset's model, in one sentence."""
     model = present.model_title(form.config_of_preset(machine.preset).model)
-    return cards.reason(
-        f"This machine: {machine.words}. Suggested preset: {machine.preset}, with {model}."
-    )
+    found = f"This machine: {machine.words}. Suggested preset: {machine.preset}, with {model}."
+    return cards.reason(f"{found} {machine.note}".strip())
 
 
 def _choices() -> list[tuple[str, str]]:
