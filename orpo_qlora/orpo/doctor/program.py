@@ -228,6 +228,7 @@ def _engine_checks(examination: Examination, work: Path) -> None:
     from orpo_qlora.models.hardware import Arithmetic
     from orpo_qlora.orpo.doctor import self_check, tiny
 
+    torch.set_num_threads(1)  # on busy cores, threads of such small products wait for each other
     chosen = _chosen(examination)
     model = work / "model"
     if not examination.run("Tiny model", lambda: _written(tiny.write_model(model))):
