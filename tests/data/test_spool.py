@@ -87,7 +87,7 @@ print(len(dataset.pairs), peak() - before)
 @pytest.mark.slow
 def test_large_file_needs_far_less_memory_than_its_size(tmp_path):
     path = tmp_path / "large.csv"
-    text = "All work and no play makes Jack a dull boy. " * 12
+    text = "All work and no play makes Jack a dull boy. " * 48
     with path.open("w") as file:
         file.write("prompt,chosen,rejected\n")
         file.writelines(f"Question {i}?,{text}{i},{text}no {i}\n" for i in range(50_000))
