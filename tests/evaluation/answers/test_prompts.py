@@ -133,15 +133,6 @@ def test_answers_are_written_as_alpaca_eval_and_fastchat_read_them(tmp_path):
     assert [p.key for p in read(tmp_path, questions).prompts] == [p.key for p in prompts.prompts]
 
 
-def test_alpaca_eval_loads_the_file(tmp_path):
-    utils = pytest.importorskip("alpaca_eval.utils")
-    prompts = read(tmp_path, "prompt\nWhy?\n", "a.csv")
-    by_system = [("run", answered(prompts))]
-    _, alpaca, _ = formats.write_answers(tmp_path / "out", prompts, by_system, 0)
-    frame = utils.load_or_convert_to_dataframe(alpaca)
-    assert list(frame["output"]) == ["0: Why?"]
-
-
 def test_kept_answers_survive_a_torn_line_and_are_not_doubled(tmp_path):
     prompts = read(tmp_path, "prompt\nWhy?\nHow?\n", "a.csv")
     answers = answered(prompts)
