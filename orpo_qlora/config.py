@@ -238,6 +238,14 @@ class TrainConfig(BaseModel):
         le=4096,
         basic=True,
     )
+    group_by_prompt: bool = _setting(
+        False,
+        group="Optimisation",
+        label="Group by prompt",
+        help="Puts pairs of one prompt into one step, which computes the prompt and each distinct "
+        "response once. Changes which pairs a step has. Set pairs per step to a multiple of the "
+        "pairs of a prompt.",
+    )
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = _setting(
         "adamw",
         group="Optimisation",

@@ -117,11 +117,13 @@ def expected_run(
     inner = [step for step in range(every, steps, every)] if held_out else []
     # Of the base, of an adapter to start from, and after the last step.
     evaluations = len(inner) + 2 + bool(config.start_from) if held_out else 0
-    measured_tokens = evaluations * sum(_costs(engine, held_out))
-    training_tokens = seen * sum(_costs(engine, train)) / len(train)
+    # All pairs of an evaluation share prompts; those of a step only where it is meant to.
+    measured_tokens = evaluations * engine.tokens(held_out)
+    pass_tokens = engine.tokens(train) if config.group_by_prompt else sum(_costs(engine, train))
+    training_tokens = seen * pass_tokens / len(train)
     needs = method_of(config).needs(config)
     if needs.reference:
-        measured_tokens += sum(_costs(engine, [*train, *held_out]))
+        measured_tokens += engine.tokens([*train, *held_out])
     if needs.mismatched:  # about as many tokens again, in every step and evaluation
         training_tokens, measured_tokens = 2 * training_tokens, 2 * measured_tokens
     return ExpectedRun(
@@ -164,7 +166,7 @@ def try_steps(
 
     last, wall = trial.steps[-1], trial.moments[-1] - trial.moments[-2]
     first_pass = trial.evaluations[0] if trial.evaluations else None
-    tried = sum(_costs(engine, trainer.pairs))
+    tried = engine.tokens(trainer.pairs)
     fullest = min(trainer.budget.tokens, sum(_costs(engine, longest)))
     return TrialResult(
         seconds_a_token=last["seconds"] / last["tokens"],

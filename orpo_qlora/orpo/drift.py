@@ -71,7 +71,10 @@ def _kl_sum(engine: Engine, pairs: Sequence[TokenizedPair]) -> float:
         p = _log_probs(engine, tuned[tile], wide)
         with policy.disable_adapter():  # where the output layer itself is adapted
             q = _log_probs(engine, base[tile], wide)
-        total += (p.exp() * (p - q)).sum(dtype=torch.float64)
+        divergence = p.exp() * (p - q)
+        if batch.origins is not None:  # a response of several pairs counts once for each
+            divergence *= batch.uses[tile, None]
+        total += divergence.sum(dtype=torch.float64)
     return float(total)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 from orpo_qlora.errors import UnsupportedModel
 from orpo_qlora.orpo import attention
@@ -32,8 +32,9 @@ from orpo_qlora.orpo.rows.packing import (
     cost_in_tokens,
     cut_into_micro_steps,
     lay_out,
-    wanted_responses,
+    tokens_of,
 )
+from orpo_qlora.orpo.rows.prompt_groups import by_prompt, prompt_groups
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,9 @@ class Engine:
     linears: FusedLinears
     falls_back: bool = False
     """Whether the fused kernels failed the start-up check, so that PEFT's own code runs."""
+    shares: bool = True
+    """Whether pairs of one prompt share it and equal responses. Not with dropout, which every pair
+    draws for itself."""
 
     @property
     def describe(self) -> str:
@@ -82,12 +86,21 @@ class Engine:
 
     def micro_steps(self, pairs: Sequence[TokenizedPair], budget: int) -> list[list[TokenizedPair]]:
         """Return the pairs of a step in groups of at most `budget` tokens."""
-        return cut_into_micro_steps(pairs, self.layout, self.needs, budget)
+        return cut_into_micro_steps(pairs, self.layout, self.needs, budget, shares=self.shares)
+
+    def units(self, pairs: Sequence[TokenizedPair]) -> list[list[TokenizedPair]]:
+        """Return the pairs of a step as units of work, each for one process; see `by_prompt`."""
+        return by_prompt(pairs) if self.shares else [[pair] for pair in pairs]
+
+    def tokens(self, pairs: Sequence[TokenizedPair]) -> int:
+        """Return the tokens that pairs send through the model in one forward, padding aside."""
+        units = self.units(pairs)
+        return sum(tokens_of(unit, self.layout, self.needs) for unit in units)
 
     def measure(self, pairs: Sequence[TokenizedPair]) -> tuple[PairSums, int]:
         """Return differentiable log-prob sums of B pairs and the tokens sent through the model."""
         device = self.policy.device
-        batch = lay_out(pairs, self.layout, self.needs, device)
+        batch = lay_out(pairs, self.layout, self.needs, device, shares=self.shares)
         with _autocast(self.policy):
             hidden = self._hidden(batch).flatten(0, 1)[batch.sources]
             if self.head is not None:
@@ -96,6 +109,8 @@ class Engine:
                 output = self.policy.get_base_model().get_output_embeddings()
                 logps = token_logps_of_trained_head(hidden, batch.targets, output)
         sums = logps.new_zeros(batch.counts.numel()).index_add(0, batch.slots, logps)
+        if batch.origins is not None:
+            sums = sums[batch.origins]
         sums = sums.view_as(batch.counts)
         has_single = any(pair.is_single for pair in pairs)
         found = PairSums(sums, batch.counts, self.needs.rejected, has_single=has_single)
@@ -112,7 +127,8 @@ class Engine:
 
     def forwards(self, pairs: Sequence[TokenizedPair]) -> int:
         """Return how many sequences, prompt with one response, `measure` computes for pairs."""
-        return sum(len(wanted_responses(pair, self.needs)) for pair in pairs)
+        groups = prompt_groups(pairs, rejected=self.needs.rejected, shares=self.shares)
+        return sum(len(group.responses) for group in groups)
 
     def _hidden(self, batch: PackedBatch) -> Tensor:
         inputs: dict[str, object] = {
@@ -168,7 +184,7 @@ def build_engine(policy: PeftModel, needs: Needs, pairs: Sequence[TokenizedPair]
             for fuses in (True, False):
                 engine = _checked_engine(policy, pair, expected, original, fuses=fuses)
                 if engine is not None:
-                    return replace(engine, needs=needs)
+                    return replace(engine, needs=needs, shares=not _drops_out(policy))
     finally:
         policy.train(was_training)
     raise UnsupportedModel(
@@ -216,6 +232,16 @@ def _checked_engine(
     return None
 
 
+def _drops_out(policy: PeftModel) -> bool:
+    """Whether the adapter has dropout."""
+    layers = (module for module in policy.modules() if isinstance(module, LoraLayer))
+    return any(
+        not isinstance(dropout, nn.Identity)
+        for layer in layers
+        for dropout in layer.lora_dropout.values()
+    )
+
+
 def restore_modules(policy: PeftModel) -> None:
     """Undo all fusions: every module runs its library's own forward again."""
     restore_lora_linears(policy)
@@ -233,16 +259,26 @@ def _fuse_modules(policy: PeftModel) -> FusedLinears:
 
 def _agrees(engine: Engine, pair: TokenizedPair, expected: Tensor) -> bool:
     try:
-        # Two copies: a layout that lets one pair see another must not pass.
-        measured, _ = engine.measure([pair, pair])
+        measured, _ = engine.measure(_company(pair))
     except (ValueError, TypeError, RuntimeError) as exc:
         log.info("layout %s does not run on this model: %s", engine.layout, exc)
         return False
-    off = (measured.sums - expected).abs() / measured.counts.clamp(min=1)
+    off = (measured.sums[-1] - expected).abs() / measured.counts[-1].clamp(min=1)
     worst = float(off.max())
     allowed = TOLERANCE[engine.policy.get_base_model().dtype]
     log.info("layout %s differs by %.1e nats a token from the plain pass", engine.layout, worst)
     return worst <= allowed
+
+
+def _company(pair: TokenizedPair) -> list[TokenizedPair]:
+    """Return three pairs, the last one given: a layout that lets it see the others must not pass.
+
+    The first has another prompt. The second has the same one and a response of its own, so that
+    both responses of the last are branches of a row of three.
+    """
+    other = replace(pair, prompt=(int(not pair.prompt[0]), *pair.prompt[1:]))
+    longer = pair.rejected + pair.rejected[-1:]
+    return [other, replace(pair, chosen=longer, rejected=pair.chosen), pair]
 
 
 def plain_sums(policy: PeftModel, pair: TokenizedPair) -> Tensor:

@@ -217,9 +217,8 @@ class OrpoTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[list[TokenizedPair]]:
         """Return batches of whole optimizer steps, from the next one on."""
-        pairs, per_step = list(self.pairs), self.settings.pairs_per_step
         # Read when an epoch begins: the loop replaces `self.state` after this call.
-        return training_batches(pairs, per_step, self.settings.seed, lambda: self.state.global_step)
+        return training_batches(self.pairs, self.settings, lambda: self.state.global_step)
 
     def training_step(
         self,

@@ -97,9 +97,7 @@ def _tokens_per_forward(config: TrainConfig, engine: Engine, pairs: Sequence[Tok
     """Return the setting, or what cuts the step in two, so that the cut is compared too."""
     if config.max_tokens_per_forward:
         return config.max_tokens_per_forward
-    (whole,) = engine.micro_steps(pairs, sys.maxsize)
-    longest = engine.longest_row(pairs)
-    return max(longest, sum(engine.longest_row([pair]) for pair in whole) // 2)
+    return max(engine.longest_row(pairs), engine.tokens(pairs) // 2)
 
 
 def _notes(config: TrainConfig, tokenized: Tokenized) -> list[str]:
