@@ -15,6 +15,7 @@ from torch import Tensor
 from orpo_qlora.errors import UnsupportedModel
 from orpo_qlora.orpo import attention
 from orpo_qlora.orpo.adapter_check import gradients, gradients_agree, random_adapter
+from orpo_qlora.orpo.dropout import Draws
 from orpo_qlora.orpo.kernels.gated_mlp import fuse_gated_mlps, restore_gated_mlps
 from orpo_qlora.orpo.kernels.lora_linear import (
     FusedLinears,
@@ -60,6 +61,8 @@ class Engine:
     linears: FusedLinears
     falls_back: bool = False
     """Whether the fused kernels failed the start-up check, so that PEFT's own code runs."""
+    draws: Draws | None = None
+    """What the dropout layers draw from, if there are any and a training has replaced them."""
 
     @property
     def describe(self) -> str:
@@ -76,9 +79,13 @@ class Engine:
             )
         return f"Layout: {NAMES[self.layout]}{longer}."
 
+    def cost(self, pair: TokenizedPair) -> int:
+        """Return the tokens that a pair sends through the model."""
+        return cost_in_tokens(pair, self.layout, self.needs)
+
     def longest_row(self, pairs: Sequence[TokenizedPair]) -> int:
         """Return the tokens of the longest pair; a forward holds at least these."""
-        return max(cost_in_tokens(pair, self.layout, self.needs) for pair in pairs)
+        return max(map(self.cost, pairs))
 
     def micro_steps(self, pairs: Sequence[TokenizedPair], budget: int) -> list[list[TokenizedPair]]:
         """Return the pairs of a step in groups of at most `budget` tokens."""
@@ -88,6 +95,8 @@ class Engine:
         """Return differentiable log-prob sums of B pairs and the tokens sent through the model."""
         device = self.policy.device
         batch = lay_out(pairs, self.layout, self.needs, device)
+        if self.draws is not None:
+            self.draws.place(pairs, batch)
         with _autocast(self.policy):
             hidden = self._hidden(batch).flatten(0, 1)[batch.sources]
             if self.head is not None:

@@ -67,6 +67,8 @@ class PackedBatch:
     slots: Tensor
     counts: Tensor
     tokens: int
+    ends: tuple[int, ...]
+    """Where the tokens of each pair end in the only row; with padding, where its rows end."""
 
 
 def wanted_responses(pair: TokenizedPair, needs: Needs) -> list[tuple[int, tuple[int, ...]]]:
@@ -116,6 +118,7 @@ class _Writer:
         self.sources: list[int] = []
         self.targets: list[int] = []
         self.slots: list[int] = []
+        self.ends: list[int] = []
 
     def add_tokens(self, tokens: Sequence[int], first_position: int) -> int:
         """Append tokens; return the index of the first."""
@@ -170,6 +173,7 @@ def lay_out(
                 writer.want(sources, tokens, slot + part)
             else:
                 writer.add_sequence(prompt, tokens, slot + part)
+        writer.ends.append(len(writer.segments) if layout == "padded" else len(writer.ids))
     batch = _padded(writer, counts) if layout == "padded" else _packed(writer, counts)
     return _moved(batch, torch.device(device))
 
@@ -185,6 +189,7 @@ def _packed(writer: _Writer, counts: Tensor) -> PackedBatch:
         slots=torch.tensor(writer.slots),
         counts=counts,
         tokens=len(writer.ids),
+        ends=tuple(writer.ends),
     )
 
 
@@ -207,6 +212,7 @@ def _padded(writer: _Writer, counts: Tensor) -> PackedBatch:
         slots=packed.slots,
         counts=counts,
         tokens=mask.numel(),
+        ends=packed.ends,
     )
 
 
