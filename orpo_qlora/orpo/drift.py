@@ -16,6 +16,7 @@ from torch import Tensor
 
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.logps import TILE_BYTES, logits_of
+from orpo_qlora.orpo.ranks import ALONE, Ranks
 from orpo_qlora.orpo.rows.packing import Needs, lay_out
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
@@ -29,6 +30,7 @@ def mean_kl(
     pairs: Sequence[TokenizedPair],
     tokens_per_forward: int,
     pause: Callable[[], object] | None = None,
+    ranks: Ranks = ALONE,
 ) -> float:
     """Return KL(policy ‖ base) in nats, mean over all tokens of the chosen responses.
 
@@ -37,19 +39,25 @@ def mean_kl(
         pairs: at least one with a chosen response.
         tokens_per_forward: cuts the pairs into forwards; changes no result.
         pause: called before each forward.
+        ranks: the processes that share the measurement.
     """
     pairs = [pair for pair in pairs if pair.chosen]  # without single rejected responses
     tokens = sum(len(pair.chosen) for pair in pairs)
     policy = engine.policy
     was_training = policy.training
     policy.eval()
-    try:
-        chosen, total = replace(engine, needs=NEEDS), 0.0
-        for group in chosen.micro_steps(pairs, tokens_per_forward):
+    chosen = replace(engine, needs=NEEDS)
+
+    def measure_share() -> float:
+        total = 0.0
+        for group in chosen.micro_steps(chosen.share(pairs, ranks), tokens_per_forward):
             if pause is not None:
                 pause()
             total += _kl_sum(chosen, group)
-        return total / tokens
+        return total
+
+    try:
+        return sum(ranks.gather(measure_share)) / tokens
     finally:
         policy.train(was_training)
 

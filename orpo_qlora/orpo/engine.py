@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from orpo_qlora.errors import UnsupportedModel
 from orpo_qlora.orpo import attention
 from orpo_qlora.orpo.adapter_check import gradients, gradients_agree, random_adapter
+from orpo_qlora.orpo.dropout import Draws
 from orpo_qlora.orpo.kernels.gated_mlp import fuse_gated_mlps, restore_gated_mlps
 from orpo_qlora.orpo.kernels.lora_linear import (
     FusedLinears,
@@ -24,6 +25,7 @@ from orpo_qlora.orpo.kernels.lora_linear import (
 from orpo_qlora.orpo.kernels.rms_norm import fuse_rms_norms, restore_rms_norms
 from orpo_qlora.orpo.logps import Head, frozen_head, token_logps, token_logps_of_trained_head
 from orpo_qlora.orpo.objectives.base import PairSums
+from orpo_qlora.orpo.ranks import Ranks
 from orpo_qlora.orpo.rows.packing import (
     LAYOUTS,
     Layout,
@@ -64,6 +66,8 @@ class Engine:
     shares: bool = True
     """Whether pairs of one prompt share it and equal responses. Not with dropout, which every pair
     draws for itself."""
+    draws: Draws | None = None
+    """What the dropout layers draw from, if there are any and a training has replaced them."""
 
     @property
     def describe(self) -> str:
@@ -80,9 +84,13 @@ class Engine:
             )
         return f"Layout: {NAMES[self.layout]}{longer}."
 
+    def cost(self, pair: TokenizedPair) -> int:
+        """Return the tokens that a pair sends through the model."""
+        return cost_in_tokens(pair, self.layout, self.needs)
+
     def longest_row(self, pairs: Sequence[TokenizedPair]) -> int:
         """Return the tokens of the longest pair; a forward holds at least these."""
-        return max(cost_in_tokens(pair, self.layout, self.needs) for pair in pairs)
+        return max(map(self.cost, pairs))
 
     def micro_steps(self, pairs: Sequence[TokenizedPair], budget: int) -> list[list[TokenizedPair]]:
         """Return the pairs of a step in groups of at most `budget` tokens."""
@@ -91,6 +99,10 @@ class Engine:
     def units(self, pairs: Sequence[TokenizedPair]) -> list[list[TokenizedPair]]:
         """Return the pairs of a step as units of work, each for one process; see `by_prompt`."""
         return by_prompt(pairs) if self.shares else [[pair] for pair in pairs]
+
+    def share(self, pairs: Sequence[TokenizedPair], ranks: Ranks) -> list[TokenizedPair]:
+        """Return the pairs of a step that this rank computes; those of one prompt stay together."""
+        return [pair for unit in ranks.share(self.units(pairs), self.tokens) for pair in unit]
 
     def tokens(self, pairs: Sequence[TokenizedPair]) -> int:
         """Return the tokens that pairs send through the model in one forward, padding aside."""
@@ -101,6 +113,8 @@ class Engine:
         """Return differentiable log-prob sums of B pairs and the tokens sent through the model."""
         device = self.policy.device
         batch = lay_out(pairs, self.layout, self.needs, device, shares=self.shares)
+        if self.draws is not None:
+            self.draws.place(pairs, batch)
         with _autocast(self.policy):
             hidden = self._hidden(batch).flatten(0, 1)[batch.sources]
             if self.head is not None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from orpo_qlora import storage
 from orpo_qlora.errors import CheckpointError, DiskFull, NonFiniteLoss
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.objectives.base import CHOSEN, REJECTED
+from orpo_qlora.orpo.ranks import ALONE, Ranks
 from orpo_qlora.orpo.rows.packing import Needs
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
@@ -176,13 +178,15 @@ class Measuring:
     file: ReferenceFile | None = None
     on_phase: Callable[[str], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
+    ranks: Ranks = ALONE
 
     @torch.no_grad()
     def run(self, tokens_per_forward: int) -> bool:
         """Measure what is not known yet, under the policy as it is now, dropout off.
 
-        The cut into forwards does not depend on what is known, so a measurement that was
-        interrupted gives the same numbers as a whole one.
+        The cut into forwards depends neither on what is known nor on the number of ranks, so a
+        measurement that was interrupted, or shared, gives the same numbers as a whole one. The
+        ranks take turns: groups are sorted by length, so those of one turn take about as long.
 
         Returns:
             False when stopped before the end.
@@ -192,20 +196,36 @@ class Measuring:
         """
         engine = replace(self.engine, needs=NEEDS)
         reported = -math.inf
-        for group in engine.micro_steps(self.pairs, tokens_per_forward):
-            missing = {digest_of(pair) for pair in group} - self.known.keys()
-            if not missing:
+        groups = engine.micro_steps(self.pairs, tokens_per_forward)
+        # Every rank knows the same, so all leave out the same groups.
+        left = [group for group in groups if self._missing(group)]
+        for start in range(0, len(left), self.ranks.size):
+            turn = left[start : start + self.ranks.size]
+            if not any(map(self._missing, turn)):
                 continue
-            if self.should_stop():
+            if self.ranks.any(self.should_stop()):
                 return False
             if time.monotonic() - reported > REPORT_SECONDS:
                 self.on_phase(f"{PHASE}: {len(self.known):,} of {len(self.pairs):,} pairs")
                 reported = time.monotonic()
-            self._measure(engine, group, missing)
+            mine = turn[self.ranks.rank : self.ranks.rank + 1]
+            for fresh in self.ranks.gather(partial(self._measured, engine, mine)):
+                self._keep(fresh)
         return True
 
-    def _measure(self, engine: Engine, group: list[TokenizedPair], missing: set[str]) -> None:
+    def _missing(self, group: Sequence[TokenizedPair]) -> set[str]:
+        return {digest_of(pair) for pair in group} - self.known.keys()
+
+    def _measured(self, engine: Engine, groups: list[list[TokenizedPair]]) -> dict[str, Sums]:
+        """Return the sums of this rank's forward, if it has one in this turn."""
+        fresh: dict[str, Sums] = {}
+        for group in groups:
+            fresh |= self._sums(engine, group)
+        return fresh
+
+    def _sums(self, engine: Engine, group: list[TokenizedPair]) -> dict[str, Sums]:
         measured, _ = engine.measure(group)
+        missing = self._missing(group)
         fresh: dict[str, Sums] = {}
         for pair, row in zip(group, measured.sums.tolist(), strict=True):
             if not (math.isfinite(row[CHOSEN]) and math.isfinite(row[REJECTED])):
@@ -216,6 +236,10 @@ class Measuring:
                 )
             if digest_of(pair) in missing:
                 fresh[digest_of(pair)] = (row[CHOSEN], row[REJECTED])
-        self.known |= fresh
-        if self.file is not None:
-            self.file.append(fresh)
+        return fresh
+
+    def _keep(self, fresh: Mapping[str, Sums]) -> None:
+        new = {pair: sums for pair, sums in fresh.items() if pair not in self.known}
+        self.known |= new
+        if self.file is not None and new:
+            self.file.append(new)

@@ -64,10 +64,11 @@ class Savepoints:
 
 @dataclass(frozen=True)
 class Progress:
-    """Steps taken, and the token budget that cuts a step into forwards."""
+    """Steps taken, the token budget that cuts a step into forwards, and who computed them."""
 
     step: int
     tokens_per_forward: int
+    processes: int = 1
 
 
 def capture(
@@ -113,7 +114,8 @@ def restore(
         _restore_optimizer(optimizer, words["optimizer"], load_file(folder / OPTIMIZER))
         scheduler.load_state_dict(words["scheduler"])
         _restore_random_state(words["random"], load_file(folder / RANDOM))
-        return Progress(int(words["step"]), int(words["tokens_per_forward"]))
+        processes = int(words.get("processes", 1))  # before there could be several
+        return Progress(int(words["step"]), int(words["tokens_per_forward"]), processes)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as exc:
         raise CheckpointError(
             f"{folder.name} does not hold the state of this training ({exc}).", where=str(folder)

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, float64
 
 from orpo_qlora.models.hardware import peak_memory_bytes
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import Loss
 from orpo_qlora.orpo.objectives.base import CHOSEN, Terms
 from orpo_qlora.orpo.objectives.measurements import OF_PAIRS, compare_responses
+from orpo_qlora.orpo.ranks import ALONE, Ranks
 from orpo_qlora.orpo.reference import NEEDS, digest_of
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 Record = dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one rank measured of a step: sums and counts, as plain numbers."""
+
+    parts: dict[str, float]
+    sums: dict[str, float]
+    counts: dict[str, int]
+    values: dict[str, list[float]]
+    """Of every pair, where single responses are compared with each other."""
+    work: dict[str, float]
+    seconds: float
+    peak_memory_bytes: int
 
 
 class _StepStats:
@@ -66,6 +83,54 @@ class _StepStats:
             "forwards": self.forwards,
         }
 
+    def share(self, *, has_single: bool) -> _Share:
+        """Return this rank's part of the metrics.
+
+        Args:
+            has_single: whether the step, on any rank, has single responses.
+        """
+        pairs = {name: torch.cat(parts).tolist() for name, parts in self._pairs.items()}
+        return _Share(
+            parts={name: float(torch.stack(x).sum()) for name, x in self._parts.items()},
+            sums={name: math.fsum(values) for name, values in pairs.items()},
+            counts={name: len(values) for name, values in pairs.items()},
+            values=pairs if has_single else {},
+            work={"pairs": self._count, "tokens": self.tokens, "forwards": self.forwards},
+            seconds=time.perf_counter() - self._started,
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+
+
+def _combined(shares: Sequence[_Share], *, has_single: bool) -> Record:
+    """Return the metrics of a step from the parts of all ranks."""
+    values = _added(share.parts for share in shares)
+    sums, counts = _added(x.sums for x in shares), _added(x.counts for x in shares)
+    values |= {name: total / counts[name] for name, total in sums.items() if counts[name]}
+    if has_single:
+        values = {name: value for name, value in values.items() if name not in OF_PAIRS}
+        every = {name: _every(shares, name) for name in sums}
+        values |= {name: float(value) for name, value in compare_responses(every).items()}
+    return {
+        **values,
+        **_added(share.work for share in shares),
+        "seconds": max(share.seconds for share in shares),
+        "peak_memory_bytes": max(share.peak_memory_bytes for share in shares),
+    }
+
+
+def _every(shares: Sequence[_Share], name: str) -> Tensor:
+    return torch.tensor(
+        list(chain(*(share.values.get(name, ()) for share in shares))), dtype=float64
+    )
+
+
+def _added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
 
 def accumulate_step(
     engine: Engine,
@@ -73,8 +138,11 @@ def accumulate_step(
     loss: Loss,
     tokens_per_forward: int,
     backward: Callable[[Tensor], None],
+    ranks: Ranks = ALONE,
 ) -> Record:
     """Add the gradient of one optimizer step to the policy's, micro-step by micro-step.
+
+    With several ranks each adds that of its own pairs, and the gradients are yet to be summed.
 
     Args:
         engine: computes the log-probs.
@@ -82,23 +150,39 @@ def accumulate_step(
         loss: of the training.
         tokens_per_forward: cuts the step into micro-steps; changes no result.
         backward: called with each micro-step's share of the loss, a scalar.
+        ranks: the processes that share the step.
 
     Returns:
-        The step's metrics; `loss` is the sum of the shares.
+        The metrics of the whole step; `loss` is the sum of the shares.
+
+    Raises:
+        Exception: whatever a rank raises, on all of them; see `Ranks.gather`.
     """
     stats = _StepStats()
     totals = loss.totals(pairs)
     if loss.needs.mismatched:
-        drift = measure_drift(engine, pairs, loss, tokens_per_forward)
+        drift = measure_drift(engine, pairs, loss, tokens_per_forward, ranks)
         totals = replace(totals, drift=drift.nats)
         stats.add_work(drift.tokens, drift.forwards)
-    for group in engine.micro_steps(pairs, tokens_per_forward):
-        sums, tokens = engine.measure(group)
-        terms = loss.terms(group, sums, totals)
-        backward(terms.loss)
-        stats.add(terms, len(group), has_single=sums.has_single)
-        stats.add_work(tokens, engine.forwards(group))
-    return stats.record()
+
+    def add_micro_steps() -> None:
+        for group in engine.micro_steps(engine.share(pairs, ranks), tokens_per_forward):
+            sums, tokens = engine.measure(group)
+            terms = loss.terms(group, sums, totals)
+            backward(terms.loss)
+            stats.add(terms, len(group), has_single=sums.has_single)
+            stats.add_work(tokens, engine.forwards(group))
+
+    if ranks.size == 1:
+        add_micro_steps()
+        return stats.record()
+    has_single = any(pair.is_single for pair in pairs)
+
+    def measure_share() -> _Share:
+        add_micro_steps()
+        return stats.share(has_single=has_single)
+
+    return _combined(ranks.gather(measure_share), has_single=has_single)
 
 
 @dataclass(frozen=True)
@@ -108,25 +192,40 @@ class Drift:
     nats: Tensor
     """Mean summed log-prob minus the reference's, at least 0; a scalar."""
     tokens: int
+    """Sent through the model by this rank."""
     forwards: int
+    """Of this rank."""
 
 
 @torch.no_grad()
 def measure_drift(
-    engine: Engine, pairs: Sequence[TokenizedPair], loss: Loss, tokens_per_forward: int
+    engine: Engine,
+    pairs: Sequence[TokenizedPair],
+    loss: Loss,
+    tokens_per_forward: int,
+    ranks: Ranks = ALONE,
 ) -> Drift:
     """Return the drift of a step of pairs; see `accumulate_step`."""
     engine = replace(engine, needs=NEEDS)
-    gains, sent, responses = [], 0, 0
+    gains: list[Tensor] = []
+    sent = 0
     mismatched = [loss.mismatched[digest_of(pair)] for pair in pairs]
-    for group in engine.micro_steps(mismatched, tokens_per_forward):
-        measured, tokens = engine.measure(group)
-        reference = loss.reference.sums(group, measured.sums)
-        gains.append((measured.sums - reference)[:, CHOSEN:].sum())
-        responses += sum(1 if pair.is_single else 2 for pair in group)
-        sent += tokens
-    nats = (torch.stack(gains).sum() / responses).clamp(min=0)
-    return Drift(nats, sent, engine.forwards(mismatched))
+    mine = engine.share(mismatched, ranks)
+
+    def measure_share() -> Tensor | None:
+        nonlocal sent
+        for group in engine.micro_steps(mine, tokens_per_forward):
+            measured, tokens = engine.measure(group)
+            reference = loss.reference.sums(group, measured.sums)
+            gains.append((measured.sums - reference)[:, CHOSEN:].sum())
+            sent += tokens
+        total = torch.stack(gains).sum() if gains else None
+        return total.cpu() if total is not None and ranks.size > 1 else total
+
+    totals = [total for total in ranks.gather(measure_share) if total is not None]
+    responses = sum(1 if pair.is_single else 2 for pair in mismatched)
+    nats = (torch.stack(totals).sum() / responses).clamp(min=0)
+    return Drift(nats.to(engine.policy.device), sent, engine.forwards(mine))
 
 
 def of_reference(record: Record) -> Record:
@@ -141,13 +240,17 @@ def of_reference(record: Record) -> Record:
 
 @torch.no_grad()
 def measure_pairs(
-    engine: Engine, pairs: Sequence[TokenizedPair], loss: Loss, tokens_per_forward: int
+    engine: Engine,
+    pairs: Sequence[TokenizedPair],
+    loss: Loss,
+    tokens_per_forward: int,
+    ranks: Ranks = ALONE,
 ) -> Record:
     """Return the metrics of pairs without gradients; see `accumulate_step`."""
     policy: PeftModel = engine.policy
     was_training = policy.training
     policy.eval()
     try:
-        return accumulate_step(engine, pairs, loss, tokens_per_forward, lambda _: None)
+        return accumulate_step(engine, pairs, loss, tokens_per_forward, lambda _: None, ranks)
     finally:
         policy.train(was_training)

@@ -31,9 +31,11 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.drift import mean_kl
+from orpo_qlora.orpo.dropout import draw_by_pair
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import loss_for, mismatch
 from orpo_qlora.orpo.optimizer_memory import repeat_when_memory_runs_out
+from orpo_qlora.orpo.ranks import ALONE, Ranks
 from orpo_qlora.orpo.reference import Measuring, Reference, ReferenceFile, as_reference, digest_of
 from orpo_qlora.orpo.resume import preserved_random_state
 from orpo_qlora.orpo.rows.batches import steps_an_epoch, total_steps, training_batches
@@ -102,8 +104,11 @@ class OrpoTrainer(Trainer):
         train: Sequence[TokenizedPair],
         held_out: Sequence[TokenizedPair],
         callback: RunCallback,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.engine = engine
+        self.ranks = ranks
+        draws = draw_by_pair(engine.policy, config.seed)
+        self.engine = engine = replace(engine, draws=draws)
         self.settings = config
         self.run_callback = callback
         self.pairs, self.held_out = train, held_out
@@ -124,7 +129,7 @@ class OrpoTrainer(Trainer):
         """Set it before `train` to measure an adapter that is not new before the first step."""
         self._savepoints = resume.Savepoints(config.checkpoint_every, self.steps)
         self.last_record: Record = {}
-        self.memory = settle_memory(engine, config, [*train, *held_out, *mismatched])
+        self.memory = settle_memory(engine, config, [*train, *held_out, *mismatched], ranks)
         self.budget = Budget(engine.policy, self.memory, callback.on_note)
         super().__init__(
             model=engine.policy,
@@ -164,8 +169,10 @@ class OrpoTrainer(Trainer):
         if not self.loss.needs.reference or self.loss.reference.has(pairs):
             return True
         file = self.reference_file
-        known = file.read() if file else {}
-        measuring = Measuring(self.engine, pairs, known, file, self.run_callback.on_phase)
+        known = self.ranks.from_first(lambda: file.read() if file else {})
+        measuring = Measuring(
+            self.engine, pairs, known, file, self.run_callback.on_phase, ranks=self.ranks
+        )
         if can_stop:
             measuring.should_stop = self.run_callback.should_stop
         policy: PeftModel = self.engine.policy
@@ -186,12 +193,23 @@ class OrpoTrainer(Trainer):
 
     def start(self) -> None:
         """Restore the state in `resume_from`, or measure an adapter that was trained before."""
+        self.ranks.prepare([p for p in self.model.parameters() if p.requires_grad])
         self.measure_reference()
         if self.resume_from is None:
+            self.ranks.copy_first()
             if self.evaluates_start and self.held_out:
                 self._evaluate_start()
             return
-        progress = resume.restore(self.resume_from, self.model, self.optimizer, self.lr_scheduler)
+        folder = self.resume_from
+        (progress, *_) = self.ranks.gather(
+            lambda: resume.restore(folder, self.model, self.optimizer, self.lr_scheduler)
+        )
+        self.ranks.copy_first()
+        if progress.processes != self.ranks.size:
+            self.run_callback.on_note(
+                f"The checkpoint is of {_processes(progress.processes)}, the run continues with "
+                f"{_processes(self.ranks.size)}: the same steps, rounded differently."
+            )
         # A different cut into forwards would round differently.
         self.state.global_step, self.budget.tokens = progress.step, progress.tokens_per_forward
         self._savepoints.saved(progress.step)
@@ -204,7 +222,7 @@ class OrpoTrainer(Trainer):
             self._savepoints.saved(step)
 
     def _capture(self, folder: Path) -> None:
-        progress = resume.Progress(self.state.global_step, self.budget.tokens)
+        progress = resume.Progress(self.state.global_step, self.budget.tokens, self.ranks.size)
         resume.capture(folder, progress, self.model, self.optimizer, self.lr_scheduler)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -233,11 +251,14 @@ class OrpoTrainer(Trainer):
             OutOfMemory: see `budget.Budget.spend`.
         """
         model.train()
+        if self.engine.draws is not None:
+            self.engine.draws.step = self.state.global_step
         self.last_record = self.budget.spend(
             lambda tokens: accumulate_step(
-                self.engine, inputs, self.loss, tokens, self.accelerator.backward
+                self.engine, inputs, self.loss, tokens, self.accelerator.backward, self.ranks
             )
         )
+        self.ranks.sum_gradients()
         loss = self.last_record["loss"]
         if not math.isfinite(loss):
             raise _non_finite("loss", inputs, self.state.global_step + 1)
@@ -319,7 +340,7 @@ class OrpoTrainer(Trainer):
         self, state: TrainerState, epochs: float, *, is_reference: bool = False
     ) -> Record:
         values = self.budget.spend(
-            lambda tokens: measure_pairs(self.engine, self.held_out, self.loss, tokens)
+            lambda tokens: measure_pairs(self.engine, self.held_out, self.loss, tokens, self.ranks)
         )
         if is_reference and self.loss.needs.reference:
             values = of_reference(values)
@@ -336,11 +357,17 @@ class OrpoTrainer(Trainer):
     def _drift(self) -> float:
         """Return KL(policy ‖ base) a token on the chosen responses of the held-out pairs."""
         self.run_callback.on_phase("measuring the drift from the base")
-        return self.budget.spend(lambda tokens: mean_kl(self.engine, self.held_out, tokens))
+        return self.budget.spend(
+            lambda tokens: mean_kl(self.engine, self.held_out, tokens, ranks=self.ranks)
+        )
 
     def floating_point_ops(self, inputs: Mapping[str, object]) -> int:
         """Return 0: transformers' estimate knows only batches of tensors."""
         return 0
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
 
 
 def _reference_note(pairs: int, measured: int, seconds: float) -> str:
@@ -420,7 +447,7 @@ class _Schedule(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        if self._trainer.run_callback.should_stop():
+        if self._trainer.ranks.any(self._trainer.run_callback.should_stop()):
             control.should_training_stop = True
             return
         step = state.global_step

@@ -20,6 +20,7 @@ from orpo_qlora.models.hardware import free_memory_bytes, is_out_of_memory
 from orpo_qlora.models.loading import recompute_activations
 from orpo_qlora.models.memory import FEWEST_TOKENS, MemoryChoice, Room, choose_memory, shape_of
 from orpo_qlora.orpo.engine import Engine
+from orpo_qlora.orpo.ranks import ALONE, Ranks
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 log = logging.getLogger(__name__)
@@ -87,24 +88,40 @@ class Budget:
 
 
 def settle_memory(
-    engine: Engine, config: TrainConfig, pairs: Sequence[TokenizedPair]
+    engine: Engine, config: TrainConfig, pairs: Sequence[TokenizedPair], ranks: Ranks = ALONE
 ) -> MemoryChoice:
-    """Choose how a training uses the memory that is free now, and put the choice into effect."""
+    """Choose how a training uses the memory that is free now, and put the choice into effect.
+
+    All ranks make the choice of the one with the least memory.
+    """
+    found = ranks.gather(lambda: _choice(engine, config, pairs, ranks.local_size))
+    choice = MemoryChoice(
+        tokens=min(one.tokens for one in found),
+        recomputes=any(one.recomputes for one in found),
+        keeps_unpacked=all(one.keeps_unpacked for one in found),
+        predicted_bytes=max(one.predicted_bytes for one in found),
+    )
+    if choice.recomputes:
+        recompute_activations(engine.policy.get_base_model())
+    if choice.keeps_unpacked:
+        engine.linears.keep_unpacked()
+    return choice
+
+
+def _choice(
+    engine: Engine, config: TrainConfig, pairs: Sequence[TokenizedPair], processes: int
+) -> MemoryChoice:
+    """Return how this process should use its memory; on a CPU, `processes` share what is free."""
     base = engine.policy.get_base_model()
-    room = Room(free_memory_bytes(), engine.policy.device.type)
+    device = engine.policy.device.type
+    room = Room(free_memory_bytes() // (processes if device == "cpu" else 1), device)
     longest = engine.longest_row(pairs)
     try:
         shape = shape_of(base.config.to_dict())
     except KeyError:  # an architecture with other names for its sizes: start small
         tokens = config.max_tokens_per_forward or max(longest, FEWEST_TOKENS[room.device])
-        choice = MemoryChoice(tokens, config.activation_checkpointing == "on", False, 0)
-    else:
-        choice = choose_memory(shape, config, base.dtype.itemsize, room, longest)
-    if choice.recomputes:
-        recompute_activations(base)
-    if choice.keeps_unpacked:
-        engine.linears.keep_unpacked()
-    return choice
+        return MemoryChoice(tokens, config.activation_checkpointing == "on", False, 0)
+    return choose_memory(shape, config, base.dtype.itemsize, room, longest)
 
 
 def _random_state() -> list[torch.Tensor]:

@@ -83,6 +83,8 @@ class PackedBatch:
     slots: Tensor
     counts: Tensor
     tokens: int
+    ends: tuple[int, ...]
+    """Where the tokens of each group end in the only row; with padding, where its rows end."""
     origins: Tensor | None = None
 
     @property
@@ -191,6 +193,7 @@ class _Writer:
         self.sources: list[int] = []
         self.targets: list[int] = []
         self.slots: list[int] = []
+        self.ends: list[int] = []
         self.origins: dict[int, int] = {}
 
     def share(self, slots: Sequence[int]) -> None:
@@ -248,6 +251,7 @@ def lay_out(
     writer = _Writer()
     for group in prompt_groups(pairs, rejected=needs.rejected, shares=shares):
         _write(writer, group, layout, needs)
+        writer.ends.append(len(writer.segments) if layout == "padded" else len(writer.ids))
     counts = _counts(pairs, needs)
     batch = _padded(writer, counts) if layout == "padded" else _packed(writer, counts)
     if writer.origins:
@@ -299,6 +303,7 @@ def _packed(writer: _Writer, counts: Tensor) -> PackedBatch:
         slots=torch.tensor(writer.slots),
         counts=counts,
         tokens=len(writer.ids),
+        ends=tuple(writer.ends),
     )
 
 
@@ -321,6 +326,7 @@ def _padded(writer: _Writer, counts: Tensor) -> PackedBatch:
         slots=packed.slots,
         counts=counts,
         tokens=mask.numel(),
+        ends=packed.ends,
     )
 
 

@@ -1,0 +1,257 @@
+"""One of several processes that share a training, over torch.distributed. Floor 2.
+
+Imported by processes of such a training alone. Three kinds of message: plain results and failures
+(`gather`, over gloo), the sum of the adapter's gradients (NCCL between GPUs, else gloo) and, once,
+the adapter's values.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from orpo_qlora.errors import OrpoQloraError, OutOfMemory, WorkerLost
+from orpo_qlora.models.hardware import is_out_of_memory
+from orpo_qlora.orpo.ranks import Ranks, assign
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+PATIENCE = timedelta(hours=2)
+"""Longest wait for the other processes: rank 0 may be downloading the base, or answering samples.
+A process that has died is noticed at once."""
+MEETING = timedelta(minutes=15)
+"""Longest wait for all processes to start."""
+_LEFT = "orpo-qlora/first-has-left"
+LAUNCHER_VARIABLES = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK"),
+    *("PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"),
+)
+"""Removed once they are read: accelerate would wrap the model for a training that it shares out."""
+
+
+class PeerLost(WorkerLost):
+    """Another process of the training has ended; what this one does next is no longer shared."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What went wrong on a rank, as the others learn of it."""
+
+    rank: int
+    error: OrpoQloraError | str
+    is_memory: bool
+
+    def raised(self, size: int) -> Exception:
+        """Return what the other ranks raise."""
+        place = f"process {self.rank} of {size}"
+        if self.is_memory:
+            return MemoryError(f"memory ran out in {place}: {self.error}")
+        if isinstance(self.error, OrpoQloraError):
+            self.error.where = ", ".join(filter(None, (self.error.where, place)))
+            return self.error
+        return OrpoQloraError(
+            f"Internal error in {place}: {self.error}",
+            hint="The details are in log.txt; please report them.",
+        )
+
+
+class ProcessGroup(Ranks):
+    """This process among those of a training.
+
+    Args of the constructor: rank, number of ranks and of those on this machine, and the store that
+    they have in common.
+    """
+
+    def __init__(self, rank: int, size: int, local_size: int, store: Any) -> None:  # noqa: ANN401
+        self.rank, self.size, self.local_size = rank, size, local_size
+        self._store = store
+        self._parameters: list[Tensor] = []
+        self._flat = torch.empty(0)
+        self.is_agreed = False
+        """Whether every rank raises the error that this one is raising."""
+        self.peers: Callable[[], bool] = lambda: True
+        """Whether the other processes of this machine are alive."""
+        on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=PATIENCE,
+        )
+
+    @classmethod
+    def from_environment(cls) -> ProcessGroup:
+        """Join the processes that torchrun, or another launcher, has described in the environment.
+
+        Raises:
+            PeerLost: they did not meet.
+        """
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        with _connected():
+            store, rank, size = next(rendezvous("env://", timeout=MEETING))
+            store.set_timeout(PATIENCE)
+            group = cls(rank, size, local_size, PrefixStore("orpo-qlora", store))
+        for name in LAUNCHER_VARIABLES:
+            os.environ.pop(name, None)
+        return group
+
+    def share(self, items: Sequence[Item], cost: Callable[[Item], int]) -> Sequence[Item]:
+        """Return this rank's part of the items; see `Ranks`."""
+        places = assign([cost(item) for item in items], self.size)
+        return [item for item, place in zip(items, places, strict=True) if place == self.rank]
+
+    def gather(self, local: Callable[[], Result]) -> list[Result]:
+        """Run `local` on every rank and return all results; see `Ranks`."""
+        return self._exchange(local)
+
+    def together(self, local: Callable[[], Result]) -> Result:
+        """Return this rank's own result; see `Ranks`."""
+        kept: list[Result] = []
+        self._exchange(lambda: kept.append(local()))
+        return kept[0]
+
+    def first_then_others(self, local: Callable[[], Result]) -> Result:
+        """Return this rank's own result; see `Ranks`."""
+        kept: list[Result] = []
+        self._exchange(lambda: kept.append(local()) if self.is_first else None)
+        self._exchange(lambda: None if self.is_first else kept.append(local()))
+        return kept[0]
+
+    def from_first(self, local: Callable[[], Result]) -> Result:
+        """Return what `local` gives on rank 0; see `Ranks`."""
+        return self._exchange(local if self.is_first else lambda: None)[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on at least one rank."""
+        return any(self._exchange(lambda: flag))
+
+    def _exchange(self, local: Callable[[], Any]) -> list[Any]:
+        error: Exception | None = None
+        sent: Any = None
+        try:
+            sent = local()
+        except PeerLost:
+            raise
+        except Exception as exc:  # noqa: BLE001 - raised again below, once the others know
+            error, sent = exc, self._failure(exc)
+        received: list[Any] = [None] * self.size
+        with _connected():
+            dist.all_gather_object(received, sent)
+        failures = [part for part in received if isinstance(part, _Failure)]
+        if not failures:
+            self.is_agreed = False
+            return received
+        self.is_agreed = True
+        # Memory that ran out is tried again only where nothing else failed.
+        first = min(failures, key=lambda failure: failure.is_memory)
+        if error is not None and first.rank == self.rank:
+            raise error
+        raise first.raised(self.size) from error
+
+    def _failure(self, error: Exception) -> _Failure:
+        # Retried by `Budget`; an OutOfMemory of ours is its last word.
+        is_memory = is_out_of_memory(error) and not isinstance(error, OutOfMemory)
+        if isinstance(error, OrpoQloraError):
+            return _Failure(self.rank, error, is_memory)
+        if not is_memory:
+            log.exception("failed in process %d of %d", self.rank, self.size)
+        return _Failure(self.rank, f"{type(error).__name__}: {error}"[:300], is_memory)
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether all other ranks of this machine are alive; see `Ranks`."""
+        return self.peers()
+
+    def prepare(self, parameters: Sequence[Tensor]) -> None:
+        """Reserve one flat tensor for the gradients and for which of them exist; see `Ranks`."""
+        self._parameters = list(parameters)
+        count = sum(parameter.numel() for parameter in parameters)
+        wide = torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32
+
+        def reserve() -> None:
+            device = parameters[0].device
+            self._flat = torch.zeros(count + len(parameters), dtype=wide, device=device)
+
+        self.gather(reserve)
+
+    @torch.no_grad()
+    def sum_gradients(self) -> None:
+        """Add up the gradients in one message; see `Ranks`.
+
+        A parameter without a gradient on any rank keeps none. The reduction gives every rank the
+        same bits.
+        """
+        views = self._views()
+        present = self._flat[-len(views) :]
+        for at, (parameter, view) in enumerate(zip(self._parameters, views, strict=True)):
+            present[at] = float(parameter.grad is not None)
+            if parameter.grad is None:
+                view.zero_()
+            else:
+                view.copy_(parameter.grad)
+        with _connected():
+            dist.all_reduce(self._flat)
+        has_gradient = present.tolist()
+        for parameter, view, count in zip(self._parameters, views, has_gradient, strict=True):
+            if not count:
+                continue
+            if parameter.grad is not None:
+                parameter.grad.copy_(view)
+            elif parameter.dtype == view.dtype:
+                parameter.grad = view  # until it is cleared after the step: no memory is taken
+            else:
+                parameter.grad = view.to(parameter.dtype)
+
+    @torch.no_grad()
+    def copy_first(self) -> None:
+        """Send the values of rank 0 in one message; see `Ranks`."""
+        views = self._views()
+        for parameter, view in zip(self._parameters, views, strict=True):
+            view.copy_(parameter)
+        with _connected():
+            dist.broadcast(self._flat, src=0)
+        for parameter, view in zip(self._parameters, views, strict=True):
+            parameter.copy_(view)
+
+    def _views(self) -> list[Tensor]:
+        """Return each parameter's part of the flat tensor, in its own shape."""
+        sizes = [parameter.numel() for parameter in self._parameters]
+        parts = self._flat[: sum(sizes)].split(sizes)
+        return [part.view_as(p) for part, p in zip(parts, self._parameters, strict=True)]
+
+    def leave(self, patience_seconds: float) -> None:
+        """Let rank 0 end first, once it has recorded how the run ended.
+
+        A launcher ends all processes as soon as one has failed.
+        """
+        with suppress(RuntimeError):  # the store ends with rank 0
+            if self.is_first:
+                self._store.set(_LEFT, "1")
+            else:
+                self._store.wait([_LEFT], timedelta(seconds=patience_seconds))
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as exc:
+        raise PeerLost(
+            f"The connection to another process of this run was lost ({exc}).",
+            hint="Resume the run; the log says more.",
+        ) from exc
