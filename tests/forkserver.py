@@ -46,7 +46,6 @@ PROGRAMS = (
     "orpo_qlora.evaluation.suite.program",
     "orpo_qlora.export.make",
     "orpo_qlora.chat.server",
-    "orpo_qlora.export.merge",
     "orpo_qlora.models.weights.pickled",
 )
 VERIFY = "orpo_qlora.orpo.verify.program"

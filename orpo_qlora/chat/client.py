@@ -145,7 +145,7 @@ def ask(
 
 def _grown(answers: Answers, reply: Reply) -> Answers:
     if reply.error is not None:
-        raise protocol.error_of(reply.error)
+        raise reply.error.to_error()
     more = reply.texts or ("",) * len(answers.texts)
     return Answers(
         texts=tuple(text + new for text, new in zip(answers.texts, more, strict=True)),

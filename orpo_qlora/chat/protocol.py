@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orpo_qlora import storage
 from orpo_qlora.data.messages import Message
-from orpo_qlora.errors import OrpoQloraError
 from orpo_qlora.models.generation.sampling import Sampling
 from orpo_qlora.runs.state import ErrorCard
 
@@ -137,15 +136,3 @@ def read_address() -> Address | None:
         return Address.model_validate_json(address_file().read_text(encoding=ENCODING))
     except (FileNotFoundError, ValidationError):
         return None
-
-
-def error_of(card: ErrorCard) -> OrpoQloraError:
-    """Return an error with the card's texts, of the class its slug names."""
-    classes = _descendants(OrpoQloraError)
-    kind = next((kind for kind in classes if kind.slug == card.slug), OrpoQloraError)
-    return kind(card.message, hint=card.hint, where=card.where)
-
-
-def _descendants(kind: type[OrpoQloraError]) -> list[type[OrpoQloraError]]:
-    below = [deeper for child in kind.__subclasses__() for deeper in _descendants(child)]
-    return [kind, *below]

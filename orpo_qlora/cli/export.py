@@ -20,11 +20,8 @@ from orpo_qlora.export.gguf.types import TYPES
 from orpo_qlora.export.reports import html_report
 from orpo_qlora.export.request import ExportRequest
 from orpo_qlora.export.vllm import write_vllm
-from orpo_qlora.program import run_foreground
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
-
-MERGE = "orpo_qlora.export.merge"
 
 
 class Dtype(StrEnum):
@@ -107,10 +104,11 @@ def export(
     """Export a run: its adapter as one zip, or what an option names."""
     found = store.find_run(run)
     models: dict[export_request.Kind, Path | None] = {
-        **{"gguf": gguf, "gguf-adapter": gguf_adapter, "ollama": ollama}
+        **{"gguf": gguf, "gguf-adapter": gguf_adapter, "ollama": ollama},
+        **{"merged": None if push else merged},
     }
     chosen = [kind for kind, path in models.items() if path is not None]
-    others = {"vllm": vllm, "report": report, "merged": None if push else merged}
+    others = {"vllm": vllm, "report": report}
     _refuse_several([*chosen, *(name for name, path in others.items() if path is not None)])
     if report is not None:
         html_report.write_report(found, report.expanduser())
@@ -119,9 +117,6 @@ def export(
         pushed = hub.push(found, push, merged=folder, public=public, dry_run=dry_run)
         lines = [*pushed.lines(), pushed.url or "Nothing was sent."]
         _print(lines, dataclasses.asdict(pushed) if as_json else None)
-    elif merged is not None:
-        arguments = [found.id, str(merged.expanduser()), dtype.value, onto.value]
-        raise typer.Exit(run_foreground(MERGE, arguments))
     elif vllm is not None:
         made = write_vllm(found, vllm.expanduser())
         about = dataclasses.asdict(made) | {"folder": str(made.folder)}
@@ -132,6 +127,7 @@ def export(
             kind=chosen[0],
             target=str((models[chosen[0]] or Path()).expanduser().absolute()),
             type=quantize.lower(),
+            dtype=dtype.value,
             onto=onto.value,
             llama_cpp=str(llama_cpp.expanduser().resolve()) if llama_cpp else "",
         )

@@ -1,4 +1,4 @@
-"""Merging an adapter into its base. Floor 5; also a program, `python -m orpo_qlora.export.merge`.
+"""Merging an adapter into its base. Floor 5.
 
 By default into what was trained on: the 4-bit weights unpacked, so that the merged model gives the
 adapter's numbers. Into the original weights on request: these are more exact than their 4-bit
@@ -9,19 +9,15 @@ measured on held-out pairs in either case, on what was written.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from rich.console import Console
-from rich.markup import escape
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from orpo_qlora import storage
-from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.export.bundle import check_exportable, new_folder
 from orpo_qlora.export.compare import (
     Own,
@@ -35,7 +31,6 @@ from orpo_qlora.export.reports.card import MergeFacts, merged_card
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.generation.generate import end_ids
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
-from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
 
 MANIFEST = "manifest.json"
@@ -205,26 +200,3 @@ def _describe(run: Run, folder: Path, facts: MergeFacts, difference: MergeDiffer
         **{"compared_pairs": difference.pairs, "sha256": hashes},
     }
     (folder / MANIFEST).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Merge a run; return the exit code.
-
-    Args:
-        arguments: run id, folder, number type, and the weights to merge into.
-    """
-    run_id, folder, dtype, onto = arguments
-    console = Console(stderr=True, highlight=False)
-    try:
-        with console.status("merging base and adapter") as status:
-            run = store.find_run(run_id)
-            difference = merge_run(run, Path(folder), dtype, onto, status.update)
-    except OrpoQloraError as exc:
-        console.print(f"[red]error:[/] {escape(exc.message)}\n{escape(exc.hint)}", soft_wrap=True)
-        return 2 if isinstance(exc, InputError) else 1
-    print(f"{folder}\n{difference.sentence()}")  # noqa: T201
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

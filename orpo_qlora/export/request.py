@@ -163,8 +163,16 @@ JOB = ExportJob()
 
 
 def wait_for(request: ExportRequest, on_progress: Callable[[JobState], None]) -> ExportResult:
-    """Return the result of a new export; raises what `ask` and `BackgroundJob.wait` do."""
-    result = JOB.wait(request, on_progress, again=True).result
+    """Return the result of a new export; Ctrl-C ends it.
+
+    Raises:
+        OrpoQloraError: as `ask` and `BackgroundJob.wait` do.
+    """
+    try:
+        result = JOB.wait(request, on_progress, again=True).result
+    except KeyboardInterrupt:
+        JOB.end_started(JOB.key(request))
+        raise
     if result is None:
         raise OrpoQloraError("The exported file has disappeared.", where=request.target)
     return result

@@ -199,7 +199,7 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
 
         Raises:
             Busy: a run is at work.
-            OrpoQloraError: the job failed, with its message.
+            OrpoQloraError: the job failed; message and class are those of the program's error.
         """
         answer = self.ask(request, again=again or not self.is_complete(request, self.read(request)))
         while answer.state.is_busy:
@@ -207,8 +207,7 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
             time.sleep(WAIT_SECONDS)
             answer = self.read(request)
         if not self.is_complete(request, answer):
-            error = answer.state.error or self.lost
-            raise OrpoQloraError(error.message, hint=error.hint, where=error.where)
+            raise (answer.state.error or self.lost).to_error()
         return answer
 
     def end_started(self, key: str) -> None:

@@ -40,6 +40,19 @@ class ErrorCard(BaseModel):
         """Return the card of an error."""
         return cls(slug=error.slug, message=error.message, hint=error.hint, where=error.where)
 
+    def to_error(self) -> OrpoQloraError:
+        """Return an error with these texts, of the class that the slug names.
+
+        A class whose module is not imported here becomes an OrpoQloraError.
+        """
+        classes = _with_subclasses(OrpoQloraError)
+        kind = next((kind for kind in classes if kind.slug == self.slug), OrpoQloraError)
+        return kind(self.message, hint=self.hint, where=self.where)
+
+
+def _with_subclasses(kind: type[OrpoQloraError]) -> list[type[OrpoQloraError]]:
+    return [kind, *(deeper for sub in kind.__subclasses__() for deeper in _with_subclasses(sub))]
+
 
 class RunState(BaseModel):
     """What `state.json` holds. `interrupted` is never stored; readers derive it."""

@@ -179,10 +179,10 @@ def test_a_removed_run_is_a_clear_error(run):
 
 def test_errors_come_back_as_the_class_they_were():
     card = ErrorCard.of(ModelNotFound("gone", hint="look", where="here"))
-    error = protocol.error_of(card)
+    error = card.to_error()
     assert type(error) is ModelNotFound
     assert (error.message, error.hint, error.where) == ("gone", "look", "here")
-    assert protocol.error_of(ErrorCard(slug="of-tomorrow", message="new")).message == "new"
+    assert ErrorCard(slug="of-tomorrow", message="new").to_error().message == "new"
 
 
 def test_at_most_four_adapters_are_held(make_run):

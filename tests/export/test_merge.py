@@ -8,25 +8,36 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from orpo_qlora import storage
 from orpo_qlora.errors import InputError
 from orpo_qlora.export import merge
+from orpo_qlora.export import request as export_request
+from orpo_qlora.export.request import ExportRequest
 from orpo_qlora.models import loading
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import training_setup
 
 
-def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_path):
-    folder = tmp_path / "merged"
-    arguments = [copied_run.id, "--merged", str(folder), "--dtype", "float32"]
-    done = subprocess.run(
+def export_merged(run, folder, *options):
+    """Run `export --merged` as a user does."""
+    arguments = [run.id, "--merged", str(folder), "--dtype", "float32", *options]
+    return subprocess.run(
         [sys.executable, "-m", "orpo_qlora.cli.main", "export", *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_path):
+    folder = tmp_path / "merged"
+    done = export_merged(copied_run, folder, "--json")
     assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["target"] == str(folder)
+    assert made["commands"][0] == f"vllm serve {folder}"
     about = json.loads((folder / "manifest.json").read_text())
-    assert about["largest_difference_nats"] < 1e-4
+    assert about["largest_difference_nats"] == made["largest_difference_nats"] < 1e-4
     assert "nats a token from base and adapter" in (folder / "README.md").read_text()
 
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -51,21 +62,46 @@ def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_pa
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_loaded(
-    copied_run, tmp_path, monkeypatch, capsys
+    copied_run, tmp_path, monkeypatch
 ):
     def loaded(*_, **__):
         raise AssertionError("minutes are over by now")
 
     monkeypatch.setattr(loading, "load_base", loaded)
     (tmp_path / "file").write_text("no folder")
-    folder = tmp_path / "file" / "merged"
-    assert merge.main([copied_run.id, str(folder), "float32", "trained"]) == 2
-    said = capsys.readouterr().err
-    assert f"{folder} cannot be written (Not a directory)" in said
-    assert "Choose a folder you may write to" in said
+    with pytest.raises(InputError, match=r"cannot be written \(Not a directory\)"):
+        merge.merge_run(copied_run, tmp_path / "file" / "merged", "float32")
     with pytest.raises(AssertionError):
         merge.merge_run(copied_run, tmp_path / "new" / "merged", "float32")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_the_command_exits_with_2_for_the_users_error_and_with_1_for_a_failure(
+    copied_run, tmp_path
+):
+    (tmp_path / "file").write_text("no folder")
+    # Both are found by the background program.
+    refused = export_merged(copied_run, tmp_path / "file" / "merged")
+    assert refused.returncode == 2
+    assert "merged cannot be written (Not a directory)" in " ".join(refused.stderr.split())
+    assert "Choose a folder you may write to" in refused.stderr
+    (copied_run.paths.adapter / "adapter_model.safetensors").write_bytes(b"damaged")
+    failed = export_merged(copied_run, tmp_path / "merged")
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "merged").exists()
+
+
+def test_ctrl_c_ends_the_background_program(copied_run, tmp_path):
+    request = ExportRequest(run=copied_run.id, kind="merged", target=str(tmp_path / "merged"))
+
+    def interrupt(state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_request.wait_for(request, interrupt)
+    assert not storage.is_locked(export_request.JOB.paths(request).lock)
+    assert export_request.JOB.read(request).state.status == "new"
 
 
 def test_merging_into_the_original_weights_is_measured_against_the_run(copied_run, tmp_path):

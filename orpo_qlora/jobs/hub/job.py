@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from orpo_qlora import storage
 from orpo_qlora.data.files.hub import HubRequest, HubSource
 from orpo_qlora.data.files.stored import DATA, stored_path
-from orpo_qlora.errors import DataError, OrpoQloraError
 from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState
 from orpo_qlora.runs.state import ErrorCard
 
@@ -187,11 +186,6 @@ def fetch(request: HubRequest, on_progress: Callable[[JobState], None]) -> HubFe
         answer = JOB.wait(request, on_progress, again=True)
     except KeyboardInterrupt:
         JOB.cancel(request)
-        raise
-    except OrpoQloraError as exc:
-        error = JOB.read(request).state.error
-        if error is not None and error.slug == DataError.slug:
-            raise DataError(error.message, hint=error.hint, where=error.where) from exc
         raise
     if answer.fetched is None:
         raise ValueError("a complete answer has a file")
