@@ -5,10 +5,15 @@ Run: python -m benchmarks.better_answers --out benchmarks/results/better_answers
 
 Trains the demo preset on the short answers, and on the same pairs with chosen and rejected swapped
 by a coin, through the tool itself. A reward model of the first run's training pairs then compares
-the answers of base and both runs to the held-out prompts; a reward model of the shuffled pairs must
-be refused. Exits with 1 where the reward model is right on at most 90 % of the held-out pairs, the
-tuned run's interval of wins against its base contains 50 %, or the shuffled run's lies above it.
-Runs that the home folder already has under the same name and settings are taken as they are.
+the answers of base and both runs to the held-out prompts; a reward model of the shuffled pairs is
+asked to do the same and must be refused. Exits with 1 where the reward model is right on at most
+90 % of the held-out pairs, or the tuned run's interval of wins against its base or against the
+shuffled run contains 50 %. Runs that the home folder already has under the same name and settings
+are taken as they are.
+
+The shuffled run may beat the base too: training on either style shortens the answers, which is all
+that this reward model can see (its length control says so). What the preferences add is the
+difference between the two runs.
 """
 
 from __future__ import annotations
@@ -101,28 +106,29 @@ def compared(*runs: Run) -> SuiteAnswer:
     return suite.JOB.wait(request, lambda state: print(state.phase, state.done, flush=True))
 
 
-def wins_against_base(answer: SuiteAnswer, run: Run) -> Interval:
-    """Return the share of a run's answers with a higher reward than its base's."""
+def wins(answer: SuiteAnswer, run: Run, opponent: Run | None = None) -> Interval:
+    """Return the share of a run's answers with a higher reward than its opponent's, or base's."""
     results = _results(answer)
-    system = next(one for one in results.systems if one.run == run.id)
+    names = {one.run: one.name for one in results.systems}
+    other = names[opponent.id if opponent else ""]
     return next(
         figure.interval
         for figure in results.figures
-        if (figure.measure, figure.system, figure.opponent)
-        == ("reward_wins", system.name, system.opponent)
+        if (figure.measure, figure.system, figure.opponent) == ("reward_wins", names[run.id], other)
     )
 
 
 def failures_of(tuned: Run, shuffled: Run, both: SuiteAnswer, control: SuiteAnswer) -> list[str]:
     """Return in words what does not hold."""
-    agreement = _details(both).check
-    refused = _details(control).check
+    agreement, refused = _details(both).check, _details(control).check
     checks = {
         "the reward model is right on at most 90 % of the held-out pairs": (
             agreement is not None and agreement.agreement.value > AGREEMENT
         ),
-        "the tuned run does not beat its base": wins_against_base(both, tuned).low > CHANCE,
-        "the run on shuffled pairs beats its base": wins_against_base(both, shuffled).low <= CHANCE,
+        "the tuned run does not beat its base": wins(both, tuned).low > CHANCE,
+        "the tuned run does not beat the one on shuffled pairs": (
+            wins(both, tuned, shuffled).low > CHANCE
+        ),
         "the reward model of the shuffled pairs is not refused": (
             refused is not None and refused.is_refused
         ),
@@ -151,7 +157,9 @@ def to_page(both: SuiteAnswer, control: SuiteAnswer) -> str:
         "The reward model of the short answers": _details(both).check,
         "The reward model of the shuffled pairs": _details(control).check,
     }
-    lines = [__doc__.split("\n\n")[0], "", *markdown.table(["", *names], rows)]
+    paragraphs = __doc__.split("\n\n")
+    lines = [paragraphs[0].rstrip("."), "", " ".join(paragraphs[-1].split()), ""]
+    lines += markdown.table(["", *names], rows)
     for title, found in sentences.items():
         check = found.sentences() if found else ["It was not checked."]
         lines += ["", f"**{title}.** {' '.join(check)}"]
