@@ -29,7 +29,7 @@ from orpo_qlora.orpo.trainer import OrpoTrainer
 SHORT_BUDGET = 256
 
 
-class _NoCallback:
+class NoCallback:
     """A callback that ignores everything."""
 
     def on_step(self, record: Record) -> None:
@@ -52,7 +52,7 @@ class _NoCallback:
         return False
 
 
-class _InFileOrder(OrpoTrainer):
+class TrainerInFileOrder(OrpoTrainer):
     """Takes the pairs in file order, as the other trainers do."""
 
     def get_train_dataloader(self) -> DataLoader[list[TokenizedPair]]:
@@ -62,7 +62,7 @@ class _InFileOrder(OrpoTrainer):
         )
 
 
-class _LiveReference(_InFileOrder):
+class _LiveReference(TrainerInFileOrder):
     """Measures the reference of a step's pairs in the step."""
 
     def measure_reference(self, *, can_stop: bool = False) -> bool:
@@ -157,8 +157,8 @@ def main() -> None:
     turns.ready()
     pairs = read_pairs(spec)
     engine = build_engine(policy, needs_of(config), pairs[:64])
-    kind = _LiveReference if spec.live_reference else _InFileOrder
-    trainer = kind(ablated(engine, policy, spec.without), config, pairs, [], _NoCallback())
+    kind = _LiveReference if spec.live_reference else TrainerInFileOrder
+    trainer = kind(ablated(engine, policy, spec.without), config, pairs, [], NoCallback())
     trainer.add_callback(_Pace(turns, trainer))
     trainer.train()
 

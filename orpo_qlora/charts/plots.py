@@ -154,7 +154,10 @@ PLOTS = (
         "Peak memory",
         "GB",
         "is flat after the first steps",
-        (Quantity("peak_memory_bytes", "peak memory", GREEN, factor=1e-9),),
+        (
+            Quantity("peak_memory_bytes", "peak memory", GREEN, factor=1e-9),
+            Quantity("reserved_memory_bytes", "reserved", ORANGE, factor=1e-9, mark="square"),
+        ),
     ),
 )
 MAIN = ("loss", "logps", "margin", "accuracy")
@@ -162,7 +165,7 @@ MAIN = ("loss", "logps", "margin", "accuracy")
 ENDED_BY = ("loss", "gradient")
 """Plots that mark the step whose loss or gradient was not finite; such a step is not logged."""
 HEADLINES = ("loss", "margin", "accuracy")
-SCHEDULED = {"learning_rate", "peak_memory_bytes"}
+SCHEDULED = {"learning_rate", "peak_memory_bytes", "reserved_memory_bytes"}
 """Quantities without noise: smoothing would only delay them."""
 
 

@@ -47,7 +47,12 @@ class Question:
         is_quantized = self.config.quantization == "nf4"
         rank, number_bytes = self.config.lora_r, self.number_bytes
         return footprint(
-            self.shape, rank, number_bytes, is_quantized=is_quantized, recomputes=recomputes
+            self.shape,
+            rank,
+            number_bytes,
+            is_quantized=is_quantized,
+            recomputes=recomputes,
+            device=self.room.device,
         )
 
     def choice(self) -> MemoryChoice:

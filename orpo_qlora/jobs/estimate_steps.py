@@ -19,8 +19,8 @@ from peft import PeftModel
 
 from orpo_qlora import storage
 from orpo_qlora.data.pairs import PreferencePair, Split, split_pairs
-from orpo_qlora.errors import OutOfMemory
-from orpo_qlora.jobs import estimation, interactive, token_counts
+from orpo_qlora.errors import OrpoQloraError, OutOfMemory
+from orpo_qlora.jobs import bfloat16_offer, estimation, interactive, token_counts
 from orpo_qlora.jobs.advice import Question, changes_for_disk, changes_for_memory
 from orpo_qlora.jobs.estimation import Estimate, EstimatePaths, EstimateRequest
 from orpo_qlora.jobs.job import JobProgram, run_job
@@ -50,6 +50,7 @@ class EstimateProgram(JobProgram):
         self.request = EstimateRequest.model_validate_json(paths.request.read_bytes())
         self.config = self.request.config
         self._notes: list[str] = []
+        self._float32: bfloat16_offer.InFloat32 | None = None
 
     def run(self) -> None:
         """Measure, and write the estimate."""
@@ -92,6 +93,7 @@ class EstimateProgram(JobProgram):
             if question is None:
                 raise
             return _refused(draft, question, longest_pair)
+        self._compare_bfloat16(train, held_out)
         changes = []
         if question is not None and not answer.fits_memory:
             changes += changes_for_memory(question, longest_pair=longest_pair)
@@ -158,7 +160,11 @@ class EstimateProgram(JobProgram):
         sampling_seconds = self._sample(base, policy, pairs)
         self.report("training a step on the longest pairs")
         trial = Trial()
+        is_offered = bfloat16_offer.is_offered(self.config, base.arithmetic)
+        logps = bfloat16_offer.response_logps(engine, train) if is_offered else None
         result = try_steps(engine, self.config, train, held_out, trial)
+        if logps is not None:
+            self._float32 = bfloat16_offer.InFloat32(logps, result.seconds_a_token)
         expected = expected_run(self.config, engine, train, held_out)
         seconds = result.seconds_of(expected).model_copy(
             update={"start_up": start_up_seconds, "sampling": expected.samples * sampling_seconds}
@@ -180,6 +186,21 @@ class EstimateProgram(JobProgram):
                 "notes": tuple(trial.notes),
             }
         )
+
+    def _compare_bfloat16(
+        self, train: Sequence[TokenizedPair], held_out: Sequence[TokenizedPair]
+    ) -> None:
+        """Note what bfloat16 would gain and cost, where this CPU multiplies it itself."""
+        if self._float32 is None:
+            return
+        self.report("measuring a step in bfloat16")
+        try:
+            with hardware.memory_errors(_used_up):
+                offer = bfloat16_offer.compare(self.config, train, held_out, self._float32)
+        except OrpoQloraError as exc:
+            self._notes.append(f"bfloat16 could not be measured: {exc}")
+        else:
+            self._notes.append(offer.sentence())
 
     def _sample(
         self, base: loading.Base, policy: PeftModel, pairs: Sequence[PreferencePair]

@@ -40,6 +40,13 @@ class Trial:
         self.moments: list[float] = [time.perf_counter()]
         """Start of training, then the end of each step."""
 
+    @property
+    def peak_bytes(self) -> int:
+        """Peak memory of the measured steps and evaluations."""
+        records = [*self.steps, *self.evaluations]
+        peaks = [v for r in records for n, v in r.items() if n.endswith("peak_memory_bytes")]
+        return int(max(peaks, default=0))
+
     def on_step(self, record: Record) -> None:
         """Keep what a step took."""
         self.steps.append(record)
@@ -159,6 +166,7 @@ def try_steps(
     trainer.held_out = _within(engine, longest_held_out, budget)
     trainer.has_base_evaluation = True
     trainer.measure_reference()
+    loaded_bytes = peak_memory_bytes()  # every step resets a GPU's
     trial.moments = [time.perf_counter()]
     trainer.train()
     if not trial.evaluations:  # stopped early
@@ -175,7 +183,7 @@ def try_steps(
             first_pass["eval/seconds"] / first_pass["eval/tokens"] if first_pass else 0.0
         ),
         tokens_per_forward=trainer.budget.tokens,
-        peak_bytes=peak_memory_bytes(),
+        peak_bytes=max(loaded_bytes, trial.peak_bytes),
         bytes_a_token=_bytes_a_token(engine, config, recomputes=trainer.memory.recomputes),
         missing_tokens=max(0, fullest - tried),
     )
@@ -205,5 +213,11 @@ def _bytes_a_token(engine: Engine, config: TrainConfig, *, recomputes: bool) -> 
         shape = shape_of(base.config.to_dict())
     except KeyError:
         return 0
-    itemsize = base.dtype.itemsize
-    return footprint(shape, config.lora_r, itemsize, recomputes=recomputes).per_token
+    plan = footprint(
+        shape,
+        config.lora_r,
+        base.dtype.itemsize,
+        recomputes=recomputes,
+        device=engine.policy.device.type,
+    )
+    return plan.per_token + plan.block_per_token

@@ -19,7 +19,21 @@ from orpo_qlora.models.machine import usable_cores
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 THREADS_AT_START = torch.get_num_threads()
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def _let_segments_grow() -> None:
+    """Let torch's CUDA allocator enlarge its segments, unless the environment configures it.
+
+    Forwards of different lengths otherwise leave gaps that no later tensor fits. Read once, when
+    CUDA starts, which nothing does before this module is imported.
+    """
+    if sys.platform == "linux" and not any(name in os.environ for name in ALLOCATOR_VARIABLES):
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+
+
+_let_segments_grow()
 
 
 @dataclass(frozen=True)
@@ -156,8 +170,19 @@ def _free_in_container() -> int:
     return max(0, int(limit) - used) if limit.isdigit() else sys.maxsize
 
 
+def forget_peak_memory() -> None:
+    """Let the peaks of the GPU count from now on; a host's cannot be reset everywhere."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_reserved_bytes() -> int:
+    """Return the most GPU memory that the allocator held, gaps included; 0 without a GPU."""
+    return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
+
+
 def peak_memory_bytes() -> int:
-    """Return this process's peak memory: allocated on the GPU, else resident."""
+    """Return the peak memory: allocated on the GPU since it was reset, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:

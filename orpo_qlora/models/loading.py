@@ -39,6 +39,7 @@ from orpo_qlora.errors import (
 from orpo_qlora.models import demo
 from orpo_qlora.models.catalogue import DEMO, find_model
 from orpo_qlora.models.experts import lora_targets
+from orpo_qlora.models.grouped_keys import repeat_keys_where_needed
 from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic, memory_errors
 from orpo_qlora.models.load_errors import DOWNLOAD_AGAIN, loading_errors
 from orpo_qlora.models.templates.rendering import use_template
@@ -257,6 +258,8 @@ def load_weights(
     _refuse_incomplete(folder, found["missing_keys"])
     loaded.requires_grad_(False)
     _keep_trainable(loaded)
+    if repeat_keys_where_needed(loaded):
+        log.info("attention repeats shared keys: this GPU has no flash kernel for %s", loaded.dtype)
     return loaded
 
 

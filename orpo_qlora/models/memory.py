@@ -1,7 +1,8 @@
 """Predicted bytes of a training: arithmetic on a model's config.json. Floor 1; no torch.
 
 What a transformer block keeps for its backward pass is counted tensor by tensor for the engine's
-own path (docs/engine.md has the list); tests compare with what autograd really keeps.
+own path (docs/engine.md has the list); tests compare with what autograd really keeps, and with all
+storages that a traced step holds at its peak.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from orpo_qlora.config import TrainConfig
 
 NF4_BYTES = 0.516
 """Bytes of a 4-bit weight with double quantisation: half a byte and its share of the scales."""
+SCALE_BYTES = 1 / 16
+"""Bytes a 4-bit weight adds once its scales are unpacked: a float32 for 64 weights."""
 ADAPTER_BYTES = 16
 """Bytes of an adapter weight: itself, its gradient and AdamW's two moments in float32."""
-SHARED_KEYS = 1.6
+SHARED_KEYS = 1.5
 """Keys an answer pair attends over per token of its row: the prompt's are gathered twice."""
-HEAD_TILE_BYTES = 2 * 64 * 2**20
-"""The tile of logits, twice where it is cast to the compute type."""
+HEAD_TILE_BYTES = {"cpu": 2 * 64 * 2**20, "cuda": 3 * 128 * 2**20}
+"""The tile of logits and its copy in the compute type (`orpo.logps`)."""
 RECOMPUTED_BLOCKS = 1
 """Blocks whose activations are alive at once when activations are recomputed."""
 
@@ -123,22 +126,31 @@ class Footprint:
     """Base weights, embedding and output layer."""
     adapter: int
     """Adapter, gradient and optimizer state."""
+    scales: int
+    """The scales of the 4-bit weights, unpacked."""
     per_token: int
     """Kept for the backward pass, a token of a forward."""
-    fixed: int
-    """Independent of the tokens: the head's tile, a block being recomputed, experts with their
-    adapter added."""
+    head: int
+    """The head's tile, at the end of the forward pass."""
+    block: int
+    """A weight unpacked, and experts with their adapter added, in the backward pass."""
+    block_per_token: int
+    """Alive only during the backward pass of a block, a token."""
     unpacked: int
     """All 4-bit weights unpacked; counted only where they are kept."""
 
     def above_weights(self, tokens: int, *, keeps_unpacked: bool = False) -> int:
         """Return what training adds to the loaded base."""
-        kept = self.unpacked if keeps_unpacked else 0
-        return self.adapter + self.fixed + self.per_token * tokens + kept
+        kept = self.unpacked if keeps_unpacked else self.scales
+        passing = max(self.head, self.block + self.block_per_token * tokens)
+        return self.adapter + kept + self.per_token * tokens + passing
 
     def tokens_within(self, free_bytes: float) -> int:
         """Return how many tokens a forward can hold in memory free beside the loaded base."""
-        return max(0, int((free_bytes - self.adapter - self.fixed) / self.per_token))
+        beside = free_bytes - self.adapter - self.scales
+        at_head = (beside - self.head) / self.per_token
+        in_block = (beside - self.block) / (self.per_token + self.block_per_token)
+        return max(0, int(min(at_head, in_block)))
 
 
 def footprint(
@@ -148,6 +160,7 @@ def footprint(
     *,
     is_quantized: bool = True,
     recomputes: bool = False,
+    device: str = "cpu",
 ) -> Footprint:
     """Return the predicted bytes of training a LoRA adapter on a base.
 
@@ -157,22 +170,26 @@ def footprint(
         number_bytes: size of a number of the compute type.
         is_quantized: the base's linear layers are in 4 bits.
         recomputes: activations are recomputed in the backward pass.
+        device: `cpu` or `cuda`, whose attention kernels keep other tensors.
     """
-    block = _kept_in_a_block(shape, rank) * number_bytes
+    block = _kept_in_a_block(shape, rank, number_bytes, device) * number_bytes
     # The final hidden state and the gradient vector that the head forms of it.
     ends = 4 * shape.hidden * number_bytes
     # PEFT adds the adapter to a copy of a layer's experts, which the backward pass needs.
     adapted = shape.expert_weights * number_bytes
-    per_token, fixed = shape.layers * block + ends, HEAD_TILE_BYTES + adapted
+    per_token = shape.layers * block + ends
     if recomputes:
-        fixed = HEAD_TILE_BYTES + adapted // shape.layers
+        adapted //= shape.layers
         per_token = shape.layers * shape.hidden * number_bytes + RECOMPUTED_BLOCKS * block + ends
     linear_bytes = NF4_BYTES if is_quantized else number_bytes
     return Footprint(
         weights=int(shape.linear_weights * linear_bytes + shape.other_weights * number_bytes),
         adapter=shape.adapter_weights(rank) * ADAPTER_BYTES,
+        scales=int(shape.linear_weights * SCALE_BYTES) if is_quantized else 0,
         per_token=per_token,
-        fixed=fixed + _largest_weight(shape) * number_bytes,
+        head=HEAD_TILE_BYTES[device] + adapted,
+        block=_largest_weight(shape) * number_bytes + adapted,
+        block_per_token=_passing_in_a_block(shape) * number_bytes,
         unpacked=shape.linear_weights * number_bytes if is_quantized else 0,
     )
 
@@ -181,10 +198,24 @@ def _largest_weight(shape: Shape) -> int:
     return shape.hidden * max(shape.intermediate, shape.query_width)
 
 
-def _kept_in_a_block(shape: Shape, rank: int) -> int:
+def _passing_in_a_block(shape: Shape) -> int:
+    """Return the numbers alive only in the backward pass of a block's feed-forward, a token."""
+    # Gated: gradients of gate and up and the recomputed product; else of the activation's ends.
+    # Besides, the gradients of the block's output and of the feed-forward's input.
+    widths = 3 if shape.is_gated else 2
+    return widths * shape.intermediate * shape.experts_a_token + 2 * shape.hidden
+
+
+def _kept_in_a_block(shape: Shape, rank: int, number_bytes: int, device: str) -> int:
     """Return the numbers a block keeps for its backward pass, a token."""
     norms = 4 * shape.hidden  # input and output of both
-    attention = 3 * shape.query_width + int(2 * SHARED_KEYS * shape.key_width)
+    # One call over all segments keeps its output once; segment by segment they are joined besides.
+    is_one_call = device == "cuda" and number_bytes == 2
+    queries = (2 if is_one_call else 3) * shape.query_width
+    # In float32 no kernel on a GPU takes keys that several heads share.
+    is_repeated = device == "cuda" and number_bytes > 2
+    keys = int(2 * SHARED_KEYS * (shape.query_width if is_repeated else shape.key_width))
+    attention = queries + keys
     # Gated: gate and up; else the input and output of the activation.
     feed_forward = 2 * shape.intermediate * shape.experts_a_token
     adapter = rank * (7 if shape.is_gated else 6)
@@ -261,6 +292,7 @@ def choose_memory(
             number_bytes,
             is_quantized=is_quantized,
             recomputes=recomputes,
+            device=room.device,
         )
 
     asked = config.max_tokens_per_forward

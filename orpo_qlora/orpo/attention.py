@@ -6,16 +6,19 @@ Registered with transformers under `NAME`. A model whose layers forward keyword 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
+from orpo_qlora.models.grouped_keys import plain_attention, repeated, takes_shared_keys
+from orpo_qlora.orpo import varlen
 from orpo_qlora.orpo.rows.packing import Segment
 
 NAME = "orpo_segments"
@@ -23,6 +26,27 @@ NAME = "orpo_segments"
 UNUSED_MASK_SHAPE = (1, 1, 1, 1)
 """A 4-D mask of any size stops transformers 5 from building one. Without it, masks are derived from
 `position_ids`, which for a branched row cuts the rejected response off from its prompt."""
+
+Kernel = Literal["varlen", "lower_right", "masks"]
+KERNELS: dict[Kernel, str] = {
+    "varlen": "one flash call over all segments",
+    "lower_right": "a call for each segment, causal from its last token",
+    "masks": "a call for each segment, with a mask where it has a prefix",
+}
+"""`masks` runs on every device and is what the others are compared with. Windows and capped scores
+take masks where a kernel does not have them."""
+
+
+def kernels(device: torch.device, dtype: torch.dtype) -> tuple[Kernel, ...]:
+    """Return the kernels that a device may have, fastest first.
+
+    The start-up check decides which of them gives the right numbers.
+    """
+    if device.type != "cuda":
+        return ("masks",)
+    if varlen.kernel is None or dtype not in (torch.float16, torch.bfloat16):
+        return ("lower_right", "masks")
+    return ("varlen", "lower_right", "masks")
 
 
 def segment_attention(
@@ -42,19 +66,25 @@ def segment_attention(
         ValueError: the layer has attention sinks or a position bias.
     """
     segments: tuple[Segment, ...] | None = kwargs.pop("segments", None)
+    kernel: Kernel = kwargs.pop("attention_kernel", "masks")
     window, softcap = kwargs.get("sliding_window"), kwargs.get("softcap")
     if segments is None:
         if softcap is None:
-            return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+            return plain_attention(module, query, key, value, attention_mask, **kwargs)
         mask = attention_mask
         if mask is None:
             mask = _causal_mask(query.shape[2], key.shape[2], None, query.device)
-        key, value = _repeated(query, key, value)
+        key, value = repeated(query, key, value)
         capped = _soft_capped(query, key, value, mask, softcap, kwargs.get("scaling"))
         return capped.transpose(1, 2), None
     if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
         raise ValueError("attention sinks and position biases are not supported on packed rows")
     options = {"scale": kwargs.get("scaling"), "dropout": kwargs.get("dropout", 0.0)}
+    if kernel == "varlen" and softcap is None and varlen.fits(query, options["dropout"]):
+        states = query, key, value
+        return varlen.attend(states, segments, window, options["scale"]), None
+    masks = _masks_of(segments, query.dtype, query.device)
+    attend = _Attend(kernel, window, softcap, options, masks)
     # Split, not sliced: the gradient of a split is one concatenation, that of a slice a whole row
     # of zeros for each segment.
     sizes = [segment.end - segment.start for segment in segments]
@@ -71,61 +101,74 @@ def segment_attention(
             first_keys, first_values = owners[segment.prefix_start]
             keys = torch.cat([first_keys[:, :, :prefix], keys], dim=2)
             values = torch.cat([first_values[:, :, :prefix], values], dim=2)
-        part = _attend(queries, keys, values, (window, softcap), options)
+        part = attend(queries, keys, values)
         parts.append(part.transpose(1, 2))  # as SDPA lays it out in memory
     return torch.cat(parts, dim=1), None
 
 
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    limits: tuple[int | None, float | None],
-    options: dict[str, Any],
-) -> Tensor:
-    """Causal attention whose last query sees the last key (bottom-right aligned)."""
-    window, softcap = limits
-    queries, keys = query.shape[2], key.shape[2]
-    needs_window = window is not None and keys > window
-    mask = None
-    if queries != keys or needs_window or softcap is not None:
-        mask = _causal_mask(queries, keys, window if needs_window else None, query.device)
-    if softcap is not None and mask is not None:
-        key, value = _repeated(query, key, value)
-        return _soft_capped(query, key, value, mask, softcap, options["scale"])
-    is_grouped = _takes_grouped_keys(query.device.type, query.dtype, has_mask=mask is not None)
-    if not is_grouped:
-        key, value = _repeated(query, key, value)
-    return F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        is_causal=mask is None,
-        dropout_p=options["dropout"],
-        scale=options["scale"],
-        enable_gqa=is_grouped,
-    )
+Masks = dict[tuple[int, int, int | None], Tensor]
+"""By queries, keys and window."""
 
 
-def _takes_grouped_keys(device: str, dtype: torch.dtype, *, has_mask: bool) -> bool:
-    """Whether SDPA has a kernel for keys shared by several query heads that holds no scores.
-
-    On CUDA only the flash kernel does, which takes neither a mask nor float32; the memory-efficient
-    one takes both with the keys repeated.
-    """
-    return device == "cpu" or (not has_mask and dtype in (torch.float16, torch.bfloat16))
+@lru_cache(maxsize=1)
+def _masks_of(segments: tuple[Segment, ...], dtype: torch.dtype, device: torch.device) -> Masks:
+    """Return the masks of a row, empty at first, shared by its layers and dropped after it."""
+    return {}
 
 
-def _repeated(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Return keys and values once for every query head (grouped-query attention)."""
-    groups = query.shape[1] // key.shape[1]
-    if groups == 1:
-        return key, value
-    return key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+@dataclass(frozen=True)
+class _Attend:
+    """Causal attention of a segment whose last query sees the last key (bottom-right aligned)."""
+
+    kernel: Kernel
+    window: int | None
+    softcap: float | None
+    options: dict[str, Any]
+    masks: Masks
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return the attention; query (1, heads, Q, D), key and value (1, key heads, K, D)."""
+        queries, keys = query.shape[2], key.shape[2]
+        window = self.window if self.window is not None and keys > self.window else None
+        mask: Tensor | None = None
+        has_mask = False
+        if self.softcap is not None:
+            added = self._added_mask(queries, keys, window, query)
+            key, value = repeated(query, key, value)
+            return _soft_capped(query, key, value, added, self.softcap, self.options["scale"])
+        if window is None and queries != keys and self.kernel != "masks":
+            mask = causal_lower_right(queries, keys)
+        elif window is not None or queries != keys:
+            mask, has_mask = self._added_mask(queries, keys, window, query), True
+        is_shared = takes_shared_keys(query.device, query.dtype, has_mask=has_mask)
+        if not is_shared:
+            key, value = repeated(query, key, value)
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=mask is None,
+            dropout_p=self.options["dropout"],
+            scale=self.options["scale"],
+            enable_gqa=is_shared,
+        )
+
+    def _added_mask(self, queries: int, keys: int, window: int | None, query: Tensor) -> Tensor:
+        """Return a mask as SDPA adds it to the scores.
+
+        SDPA turns a mask of booleans into such numbers in every layer and keeps each for the
+        backward pass.
+        """
+        found = self.masks.get((queries, keys, window))
+        if found is None:
+            seen = _causal_mask(queries, keys, window, query.device)
+            found = torch.zeros(queries, keys, dtype=query.dtype, device=query.device)
+            found.masked_fill_(~seen, -torch.inf)
+            self.masks[queries, keys, window] = found
+        return found
 
 
-@lru_cache(maxsize=64)
 def _causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
     behind = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(
         keys, device=device
@@ -145,7 +188,10 @@ def _soft_capped(
     """Attention with tanh-capped scores (Gemma 2), which SDPA does not have."""
     scores = (query @ key.transpose(2, 3)) * (scale or query.shape[-1] ** -0.5)
     scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    if mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    else:
+        scores = scores + mask
     return scores.float().softmax(-1).to(value.dtype) @ value
 
 

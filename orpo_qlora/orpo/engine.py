@@ -68,6 +68,8 @@ class Engine:
     draws for itself."""
     draws: Draws | None = None
     """What the dropout layers draw from, if there are any and a training has replaced them."""
+    kernel: attention.Kernel = "masks"
+    """How segments are attended to."""
 
     @property
     def describe(self) -> str:
@@ -82,7 +84,19 @@ class Engine:
                 "; the fused kernels compute other numbers on this device, so the libraries' own "
                 "code runs, which takes longer; please report it (orpo-qlora doctor --json)"
             )
-        return f"Layout: {NAMES[self.layout]}{longer}."
+        return f"Layout: {NAMES[self.layout]}{self._attention}{longer}."
+
+    @property
+    def _attention(self) -> str:
+        """Return the attention kernel where the device has a choice."""
+        base = self.policy.get_base_model()
+        possible = attention.kernels(base.device, base.dtype)
+        if self.layout == "padded" or len(possible) == 1:
+            return ""
+        text = f"; attention: {attention.KERNELS[self.kernel]}"
+        if self.kernel == possible[0]:
+            return text
+        return f"{text}, as {attention.KERNELS[possible[0]]} failed the start-up check"
 
     def cost(self, pair: TokenizedPair) -> int:
         """Return the tokens that a pair sends through the model."""
@@ -156,6 +170,7 @@ class Engine:
                 attention.UNUSED_MASK_SHAPE, device=batch.input_ids.device
             )
             inputs["segments"] = batch.segments
+            inputs["attention_kernel"] = self.kernel
         return self.policy.get_base_model().base_model(**inputs, use_cache=False)[0]
 
 
@@ -238,10 +253,9 @@ def _checked_engine(
     engine = Engine(policy, everything, "shared", frozen_head(model), linears, not fuses)
     for layout in LAYOUTS:
         model.set_attn_implementation(original if layout == "padded" else attention.NAME)
-        engine = replace(engine, layout=layout)
-        if _agrees(engine, pair, expected.sums):
-            found = gradients(policy, pair, engine.sums_of)
-            if gradients_agree(found, expected.gradients, model.dtype):
+        for kernel in attention.kernels(model.device, model.dtype):
+            engine = replace(engine, layout=layout, kernel=kernel)
+            if _agrees(engine, pair, expected.sums) and _slopes_agree(engine, pair, expected):
                 return engine
     return None
 
@@ -254,6 +268,15 @@ def _drops_out(policy: PeftModel) -> bool:
         for layer in layers
         for dropout in layer.lora_dropout.values()
     )
+
+
+def _slopes_agree(engine: Engine, pair: TokenizedPair, expected: _Expected) -> bool:
+    try:
+        found = gradients(engine.policy, pair, engine.sums_of)
+    except (ValueError, TypeError, RuntimeError) as exc:
+        log.info("%s attention has no gradient on this device: %s", engine.kernel, exc)
+        return False
+    return gradients_agree(found, expected.gradients, engine.policy.get_base_model().dtype)
 
 
 def restore_modules(policy: PeftModel) -> None:

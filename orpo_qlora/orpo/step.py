@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, float64
 
-from orpo_qlora.models.hardware import peak_memory_bytes
+from orpo_qlora.models import hardware
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import Loss
 from orpo_qlora.orpo.objectives.base import CHOSEN, Terms
@@ -36,7 +36,7 @@ class _Share:
     """Of every pair, where single responses are compared with each other."""
     work: dict[str, float]
     seconds: float
-    peak_memory_bytes: int
+    memory: dict[str, float]
 
 
 class _StepStats:
@@ -49,6 +49,7 @@ class _StepStats:
         self._has_single = False
         self.tokens = 0
         self.forwards = 0
+        hardware.forget_peak_memory()
         self._started = time.perf_counter()
 
     def add(self, terms: Terms, pairs: int, *, has_single: bool) -> None:
@@ -79,7 +80,7 @@ class _StepStats:
             "pairs": self._count,
             "tokens": self.tokens,
             "seconds": time.perf_counter() - self._started,
-            "peak_memory_bytes": peak_memory_bytes(),
+            **_memory(),
             "forwards": self.forwards,
         }
 
@@ -97,8 +98,15 @@ class _StepStats:
             values=pairs if has_single else {},
             work={"pairs": self._count, "tokens": self.tokens, "forwards": self.forwards},
             seconds=time.perf_counter() - self._started,
-            peak_memory_bytes=peak_memory_bytes(),
+            memory=_memory(),
         )
+
+
+def _memory() -> Record:
+    """Return the peak of memory in use, and of what torch holds where it says so."""
+    reserved = hardware.peak_reserved_bytes()
+    held = {"reserved_memory_bytes": float(reserved)} if reserved else {}
+    return {"peak_memory_bytes": hardware.peak_memory_bytes(), **held}
 
 
 def _combined(shares: Sequence[_Share], *, has_single: bool) -> Record:
@@ -114,7 +122,7 @@ def _combined(shares: Sequence[_Share], *, has_single: bool) -> Record:
         **values,
         **_added(share.work for share in shares),
         "seconds": max(share.seconds for share in shares),
-        "peak_memory_bytes": max(share.peak_memory_bytes for share in shares),
+        **{name: max(x.memory[name] for x in shares) for name in shares[0].memory},
     }
 
 

@@ -125,3 +125,31 @@ def test_cores_are_counted_where_there_is_no_affinity(monkeypatch):
     monkeypatch.delattr(psutil.Process, "cpu_affinity")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert hardware.use_all_cores() >= 1
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_segments_grow_unless_the_environment_configures_the_allocator(monkeypatch, name):
+    for variable in hardware.ALLOCATOR_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv(name, "max_split_size_mb:128")
+    hardware._let_segments_grow()
+    assert hardware.os.environ[name] == "max_split_size_mb:128"
+    assert "expandable_segments:True" not in hardware.os.environ.values()
+    monkeypatch.delenv(name)
+    hardware._let_segments_grow()
+    assert hardware.os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+
+
+def test_a_gpus_peaks_are_reset_and_reserved_memory_is_beside_them(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: calls.append("reset"))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 9 * GIB)
+    hardware.forget_peak_memory()
+    assert calls == ["reset"]
+    assert hardware.peak_reserved_bytes() == 9 * GIB
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    hardware.forget_peak_memory()
+    assert calls == ["reset"]
+    assert hardware.peak_reserved_bytes() == 0

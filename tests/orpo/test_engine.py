@@ -124,7 +124,8 @@ def test_a_wrong_layout_is_caught_and_the_next_one_taken(monkeypatch):
 
     def ignores_segments(module, query, key, value, mask, **kwargs):
         kwargs.pop("segments", None)
-        return attention.sdpa_attention_forward(module, query, key, value, None, **kwargs)
+        kwargs.pop("attention_kernel", None)
+        return attention.plain_attention(module, query, key, value, None, **kwargs)
 
     policy = make_policy("llama-tied")
     monkeypatch.setattr(attention, "segment_attention", ignores_segments)
@@ -174,17 +175,3 @@ def test_measuring_leaves_the_policy_trainable_and_in_its_mode():
     engine_loss(built, pairs, 60)
     assert take_gradients(policy)
     assert measure_pairs(built, pairs, LOSS, 25)["loss"] == pytest.approx(first["loss"])
-
-
-@pytest.mark.parametrize(
-    ("device", "dtype", "has_mask", "grouped"),
-    [
-        ("cpu", torch.float32, True, True),
-        ("cuda", torch.bfloat16, False, True),
-        ("cuda", torch.bfloat16, True, False),
-        ("cuda", torch.float32, False, False),
-    ],
-    ids=["cpu", "flash", "mask", "float32"],
-)
-def test_keys_are_repeated_where_no_kernel_takes_them_shared(device, dtype, has_mask, grouped):
-    assert attention._takes_grouped_keys(device, dtype, has_mask=has_mask) is grouped

@@ -91,3 +91,28 @@ def test_a_confident_token_keeps_its_small_gradient(dtype, tolerance):
     plain(exact, target, Head(weight.double())).sum().backward()
     assert exact.grad.abs().max() < 2e-3
     torch.testing.assert_close(hidden.grad.double(), exact.grad, rtol=tolerance, atol=0)
+
+
+def test_unrounded_sums_make_bfloat16_log_probs_exact(monkeypatch):
+    """With float32 logits only the inputs are rounded, which the reference shares."""
+    torch.manual_seed(0)
+    weight = torch.randn(500, 64).bfloat16()
+    hidden = (3 * torch.randn(40, 64)).bfloat16()
+    targets = torch.randint(500, (40,))
+    wanted = torch.log_softmax(hidden.double() @ weight.double().t(), -1)
+    wanted = wanted.gather(1, targets[:, None])[:, 0]
+    rounded = logps.token_logps(hidden, targets, logps.Head(weight))
+    monkeypatch.setattr(logps, "has_wide_product", lambda device, dtype: True)
+    monkeypatch.setattr(
+        logps, "wide_product", lambda x, y, into: torch.mm(x.float(), y.float(), out=into)
+    )
+    exact = logps.token_logps(hidden, targets, logps.Head(weight))
+    assert (exact - wanted).abs().max() < 1e-4
+    assert (rounded - wanted).abs().max() > 1e-2
+
+
+def test_a_gpu_takes_larger_tiles():
+    assert logps._tile_rows(32_000 * 4, "cuda") == 1024
+    assert logps._tile_rows(128_256 * 4, "cuda") == 523
+    assert logps._tile_rows(128_256 * 4, "cpu") == 130
+    assert logps._tile_rows(2**40, "cuda") == 1

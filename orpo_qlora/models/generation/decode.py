@@ -120,9 +120,9 @@ def adapters_by_row(policy: nn.Module, adapters: Sequence[str]) -> Iterator[nn.M
 
     PEFT offers this per call (`adapter_names=`), which registers and removes one hook per LoRA
     layer and builds index lists in each of them: 30 ms per token on 210 layers. Here the adapters
-    are set once per composition of the batch. Where the short path does not cover a layer (DoRA,
-    another dtype), PEFT's own code runs. Adapters that `can_mix_adapters` denies must all be the
-    same.
+    are set once per composition of the batch, cast to the number type of their layer as in
+    training. Where the short path does not cover a layer (DoRA), PEFT's own code runs. Adapters
+    that `can_mix_adapters` denies must all be the same.
     """
     if not isinstance(policy, PeftModel):
         yield policy
@@ -158,18 +158,15 @@ def _is_plain(layer: LoraLayer, names: Sequence[str]) -> bool:
     base = layer.get_base_layer()
     if type(base) not in (nn.Linear, Linear4bit):
         return False
-    return all(
-        name not in layer.lora_variant and layer.lora_A[name].weight.dtype == _computes_in(base)
-        for name in names
-        if name in layer.lora_A
-    )
+    is_float = (_computes_in(base) or torch.uint8).is_floating_point
+    return is_float and not any(name in layer.lora_variant for name in names)
 
 
 def _short_forward(layer: LoraLayer, spans: Sequence[Span]) -> Forward:
     """Return a LoRA layer's forward without PEFT's dispatch: deltas are added in place."""
     base = layer.get_base_layer()
     deltas = [
-        (first, end, layer.lora_A[name].weight, layer.lora_B[name], layer.scaling[name])
+        (first, end, *_factors(layer, name), layer.scaling[name])
         for first, end, name in spans
         if name in layer.lora_A
     ]
@@ -177,13 +174,23 @@ def _short_forward(layer: LoraLayer, spans: Sequence[Span]) -> Forward:
     def forward(x: Tensor) -> Tensor:
         # x is (R, T, in_features). No dropout: a generation is in evaluation mode.
         result = base(x)
-        for first, end, a, b, scale in deltas:
+        for first, end, a, b, bias, scale in deltas:
             rows = x[first:end].reshape(-1, base.in_features)
+            if rows.dtype != a.dtype:
+                a, b = a.to(rows.dtype), b.to(rows.dtype)
             # `result` may be transposed in memory; a slice of rows can still be viewed.
             target = result[first:end].view(-1, base.out_features)
-            target.t().addmm_(b.weight, torch.mm(a, rows.t()), alpha=scale)
-            if b.bias is not None:
-                target.add_(b.bias, alpha=scale)
+            target.t().addmm_(b, torch.mm(a, rows.t()), alpha=scale)
+            if bias is not None:
+                target.add_(bias, alpha=scale)
         return result
 
     return forward
+
+
+@torch.no_grad()
+def _factors(layer: LoraLayer, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return A, B and B's bias in the number type of the layer's base; no copies where they are."""
+    dtype = _computes_in(layer.get_base_layer())
+    a, b = layer.lora_A[name].weight, layer.lora_B[name]
+    return a.to(dtype), b.weight.to(dtype), None if b.bias is None else b.bias.to(dtype)

@@ -406,29 +406,36 @@ def _grow(row: _Row, token: int, ends: frozenset[int], limit: int) -> Delta:
 
 @torch.no_grad()
 def _draw(logits: Tensor, draws: torch.Generator, sampling: Sampling) -> list[int]:
-    """Return one token per row; `logits` is (R, V)."""
+    """Return one token per row; `logits` is (R, V). A GPU is waited for once, whatever R."""
     if sampling.temperature == 0:
         return logits.argmax(dim=-1).tolist()
     # Exponential race: argmax(p / e) is a draw from p (torch.multinomial does the same). One number
     # per token of the vocabulary, shared by all rows.
     noise = torch.empty_like(logits[0], dtype=torch.float32).exponential_(generator=draws)
-    chosen = []
-    for row in logits.float():
-        probabilities = torch.softmax(row / sampling.temperature, dim=-1)
-        kept, tokens = _nucleus(probabilities, sampling.top_p)
-        chosen.append(int(tokens[(kept / noise[tokens]).argmax()]))
+    probabilities = torch.softmax(logits.float() / sampling.temperature, dim=-1)
+    if sampling.top_p == 1:
+        return (probabilities / noise).argmax(dim=-1).tolist()
+    count = min(NUCLEUS_FIRST, logits.shape[-1])
+    drawn, is_whole = _draw_from_top(probabilities, noise, sampling.top_p, count)
+    chosen, whole = torch.stack([drawn, is_whole.long()]).tolist()
+    short = [row for row, is_enough in enumerate(whole) if not is_enough]
+    if short and count < logits.shape[-1]:
+        # Rare: flat distributions, whose nucleus is larger.
+        drawn, _ = _draw_from_top(probabilities[short], noise, sampling.top_p, logits.shape[-1])
+        for row, token in zip(short, drawn.tolist(), strict=True):
+            chosen[row] = token
     return chosen
 
 
-def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Return the smallest set of top tokens with mass `top_p`: probabilities and ids."""
-    vocabulary = probabilities.shape[-1]
-    if top_p == 1:
-        return probabilities, torch.arange(vocabulary, device=probabilities.device)
-    for count in (min(NUCLEUS_FIRST, vocabulary), vocabulary):
-        values, tokens = probabilities.topk(count)
-        before = values.cumsum(0) - values
-        if before[-1] + values[-1] >= top_p:
-            break
-    is_kept = before < top_p
-    return values[is_kept], tokens[is_kept]
+def _draw_from_top(
+    probabilities: Tensor, noise: Tensor, top_p: float, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return a token of each row's nucleus, and whether `count` tokens hold that nucleus; (R,).
+
+    The nucleus is the smallest set of top tokens with mass `top_p`.
+    """
+    values, tokens = probabilities.topk(count)
+    before = values.cumsum(1) - values
+    race = (values / noise[tokens]).masked_fill(before >= top_p, -1.0)
+    chosen = tokens.gather(1, race.argmax(dim=1, keepdim=True))
+    return chosen.squeeze(1), before[:, -1] + values[:, -1] >= top_p

@@ -235,5 +235,6 @@ def measure_throughput(model: Path, arithmetic: Arithmetic) -> dict[str, float]:
         "seconds": fastest["seconds"],
         "tokens_per_second": fastest["tokens"] / fastest["seconds"],
         "peak_memory_bytes": fastest["peak_memory_bytes"],
+        "reserved_memory_bytes": fastest.get("reserved_memory_bytes", 0.0),
         "seconds_of_all_steps": time.perf_counter() - started,
     }

@@ -54,7 +54,7 @@ class FrozenWeight:
     def keep(self, dtype: torch.dtype) -> None:
         """Hold the unpacked weight from now on: the same numbers, more memory."""
         if isinstance(self._linear, Linear4bit):
-            self._kept = self.values(dtype)
+            self._kept, self._scales = self.values(dtype), None
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,7 +115,18 @@ METRICS = (
     Metric("pairs", "count", "Pairs, or single responses, in this step or evaluation.", ""),
     Metric("tokens", "count", "Tokens sent through the model.", ""),
     Metric("seconds", "s", "Wall time of this step or evaluation.", ""),
-    Metric("peak_memory_bytes", "bytes", "Peak memory of the worker so far.", ""),
+    Metric(
+        "peak_memory_bytes",
+        "bytes",
+        "Peak memory: on a GPU allocated in this step or evaluation, else of the worker so far.",
+        "",
+    ),
+    Metric(
+        "reserved_memory_bytes",
+        "bytes",
+        "On a GPU: the most memory that torch held in this step or evaluation, gaps included.",
+        "",
+    ),
     Metric(
         "forwards",
         "count",

@@ -97,6 +97,23 @@ def test_logits_equal_plain_peft(policy, tokenizer, length):
     assert (plain[0] - plain[1]).abs().max() > 0.1
 
 
+def test_a_bfloat16_model_with_a_float32_adapter_takes_the_short_path(policy, monkeypatch):
+    for name, parameter in policy.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.bfloat16()
+    ids = torch.randint(3, 300, (3, 12), generator=torch.Generator().manual_seed(0))
+    names = [BASE, "tuned", "other"]
+    with torch.no_grad():
+        plain = policy(input_ids=ids, adapter_names=names).logits.float()
+        monkeypatch.setattr(type(policy), "_enable_peft_forward_hooks", None)
+        with adapters_by_row(policy, names) as model:
+            ours = model(input_ids=ids).logits
+    assert ours.dtype == torch.bfloat16
+    assert (ours.float() - plain).norm() < 0.03 * plain.norm()
+    assert (plain[0] - plain[1]).norm() > 0.3 * plain[0].norm()
+    assert all(p.dtype == torch.float32 for n, p in policy.named_parameters() if "lora_" in n)
+
+
 def test_layers_of_another_kind_go_through_peft_itself(policy, tokenizer, monkeypatch):
     expected = generate.answer_all(
         policy, tokenizer, [Conversation(SHORT, BASE), Conversation(LONG, "tuned")], GREEDY
@@ -177,10 +194,34 @@ def test_draws_follow_the_distribution():
 
 
 def test_a_wide_nucleus_looks_at_the_whole_vocabulary():
-    flat = torch.full((1000,), 0.001)
-    kept, tokens = generate._nucleus(flat, 0.9)
-    assert abs(len(tokens) - 900) <= 1
-    assert len(set(tokens.tolist())) == len(kept)
+    flat = torch.zeros(1, 1000)
+    draws = torch.Generator().manual_seed(0)
+    drawn = {generate._draw(flat, draws, Sampling(1.0, 0.9))[0] for _ in range(3000)}
+    assert len(drawn) > generate.NUCLEUS_FIRST
+    assert len(drawn) <= 901
+
+
+def plain_draw(row, noise, sampling):
+    """One row at a time, over the sorted vocabulary."""
+    probabilities = torch.softmax(row.float() / sampling.temperature, -1)
+    values, tokens = probabilities.sort(descending=True)
+    kept = values.cumsum(0) - values < sampling.top_p
+    return int(tokens[kept][(values[kept] / noise[tokens[kept]]).argmax()])
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_draws_of_many_rows_are_those_of_each_row_alone(top_p, dtype):
+    """Peaked and flat rows together, so that some need the whole vocabulary."""
+    source = torch.Generator().manual_seed(4)
+    logits = torch.randn(12, 2000, generator=source) * torch.linspace(0.5, 8, 12)[:, None]
+    logits, sampling = logits.to(dtype), Sampling(0.7, top_p)
+    drawn = generate._draw(logits, torch.Generator().manual_seed(1), sampling)
+    noise = torch.empty(2000).exponential_(generator=torch.Generator().manual_seed(1))
+    if dtype == torch.float32:  # in bfloat16 many logits are equal, and their order is free
+        assert drawn == [plain_draw(row, noise, sampling) for row in logits]
+    for row, token in zip(logits, drawn, strict=True):
+        assert generate._draw(row[None], torch.Generator().manual_seed(1), sampling) == [token]
 
 
 def hf_tokens(policy, tokenizer, turns):

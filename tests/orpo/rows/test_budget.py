@@ -8,6 +8,7 @@ from policies import make_policy, random_pairs
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OutOfMemory
+from orpo_qlora.models import hardware
 from orpo_qlora.orpo import engine as engine_module
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.rows.packing import Needs
@@ -135,3 +136,15 @@ def test_another_error_is_not_swallowed(monkeypatch):
     break_memory(monkeypatch, {3}, error=lambda text: RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
         train()
+
+
+def test_every_step_has_the_peak_of_its_own_and_what_torch_reserved(monkeypatch):
+    peaks = []
+    monkeypatch.setattr(hardware, "forget_peak_memory", lambda: peaks.append(0))
+    monkeypatch.setattr(hardware, "peak_memory_bytes", lambda: 100 + len(peaks))
+    monkeypatch.setattr(hardware, "peak_reserved_bytes", lambda: 200 + len(peaks))
+    notebook, _ = train(PAIRS[:4], max_steps=2)
+    first, second = notebook.steps
+    assert second["peak_memory_bytes"] > first["peak_memory_bytes"]
+    for record in notebook.steps:
+        assert record["reserved_memory_bytes"] == record["peak_memory_bytes"] + 100
