@@ -6,7 +6,7 @@ import heapq
 import math
 import random
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -33,8 +33,8 @@ def epoch_order(
 
     A function of its arguments alone. With `group_by_prompt`, pairs of one prompt are in one step
     as far as steps of exactly `per_step` pairs allow: a step takes the first groups of a shuffled
-    list that still fit, and splits one only if none does. Without repeated prompts both orders are
-    the same.
+    list that fill it exactly, and splits one only if none do. Without repeated prompts both orders
+    are the same.
     """
     source = random.Random(f"{seed}-{epoch}")
     order = list(range(len(prompts)))
@@ -56,27 +56,59 @@ def epoch_order(
     return [index for step in [*steps, *last] for index in step]
 
 
+_Waiting = dict[int, list[tuple[int, list[int]]]]
+"""Heaps of numbered units by their size, none empty."""
+
+
 def _fill_steps(units: Sequence[list[int]], per_step: int) -> list[list[int]]:
     """Return units of at most `per_step` indices as steps, all full but the last."""
-    # By size, so that the first unit that fits is found without a search.
-    waiting: dict[int, list[tuple[int, list[int]]]] = {}
+    waiting: _Waiting = {}
     for number, unit in enumerate(units):
         waiting.setdefault(len(unit), []).append((number, unit))
     steps: list[list[int]] = []
     while waiting:
         step: list[int] = []
-        while waiting and len(step) < per_step:
-            room = per_step - len(step)
-            sizes = [size for size in waiting if size <= room] or list(waiting)
-            first = min(sizes, key=lambda size: waiting[size][0][0])
-            number, unit = heapq.heappop(waiting[first])
-            if not waiting[first]:
-                del waiting[first]
+        while waiting and (room := per_step - len(step)):
+            number, unit = _take(waiting, room)
             step += unit[:room]
             if unit[room:]:
-                heapq.heappush(waiting.setdefault(first - room, []), (number, unit[room:]))
+                rest = waiting.setdefault(len(unit) - room, [])
+                heapq.heappush(rest, (number, unit[room:]))
         steps.append(step)
     return steps
+
+
+def _take(waiting: _Waiting, room: int) -> tuple[int, list[int]]:
+    """Remove and return the first unit with which others fill the room; else the first that fits.
+
+    Where none fits, the first of all, which is to be split.
+    """
+    in_order = sorted(waiting, key=lambda size: waiting[size][0][0])
+    fitting = [size for size in in_order if size <= room]
+    filling = (size for size in fitting if _fills(room - size, _others(waiting, room, size)))
+    size = next(filling, (fitting or in_order)[0])
+    first = heapq.heappop(waiting[size])
+    if not waiting[size]:
+        del waiting[size]
+    return first
+
+
+def _others(waiting: _Waiting, room: int, taken: int) -> tuple[tuple[int, int], ...]:
+    """Return the sizes of units, and how many there are of each beside one that is taken."""
+    return tuple(
+        (size, min(len(heap) - (size == taken), (room - taken) // size))
+        for size, heap in sorted(waiting.items())
+    )
+
+
+@lru_cache(maxsize=4096)
+def _fills(room: int, sizes: tuple[tuple[int, int], ...]) -> bool:
+    """Whether some units, given as sizes and counts, fill the room exactly."""
+    sums = 1  # bit n: some units have n pairs together
+    for size, count in sizes:
+        for _ in range(count):
+            sums |= sums << size
+    return bool(sums >> room & 1)
 
 
 class _StepSampler(Sampler[list[int]]):

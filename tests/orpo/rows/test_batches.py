@@ -5,7 +5,9 @@ from collections import Counter
 
 import pytest
 
-from orpo_qlora.orpo.rows.batches import epoch_order
+from orpo_qlora.config import TrainConfig
+from orpo_qlora.orpo.rows.batches import epoch_order, training_batches
+from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 
 def steps_of(prompts, per_step, epoch=0, seed=7, grouped=True):
@@ -40,6 +42,12 @@ def test_single_prompts_fill_the_gaps():
     assert rows_of(prompts, steps) == 10 + 20  # no group is split
 
 
+def test_odd_groups_do_not_split_the_others():
+    prompts = [number // 6 for number in range(60)] + ["a"] * 5 + ["b"] * 5 + ["c", "d"]
+    for epoch in range(5):
+        assert rows_of(prompts, steps_of(prompts, 12, epoch=epoch)) == 14
+
+
 def test_a_group_larger_than_a_step_is_split():
     prompts = ["a"] * 21 + ["b", "c", "d"]
     steps = steps_of(prompts, 8)
@@ -69,3 +77,13 @@ def test_many_sizes_keep_every_pair_once():
     for per_step in (1, 2, 7, 64, 500):
         steps = steps_of(prompts, per_step)
         assert Counter(index for step in steps for index in step) == Counter(range(301))
+
+
+def test_a_resumed_epoch_continues_after_its_last_step():
+    pairs = [TokenizedPair((row // 4,), (row,), (99,), row) for row in range(22)]
+    config = TrainConfig(pairs_per_step=4, group_by_prompt=True)
+    whole = list(training_batches(pairs, config, lambda: 6))  # the second epoch of six steps
+    assert [len(step) for step in whole] == [4, 4, 4, 4, 4, 2]
+    assert sum(len({pair.prompt for pair in step}) for step in whole) == 6
+    for taken in (7, 10):
+        assert list(training_batches(pairs, config, lambda at=taken: at)) == whole[taken - 6 :]
