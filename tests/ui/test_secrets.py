@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,8 @@ from orpo_qlora.runs.process import launch
 
 TOKEN = "hf_" + "Zq7" * 12
 WAIT_SECONDS = 240.0
+LOOKS = 50
+"""How often the command line of a process is read: during its first second."""
 
 
 @pytest.fixture
@@ -46,11 +49,14 @@ def test_the_audit_hook_records_connections(ear):
 
 def seen_command_lines(ended):
     """Return every command line seen until `ended`."""
-    found = set()
+    found, looks = set(), Counter()
     while not ended.wait(0.02):
-        for process in psutil.process_iter():
+        # A new process may still be its parent's image: a few looks, until it has its own.
+        young = [pid for pid in psutil.pids() if looks[pid] < LOOKS]
+        looks.update(young)
+        for pid in young:
             try:
-                found.add(" ".join(process.cmdline()))
+                found.add(" ".join(psutil.Process(pid).cmdline()))
             except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
                 continue
     return found

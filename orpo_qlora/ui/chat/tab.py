@@ -17,15 +17,15 @@ from orpo_qlora.ui.chat import conversation_view, turns, votes_panel
 from orpo_qlora.ui.chat.conversation_view import BASE_CHOICE, SCRIPT, ConversationView
 from orpo_qlora.ui.chat.turns import ChatInputs, input_components
 from orpo_qlora.ui.parts import cards, theme
-from orpo_qlora.ui.parts.events import QUIET, UNCHECKED, parameters_of
+from orpo_qlora.ui.parts.events import QUIET, UNCHECKED, UNMARKED, parameters_of
 from orpo_qlora.ui.parts.guard import Updates, guarded, guarded_stream
 
 FOLLOWED_AT_ONCE = 8
 """Pages that may follow answers at the same time; the chat process answers one at a time."""
 ANSWERING: dict[str, Any] = {
-    "show_progress": "hidden",
     "concurrency_limit": FOLLOWED_AT_ONCE,
     "concurrency_id": "chat",
+    **UNMARKED,
     **UNCHECKED,
 }
 FOCUS = "() => window.orpoChat?.focus()"

@@ -10,7 +10,11 @@ from orpo_qlora.ui.parts import theme
 UNCHECKED: dict[str, Any] = {"preprocess": False, "api_visibility": "private"}
 """Handlers check values themselves: gradio compares a picked run with choices that it loses when
 the page's process restarts."""
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", **UNCHECKED}
+UNMARKED: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": []}
+"""No spinner. With `hidden` alone the browser still keeps a loading status for every output, and at
+each later event updates all of them, each after a search of the whole page: seconds of processor
+time for every visitor."""
+QUIET: dict[str, Any] = {"queue": False, **UNMARKED, **UNCHECKED}
 """For fast handlers: no queue, no spinner."""
 READING: dict[str, Any] = {"js": theme.READ_ADDRESS, **QUIET}
 """For handlers that read the page's address."""

@@ -1,3 +1,11 @@
+// Svelte watches each property of a plain object through a proxy, and Gradio looks through all events
+// for every component: seconds of processor time as the page opens. What the server sent never
+// changes, and Svelte leaves objects with a prototype of their own as they are.
+const orpoPlain = {};
+for (const part of ["components", "dependencies"]) {
+  for (const one of window.gradio_config?.[part] ?? []) { Object.setPrototypeOf(one, orpoPlain); }
+}
+
 // Read before the first tab opens itself and changes the address.
 window.orpoAddress = JSON.stringify(Object.fromEntries(new URLSearchParams(location.search)));
 

@@ -21,7 +21,7 @@ from orpo_qlora.models.machine import Machine
 from orpo_qlora.runs import present
 from orpo_qlora.ui.parts import cards, downloads, form, theme
 from orpo_qlora.ui.parts.buttons import CHOICE_SCRIPT, choice_button, choice_of
-from orpo_qlora.ui.parts.events import QUIET
+from orpo_qlora.ui.parts.events import QUIET, UNMARKED
 from orpo_qlora.ui.parts.form import Form
 from orpo_qlora.ui.parts.guard import Updates, guarded
 
@@ -349,7 +349,7 @@ def _connect_filling(panel: PresetPanel, settings: Form) -> list[Any]:
     outputs = [*panel.outputs, panel.changed, panel.marked, *settings.inputs]
     chosen = panel.picker.input(guarded(panel.card, on_choose), panel.picker, outputs, **QUIET)
     # With Gradio's preprocessing, which accepts only the path of a file that was uploaded.
-    checked = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    checked = {"queue": False, "api_visibility": "private", **UNMARKED}
     handler = guarded(panel.card, on_import)
     return [chosen, panel.import_.upload(handler, panel.import_, outputs, **checked)]
 

@@ -156,6 +156,13 @@ def test_no_timer_runs_while_there_is_nothing_to_wait_for(tab):
     assert not any(part["props"]["active"] for part in timers)
 
 
+def test_a_quick_event_has_no_loading_status(tab):
+    """The browser would update that of every output ever used, at each event of the page."""
+    quick = [event for event in tab.events if event["show_progress"] == "hidden"]
+    assert len(quick) > 50
+    assert {str(event["show_progress_on"]) for event in quick} == {"[]"}
+
+
 def test_an_edited_setting_has_one_listener_that_repeats_the_event(tab):
     # Two of them repeat the event for each other without an end.
     repeating = [event for event in tab.events if event["trigger_mode"] == "always_last"]
