@@ -81,6 +81,10 @@ class Answers:
     is_done: bool = False
     tokens_per_second: float = 0.0
     """In each column."""
+    prompt_tokens: tuple[int, ...] = ()
+    """Of each column's conversation; set before its answer begins."""
+    tokens: tuple[int, ...] = ()
+    """Of each column's answer with its end token; set at the end."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,8 @@ def _grown(answers: Answers, reply: Reply) -> Answers:
         note=reply.note,
         is_done=reply.is_done,
         tokens_per_second=reply.tokens_per_second,
+        prompt_tokens=reply.prompt_tokens or answers.prompt_tokens,
+        tokens=reply.tokens,
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import secrets
 import sys
 import time
 import uuid
@@ -23,7 +24,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import uvicorn
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -44,6 +45,8 @@ HOSTS = ("127.0.0.1", "localhost", "[::1]")
 BASE = "base"
 """Name of the run's base model without the adapter."""
 MOST_BODY_BYTES = 8_000_000
+SEEDS = 2**63
+"""A generator takes as many seeds; others are reduced to these."""
 KEY_VARIABLE = "ORPO_QLORA_SERVE_KEY"
 """Environment variable with the key that every request must carry; unset, none is needed."""
 
@@ -73,10 +76,11 @@ class StreamOptions(BaseModel):
     """What a stream ends with."""
 
     include_usage: bool = False
+    """Send the numbers of tokens in a last chunk without choices."""
 
 
 class Completion(BaseModel):
-    """A request for an answer; an unknown parameter is refused, not ignored."""
+    """A request for an answer; null is the default, an unknown parameter is refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,17 +90,30 @@ class Completion(BaseModel):
     top_p: float = Field(0.95, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default_factory=lambda: secrets.randbelow(SEEDS))
+    """Random unless given: the same request then gets another answer."""
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Literal[1] = 1
     user: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def has_usage(self) -> bool:
+        """Whether a stream sends the numbers of tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
     @property
     def settings(self) -> ChatSettings:
         """Sampling of the answer."""
         longest = self.max_completion_tokens or self.max_tokens or ChatSettings().max_tokens
-        return ChatSettings("", self.temperature, self.top_p, longest, self.seed)
+        return ChatSettings("", self.temperature, self.top_p, longest, self.seed % SEEDS)
 
 
 @dataclass(frozen=True)
@@ -184,12 +201,12 @@ def _whole(asked: Completion, first: Answers | None, answers: Iterator[Answers])
     text = last.texts[0] if last else ""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": _reason(last), "logprobs": None}
-    return _head(asked, "chat.completion") | {"choices": [choice]}
+    return _head(asked, "chat.completion") | {"choices": [choice], "usage": _usage(last)}
 
 
 def _events(asked: Completion, first: Answers | None, answers: Iterator[Answers]) -> Iterator[str]:
     """Yield the answer as server-sent events; an error in the middle is the last event."""
-    head = _head(asked, "chat.completion.chunk")
+    head = _head(asked, "chat.completion.chunk") | ({"usage": None} if asked.has_usage else {})
     sent, last = 0, first
 
     def event(delta: dict[str, str], reason: str | None = None) -> str:
@@ -210,7 +227,18 @@ def _events(asked: Completion, first: Answers | None, answers: Iterator[Answers]
         yield f"data: {json.dumps({'error': {'message': str(exc), 'type': exc.slug}})}\n\n"
         return
     yield event({}, _reason(last))
+    if asked.has_usage:
+        yield f"data: {json.dumps(head | {'choices': [], 'usage': _usage(last)})}\n\n"
     yield "data: [DONE]\n\n"
+
+
+def _usage(last: Answers | None) -> dict[str, int]:
+    prompt, answer = (sum(last.prompt_tokens), sum(last.tokens)) if last else (0, 0)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+    }
 
 
 def _reason(last: Answers | None) -> str:

@@ -88,6 +88,10 @@ class Reply(BaseModel):
     """Those of them that ended at the longest answer."""
     tokens_per_second: float = 0.0
     """In each column, since the first token."""
+    prompt_tokens: tuple[int, ...] = ()
+    """Tokens of each column's conversation; sent once."""
+    tokens: tuple[int, ...] = ()
+    """Tokens of each column's answer with the end token; sent at the end."""
     is_done: bool = False
     error: ErrorCard | None = None
     status: ChatStatus | None = None

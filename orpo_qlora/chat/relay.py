@@ -25,6 +25,7 @@ def relay(
     """
     started, speed = 0.0, 0.0
     working = columns
+    tokens = [0] * columns
     for count, deltas in enumerate(steps):
         now = time.monotonic()
         # The first step reads the prompt: throughput counts from its end.
@@ -33,6 +34,8 @@ def relay(
         texts = {delta.row: delta.text for delta in deltas}
         ended = tuple(delta.row for delta in deltas if delta.is_done)
         working -= len(ended)
+        for delta in deltas:
+            tokens[delta.row] += 1
         reply(
             Reply(
                 texts=tuple(texts.get(row, "") for row in range(columns)),
@@ -42,4 +45,11 @@ def relay(
                 note=note(),
             )
         )
-    reply(Reply(is_done=True, note="stopped" if working else "", tokens_per_second=speed))
+    reply(
+        Reply(
+            is_done=True,
+            note="stopped" if working else "",
+            tokens_per_second=speed,
+            tokens=tuple(tokens),
+        )
+    )

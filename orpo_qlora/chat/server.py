@@ -34,7 +34,7 @@ from orpo_qlora.chat.relay import relay
 from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
 from orpo_qlora.jobs import interactive
 from orpo_qlora.models import hardware
-from orpo_qlora.models.generation.generate import stream
+from orpo_qlora.models.generation.generate import prompt_ids, stream
 from orpo_qlora.models.generation.sampling import BASE, Conversation
 from orpo_qlora.program import give_way, run_program, without_secrets
 from orpo_qlora.runs import store
@@ -141,8 +141,9 @@ class Chat:
             shas = tuple(adapter.sha256 if adapter else "" for adapter in adapters)
             note = self._note()
             reading = "; ".join(text for text in ("reading…", note) if text)
-            reply(Reply(note=reading, adapters=shas))
             conversations = _conversations(request, held)
+            lengths = tuple(self._prompt_tokens(one) for one in conversations)
+            reply(Reply(note=reading, adapters=shas, prompt_tokens=lengths))
             steps = stream(
                 self.loaded.policy,
                 self.loaded.tokenizer,
@@ -153,6 +154,10 @@ class Chat:
             )
             with hardware.memory_errors(self._memory_is_used_up), self._pausing_jobs():
                 relay(steps, reply, len(conversations), self._note)
+
+    def _prompt_tokens(self, conversation: Conversation) -> int:
+        tokenizer = self.loaded.tokenizer
+        return len(prompt_ids(tokenizer, conversation.turns, conversation.chat_template))
 
     def _pausing_jobs(self) -> AbstractContextManager[None]:
         """Make evaluations and estimates pause while an answer is computed on the processor."""

@@ -18,9 +18,9 @@ def asked(monkeypatch):
     def ask(columns, settings, question, base_of):
         found.append((columns[0], settings, base_of))
         yield Answers(("",), note="loading")
-        yield Answers(("Good",))
+        yield Answers(("Good",), prompt_tokens=(7,))
         cut = frozenset({0}) if settings.max_tokens == 1 else frozenset()
-        yield Answers(("Good day",), is_done=True, cut=cut)
+        yield Answers(("Good day",), is_done=True, cut=cut, prompt_tokens=(7,), tokens=(3,))
 
     monkeypatch.setattr(client, "ask", ask)
     return found
@@ -56,6 +56,35 @@ def test_a_stream_gives_the_pieces_and_an_end(web, asked):
     text = [event["choices"][0]["delta"].get("content", "") for event in events]
     assert text == ["", "Good", " day", ""]
     assert events[-1]["choices"][0]["finish_reason"] == "length"
+    assert not any("usage" in event for event in events)
+
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+def test_tokens_are_counted_and_a_stream_sends_them_on_request(web, asked):
+    whole = web.post("/v1/chat/completions", json=question("base")).json()
+    assert whole["usage"] == USAGE
+    body = question("base", stream=True, stream_options={"include_usage": True})
+    lines = web.post("/v1/chat/completions", json=body).text.split("\n\n")
+    *events, last = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+    assert [event["usage"] for event in events] == [None] * len(events)
+    assert (last["choices"], last["usage"]) == ([], USAGE)
+    assert {event["id"] for event in events} == {last["id"]}
+
+
+def test_every_request_has_a_seed_of_its_own_unless_it_gives_one(web, asked):
+    for more in ({}, {"seed": None}, {"seed": 5}, {"seed": 5}, {"seed": -1}):
+        assert web.post("/v1/chat/completions", json=question("base", **more)).is_success
+    seeds = [settings.seed for _, settings, _ in asked]
+    assert seeds[0] != seeds[1]
+    assert seeds[2:] == [5, 5, 2**63 - 1]
+
+
+def test_null_is_the_default_of_a_parameter(web, asked):
+    nulls = dict.fromkeys(("temperature", "top_p", "max_tokens", "stream", "n", "user"))
+    assert web.post("/v1/chat/completions", json=question("base", **nulls)).is_success
+    assert asked[0][1].temperature == 0.7
 
 
 @pytest.mark.parametrize(

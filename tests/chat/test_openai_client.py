@@ -47,12 +47,16 @@ def test_base_and_tuned_answer_whole_and_streamed(endpoint):
     texts = {}
     for name in names:
         asked = {"model": name, "messages": messages, "max_tokens": 6, "temperature": 0}
-        whole = client.chat.completions.create(**asked).choices[0]
-        pieces = [
-            event.choices[0].delta.content or ""
-            for event in client.chat.completions.create(**asked, stream=True)
-        ]
+        answer = client.chat.completions.create(**asked)
+        whole = answer.choices[0]
+        *events, last = client.chat.completions.create(
+            **asked, stream=True, stream_options={"include_usage": True}
+        )
+        pieces = [event.choices[0].delta.content or "" for event in events]
         assert "".join(pieces) == whole.message.content
+        assert last.usage == answer.usage
+        assert 1 <= last.usage.completion_tokens <= 6
+        assert last.usage.prompt_tokens > 1
         assert whole.finish_reason in {"stop", "length"}
         texts[name] = whole.message.content
     assert texts["base"] != texts[run.id]

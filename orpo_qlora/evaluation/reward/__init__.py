@@ -1,1 +1,1 @@
-"""Reward models as judges of answers, and the controls beside them."""
+"""Reward models that score answers, and the controls beside them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.evaluation import statistics
@@ -37,12 +37,13 @@ class LengthRule(BaseModel):
         return f"the {'shorter' if self.prefers_shorter else 'longer'} answer wins"
 
 
-class JudgeCheck(BaseModel):
+class RewardModelCheck(BaseModel):
     """How a reward model does on held-out pairs of the run, with its controls."""
 
     model_config = ConfigDict(frozen=True)
 
-    judge: str
+    reward_model: str = Field(validation_alias=AliasChoices("reward_model", "judge"))
+    """Its name; older results have it as `judge`."""
     is_trained_here: bool
     """On the run's training pairs; otherwise a model that was given."""
     pairs: int
@@ -62,13 +63,13 @@ class JudgeCheck(BaseModel):
     def sentences(self) -> list[str]:
         """Return accuracy and controls in words, and what they explain."""
         found = [
-            f"Agreement with your pairs, not quality: {self.judge} prefers the chosen response in "
-            f"{in_percent(self.agreement)} of {self.pairs:,} held-out pairs."
+            f"Agreement with your pairs, not quality: {self.reward_model} prefers the chosen "
+            f"response in {in_percent(self.agreement)} of {self.pairs:,} held-out pairs."
         ]
         if self.is_refused:
             found.append(
-                "The interval contains 50 %, so this model cannot judge: no win rate is given. "
-                "More or clearer pairs would help, or name a reward model with --reward-model."
+                "The interval contains 50 %, so this reward model is not used: no win rate is "
+                "given. More or clearer pairs would help, or another reward model."
             )
         return [*found, self._length_sentence(), *self._topic_sentences()]
 
@@ -76,8 +77,8 @@ class JudgeCheck(BaseModel):
         rule = self.length_rule
         text = f"Control, length: “{rule.name}” agrees in {in_percent(rule.agreement)}."
         if rule.agreement.high < self.agreement.low:
-            return f"{text} Length alone does not explain the judge."
-        return f"{text} Length alone could explain every verdict of the judge."
+            return f"{text} Length alone does not explain the reward model."
+        return f"{text} Length alone could explain every decision of the reward model."
 
     def _topic_sentences(self) -> list[str]:
         found = []
@@ -88,7 +89,7 @@ class JudgeCheck(BaseModel):
             )
             is_chance = self.topic.low <= CHANCE
             found.append(
-                f"{text} It judges style alone: an answer off the topic would win as easily."
+                f"{text} It rewards style alone: an answer off the topic would win as easily."
                 if is_chance
                 else text
             )
@@ -119,7 +120,7 @@ class RewardDetails(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    check: JudgeCheck | None
+    check: RewardModelCheck | None
     """None where there are no held-out pairs."""
     rewards: dict[str, tuple[float, ...]]
     """Rewards of every model's answers, in the order of prompts and samples."""

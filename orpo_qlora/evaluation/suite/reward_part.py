@@ -18,7 +18,7 @@ from orpo_qlora.evaluation.embeddings import Embed, is_installed
 from orpo_qlora.evaluation.reward import verdicts
 from orpo_qlora.evaluation.reward.model import RewardModel, load_reward_model, rewards_of
 from orpo_qlora.evaluation.reward.training import trained_reward_model
-from orpo_qlora.evaluation.reward.verdicts import Example, JudgeCheck, RewardDetails
+from orpo_qlora.evaluation.reward.verdicts import Example, RewardDetails, RewardModelCheck
 from orpo_qlora.evaluation.statistics import Values
 from orpo_qlora.evaluation.suite.answer_part import ordered_answers
 from orpo_qlora.evaluation.suite.figures import Figure, PerAnswer
@@ -30,10 +30,12 @@ from orpo_qlora.runs.curves.intervals import Interval
 from orpo_qlora.runs.store import Run
 
 MOST_PAIRS = 400
-"""Held-out pairs on which a judge is checked."""
+"""Held-out pairs on which a reward model is checked."""
+
+REWARD_KEY = ("reward_model", "answers", "prompt", "sample")
+"""What the reward of an answer is kept by."""
 
 Step = Callable[[], object]
-
 
 NO_PAIRS = (
     "The first run has no held-out pairs: agreement with your pairs and controls are unknown."
@@ -49,7 +51,7 @@ class RewardFound:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The check of the judge in words."""
+        """The check of the reward model in words."""
         check = self.details.check
         return tuple(check.sentences()) if check else (NO_PAIRS,)
 
@@ -57,35 +59,36 @@ class RewardFound:
 def measure_reward(
     request: SuiteRequest, paths: SuitePaths, results: SuiteResults, progress: Progress
 ) -> RewardFound:
-    """Load or train the judge, check it on held-out pairs, and let it judge unless it is refused.
+    """Load or train a reward model, check it on held-out pairs, and score the answers.
 
-    Raises what `load_reward_model` and `trained_reward_model` do.
+    A model that the check refuses scores nothing. Raises what `load_reward_model` and
+    `trained_reward_model` do.
     """
     run = store.read_run(store.paths_of(request.adapters[0].run))
     is_trained_here = not request.reward_model
     if is_trained_here:
         progress.start("training a reward model", 0)
-        judge = trained_reward_model(run, progress.at)
+        model = trained_reward_model(run, progress.at)
     else:
         progress.start("loading the reward model", 0)
-        judge = load_reward_model(request.reward_model)
+        model = load_reward_model(request.reward_model)
     embed = load_embedder(request.embedder) if is_installed(request.embedder) else None
-    progress.start("checking the judge on held-out pairs", 0)
-    check = check_judge(
-        judge, run, is_trained_here=is_trained_here, embed=embed, on_step=progress.advance
+    progress.start("checking the reward model on held-out pairs", 0)
+    check = check_reward_model(
+        model, run, is_trained_here=is_trained_here, embed=embed, on_step=progress.advance
     )
     if check.is_refused if check else is_trained_here:
         return RewardFound((), RewardDetails(check=check, rewards={}))
     answers = len(results.prompts.prompts) * results.sampling.samples
-    progress.start("judging the answers", len(results.systems) * answers)
-    rewards = reward_answers(judge, paths, results, progress.advance)
+    progress.start("scoring the answers", len(results.systems) * answers)
+    rewards = reward_answers(model, paths, results, progress.advance)
     return compare_rewards(results, rewards, check, embed)
 
 
-def check_judge(
-    judge: RewardModel, run: Run, *, is_trained_here: bool, embed: Embed | None, on_step: Step
-) -> JudgeCheck | None:
-    """Return how a judge does on a run's held-out pairs; None where there are none.
+def check_reward_model(
+    model: RewardModel, run: Run, *, is_trained_here: bool, embed: Embed | None, on_step: Step
+) -> RewardModelCheck | None:
+    """Return how a reward model does on a run's held-out pairs; None where there are none.
 
     Single labelled responses have nothing to be compared with and are left out.
     """
@@ -101,32 +104,32 @@ def check_judge(
     chosen, rejected = (
         np.asarray(
             rewards_of(
-                judge,
+                model,
                 [((*p.conversation, p.responses[side]), p.tool_use.tools) for p in pairs],
                 on_step,
             )
         )
         for side in (0, 1)
     )
-    return JudgeCheck(
-        judge=judge.name,
+    return RewardModelCheck(
+        reward_model=model.name,
         is_trained_here=is_trained_here,
         pairs=len(pairs),
         agreement=verdicts.agreement(chosen, rejected, prompts),
         length_rule=verdicts.length_rule(training, pairs, prompts),
-        topic=_topic(judge, pairs, chosen, on_step),
+        topic=_topic(model, pairs, chosen, on_step),
         relevance_topic=_relevance_topic(pairs, embed),
     )
 
 
 def _topic(
-    judge: RewardModel, pairs: Sequence[PreferencePair], chosen: Values, on_step: Step
+    model: RewardModel, pairs: Sequence[PreferencePair], chosen: Values, on_step: Step
 ) -> Interval | None:
     places = verdicts.wrong_topics(pairs)
     if not places:
         return None
     wrong = rewards_of(
-        judge,
+        model,
         [
             ((*pairs[at].conversation, pairs[other].responses[0]), pairs[at].tool_use.tools)
             for at, other in places
@@ -155,12 +158,12 @@ def _relevance_topic(pairs: Sequence[PreferencePair], embed: Embed | None) -> In
 
 
 def reward_answers(
-    judge: RewardModel, paths: SuitePaths, results: SuiteResults, on_step: Step
+    model: RewardModel, paths: SuitePaths, results: SuiteResults, on_step: Step
 ) -> dict[str, Values]:
     """Return the reward of every model's first turns, kept line by line for a restart."""
     lines = storage.JsonLines(paths.rewards)
     known = {
-        (str(one["judge"]), str(one["answers"]), str(one["prompt"]), one["sample"]): one["reward"]
+        tuple(one.get(name) for name in REWARD_KEY): one["reward"]
         for one in storage.read_json_lines(paths.rewards)[0]
     }
     found: dict[str, Values] = {}
@@ -169,13 +172,12 @@ def reward_answers(
             rewards = []
             for number, answer in _answers(results, answers_of(system)):
                 prompt = results.prompts.prompts[number]
-                key = (judge.name, system.answers, answer.prompt, answer.sample)
+                key = (model.name, system.answers, answer.prompt, answer.sample)
                 value = known.get(key)
                 if value is None:
                     turns = (*prompt.opening, Message("assistant", answer.texts[0]))
-                    value = judge.reward(turns, prompt.tools)
-                    names = ("judge", "answers", "prompt", "sample")
-                    lines.append({**dict(zip(names, key, strict=True)), "reward": value})
+                    value = model.reward(turns, prompt.tools)
+                    lines.append({**dict(zip(REWARD_KEY, key, strict=True)), "reward": value})
                 rewards.append(value)
                 on_step()
             found[system.name] = np.asarray(rewards, dtype=np.float64)
@@ -191,7 +193,7 @@ def _answers(results: SuiteResults, answers: Answers) -> list[tuple[int, Answer]
 def compare_rewards(
     results: SuiteResults,
     rewards: Mapping[str, Values],
-    check: JudgeCheck | None,
+    check: RewardModelCheck | None,
     embed: Embed | None,
 ) -> RewardFound:
     """Return win rates of every run against every other model, mean rewards and relevance."""

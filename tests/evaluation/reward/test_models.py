@@ -18,7 +18,7 @@ from orpo_qlora.evaluation.reward.model import load_reward_model, load_scalar_ba
 from orpo_qlora.evaluation.suite import request as suite_request
 from orpo_qlora.evaluation.suite.answer_part import ordered_answers
 from orpo_qlora.evaluation.suite.results import answers_of, read_reward
-from orpo_qlora.evaluation.suite.reward_part import check_judge
+from orpo_qlora.evaluation.suite.reward_part import check_reward_model
 from orpo_qlora.runs import store
 
 WORDS = ("gravity", "things", "ball", "floor", "people", "word", "meet", "together")
@@ -45,8 +45,10 @@ def run_with(model, pairs, held_out):
 
 
 def checked(run):
-    judge = training.trained_reward_model(run, lambda done, total: None)
-    return judge, check_judge(judge, run, is_trained_here=True, embed=None, on_step=lambda: None)
+    model = training.trained_reward_model(run, lambda done, total: None)
+    return model, check_reward_model(
+        model, run, is_trained_here=True, embed=None, on_step=lambda: None
+    )
 
 
 def swapped(pairs):
@@ -64,17 +66,17 @@ def swapped(pairs):
 def test_a_reward_model_learns_clear_pairs_and_is_kept(tiny_model):
     pairs = polite_pairs(160)
     run = run_with(tiny_model, pairs[:128], pairs[128:])
-    judge, found = checked(run)
+    model, found = checked(run)
     assert found.agreement.value > 0.9
     assert not found.is_refused
     assert found.topic is not None
     # The same texts in the other order give the other verdict; the same text twice none.
     turns = (Message("user", "question 1"), Message("assistant", "hello ball"))
-    assert judge.reward(turns) == judge.reward(turns)
+    assert model.reward(turns) == model.reward(turns)
     kept = sorted((run.paths.folder.parents[1] / training.FOLDER).iterdir())
     again = training.trained_reward_model(run, lambda done, total: pytest.fail("trained again"))
     assert sorted((run.paths.folder.parents[1] / training.FOLDER).iterdir()) == kept
-    assert again.reward(turns) == pytest.approx(judge.reward(turns), abs=1e-5)
+    assert again.reward(turns) == pytest.approx(model.reward(turns), abs=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -96,7 +98,10 @@ def test_single_responses_are_no_pairs(tiny_model):
     run = run_with(tiny_model, singles, singles)
     with pytest.raises(InputError, match="has 0 training pairs"):
         training.trained_reward_model(run, lambda done, total: None)
-    assert check_judge(None, run, is_trained_here=True, embed=None, on_step=lambda: None) is None
+    assert (
+        check_reward_model(None, run, is_trained_here=True, embed=None, on_step=lambda: None)
+        is None
+    )
 
 
 def test_the_scalar_base_holds_the_4_bit_weights_unpacked(tiny_model):
@@ -120,14 +125,14 @@ def classifier(tmp_path, labels=1):
 
 def test_a_given_reward_model_reads_its_own_template(tmp_path):
     folder = classifier(tmp_path)
-    judge = load_reward_model(str(folder))
+    loaded = load_reward_model(str(folder))
     turns = (Message("user", "hello"), Message("assistant", "hi, nice to meet you"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer.apply_chat_template([turn.record() for turn in turns], return_dict=True)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     with torch.no_grad():
         plain = model(input_ids=torch.tensor([ids["input_ids"]])).logits[0, 0]
-    assert judge.reward(turns) == pytest.approx(float(plain), abs=1e-5)
+    assert loaded.reward(turns) == pytest.approx(float(plain), abs=1e-5)
 
 
 def test_what_is_no_reward_model_is_refused(tmp_path):
@@ -172,7 +177,7 @@ def test_win_rates_have_rewards_examples_and_controls_beside_them(copied_run, tm
     clear = [*details.wins, *details.losses]
     assert len(clear) == sum(a != b for a, b in zip(ours, theirs, strict=True))
     # Each reward is that of the answer itself.
-    judge = load_reward_model(str(folder))
+    model = load_reward_model(str(folder))
     number, answer = ordered_answers(found.prompts, answers_of(tuned), 1)[0]
     turns = (*found.prompts.prompts[number].opening, Message("assistant", answer.texts[0]))
-    assert ours[0] == pytest.approx(judge.reward(turns), abs=1e-4)
+    assert ours[0] == pytest.approx(model.reward(turns), abs=1e-4)

@@ -7,7 +7,7 @@ from orpo_qlora.charts.rewards import draw_rewards
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.evaluation import statistics
 from orpo_qlora.evaluation.reward import verdicts
-from orpo_qlora.evaluation.reward.verdicts import Example, JudgeCheck, LengthRule
+from orpo_qlora.evaluation.reward.verdicts import Example, LengthRule, RewardModelCheck
 from orpo_qlora.runs.curves.intervals import Interval, wilson
 
 
@@ -16,8 +16,8 @@ def pair(row, prompt, chosen, rejected):
 
 
 def check(agreement, length, topic, *, trained=True):
-    return JudgeCheck(
-        judge="the model",
+    return RewardModelCheck(
+        reward_model="the model",
         is_trained_here=trained,
         pairs=30,
         agreement=agreement,
@@ -65,19 +65,26 @@ def test_a_wrong_topic_is_another_prompt_s_response():
     assert verdicts.wrong_topics(pairs[:2]) == []
 
 
-def test_a_judge_near_chance_is_refused_only_if_it_was_trained_here():
+def test_a_reward_model_near_chance_is_refused_only_if_it_was_trained_here():
     chance, good = Interval(0.55, 0.42, 0.66), Interval(1.0, 0.89, 1.0)
     assert check(chance, chance, None).is_refused
     assert not check(chance, chance, None, trained=False).is_refused
     assert not check(good, chance, None).is_refused
-    assert any("cannot judge" in one for one in check(chance, chance, None).sentences())
+    assert any("is not used" in one for one in check(chance, chance, None).sentences())
 
 
-def test_the_sentences_say_which_control_explains_the_judge():
+def test_a_check_of_an_older_evaluation_is_read():
+    now = check(Interval(1.0, 0.89, 1.0), Interval(0.5, 0.3, 0.7), None)
+    older = now.model_dump()
+    older["judge"] = older.pop("reward_model")
+    assert RewardModelCheck.model_validate(older) == now
+
+
+def test_the_sentences_say_which_control_explains_the_reward_model():
     good, weak = Interval(1.0, 0.89, 1.0), Interval(0.6, 0.45, 0.75)
     explained = " ".join(check(good, good, weak).sentences())
     assert "Agreement with your pairs, not quality" in explained
-    assert "Length alone could explain every verdict" in explained
+    assert "Length alone could explain every decision" in explained
     assert "an answer off the topic would win as easily" in explained
     clear = " ".join(check(good, weak, good).sentences())
     assert "Length alone does not explain" in clear
