@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic.fields import FieldInfo
 
 from orpo_qlora.errors import ConfigError
-from orpo_qlora.setting import TEMPLATE_CHARACTERS, MethodName, known_template
+from orpo_qlora.setting import TEMPLATE_CHARACTERS, MethodName, Switch, known_template
 from orpo_qlora.setting import none_if_auto as _none_if_auto
 from orpo_qlora.setting import setting as _setting
 from orpo_qlora.setting import switch_name as _switch_name
@@ -329,9 +329,7 @@ class TrainConfig(BaseModel):
         help="Token limit per forward pass; 0 is as many as fit. The result is the same.",
         ge=0,
     )
-    activation_checkpointing: Annotated[
-        Literal["auto", "on", "off"], BeforeValidator(_switch_name)
-    ] = _setting(
+    activation_checkpointing: Switch = _setting(
         "auto",
         group="Memory",
         label="Recompute activations",
@@ -345,6 +343,13 @@ class TrainConfig(BaseModel):
             help="all keeps a dequantised copy of the 4-bit weights: same numbers, more memory, "
             "less time on a GPU; auto does so if memory is plentiful.",
         )
+    )
+    processes: Annotated[int, BeforeValidator(_zero_if_auto)] = _setting(
+        0,
+        group="Memory",
+        label="GPUs",
+        help="Processes that share each step; 0 (auto) is all visible GPUs, 1 on a CPU.",
+        ge=0,
     )
     max_length: int = _setting(
         1024,

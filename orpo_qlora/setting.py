@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
 MethodName = Literal["orpo", "sft", "dpo", "ipo", "simpo", "cpo", "kto"]
@@ -32,6 +32,9 @@ def setting(
 def switch_name(value: object) -> object:
     """Return `on` or `off` for what YAML makes of a bare one."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(switch_name)]
 
 
 def zero_if_auto(value: object) -> object:

@@ -34,12 +34,15 @@ ROOT = Path(__file__).parents[1]
 PAGE = str(ROOT / "app.py")
 SUPERVISOR = "orpo_qlora.runs.process.supervisor"
 COMMAND_LINE = "orpo_qlora.cli.main"
-STARTERS = {PAGE, SUPERVISOR, COMMAND_LINE}
+TORCHRUN = "orpo_qlora.runs.process.torchrun"
+STARTERS = {PAGE, SUPERVISOR, COMMAND_LINE, TORCHRUN}
 """Programs that start others."""
 PROGRAMS = (
     SUPERVISOR,
     COMMAND_LINE,
     "orpo_qlora.runs.process.worker",
+    TORCHRUN,
+    "orpo_qlora.runs.process.rank",
     "orpo_qlora.jobs.tokenize",
     "orpo_qlora.jobs.estimate_steps",
     "orpo_qlora.evaluation.measure",
@@ -59,6 +62,9 @@ PACKAGE = "orpo_qlora"
 READ_LATE = (
     *("ORPO_QLORA_", "HF_TOKEN", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"),
     *("PYTHONPATH", "FAULT", "FAKE_WORKER", "FREE_BYTES"),
+    # Of torchrun.
+    *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_"),
+    "GLOO_",
 )
 """Beginnings of variables that no library reads while it is imported.
 

@@ -55,6 +55,9 @@ def train(
     ] = None,
     options: DataOptions = DEFAULTS,
     detach: Detach = False,
+    no_start: Annotated[
+        bool, typer.Option("--no-start", help="Only create the run: another launcher starts it.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
@@ -71,6 +74,10 @@ def train(
     balance = balance_sentence(config, dataset.report)
     if balance:
         err.print(plain(balance), soft_wrap=True)
+    if no_start:
+        paths = launch.create_stopped(config, dataset)
+        out.print(paths.folder, soft_wrap=True)
+        return
     paths = launch.start_run(config, dataset)
     if not as_json:
         out.print(f"Run {paths.id}")
@@ -152,12 +159,16 @@ def resume(
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Drop its checkpoints and start over.")
     ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that share it from now on; 0 is all visible GPUs."),
+    ] = None,
     detach: Detach = False,
     as_json: AsJson = False,
 ) -> None:
     """Resume a stopped, failed or interrupted run from its newest checkpoint."""
     found = store.find_run(run)
-    step = launch.resume_run(found.paths, from_start=from_start)
+    step = launch.resume_run(found.paths, from_start=from_start, processes=processes)
     if not as_json:
         out.print(f"Run {found.id} resumes after step {step}.")
     _watch(found.paths, detach=detach, as_json=as_json)

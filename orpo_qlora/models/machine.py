@@ -95,6 +95,25 @@ def multiplies_bfloat16() -> bool:
     return flags is not None and not BFLOAT16_UNITS.isdisjoint(flags[1].split())
 
 
+@functools.cache
+def visible_gpus() -> int:
+    """Return how many GPUs torch can use, each by a process of its own; read once per process.
+
+    A card that is split into MIG instances counts as one, unless CUDA_VISIBLE_DEVICES lists them.
+    """
+    answer = gpus.ask_driver()
+    cards = gpus.read_cards(answer, gpus.ask_driver(gpus.LIST) if answer else "")
+    if not cards:
+        found, platform = len(gpus.amd_cards(os.environ)), "ROCm"
+    else:
+        found, platform = len(cards), "CUDA"
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if chosen is not None:
+            named = len(gpus.visible_cards(cards, os.environ).gpus)
+            found = min(named, len(chosen.split(",")))
+    return found if _is_built_for(platform, _torch_version()) else 0
+
+
 def usable_cores() -> int:
     """Return the logical processors this process may use; macOS does not restrict them."""
     if hasattr(os, "sched_getaffinity"):

@@ -7,11 +7,12 @@ the adapter's values.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from orpo_qlora.errors import OrpoQloraError, OutOfMemory, WorkerLost
+from orpo_qlora.errors import OrpoQloraError, WorkerLost
 from orpo_qlora.models.hardware import is_out_of_memory
 from orpo_qlora.orpo.ranks import Ranks, assign
 
@@ -52,21 +53,32 @@ class _Failure:
     """What went wrong on a rank, as the others learn of it."""
 
     rank: int
-    error: OrpoQloraError | str
-    is_memory: bool
+    message: str
+    slug: str = ""
+    """Of an error of ours."""
+    hint: str = ""
+    where: str = ""
+    is_memory: bool = False
 
     def raised(self, size: int) -> Exception:
         """Return what the other ranks raise."""
         place = f"process {self.rank} of {size}"
         if self.is_memory:
-            return MemoryError(f"memory ran out in {place}: {self.error}")
-        if isinstance(self.error, OrpoQloraError):
-            self.error.where = ", ".join(filter(None, (self.error.where, place)))
-            return self.error
+            return MemoryError(f"memory ran out in {place}: {self.message}")
+        if self.slug:
+            where = ", ".join(filter(None, (self.where, place)))
+            return _kind_of(self.slug)(self.message, hint=self.hint, where=where)
         return OrpoQloraError(
-            f"Internal error in {place}: {self.error}",
+            f"Internal error in {place}: {self.message}",
             hint="The details are in log.txt; please report them.",
         )
+
+
+def _kind_of(slug: str, family: type[OrpoQloraError] = OrpoQloraError) -> type[OrpoQloraError]:
+    """Return the class of an error by its slug."""
+    found = (_kind_of(slug, kind) for kind in family.__subclasses__())
+    match = next((kind for kind in found if kind.slug == slug), OrpoQloraError)
+    return family if family.slug == slug else match
 
 
 class ProcessGroup(Ranks):
@@ -142,20 +154,19 @@ class ProcessGroup(Ranks):
 
     def _exchange(self, local: Callable[[], Any]) -> list[Any]:
         error: Exception | None = None
-        sent: Any = None
+        sent: dict[str, Any] = {}
         try:
-            sent = local()
+            sent = {"result": local()}
         except PeerLost:
             raise
         except Exception as exc:  # noqa: BLE001 - raised again below, once the others know
-            error, sent = exc, self._failure(exc)
-        received: list[Any] = [None] * self.size
+            error, sent = exc, {"failure": asdict(self._failure(exc))}
         with _connected():
-            dist.all_gather_object(received, sent)
-        failures = [part for part in received if isinstance(part, _Failure)]
+            received = _all_gather(sent, self.size)
+        failures = [_Failure(**part["failure"]) for part in received if "failure" in part]
         if not failures:
             self.is_agreed = False
-            return received
+            return [part["result"] for part in received]
         self.is_agreed = True
         # Memory that ran out is tried again only where nothing else failed.
         first = min(failures, key=lambda failure: failure.is_memory)
@@ -164,13 +175,14 @@ class ProcessGroup(Ranks):
         raise first.raised(self.size) from error
 
     def _failure(self, error: Exception) -> _Failure:
-        # Retried by `Budget`; an OutOfMemory of ours is its last word.
-        is_memory = is_out_of_memory(error) and not isinstance(error, OutOfMemory)
         if isinstance(error, OrpoQloraError):
-            return _Failure(self.rank, error, is_memory)
-        if not is_memory:
-            log.exception("failed in process %d of %d", self.rank, self.size)
-        return _Failure(self.rank, f"{type(error).__name__}: {error}"[:300], is_memory)
+            card = (error.message, error.slug, error.hint, error.where)
+            return _Failure(self.rank, *card)
+        text = f"{type(error).__name__}: {error}"[:300]
+        if is_out_of_memory(error):  # what `Budget` tries again
+            return _Failure(self.rank, text, is_memory=True)
+        log.exception("failed in process %d of %d", self.rank, self.size)
+        return _Failure(self.rank, text)
 
     @property
     def is_intact(self) -> bool:
@@ -246,12 +258,30 @@ class ProcessGroup(Ranks):
                 self._store.wait([_LEFT], timedelta(seconds=patience_seconds))
 
 
+def _all_gather(data: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
+    """Send data to every rank and return that of all.
+
+    As JSON: torch's own function for objects unpickles, and so runs, whatever arrives.
+    """
+    text = torch.frombuffer(bytearray(json.dumps(data).encode()), dtype=torch.uint8)
+    lengths = [torch.zeros(1, dtype=torch.long) for _ in range(size)]
+    dist.all_gather(lengths, torch.tensor([len(text)]))
+    longest = max(int(length) for length in lengths)
+    sent = torch.zeros(longest, dtype=torch.uint8)
+    sent[: len(text)] = text
+    received = [torch.empty_like(sent) for _ in range(size)]
+    dist.all_gather(received, sent)
+    texts = [part[: int(n)].numpy().tobytes() for part, n in zip(received, lengths, strict=True)]
+    return [json.loads(text) for text in texts]
+
+
 @contextmanager
 def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as exc:
+        reason = str(exc).partition(". ")[0]
         raise PeerLost(
-            f"The connection to another process of this run was lost ({exc}).",
+            f"The connection to another process of this run was lost ({reason}).",
             hint="Resume the run; the log says more.",
         ) from exc

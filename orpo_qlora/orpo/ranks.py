@@ -37,7 +37,7 @@ class Ranks:
     def gather(self, local: Callable[[], Result]) -> list[Result]:
         """Run `local` on every rank and return all results, in the order of the ranks.
 
-        Results are plain data, which is sent to every rank.
+        Results are what JSON can hold; from other ranks they come as JSON gives them.
 
         Raises:
             Exception: what `local` raised. Where it failed on one rank, every rank raises, so that

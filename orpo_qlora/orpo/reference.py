@@ -239,7 +239,7 @@ class Measuring:
         return fresh
 
     def _keep(self, fresh: Mapping[str, Sums]) -> None:
-        new = {pair: sums for pair, sums in fresh.items() if pair not in self.known}
+        new = {pair: (c, r) for pair, (c, r) in fresh.items() if pair not in self.known}
         self.known |= new
         if self.file is not None and new:
             self.file.append(new)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, float64
+from torch import Tensor, float32, float64
 
 from orpo_qlora.models import hardware
 from orpo_qlora.orpo.engine import Engine
@@ -93,7 +93,7 @@ class _StepStats:
         pairs = {name: torch.cat(parts).tolist() for name, parts in self._pairs.items()}
         return _Share(
             parts={name: float(torch.stack(x).sum()) for name, x in self._parts.items()},
-            sums={name: math.fsum(values) for name, values in pairs.items()},
+            sums={name: sum(values) for name, values in pairs.items()},
             counts={name: len(values) for name, values in pairs.items()},
             values=pairs if has_single else {},
             work={"pairs": self._count, "tokens": self.tokens, "forwards": self.forwards},
@@ -186,11 +186,12 @@ def accumulate_step(
         return stats.record()
     has_single = any(pair.is_single for pair in pairs)
 
-    def measure_share() -> _Share:
+    def measure_share() -> dict[str, Any]:
         add_micro_steps()
-        return stats.share(has_single=has_single)
+        return asdict(stats.share(has_single=has_single))
 
-    return _combined(ranks.gather(measure_share), has_single=has_single)
+    shares = [_Share(**share) for share in ranks.gather(measure_share)]
+    return _combined(shares, has_single=has_single)
 
 
 @dataclass(frozen=True)
@@ -217,23 +218,23 @@ def measure_drift(
     engine = replace(engine, needs=NEEDS)
     gains: list[Tensor] = []
     sent = 0
+    precision = float64 if engine.policy.get_base_model().dtype == float64 else float32
     mismatched = [loss.mismatched[digest_of(pair)] for pair in pairs]
     mine = engine.share(mismatched, ranks)
 
-    def measure_share() -> Tensor | None:
+    def measure_share() -> float | None:
         nonlocal sent
         for group in engine.micro_steps(mine, tokens_per_forward):
             measured, tokens = engine.measure(group)
             reference = loss.reference.sums(group, measured.sums)
             gains.append((measured.sums - reference)[:, CHOSEN:].sum())
             sent += tokens
-        total = torch.stack(gains).sum() if gains else None
-        return total.cpu() if total is not None and ranks.size > 1 else total
+        return float(torch.stack(gains).sum()) if gains else None
 
     totals = [total for total in ranks.gather(measure_share) if total is not None]
     responses = sum(1 if pair.is_single else 2 for pair in mismatched)
-    nats = (torch.stack(totals).sum() / responses).clamp(min=0)
-    return Drift(nats.to(engine.policy.device), sent, engine.forwards(mine))
+    mean = torch.tensor(sum(totals), dtype=precision, device=engine.policy.device) / responses
+    return Drift(mean.clamp(min=0), sent, engine.forwards(mine))
 
 
 def of_reference(record: Record) -> Record:

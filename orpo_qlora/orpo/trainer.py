@@ -169,7 +169,12 @@ class OrpoTrainer(Trainer):
         if not self.loss.needs.reference or self.loss.reference.has(pairs):
             return True
         file = self.reference_file
-        known = self.ranks.from_first(lambda: file.read() if file else {})
+        known = {
+            pair: (chosen, rejected)
+            for pair, (chosen, rejected) in self.ranks.from_first(
+                lambda: file.read() if file else {}
+            ).items()
+        }
         measuring = Measuring(
             self.engine, pairs, known, file, self.run_callback.on_phase, ranks=self.ranks
         )
@@ -201,7 +206,7 @@ class OrpoTrainer(Trainer):
                 self._evaluate_start()
             return
         folder = self.resume_from
-        (progress, *_) = self.ranks.gather(
+        progress = self.ranks.together(
             lambda: resume.restore(folder, self.model, self.optimizer, self.lr_scheduler)
         )
         self.ranks.copy_first()

@@ -205,6 +205,12 @@ def _config_text(config: TrainConfig, report: DataSummary) -> str:
     return yaml.safe_dump({"run": about}, sort_keys=False) + config.to_yaml()
 
 
+def set_processes(paths: RunPaths, processes: int) -> None:
+    """Replace the number of processes in a run's settings, which changes no step."""
+    content = _read_yaml(paths.config) | {"processes": processes}
+    storage.write_whole(paths.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
 def _file_record(part: FilePart) -> dict[str, object]:
     return part.model_dump(exclude={"summary", "rows_before", "quota"}) | part.quota.model_dump(
         exclude_none=True

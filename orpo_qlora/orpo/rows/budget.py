@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TypeVar
 
 import torch
@@ -94,7 +95,8 @@ def settle_memory(
 
     All ranks make the choice of the one with the least memory.
     """
-    found = ranks.gather(lambda: _choice(engine, config, pairs, ranks.local_size))
+    gathered = ranks.gather(lambda: asdict(_choice(engine, config, pairs, ranks.local_size)))
+    found = [MemoryChoice(**choice) for choice in gathered]
     choice = MemoryChoice(
         tokens=min(one.tokens for one in found),
         recomputes=any(one.recomputes for one in found),

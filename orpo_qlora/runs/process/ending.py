@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from contextlib import suppress
 
 from orpo_qlora import storage
+from orpo_qlora.errors import OrpoQloraError
 from orpo_qlora.runs import store
 from orpo_qlora.runs.state import ErrorCard, RunState
 from orpo_qlora.runs.store import RunPaths
@@ -18,6 +20,7 @@ PATIENCE_SECONDS = 0.5
 FORCED = "Ended by force after the request to stop; it can be resumed from its latest checkpoint."
 
 EARLY = "Stopped before it came to train."
+_RANK_ERROR = ".error-of-rank-"
 _STOP_SIGNALS = {-signal.SIGTERM, -signal.SIGINT}
 """A training worker handles these itself and writes a checkpoint."""
 
@@ -31,12 +34,13 @@ _CAUSES = {
 }
 
 
-def record_end(paths: RunPaths, exit_code: int) -> None:
+def record_end(paths: RunPaths, exit_code: int, error: OrpoQloraError | None = None) -> None:
     """Record how a worker ended, unless it has done so itself.
 
     Args:
         paths: its run.
         exit_code: as `subprocess` gives it: negative is the number of a signal.
+        error: why it could not be started.
     """
     lock = storage.FileLock(paths.lock)
     if not paths.folder.is_dir() or not lock.acquire(PATIENCE_SECONDS):
@@ -44,19 +48,44 @@ def record_end(paths: RunPaths, exit_code: int) -> None:
     try:
         state = store.stored_state(paths)
         if not state.is_done and state.status != "queued":
-            store.write_state(paths, _ended(paths, state, exit_code))
+            card = ErrorCard.of(error) if error else _rank_error(paths)
+            store.write_state(paths, _ended(paths, state, exit_code, card))
+        clear_rank_errors(paths)
     finally:
         lock.release()
 
 
-def _ended(paths: RunPaths, state: RunState, exit_code: int) -> RunState:
+def write_rank_error(paths: RunPaths, rank: int, error: OrpoQloraError) -> None:
+    """Leave the error of a process that is not rank 0, and which the others do not know of."""
+    card = ErrorCard.of(error)
+    where = ", ".join(filter(None, (card.where, f"process {rank}")))
+    text = card.model_copy(update={"where": where}).model_dump_json()
+    storage.write_whole(paths.folder / f"{_RANK_ERROR}{rank}.json", text)
+
+
+def clear_rank_errors(paths: RunPaths) -> None:
+    """Remove the errors that processes of an earlier start have left."""
+    for path in paths.folder.glob(f"{_RANK_ERROR}*"):
+        path.unlink(missing_ok=True)
+
+
+def _rank_error(paths: RunPaths) -> ErrorCard | None:
+    for path in sorted(paths.folder.glob(f"{_RANK_ERROR}*.json")):
+        with suppress(OSError, ValueError):
+            return ErrorCard.model_validate_json(path.read_bytes())
+    return None
+
+
+def _ended(
+    paths: RunPaths, state: RunState, exit_code: int, known: ErrorCard | None = None
+) -> RunState:
     now = {"ended_at": time.time()}
     if exit_code in _STOP_SIGNALS or (exit_code < 0 and paths.stop.exists()):
         note = EARLY if exit_code in _STOP_SIGNALS else FORCED
         log.info("%s", note)
         update = {**now, "phase": "", "notes": (*state.notes, note)}
         return state.moved_to("stopped").model_copy(update=update)
-    card = _card(state, exit_code)
+    card = (known if exit_code >= 0 else None) or _card(state, exit_code)
     log.error("%s", card.message)
     ended = state.model_copy(update={**now, "error": card})
     # After a signal the run reads as interrupted, which is never stored.

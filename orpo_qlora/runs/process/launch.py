@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -30,10 +31,15 @@ from orpo_qlora.runs.process import preflight
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.process.data_for_method import check_data
 from orpo_qlora.runs.process.ending import record_end
+from orpo_qlora.runs.process.process_count import process_count
 from orpo_qlora.runs.process.start import copy_start, with_start
 from orpo_qlora.runs.store import Run, RunPaths
 
 WORKER = "orpo_qlora.runs.process.worker"
+TORCHRUN = "orpo_qlora.runs.process.torchrun"
+RANK = "orpo_qlora.runs.process.rank"
+"""Started by torchrun in place of the worker where several processes share a run."""
+PROGRAMS_OF_RUN = {WORKER, TORCHRUN, RANK}
 SUPERVISOR = "orpo_qlora.runs.process.supervisor"
 GRACE_SECONDS = 30.0
 """How long a worker may take to write its checkpoint before a stop can be forced."""
@@ -67,6 +73,20 @@ def start_run(config: TrainConfig, dataset: PreferenceData, ticket: str = "") ->
             return known
         split = split_pairs(dataset.pairs, config.held_out, config.seed)
         return _queue_new([_complete(config)], split, dataset.report, ticket=ticket)[0]
+
+
+def create_stopped(config: TrainConfig, dataset: PreferenceData) -> RunPaths:
+    """Create a run that a launcher outside this program starts (docs/scale.md).
+
+    Raises what `start_run` does.
+    """
+    with launching():
+        split = split_pairs(dataset.pairs, config.held_out, config.seed)
+        (paths,) = _queue_new([_complete(config)], split, dataset.report, starts=False)
+        state = store.stored_state(paths).moved_to("stopped")
+        update = {"ended_at": time.time(), "notes": (*state.notes, "Created without a start.")}
+        store.write_state(paths, state.model_copy(update=update))
+    return paths
 
 
 def queue_group(
@@ -129,10 +149,13 @@ def _queue_new(
     *,
     ticket: str = "",
     label: RunLabel = NO_LABEL,
+    starts: bool = True,
 ) -> list[RunPaths]:
     for tracker in {config.report_to for config in configs}:
         trackers.check_installed(tracker)
     for config in configs:
+        if starts:
+            process_count(config)  # raises for more than there are GPUs
         check_data(config, report, split.train)
     preflight.check_home()
     store.sweep_drafts()
@@ -148,7 +171,8 @@ def _queue_new(
             _copy_start(made[-1], config)
         return made
     finally:
-        _start_next()
+        if starts:
+            _start_next()
 
 
 def _copy_start(paths: RunPaths, config: TrainConfig) -> None:
@@ -167,10 +191,15 @@ def _with_absolute_model(config: TrainConfig) -> TrainConfig:
     )
 
 
-def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
+def resume_run(paths: RunPaths, *, from_start: bool = False, processes: int | None = None) -> int:
     """Queue a run that ended early, to resume from its newest good checkpoint; return its step.
 
     Without a checkpoint the run starts over, in the same folder.
+
+    Args:
+        paths: the run.
+        from_start: discard its checkpoints.
+        processes: that share it from now on, 0 for all visible GPUs; None for as many as set.
 
     Raises:
         InputError: the run is active, queued or finished.
@@ -181,6 +210,11 @@ def resume_run(paths: RunPaths, *, from_start: bool = False) -> int:
         if not run.is_resumable:
             raise InputError(f"Run “{run.title}” is {run.state.status}, so it cannot be resumed.")
         preflight.check_home()
+        if processes is not None:
+            run = replace(run, config=run.config.model_copy(update={"processes": processes}))
+        process_count(run.config)  # raises where this machine has fewer GPUs
+        if processes is not None:
+            store.set_processes(paths, processes)
         if from_start:
             checkpoints.discard_all(paths.checkpoints)
         found = checkpoints.find_checkpoint(paths.checkpoints)
@@ -334,7 +368,7 @@ def _kill(paths: RunPaths) -> None:
     """
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if WORKER in command and str(paths.folder) in command:
+        if PROGRAMS_OF_RUN.intersection(command) and str(paths.folder) in command:
             with suppress(ProcessLookupError):  # it has ended this moment
                 os.killpg(process.pid, signal.SIGKILL)
 

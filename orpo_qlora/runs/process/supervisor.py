@@ -16,8 +16,10 @@ from types import FrameType
 from orpo_qlora import storage
 from orpo_qlora.errors import OrpoQloraError
 from orpo_qlora.program import run_program, start_program
+from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process.ending import record_end
+from orpo_qlora.runs.process.process_count import process_count
 from orpo_qlora.runs.store import RunPaths
 
 
@@ -34,10 +36,11 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         arguments = [str(self.paths.folder), str(self.lock.fileno())]
+        program, processes = launch.WORKER, process_count(store.read_run(self.paths).config)
+        if processes > 1:
+            program, arguments = launch.TORCHRUN, [*arguments, str(processes)]
         log, home = self.paths.log, storage.home()
-        worker = start_program(
-            launch.WORKER, arguments, log, shares=self.lock.fileno(), works_in=home
-        )
+        worker = start_program(program, arguments, log, shares=self.lock.fileno(), works_in=home)
         self.lock.release()  # the worker's copy holds it from now on
         record_end(self.paths, worker.wait())
         if not self._must_end:
@@ -46,7 +49,7 @@ class Supervisor:
     def fail(self, error: OrpoQloraError) -> None:
         """Record why the worker could not be started."""
         self.lock.release()
-        record_end(self.paths, error.exit_code)
+        record_end(self.paths, error.exit_code, error)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._must_end = True

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ from orpo_qlora.models.experts import describe_experts
 from orpo_qlora.models.generation.sampling import BASE
 from orpo_qlora.models.templates.rendering import template_in_use
 from orpo_qlora.orpo import resume
+from orpo_qlora.orpo.ranks import ALONE, Ranks
 from orpo_qlora.orpo.rows.batches import total_steps
 from orpo_qlora.orpo.rows.tokens import Tokenized
 from orpo_qlora.orpo.step import Record
@@ -56,8 +58,8 @@ RESERVE_BYTES = 65_536
 class Worker:
     """One run from its folder to its adapter."""
 
-    def __init__(self, paths: RunPaths) -> None:
-        self.paths = paths
+    def __init__(self, paths: RunPaths, ranks: Ranks = ALONE) -> None:
+        self.paths, self.ranks = paths, ranks
         self.config: TrainConfig = store.read_run(paths).config
         self.state: RunState = store.stored_state(paths)
         self._recent_seconds: deque[float] = deque(maxlen=20)
@@ -73,70 +75,88 @@ class Worker:
         self._phases: list[tuple[str, float]] = []
 
     def run(self) -> None:
-        """Do the whole run: load, tokenize, train, save, sample."""
+        """Do the whole run: load, tokenize, train, save, sample.
+
+        Of several processes that share it, rank 0 alone writes into the folder.
+        """
         self._change(self.state.moved_to("starting"), started_at=time.time(), error=None)
-        with storage.disk_errors(self.paths.reserve):
-            self.paths.reserve.write_bytes(bytes(RESERVE_BYTES))
+        if self.ranks.is_first:
+            with storage.disk_errors(self.paths.reserve):
+                self.paths.reserve.write_bytes(bytes(RESERVE_BYTES))
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         hardware.use_all_cores()
         transformers.set_seed(self.config.seed)
 
-        if self.should_stop():
+        if self.ranks.any(self.should_stop()):
             self._finish("stopped")
             return
         self._phase("loading the base model")
-        base = self._base = training_setup.load_base_to_train(self.config)
+        base = self._base = self.ranks.together(
+            lambda: training_setup.load_base_to_train(self.config)
+        )
         self.on_note(f"Arithmetic: {base.arithmetic.reason}.")
         self.on_note(template_in_use(base.folder, base.tokenizer, self.config.chat_template).note())
         self._identity = identity_of(self.config, self.paths.train.parent, base.folder)
-        found = self._checkpoint()
-        copy_start(self.paths, self.config)
+        found = self.ranks.first_then_others(self._checkpoint)
+        self.ranks.from_first(lambda: copy_start(self.paths, self.config))
         refuse_another_base(self.paths, self._identity.model)
-        policy = self._policy = training_setup.attach_adapter(base, self.config, self.paths.start)
-        self._check_room(policy, found)
+        policy = self._policy = self.ranks.together(
+            lambda: training_setup.attach_adapter(base, self.config, self.paths.start)
+        )
+        self.ranks.from_first(lambda: self._check_room(policy, found))
         experts = describe_experts(policy, self.config.lora_targets)
         if experts:
             self.on_note(experts)
 
         self._phase("tokenizing the pairs")
-        train, held_out = self._tokenize(base)
+        train, held_out = self.ranks.first_then_others(lambda: self._tokenize(base))
 
         self._phase("checking the layout")
-        engine = training_setup.engine_for(self.config, policy, train.pairs)
+        engine = self.ranks.together(
+            lambda: training_setup.engine_for(self.config, policy, train.pairs)
+        )
         self.on_note(engine.describe)
 
         steps = total_steps(self.config, len(train.pairs))
         self._change(self.state.moved_to("running"), total_steps=steps)
-        trainer = OrpoTrainer(engine, self.config, train.pairs, held_out.pairs, self)
-        self.on_note(trainer.memory.sentence())
-        pairs = [*train.pairs, *held_out.pairs]
-        trainer.starts_trained = bool(self.config.start_from)
-        ancestor = read_lineage(self.paths.start)
-        trainer.reference_file = training_setup.reference_file(
-            self.config,
-            base,
-            self._identity,
-            pairs,
-            self.paths.reference,
-            ancestor.adapter_sha256 if ancestor else "",
+        trainer = OrpoTrainer(
+            engine, self.config, train.pairs, held_out.pairs, self, ranks=self.ranks
         )
-        tracked = track(trainer, store.read_run(self.paths))
-        if tracked:
-            self.on_note(tracked)
+        self.on_note(trainer.memory.sentence())
+        if self.ranks.size > 1:
+            self.on_note(f"Each step is shared by {self.ranks.size} processes.")
+        trainer.starts_trained = bool(self.config.start_from)
+        if self.ranks.is_first:
+            self._keep_records(trainer, base)
         if not self._train_from(trainer, found.newest):
             self._finish("stopped")
             return
 
         self._phase("saving the adapter")
-        save_adapter(policy, base.tokenizer, self.paths.adapter)
-        if self.should_stop():
+        self.ranks.from_first(lambda: save_adapter(policy, base.tokenizer, self.paths.adapter))
+        if self.ranks.any(self.should_stop()):
             self._finish("stopped")
             return
         trainer.evaluate_base()
         self._sample_base()
         self._sample("end")
         self._finish("finished")
+
+    def _keep_records(self, trainer: OrpoTrainer, base: loading.Base) -> None:
+        """Give a trainer the file of the reference's log-probs and the tracker, if there is one."""
+        ancestor = read_lineage(self.paths.start)
+        trainer.reference_file = training_setup.reference_file(
+            self.config,
+            base,
+            self._identity,
+            [*trainer.pairs, *trainer.held_out],
+            self.paths.reference,
+            ancestor.adapter_sha256 if ancestor else "",
+        )
+        tracked = track(trainer, store.read_run(self.paths))
+        if tracked:
+            self.on_note(tracked)
 
     def fail(self, error: OrpoQloraError) -> None:
         """Record why the run failed."""
@@ -173,25 +193,30 @@ class Worker:
 
         Returns False when the run was stopped before anything was learned.
         """
-        self._rewind(trainer, start)
-        self._metrics = storage.JsonLines(self.paths.metrics)
-        self._samples = storage.JsonLines(self.paths.samples)
+        kept = _Kept(**self.ranks.from_first(lambda: asdict(self._rewind(start))))
+        self._has_base_answers = kept.has_base_answers
+        trainer.has_base_evaluation |= kept.start_records > 0
+        # A run that starts from an adapter has two records of step 0: the base's, the adapter's.
+        trainer.evaluates_start = bool(self.config.start_from) and kept.start_records < 2
+        if self.ranks.is_first:
+            self._metrics = storage.JsonLines(self.paths.metrics)
+            self._samples = storage.JsonLines(self.paths.samples)
         if start is not None:
             self.on_note(f"Resumed after step {start.step}.")
         self._change(self.state, step=start.step if start else 0)
         if not trainer.measure_reference(can_stop=True):
             return False
         if start is not None and start.step >= trainer.steps:
-            resume.restore_weights(start.folder, trainer.model)
+            self.ranks.together(lambda: resume.restore_weights(start.folder, trainer.model))
             return True
-        if self.should_stop():
+        if self.ranks.any(self.should_stop()):
             return False
         trainer.resume_from = start.folder if start else None
         self._phase("training")
         trainer.train()
         return True
 
-    def _rewind(self, trainer: OrpoTrainer, start: Checkpoint | None) -> None:
+    def _rewind(self, start: Checkpoint | None) -> _Kept:
         """Drop what was recorded after a checkpoint, or everything without one.
 
         The base model's evaluation and answers (step 0) stay, whenever they were recorded: the
@@ -202,25 +227,25 @@ class Worker:
             self.paths.metrics, lambda record: metrics.is_of_step(record, last_step)
         )
         of_start = sum(metrics.is_of_step(record, 0) for record in kept)
-        trainer.has_base_evaluation |= of_start > 0
-        # A run that starts from an adapter has two records of step 0: the base's, the adapter's.
-        trainer.evaluates_start = bool(self.config.start_from) and of_start < 2
         answered = [
             record["prompt"]
             for record in store.samples_of(self.paths)
             if record.get("when") == "start"
         ]
-        self._has_base_answers = answered == self._sample_prompts
-        outdated = {"end"} if self._has_base_answers else {"end", "start"}
+        has_base_answers = answered == self._sample_prompts
+        outdated = {"end"} if has_base_answers else {"end", "start"}
         metrics.rewind(
             self.paths.samples,
             lambda record: (
                 metrics.is_of_step(record, last_step) and record.get("when") not in outdated
             ),
         )
+        return _Kept(of_start, has_base_answers)
 
     def on_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Save what a later worker needs to continue after this step."""
+        if not self.ranks.is_first:
+            return
         self._phase("saving a checkpoint")
         # A checkpoint relies on the lines before it: a power loss must not remove them.
         self._metrics.sync()
@@ -230,7 +255,8 @@ class Worker:
 
     def on_step(self, record: Record) -> None:
         """Write one step's metrics and the progress (see `orpo.trainer.RunCallback`)."""
-        self._metrics.append(metrics.as_json(record))
+        if self.ranks.is_first:
+            self._metrics.append(metrics.as_json(record))
         if not self._recent_seconds:
             self._note_start_up()
         self._recent_seconds.append(record["seconds"])
@@ -251,7 +277,8 @@ class Worker:
 
     def on_evaluation(self, record: Record) -> None:
         """Write one evaluation on held-out pairs, and new sample answers."""
-        self._metrics.append(metrics.as_json(record))
+        if self.ranks.is_first:
+            self._metrics.append(metrics.as_json(record))
         log.info("held-out pairs: loss %.4f", record["eval/loss"])
         self._sample_base()
         # Step 0 is the base; the last step's answers come with the end of the run.
@@ -264,8 +291,11 @@ class Worker:
         return self._wants_stop or self.paths.stop.exists()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self.ranks.is_intact:
+            return  # the launcher ends what the death of another process has left
         self._wants_stop = True
-        run_queue.ask_to_stop(self.paths)  # so that readers see “stopping”
+        if self.ranks.is_first:
+            run_queue.ask_to_stop(self.paths)  # so that readers see “stopping”
 
     def _tokenize(self, base: loading.Base) -> tuple[Tokenized, Tokenized]:
         train = training_setup.tokenize(
@@ -304,10 +334,21 @@ class Worker:
         is_base, prompts = when == "start", self._sample_prompts
         self._phase("answering the sample prompts" + (" as the base model" if is_base else ""))
         adapter = BASE if is_base else loading.ADAPTER
-        with resume.preserved_random_state():
+        mine = prompts[self.ranks.rank :: self.ranks.size]
+
+        def answer_share() -> dict[str, str]:
+            if not mine:
+                return {}
             answers = training_setup.answer_samples(
-                policy, base.tokenizer, prompts, adapter=adapter, tools=self._sample_tools
+                policy, base.tokenizer, mine, adapter=adapter, tools=self._sample_tools
             )
+            return dict(zip(mine, answers, strict=True))
+
+        with resume.preserved_random_state():
+            shares = self.ranks.gather(answer_share)
+        if not self.ranks.is_first:
+            return
+        answers = [shares[at % len(shares)][prompt] for at, prompt in enumerate(prompts)]
         step = 0 if is_base else self.state.step
         for prompt, answer in zip(prompts, answers, strict=True):
             self._samples.append({"step": step, "when": when, "prompt": prompt, "answer": answer})
@@ -339,13 +380,15 @@ class Worker:
             self._change(self.state, notes=(*self.state.notes, note))
 
     def _finish(self, status: Status) -> None:
-        self.paths.reserve.unlink(missing_ok=True)
+        if self.ranks.is_first:
+            self.paths.reserve.unlink(missing_ok=True)
         self._change(self.state.moved_to(status), phase="", ended_at=time.time())
 
     def _change(self, state: RunState, **values: object) -> None:
         values["progressed_at"] = time.monotonic()
         self.state = state.model_copy(update=values)
-        store.write_state(self.paths, self.state)
+        if self.ranks.is_first:
+            store.write_state(self.paths, self.state)
 
 
 def save_adapter(policy: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -366,6 +409,15 @@ def save_adapter(policy: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: 
     storage.sync_folder(folder.parent)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What earlier processes of the run have recorded of its start."""
+
+    start_records: int
+    """Evaluations of step 0."""
+    has_base_answers: bool
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the worker of one run folder; return its exit code.
 
@@ -375,12 +427,14 @@ def main(arguments: Sequence[str]) -> int:
     lock = storage.FileLock.adopt(paths.lock, int(arguments[1]))
     try:
         worker = Worker(paths)
-        return run_program(lambda: _memory_named(worker), worker.fail)
+        return run_program(lambda: run_worker(worker), worker.fail)
     finally:
         lock.release()
 
 
-def _memory_named(worker: Worker) -> None:
+def run_worker(worker: Worker) -> None:
+    """Do the whole run; memory that runs out is reported with the phase in which it did."""
+
     def named() -> OutOfMemory:
         return OutOfMemory(
             f"Memory ran out while {worker.state.phase or 'starting'}.",

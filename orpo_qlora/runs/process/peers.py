@@ -1,0 +1,54 @@
+"""Ends a process of a run whose other processes have died. Floor 3; no torch.
+
+A process that waits for the gradients of another may wait for minutes, in native code that no
+signal handler interrupts. A thread looks whether the other processes of this machine, and the
+launcher, are alive; if not, nothing that this process computes is of use, and the latest checkpoint
+is whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Sequence
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+
+
+class Peers:
+    """The other processes of this machine, and the launcher that started this one."""
+
+    def __init__(self, processes: Sequence[int]) -> None:
+        self._processes = [process for process in processes if process != os.getpid()]
+        self._launcher = os.getppid()
+        self._ended = threading.Event()
+
+    def watch(self) -> None:
+        """Begin to look; end this process with SIGKILL once another has died."""
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop looking: this process has nothing left to compute."""
+        self._ended.set()
+
+    def are_alive(self) -> bool:
+        """Whether all of them are."""
+        return os.getppid() == self._launcher and all(map(_is_alive, self._processes))
+
+    def _watch(self) -> None:
+        while not self._ended.wait(POLL_SECONDS):
+            if not self.are_alive():
+                log.error("Another process of this run has died, so this one ends.")
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True

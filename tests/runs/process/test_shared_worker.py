@@ -1,0 +1,194 @@
+"""A run that several processes share: started, killed and resumed as one of a single process."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from lesson import lesson
+from safetensors.torch import load_file
+
+from orpo_qlora import storage
+from orpo_qlora.config import build_config
+from orpo_qlora.errors import ConfigError, OutOfMemory
+from orpo_qlora.models import machine
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process import ending, launch, process_count
+from orpo_qlora.runs.process.rank import choose_gpu
+
+WAIT_SECONDS = 240.0
+SETTINGS = {"held_out": 0.25, "pairs_per_step": 4, "max_steps": 8, "checkpoint_every": 1}
+SAMPLES = {"sample_prompts": ("hello", "gravity"), "eval_every": 50}
+CLOCKS = ("seconds", "peak_memory_bytes", "forwards")
+
+
+def config_of(model, **settings):
+    return build_config({**SETTINGS, **SAMPLES, "model": str(model), **settings})
+
+
+def logged(paths):
+    """Return the numbers of every step, by step and kind."""
+    records = [json.loads(line) for line in paths.metrics.read_text().splitlines()]
+    return {
+        (record["step"], "loss" in record): {
+            name: value for name, value in record.items() if not name.endswith(CLOCKS)
+        }
+        for record in records
+    }
+
+
+def processes_of(paths):
+    """Return the processes that share a run, in the order of their start."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if launch.RANK in command and str(paths.folder) in command:
+            found.append(process)
+    return sorted(found, key=lambda process: process.pid)
+
+
+def join(count, paths):
+    """Take part in a run as a launcher of several machines would start it; return exit codes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    with paths.log.open("ab") as log:
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", launch.RANK, str(paths.folder)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    **group,
+                    **{"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)},
+                },
+            )
+            for rank in range(count)
+        ]
+    return [process.wait(WAIT_SECONDS) for process in started]
+
+
+def wait_until(condition, paths):
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, store.log_tail(paths)
+        time.sleep(0.05)
+
+
+def test_a_killed_process_interrupts_the_run_which_any_launcher_resumes(tiny_model):
+    alone = launch.start_run(config_of(tiny_model), lesson())
+    assert launch.wait_for(alone, WAIT_SECONDS).state.status == "finished", store.log_tail(alone)
+
+    paths = launch.start_run(config_of(tiny_model, processes=2), lesson())
+    wait_until(lambda: store.read_run(paths).state.step >= 2, paths)
+    first, second = processes_of(paths)
+    second.send_signal(signal.SIGKILL)
+    killed_at = time.monotonic()
+    wait_until(lambda: store.read_run(paths).state.error is not None, paths)
+    assert time.monotonic() - killed_at < 30
+    run = store.read_run(paths)
+    assert run.state.status == "interrupted", store.log_tail(paths)
+    assert "SIGKILL" in run.state.error.message
+    assert not first.is_running()
+    assert not storage.is_locked(paths.lock)
+    assert not paths.stop.exists()
+
+    assert run.checkpoint_step >= 1
+    assert join(3, paths) == [0, 0, 0], store.log_tail(paths)
+    run = store.read_run(paths)
+    assert run.state.status == "finished", store.log_tail(paths)
+    notes = " ".join(run.state.notes)
+    assert "shared by 2 processes" in notes
+    assert "of 2 processes, the run continues with 3 processes" in notes
+    expected, found = logged(alone), logged(paths)
+    assert found.keys() == expected.keys()
+    for key, record in expected.items():
+        assert found[key] == pytest.approx(record, rel=1e-3, abs=1e-5), key
+    wanted = load_file(alone.adapter / "adapter_model.safetensors")
+    weights = load_file(paths.adapter / "adapter_model.safetensors")
+    assert max(float((weights[name] - wanted[name]).abs().max()) for name in wanted) < 1e-3
+    assert store.samples_of(paths) == store.samples_of(alone)
+    assert not list(paths.folder.glob(".*"))
+
+
+def gpus(monkeypatch, count):
+    monkeypatch.setattr(process_count, "visible_gpus", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("processes", "visible", "expected"), [(0, 0, 1), (0, 4, 4), (0, 8, 6), (2, 4, 2), (3, 0, 3)]
+)
+def test_auto_is_all_gpus_that_have_a_pair(monkeypatch, processes, visible, expected):
+    gpus(monkeypatch, visible)
+    config = build_config({"processes": processes, "pairs_per_step": 6})
+    assert process_count.process_count(config) == expected
+
+
+def test_more_processes_than_gpus_are_refused_before_a_run_is_created(monkeypatch):
+    gpus(monkeypatch, 2)
+    config = build_config({"processes": 3})
+    with pytest.raises(ConfigError, match="processes is 3, and this machine has 2 visible GPUs"):
+        launch.start_run(config, lesson())
+    assert store.list_runs() == []
+    assert launch.create_stopped(config, lesson()).folder.is_dir()  # for other machines
+
+
+def test_a_run_is_resumed_by_as_many_processes_as_asked_for(monkeypatch):
+    monkeypatch.setattr(launch, "_start_next", lambda: None)
+    gpus(monkeypatch, 2)
+    paths = launch.create_stopped(build_config({}), lesson())
+    with pytest.raises(ConfigError, match="processes is 5"):
+        launch.resume_run(paths, processes=5)
+    assert store.read_run(paths).state.status == "stopped"
+    assert launch.resume_run(paths, processes=2) == 0
+    run = store.read_run(paths)
+    assert (run.state.status, run.config.processes) == ("queued", 2)
+
+
+@pytest.mark.parametrize(
+    ("environment", "visible"),
+    [
+        ({"LOCAL_RANK": "2"}, "2"),
+        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "5,7"}, "7"),
+        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "GPU-a1,MIG-b2"}, "MIG-b2"),
+        ({"LOCAL_RANK": "3", "CUDA_VISIBLE_DEVICES": "4"}, "4"),  # bound by the launcher
+        ({"LOCAL_RANK": "1", "HIP_VISIBLE_DEVICES": "0,3"}, "3"),
+    ],
+)
+def test_each_process_sees_the_gpu_of_its_rank(environment, visible):
+    choose_gpu(environment)
+    name = "HIP" if "HIP_VISIBLE_DEVICES" in environment else "CUDA"
+    assert environment[f"{name}_VISIBLE_DEVICES"] == visible
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"), [(None, 2), ("1", 1), ("0,1", 2), ("", 0), ("0,7", 1)]
+)
+def test_visible_gpus_are_counted(monkeypatch, chosen, expected):
+    answer = "0, GPU-aaaa, NVIDIA L4, 23034, 1\n1, GPU-bbbb, NVIDIA L4, 23034, 1\n"
+    monkeypatch.setattr(machine.gpus, "ask_driver", lambda question=(): "" if question else answer)
+    monkeypatch.setattr(machine, "_torch_version", lambda: "2.13.0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert machine.visible_gpus.__wrapped__() == expected
+
+
+def test_the_error_of_another_rank_is_that_of_the_run(own_home):
+    paths = launch.create_stopped(build_config({}), lesson())
+    state = store.stored_state(paths).moved_to("queued").moved_to("starting")
+    store.write_state(paths, state)
+    ending.write_rank_error(paths, 2, OutOfMemory("No memory.", hint="Less.", where="step 3"))
+    ending.record_end(paths, 21)
+    state = store.stored_state(paths)
+    assert (state.status, state.error.message) == ("failed", "No memory.")
+    assert state.error.where == "step 3, process 2"
+    assert not list(paths.folder.glob(".error*"))
