@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.progress import Progress
 from rich.table import Table
 
+from orpo_qlora.config import setting_fields
 from orpo_qlora.data.columns import PARTS_OF_SHAPE, mapping_of
 from orpo_qlora.data.wording import brief
 from orpo_qlora.errors import BrokenRows, NeedsColumns, NeedsEncoding, OrpoQloraError
@@ -25,9 +26,18 @@ def print_error(error: OrpoQloraError) -> None:
     """Print what went wrong and what to do."""
     err.print(f"[red]error:[/] {plain(error.message)}", soft_wrap=True)
     if error.hint:
-        err.print(plain(error.hint), soft_wrap=True)
+        err.print(plain(with_options(error.hint)), soft_wrap=True)
     for option in _remedies(error):
         err.print(f"  {plain(option)}", soft_wrap=True)
+
+
+def with_options(hint: str) -> str:
+    """Return a hint with the option of every setting that it names as the page does."""
+    if "--" in hint:
+        return hint
+    for name, field in setting_fields().items():
+        hint = hint.replace(f"“{field.title}”", f"“{field.title}” (--set {name}=…)")
+    return hint
 
 
 def _remedies(error: OrpoQloraError) -> list[str]:

@@ -34,8 +34,8 @@ def check_embedder(name: str) -> None:
     if not is_installed(name):
         raise InputError(
             "The package wordllama, which embeds answers offline, is not installed.",
-            hint="Run: pip install 'orpo-qlora[eval]' — or name a sentence-embedding model with "
-            "--embedder.",
+            hint="Run: pip install 'orpo-qlora[eval]' — or name a sentence-embedding model: "
+            "--embedder",
         )
 
 

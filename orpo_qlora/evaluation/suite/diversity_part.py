@@ -14,8 +14,8 @@ from orpo_qlora.evaluation.statistics import Values
 from orpo_qlora.evaluation.suite.figures import Figure, PerAnswer
 
 FEW_SAMPLES = (
-    "One answer a prompt: similarity per input, distinct n-grams and self-BLEU need at least two "
-    "(“Answers a prompt”, --samples 5)."
+    "One answer a prompt: similarity per input, distinct n-grams and self-BLEU need at least two; "
+    "five give useful intervals."
 )
 DIRECTION = "A higher similarity or self-BLEU means less diverse answers."
 

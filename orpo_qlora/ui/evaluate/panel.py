@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from orpo_qlora import storage
 from orpo_qlora.chat.vote_rows import vote_rows
-from orpo_qlora.chat.votes import read_votes, scores
+from orpo_qlora.chat.votes import read_votes, scores, votes_file
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation.embeddings import WORDLLAMA, is_installed
 from orpo_qlora.evaluation.judge.settings import KEY_VARIABLE
 from orpo_qlora.evaluation.suite import results as suite_results
 from orpo_qlora.evaluation.suite import table
 from orpo_qlora.evaluation.suite.request import JOB, SuiteAnswer, latest_of, request_with
-from orpo_qlora.evaluation.suite.results import SuiteResults
+from orpo_qlora.evaluation.suite.results import SuitePaths, SuiteResults
 from orpo_qlora.export.reports.answers_report import AnswersReport, draw_answers, write_answers_html
 from orpo_qlora.runs import store
-from orpo_qlora.ui.evaluate.form import LABELS, Inputs, offer, other_runs, request_of
+from orpo_qlora.ui.evaluate.form import LABELS, Inputs, offer, other_runs, request_of, upload
 from orpo_qlora.ui.parts import cards, downloads
 from orpo_qlora.ui.parts.events import QUIET, UNCHECKED
 from orpo_qlora.ui.parts.guard import Updates, guarded
 
 POLL_SECONDS = 2.0
+FILE_TYPES = [".csv", ".tsv", ".json", ".jsonl", ".parquet"]
 ABOUT = (
     "Base and runs answer the same prompts, with the same sampling. Answers are kept and never "
     "generated twice. Stopping the page does not stop the evaluation."
@@ -43,6 +44,9 @@ class EvaluatePanel:
     others: gr.Dropdown
     parts: gr.CheckboxGroup
     prompts: gr.Textbox
+    prompts_file: gr.File
+    prompts_key: gr.Textbox
+    """Key of the file's prompts; empty without one."""
     max_prompts: gr.Number
     samples: gr.Number
     max_tokens: gr.Number
@@ -55,8 +59,8 @@ class EvaluatePanel:
     results: gr.HTML
     downloads: dict[str, gr.Button]
     file: gr.File
-    key: gr.Textbox
-    """Folder name of the evaluation that is shown; empty without one."""
+    seen: gr.Textbox
+    """Key of the evaluation that is shown, and prints of its progress and of its results."""
     timer: gr.Timer
 
     @property
@@ -65,12 +69,23 @@ class EvaluatePanel:
         return [
             *(self.others, self.parts, self.prompts, self.max_prompts, self.samples),
             *(self.max_tokens, self.reward_model, self.judge_url, self.judge_model),
+            self.prompts_key,
+        ]
+
+    @property
+    def changes(self) -> list[Any]:
+        """Events after which something else would be evaluated."""
+        chosen = (self.others, self.parts, self.max_prompts, self.samples, self.max_tokens)
+        typed = (self.prompts, self.reward_model, self.judge_url, self.judge_model)
+        return [
+            *(one.change for one in (*chosen, self.prompts_key)),
+            *(one.blur for one in typed),
         ]
 
     @property
     def shown(self) -> list[Any]:
         """What changes while an evaluation works."""
-        return [self.status, self.results, self.timer, *self.downloads.values()]
+        return [self.seen, self.status, self.results, self.timer, *self.downloads.values()]
 
 
 def build_evaluate_panel() -> EvaluatePanel:
@@ -92,10 +107,17 @@ def build_evaluate_panel() -> EvaluatePanel:
         max_tokens = _number("Longest answer", 256, "evaluate-max-tokens")
     prompts = gr.Textbox(
         label="Own prompts",
-        info="One a line. Empty takes the run's held-out prompts.",
+        info="One a line. Empty takes those of the file, or the run's held-out prompts.",
         lines=2,
         max_lines=8,
         elem_id="evaluate-prompts",
+    )
+    prompts_file = gr.File(
+        label="Prompts file",
+        file_types=FILE_TYPES,
+        type="filepath",
+        height=110,
+        elem_id="evaluate-prompts-file",
     )
     with gr.Group(elem_classes="settings-grid"):
         reward_model = _text(
@@ -127,6 +149,8 @@ def build_evaluate_panel() -> EvaluatePanel:
         others=others,
         parts=parts,
         prompts=prompts,
+        prompts_file=prompts_file,
+        prompts_key=gr.Textbox(visible="hidden", label="Prompts", elem_id="evaluate-prompts-key"),
         max_prompts=max_prompts,
         samples=samples,
         max_tokens=max_tokens,
@@ -139,7 +163,7 @@ def build_evaluate_panel() -> EvaluatePanel:
         results=results,
         downloads=buttons,
         file=gr.File(visible="hidden", label="Download", interactive=False),
-        key=gr.Textbox(visible="hidden", elem_id="evaluate-key", label="Evaluation"),
+        seen=gr.Textbox(visible="hidden", elem_id="evaluate-seen", label="Evaluation"),
         timer=gr.Timer(POLL_SECONDS, active=False),
     )
 
@@ -152,17 +176,52 @@ def _text(label: str, info: str, elem_id: str) -> gr.Textbox:
     return gr.Textbox(label=label, info=info, max_lines=1, elem_id=elem_id)
 
 
-def shown_updates(panel: EvaluatePanel, answer: SuiteAnswer | None) -> Updates:
-    """Return progress and results of an evaluation, or nothing without one."""
-    results = answer.results if answer else None
-    has_figures = results is not None and bool(results.parts)
-    return {
-        panel.status: _status(answer) if answer else "",
-        panel.results: draw_answers(_report(results, answer)) if results and answer else "",
+def shown_updates(panel: EvaluatePanel, key: str, seen: str = "") -> Updates | None:
+    """Return what has changed of an evaluation, None if nothing has.
+
+    Args:
+        panel: the components.
+        key: of the evaluation; empty, or one that does not exist, empties the panel.
+        seen: what the page shows of it already.
+    """
+    request = request_with(key)
+    if request is None:
+        return _nothing(panel)
+    # Before the files are read: what is written meanwhile is shown next time.
+    results = _print_of_results(key)
+    answer = JOB.read(request)
+    state = f"{hash(str(answer.state)):x}"
+    now = " ".join((key, state, results))
+    if now == seen:
+        return None
+    before = seen.split(" ") if seen.startswith(f"{key} ") else ["", "", ""]
+    updates: Updates = {panel.seen: now}
+    if before[1] != state:
+        updates[panel.status] = _status(answer)
         # gr.update, not gr.Timer: a component made while the page is built becomes part of it.
-        panel.timer: gr.update(active=bool(answer and answer.state.is_busy)),
-        **dict.fromkeys(panel.downloads.values(), gr.update(visible=has_figures)),
+        updates[panel.timer] = gr.update(active=answer.state.is_busy)
+    if before[-1] != results:
+        found = answer.results
+        updates[panel.results] = draw_answers(_report(found, answer)) if found else ""
+        has_figures = found is not None and bool(found.parts)
+        updates |= dict.fromkeys(panel.downloads.values(), gr.update(visible=has_figures))
+    return updates
+
+
+def _nothing(panel: EvaluatePanel) -> Updates:
+    return {
+        **dict.fromkeys((panel.seen, panel.status, panel.results), ""),
+        panel.timer: gr.update(active=False),
+        **dict.fromkeys(panel.downloads.values(), gr.update(visible=False)),
     }
+
+
+def _print_of_results(key: str) -> str:
+    """Return a fingerprint of the files that the results are drawn from."""
+    found = SuitePaths(JOB.folder() / key)
+    files = (found.results, found.reward, votes_file())
+    stamps = [storage.FileStamp.of(file) if file.is_file() else None for file in files]
+    return f"{hash(tuple(stamps)):x}"
 
 
 def _status(answer: SuiteAnswer) -> str:
@@ -209,42 +268,56 @@ def make_file(key: str, kind: str) -> Path:
 def connect_evaluate_panel(panel: EvaluatePanel, picker: gr.Textbox) -> None:
     """Connect the panel of the run that `picker` names."""
 
-    def on_pick(run_id: str) -> Updates | None:
+    def on_pick(run_id: str, *values: Any) -> Updates | None:  # noqa: ANN401 - of any component
         if not run_id:
             return {panel.timer: gr.update(active=False)}
         run = store.read_run(store.paths_of(run_id))
-        key = latest_of(run)
+        now = replace(Inputs(run_id, *values), others=[])
         return {
-            panel.offer: cards.reason(offer(run)),
+            panel.offer: cards.reason(offer(now)),
             panel.others: gr.update(choices=other_runs(run), value=[]),
-            panel.key: key,
-            **shown_updates(panel, answer_with(key)),
+            **(shown_updates(panel, latest_of(run)) or {}),
         }
+
+    def on_input(run_id: str, *values: Any) -> Updates | None:  # noqa: ANN401
+        return {panel.offer: cards.reason(offer(Inputs(run_id, *values)))} if run_id else None
+
+    def on_upload(path: str | None) -> Updates:
+        return {panel.prompts_key: upload(Path(path)) if path else ""}
 
     def on_start(run_id: str, *values: Any) -> Updates:  # noqa: ANN401 - of any component
         request = request_of(Inputs(run_id, *values))
-        answer = JOB.ask(request, again=JOB.read(request).state.error is not None)
-        return {panel.key: JOB.key(request), **shown_updates(panel, answer)}
+        JOB.ask(request, again=JOB.read(request).state.error is not None)
+        return shown_updates(panel, JOB.key(request)) or {}
 
-    def on_tick(key: str) -> Updates:
-        return shown_updates(panel, answer_with(key))
+    def on_tick(seen: str) -> Updates | None:
+        return shown_updates(panel, seen.partition(" ")[0], seen)
 
-    def on_download(kind: str, key: str) -> Updates:
-        return {panel.file: str(make_file(key, kind))}
+    def on_download(kind: str, seen: str) -> Updates:
+        return {panel.file: str(make_file(seen.partition(" ")[0], kind))}
 
-    outputs = [panel.card, panel.key, *panel.shown]
+    outputs = [panel.card, *panel.shown]
     picked = [*outputs, panel.offer, panel.others]
-    picker.change(guarded(panel.card, on_pick), picker, picked, **QUIET)
+    values = [picker, *panel.inputs]
+    picker.change(guarded(panel.card, on_pick), values, picked, **QUIET)
+    gr.on(panel.changes, guarded(panel.card, on_input), values, [panel.card, panel.offer], **QUIET)
+    # With Gradio's preprocessing, which accepts only the path of a file that was uploaded.
+    checked = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    uploaded = [panel.card, panel.prompts_file, panel.prompts_key]
+    nothing = {panel.prompts_file: None, panel.prompts_key: ""}
+    handler = guarded(panel.card, on_upload, nothing)
+    panel.prompts_file.upload(handler, panel.prompts_file, uploaded, **checked)
+    panel.prompts_file.clear(lambda: "", None, panel.prompts_key, **QUIET)
     panel.start.click(
         guarded(panel.card, on_start),
-        [picker, *panel.inputs],
+        values,
         outputs,
         trigger_mode="once",
         **QUIET,
     )
     ticked = guarded(panel.card, on_tick, keeps_card=True)
-    panel.timer.tick(ticked, panel.key, [panel.card, *panel.shown], **QUIET)
+    panel.timer.tick(ticked, panel.seen, outputs, **QUIET)
     for kind, button in panel.downloads.items():
-        handler: Callable[..., Any] = guarded(panel.card, partial(on_download, kind))
-        event = button.click(handler, panel.key, [panel.card, panel.file], **UNCHECKED)
+        saving = guarded(panel.card, partial(on_download, kind))
+        event = button.click(saving, panel.seen, [panel.card, panel.file], **UNCHECKED)
         event.success(None, panel.file, None, js=downloads.SAVE, **QUIET)

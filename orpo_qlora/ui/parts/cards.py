@@ -13,6 +13,7 @@ from orpo_qlora.runs import present
 from orpo_qlora.runs.curves.metrics import Metrics
 from orpo_qlora.runs.state import RunState
 from orpo_qlora.runs.store import Run
+from orpo_qlora.ui.parts.controls import named_on_page
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def error_card(message: str, *, hint: str = "", where: str = "", more: str = "")
     """Return an error: what is wrong, what to do, and where; `more` is HTML below it."""
     parts = [f'<p class="card-title">{html.escape(message)}</p>']
     if hint:
-        parts.append(f'<p class="card-hint">{html.escape(hint)}</p>')
+        parts.append(f'<p class="card-hint">{html.escape(named_on_page(hint))}</p>')
     if where and where not in message:
         parts.append(f'<p class="card-where">{html.escape(where)}</p>')
     return f'<div class="card card-error" role="alert">{"".join(parts)}{more}</div>'

@@ -1,13 +1,11 @@
-"""Export of a run that has ended: adapter and reports as downloads, the command for a merged model.
+"""Export of a run that has ended: adapter and reports as downloads, model files.
 
-Nothing is served from the home: a file is made in the page's temporary folder, named by the run's
-id.
+Nothing is served from the home: a download is made in the page's temporary folder, named by the
+run's id; model files are written to the home's `exports/` and stay there.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +14,6 @@ from typing import Any
 
 import gradio as gr
 
-from orpo_qlora import storage
 from orpo_qlora.export import bundle
 from orpo_qlora.export.reports import html_report
 from orpo_qlora.runs import store
@@ -62,14 +59,12 @@ class ExportPanel:
     view: gr.Column
     buttons: tuple[gr.Button, ...]
     file: gr.File
-    merge: gr.Textbox
-    """The command that merges base and adapter."""
     model: ModelExport
 
     @property
     def outputs(self) -> list[Any]:
         """What changes while a run is shown."""
-        return [self.view, self.merge, *self.model.outputs]
+        return [self.view, *self.model.outputs]
 
 
 def build_export_panel() -> ExportPanel:
@@ -91,16 +86,7 @@ def build_export_panel() -> ExportPanel:
                 for kind in KINDS
             )
         model = build_model_export()
-        merge = gr.Textbox(
-            label="Merged model",
-            info="Base and adapter as one folder of safetensors, for programs that load no "
-            "adapters. Takes gigabytes and is verified after writing. Run this in a terminal.",
-            interactive=False,
-            buttons=["copy"],
-            elem_id="run-export-merge",
-            elem_classes="log",
-        )
-    return ExportPanel(view, buttons, file, merge, model)
+    return ExportPanel(view, buttons, file, model)
 
 
 def export_updates(parts: ExportPanel, now: Snapshot) -> Updates:
@@ -108,17 +94,8 @@ def export_updates(parts: ExportPanel, now: Snapshot) -> Updates:
     is_there = now.outcome.is_exportable
     return {
         parts.view: gr.Column(visible=is_there),
-        parts.merge: merge_command(now.run) if is_there else "",
         **model_export_updates(parts.model, now),
     }
-
-
-def merge_command(run: Run) -> str:
-    """Return the shell command that writes the merged model, with the same home."""
-    home = os.environ.get(storage.HOME_VARIABLE)
-    where = f"{storage.HOME_VARIABLE}={shlex.quote(home)} " if home else ""
-    folder = shlex.quote(f"{bundle.name_of(run)}-merged")
-    return f"{where}orpo-qlora export {run.id} --merged {folder}"
 
 
 def make_file(run_id: str, kind: Kind) -> Path:

@@ -10,6 +10,7 @@ from orpo_qlora import storage
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
 from orpo_qlora.evaluation.suite import request as suite_request
+from orpo_qlora.evaluation.suite.duration import START_SECONDS, expected_seconds
 from orpo_qlora.evaluation.suite.figures import Figure
 from orpo_qlora.evaluation.suite.results import PartResult, SuiteResults, System, write_results
 from orpo_qlora.jobs.job import JobState
@@ -107,20 +108,60 @@ def test_wrong_inputs_are_named(copied_run, values, text):
 
 def test_it_offers_what_is_possible_now(copied_run, monkeypatch):
     monkeypatch.setattr(form.embeddings, "is_installed", lambda name: False)
-    text = form.offer(copied_run)
-    assert "held-out prompts to answer" in text
+    text = form.offer(inputs(copied_run, parts=["answers", "diversity"]))
+    assert "3 prompts to answer (held-out prompts of" in text
     assert "orpo-qlora[eval]" in text
+    assert "Estimate: about " in text
+    judge = {"judge_url": "http://localhost/v1", "judge_model": "m", "parts": ["judge"]}
+    assert "at most 6 questions to the judge" in form.offer(inputs(copied_run, **judge))
+    assert "Nothing is selected" in form.offer(inputs(copied_run, parts=[]))
     copied_run.paths.held_out.write_text("")
-    assert "type prompts of your own" in form.offer(copied_run)
+    assert "type prompts of your own" in form.offer(inputs(copied_run))
+    assert "1 prompt to answer (own prompts)" in form.offer(inputs(copied_run, prompts="Why?"))
     (copied_run.paths.adapter / "adapter_model.safetensors").unlink()
-    assert "once the run has ended" in form.offer(copied_run)
+    assert "once the run has ended" in form.offer(inputs(copied_run))
+
+
+def test_more_answers_and_parts_take_longer(copied_run):
+    def seconds(**values):
+        request = form.request_of(inputs(copied_run, **values))
+        return max(0, expected_seconds(request, copied_run) - START_SECONDS)
+
+    usual = seconds()
+    assert seconds(samples=4) == pytest.approx(2 * usual)
+    assert seconds(max_tokens=160) > 5 * usual
+    assert seconds(parts=["answers", "guard"]) > usual
+    assert seconds(parts=["reward"]) > seconds(parts=["reward"], reward_model="owner/model") > usual
+    copied_run.paths.metrics.write_text("")
+    assert seconds() == 0
+
+
+def test_an_uploaded_file_gives_the_prompts(copied_run, tmp_path):
+    file = tmp_path / "mt.jsonl"
+    rows = [
+        {"question_id": 1, "category": "math", "turns": ["What is 2 + 2?", "And doubled?"]},
+        {"question_id": 2, "category": "writing", "turns": ["Write a line."]},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    key = form.upload(file)
+    request = form.request_of(inputs(copied_run, prompts_key=key))
+    assert request.prompts.name == "mt.jsonl"
+    assert request.prompts.categories == ("math", "writing")
+    assert request.prompts.prompts[0].followups == ("And doubled?",)
+    with pytest.raises(InputError, match="a file of prompts is chosen"):
+        form.request_of(inputs(copied_run, prompts_key=key, prompts="Why?"))
+    with pytest.raises(InputError, match="no longer here"):
+        form.request_of(inputs(copied_run, prompts_key="../../etc/passwd"))
+    file.write_text('{"text": "no prompt"}\n')
+    with pytest.raises(InputError, match="no column of prompts"):
+        form.upload(file)
 
 
 def test_results_are_found_again_and_downloaded(copied_run):
     request = with_results(copied_run)
     key = suite_request.latest_of(copied_run)
     assert key == suite_request.JOB.key(request)
-    updates = panel.shown_updates(parts(), panel.answer_with(key))
+    updates = panel.shown_updates(parts(), key)
     assert "&lt;b&gt;run" in updates["results"]
     assert "<b>run" not in updates["results"]
     assert updates["status"] == ""
@@ -136,14 +177,26 @@ def test_progress_and_errors_are_shown(copied_run):
     error = ErrorCard(slug="x", message="It <broke>.", hint="Try again.")
     state = JobState(status="failed", error=error)
     storage.write_whole(paths.state, state.model_dump_json())
-    shown = panel.shown_updates(parts(), suite_request.JOB.read(request))
+    key = suite_request.JOB.key(request)
+    shown = panel.shown_updates(parts(), key)
     assert "It &lt;broke&gt;." in shown["status"]
     working = JobState(status="working", phase="answering", done=3, total=9)
     storage.write_whole(paths.state, working.model_dump_json())
     with storage.FileLock(paths.lock):
-        shown = panel.shown_updates(parts(), suite_request.JOB.read(request))
-    assert "Answering (3 of 9)" in shown["status"]
-    assert shown["timer"]["active"]
+        shown = panel.shown_updates(parts(), key)
+        assert "Answering (3 of 9)" in shown["status"]
+        assert shown["timer"]["active"]
+        # What the page shows already is not sent again.
+        assert panel.shown_updates(parts(), key, shown["seen"]) is None
+        more = working.model_copy(update={"done": 4})
+        storage.write_whole(paths.state, more.model_dump_json())
+        progressed = panel.shown_updates(parts(), key, shown["seen"])
+        assert set(progressed) == {"seen", "status", "timer"}
+        found = suite_request.JOB.read(request).results
+        write_results(paths, found.model_copy(update={"notes": ("new",)}))
+        measured = panel.shown_updates(parts(), key, progressed["seen"])
+        assert set(measured) == {"seen", "results", *panel.KINDS}
+    assert panel.shown_updates(parts(), "f" * 32, measured["seen"])["results"] == ""
 
 
 @pytest.mark.parametrize("key", ["", "../../runs", "a" * 32, "A" * 32])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shlex
 import tempfile
 import time
 import zipfile
@@ -20,7 +19,7 @@ from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.evaluation import report_card as cards
 from orpo_qlora.export.formats import FORMATS
 from orpo_qlora.export.reports import html_report
-from orpo_qlora.runs import labels, store
+from orpo_qlora.runs import store
 from orpo_qlora.ui.runs import export_panel, report_card
 from orpo_qlora.ui.runs import tab as runs_tab
 from orpo_qlora.ui.runs.export_panel import KINDS, ExportPanel
@@ -55,32 +54,18 @@ def test_every_button_makes_its_file(copied_run, kind):
         assert cards.read_card(copied_run).flip_sentence() in path.read_text("utf-8")
 
 
-def test_the_command_for_the_merged_model_is_one_a_shell_takes(copied_run, monkeypatch, tmp_path):
-    renamed = labels.label_of("it's <mine>; rm -rf /", [])
-    labels.write_label(copied_run.paths.label, renamed)
-    monkeypatch.setenv(storage.HOME_VARIABLE, f"{tmp_path}/my home")
-    command = export_panel.merge_command(store.read_run(copied_run.paths))
-    home, *words = shlex.split(command)
-    assert home == f"{storage.HOME_VARIABLE}={tmp_path}/my home"
-    assert words[:4] == ["orpo-qlora", "export", copied_run.id, "--merged"]
-    assert len(words) == 5
-    monkeypatch.delenv(storage.HOME_VARIABLE)
-    assert export_panel.merge_command(copied_run).startswith("orpo-qlora export ")
-
-
 def test_only_runs_can_be_exported(copied_run):
     with pytest.raises(UnknownRun):
         export_panel.make_file("../../etc", KINDS[0])
 
 
 def test_there_is_nothing_to_export_before_the_end(copied_run):
-    column, merge = gr.HTML(), gr.HTML()
+    column = gr.HTML()
     buttons = tuple(gr.HTML() for _ in FORMATS)
     model = ModelExport(gr.HTML(), buttons, gr.HTML())
-    parts = ExportPanel(column, (), column, merge, model)
+    parts = ExportPanel(column, (), column, model)
     updates = export_panel.export_updates(parts, take_snapshot(copied_run.id))
     assert updates[column].visible
-    assert f"orpo-qlora export {copied_run.id} --merged " in updates[merge]
     store.write_state(copied_run.paths, copied_run.state.model_copy(update={"status": "queued"}))
     waiting = take_snapshot(copied_run.id)
     assert not export_panel.export_updates(parts, waiting)[column].visible
