@@ -25,7 +25,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from orpo_qlora.config import build_config, read_preset
+from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
@@ -40,6 +40,7 @@ from orpo_qlora.runs import store
 from orpo_qlora.runs.curves.intervals import Interval
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.store import Run
+from orpo_qlora.shipped_presets import read_preset
 
 EXAMPLE = "short_answers"
 HOURS = 3600.0

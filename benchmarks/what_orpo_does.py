@@ -15,12 +15,13 @@ from pathlib import Path
 
 import psutil
 
-from orpo_qlora.config import TrainConfig, build_config, read_preset
+from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.store import Run
+from orpo_qlora.shipped_presets import read_preset
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "what-orpo-does.md"

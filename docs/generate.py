@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from orpo_qlora.config import build_config, choices_of, read_preset, setting_fields
+from orpo_qlora.config import build_config, choices_of, setting_fields
 from orpo_qlora.data.doctor.findings import KINDS
 from orpo_qlora.presets import read_recipe, recipe_names
 from orpo_qlora.runs.curves.insight import RULES
 from orpo_qlora.runs.curves.metrics import METRICS
 from orpo_qlora.setting import methods_of
+from orpo_qlora.shipped_presets import read_preset
 
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "orpo_qlora"

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orpo_qlora import config, storage
+from orpo_qlora import shipped_presets, storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import ConfigError
 
@@ -30,7 +30,7 @@ def own_names() -> list[str]:
 
 def all_names() -> list[str]:
     """Return the built-in presets, smallest hardware first, then the user's."""
-    return [*config.preset_names(), *own_names()]
+    return [*shipped_presets.preset_names(), *own_names()]
 
 
 def check_known(name: str) -> None:
@@ -52,8 +52,8 @@ def read_preset(name_or_file: str) -> dict[str, object]:
     Raises:
         ConfigError: no such preset, or it holds no settings.
     """
-    if name_or_file in config.preset_names() or name_or_file not in own_names():
-        return config.read_preset(name_or_file)
+    if name_or_file in shipped_presets.preset_names() or name_or_file not in own_names():
+        return shipped_presets.read_preset(name_or_file)
     return read_file(_path(name_or_file), name_or_file)
 
 
@@ -95,10 +95,10 @@ def read_recipe(name_or_file: str) -> Recipe:
     """
     if name_or_file in own_names():
         return Recipe()
-    content = config.read_preset_file(name_or_file)
+    content = shipped_presets.read_preset_file(name_or_file)
     try:
         return Recipe.model_validate(
-            {key: content[key] for key in config.PRESET_EXTRAS if content.get(key) is not None}
+            {key: content[key] for key in shipped_presets.EXTRAS if content.get(key) is not None}
         )
     except ValidationError as exc:
         names = ", ".join(".".join(map(str, error["loc"])) for error in exc.errors())
@@ -111,7 +111,7 @@ def read_recipe(name_or_file: str) -> Recipe:
 
 def recipe_names() -> list[str]:
     """Return the shipped presets that name their data."""
-    return [name for name in config.preset_names() if read_recipe(name).data]
+    return [name for name in shipped_presets.preset_names() if read_recipe(name).data]
 
 
 def read_file(path: Path, source: str = "") -> dict[str, object]:
@@ -144,7 +144,7 @@ def read_text(text: str, source: str) -> dict[str, object]:
         raise _not_yaml(source, exc) from exc
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{source} holds no settings.", where=source, hint=_EXPECTED)
-    return config.without_extras({str(key): value for key, value in content.items()})
+    return shipped_presets.without_extras({str(key): value for key, value in content.items()})
 
 
 def _refuse_costly(text: str, source: str) -> None:
@@ -193,7 +193,7 @@ def save_preset(name: str, settings: TrainConfig) -> str:
             f"“{name}” is not a valid preset name." if name else "The preset has no name.",
             hint="Use up to 60 letters, digits, spaces, dots and dashes.",
         )
-    if name in config.preset_names():
+    if name in shipped_presets.preset_names():
         raise ConfigError(f"“{name}” is a built-in preset.", hint="Choose another name.")
     _folder().mkdir(mode=0o700, exist_ok=True)
     storage.write_whole(_path(name), preset_text(settings))

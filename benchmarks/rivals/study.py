@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from orpo_qlora.config import TrainConfig, build_config, read_preset
+from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.pairs import PreferencePair, Split, load_preferences, split_pairs
+from orpo_qlora.shipped_presets import read_preset
 
 LONGEST_CHARACTERS = 250
 """Of prompt and both responses together, so that a step takes seconds on two cores."""

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 import yaml
 
-from orpo_qlora.config import TrainConfig, build_config, preset_names
+from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.errors import ConfigError
 from orpo_qlora.presets import read_preset
+from orpo_qlora.shipped_presets import preset_names
 
 RunName = Annotated[str, typer.Argument(help="Run id or name, or “last”.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import psutil
 
-from orpo_qlora.config import preset_names
 from orpo_qlora.models import gpus
 from orpo_qlora.models.gpus import GIGABYTE, Gpu
+from orpo_qlora.shipped_presets import preset_names
 
 CPU_DESCRIPTION = Path("/proc/cpuinfo")
 BFLOAT16_UNITS = {"amx_bf16", "avx512_bf16"}

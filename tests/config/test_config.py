@@ -7,12 +7,11 @@ from orpo_qlora.cli.options import parse_assignments
 from orpo_qlora.config import (
     TrainConfig,
     build_config,
-    preset_names,
-    read_preset,
     setting_fields,
 )
 from orpo_qlora.errors import ConfigError
 from orpo_qlora.presets import recipe_names
+from orpo_qlora.shipped_presets import preset_names, read_preset
 
 
 def test_lambda_is_spelt_as_people_spell_it():

@@ -3,8 +3,9 @@ import stat
 import pytest
 
 from orpo_qlora import presets, storage
-from orpo_qlora.config import TrainConfig, build_config, preset_names
+from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.errors import ConfigError, DiskFull
+from orpo_qlora.shipped_presets import preset_names
 
 
 def test_what_is_saved_is_read_back_but_for_the_name_of_the_run():

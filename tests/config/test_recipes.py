@@ -2,12 +2,13 @@
 
 import pytest
 
-from orpo_qlora import config, presets
-from orpo_qlora.config import build_config, read_preset
+from orpo_qlora import presets, shipped_presets
+from orpo_qlora.config import build_config
 from orpo_qlora.data.files.hub import request_of
 from orpo_qlora.errors import ConfigError, InputError, ResourceError
 from orpo_qlora.models.machine import GIGABYTE, Gpu, Machine
 from orpo_qlora.models.needs import needs_of
+from orpo_qlora.shipped_presets import read_preset
 
 LAMBDAS = {
     "mistral-orpo-alpha": 0.1,
@@ -34,7 +35,7 @@ def test_every_recipe_names_data_source_and_size(name):
     assert recipe.about.source.startswith("https://")
     assert recipe.about.title
     assert recipe.about.parameters_billion > 0
-    text = config.read_preset_file(name)
+    text = shipped_presets.read_preset_file(name)
     assert set(text) == {"about", "data", *read_preset(name)}
 
 

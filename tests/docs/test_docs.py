@@ -63,7 +63,7 @@ def test_changelog_tops_with_this_version():
 
 
 def test_readme_names_every_example_and_preset_it_relies_on():
-    from orpo_qlora.config import preset_names
+    from orpo_qlora.shipped_presets import preset_names
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in re.findall(r"--preset (\S+)", text):

@@ -3,10 +3,10 @@ import sys
 
 import pytest
 
-from orpo_qlora.config import preset_names
 from orpo_qlora.models import gpus, machine
 from orpo_qlora.models.gpus import GIGABYTE, Gpu
 from orpo_qlora.models.machine import Machine
+from orpo_qlora.shipped_presets import preset_names
 
 TWO = "0, GPU-a, NVIDIA L4, 23034, 580.65\n1, GPU-b, NVIDIA H100, 81559, 580.65\n"
 

@@ -15,10 +15,11 @@ from typing import Any
 import gradio as gr
 
 from orpo_qlora import presets
-from orpo_qlora.config import TrainConfig, build_config, preset_names, setting_fields
+from orpo_qlora.config import TrainConfig, build_config, setting_fields
 from orpo_qlora.errors import ConfigError, InputError
 from orpo_qlora.models.machine import Machine
 from orpo_qlora.runs import present
+from orpo_qlora.shipped_presets import preset_names
 from orpo_qlora.ui.parts import cards, downloads, form, theme
 from orpo_qlora.ui.parts.buttons import CHOICE_SCRIPT, choice_button, choice_of
 from orpo_qlora.ui.parts.events import QUIET, UNMARKED

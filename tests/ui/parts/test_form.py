@@ -1,8 +1,9 @@
 import gradio as gr
 import pytest
 
-from orpo_qlora.config import build_config, preset_names, setting_fields
+from orpo_qlora.config import build_config, setting_fields
 from orpo_qlora.errors import ConfigError
+from orpo_qlora.shipped_presets import preset_names
 from orpo_qlora.ui.parts import form
 
 
