@@ -6,10 +6,12 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from orpo_qlora import storage
+from orpo_qlora.config import build_config
 
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 """Two-sided 95 % quantiles of Student's t by the number of values."""
@@ -125,12 +127,23 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def read_study(path: Path, about: Mapping[str, object]) -> Study:
-    """Return the study in a file, an empty one where the file is missing or of other settings."""
+    """Return the study in a file, an empty one where the file is missing or of other settings.
+
+    Settings that the program got since have their defaults in the file.
+    """
     if path.is_file():
         study = load_study(path)
-        if study.about == about:
-            return study
+        if _with_defaults(study.about) == about:
+            return replace(study, about=dict(about))
     return Study(dict(about))
+
+
+def _with_defaults(about: Mapping[str, Any]) -> dict[str, object]:
+    settings = {
+        name: build_config(values, source="the kept results").model_dump(mode="json", by_alias=True)
+        for name, values in about["settings"].items()
+    }
+    return {**about, "settings": settings}
 
 
 def load_study(path: Path) -> Study:
