@@ -11,7 +11,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from orpo_qlora.models import hardware
+from orpo_qlora.models.hardware import (
+    forget_peak_memory,
+    peak_memory_bytes,
+    peak_reserved_bytes,
+)
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import Loss
 from orpo_qlora.orpo.objectives.base import CHOSEN, Terms
@@ -32,7 +36,7 @@ class _StepStats:
         self._has_single = False
         self.tokens = 0
         self.forwards = 0
-        hardware.forget_peak_memory()
+        forget_peak_memory()
         self._started = time.perf_counter()
 
     def add(self, terms: Terms, pairs: int, *, has_single: bool) -> None:
@@ -58,13 +62,13 @@ class _StepStats:
             values = {name: value for name, value in values.items() if name not in OF_PAIRS}
             values |= compare_responses(pairs)
         numbers = torch.stack(list(values.values())).tolist()
-        reserved = hardware.peak_reserved_bytes()
+        reserved = peak_reserved_bytes()
         return {
             **dict(zip(values, numbers, strict=True)),
             "pairs": self._count,
             "tokens": self.tokens,
             "seconds": time.perf_counter() - self._started,
-            "peak_memory_bytes": hardware.peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(),
             "forwards": self.forwards,
             **({"reserved_memory_bytes": reserved} if reserved else {}),
         }
