@@ -13,7 +13,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor, float32, float64
 
-from orpo_qlora.models import hardware
+from orpo_qlora.models.hardware import (
+    forget_peak_memory,
+    peak_memory_bytes,
+    peak_reserved_bytes,
+)
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import Loss
 from orpo_qlora.orpo.objectives.base import CHOSEN, Terms
@@ -49,7 +53,7 @@ class _StepStats:
         self._has_single = False
         self.tokens = 0
         self.forwards = 0
-        hardware.forget_peak_memory()
+        forget_peak_memory()
         self._started = time.perf_counter()
 
     def add(self, terms: Terms, pairs: int, *, has_single: bool) -> None:
@@ -104,9 +108,9 @@ class _StepStats:
 
 def _memory() -> Record:
     """Return the peak of memory in use, and of what torch holds where it says so."""
-    reserved = hardware.peak_reserved_bytes()
+    reserved = peak_reserved_bytes()
     held = {"reserved_memory_bytes": float(reserved)} if reserved else {}
-    return {"peak_memory_bytes": hardware.peak_memory_bytes(), **held}
+    return {"peak_memory_bytes": peak_memory_bytes(), **held}
 
 
 def _combined(shares: Sequence[_Share], *, has_single: bool) -> Record:

@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from files import json_lines
+from lesson import question, words_from
 
 from orpo_qlora.config import build_config
-from orpo_qlora.jobs import bfloat16_offer
+from orpo_qlora.data.pairs import load_preferences
+from orpo_qlora.jobs import bfloat16_offer, estimation, interactive
 from orpo_qlora.jobs.bfloat16_offer import InFloat32, Offer, compare, is_offered, response_logps
+from orpo_qlora.jobs.estimate_steps import EstimateProgram
 from orpo_qlora.models import loading, machine
 from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
@@ -85,3 +89,23 @@ def test_the_sentence_names_speed_difference_and_setting():
     assert "200% of its time" in slower
     assert slower.endswith("It gains nothing here.")
     assert bfloat16_offer.CHANGE == {"compute_dtype": "bfloat16"}
+
+
+def test_the_estimate_reports_what_it_measured(cpu, tmp_path, tiny_model, monkeypatch):
+    """In this process, so that the flags can be injected."""
+    cpu(FLAGS["genoa"])
+    monkeypatch.setattr(interactive, "work_behind_answers", lambda _: None)
+    data = tmp_path / "pairs.jsonl"
+    rows = [(question(i), words_from(i, 4 + i % 5), words_from(3 * i + 1, 7)) for i in range(12)]
+    data.write_text(json_lines(rows), encoding="utf-8")
+    settings = {"model": str(tiny_model), "pairs_per_step": 2, "max_steps": 2, "held_out": 0.25}
+    request = estimation.request_for(data, load_preferences(data).report, build_config(settings))
+    paths = estimation.paths_of(request)
+    paths.folder.mkdir(parents=True)
+    paths.request.write_text(request.model_dump_json(), encoding="utf-8")
+    program = EstimateProgram(paths)
+    monkeypatch.setattr(program, "report", lambda *_: None)
+    assert program._answer().is_measured
+    (offer,) = [note for note in program._notes if "bfloat16" in note]
+    assert "--set compute_dtype=bfloat16" in offer
+    assert "responses differ by" in offer

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -217,8 +218,11 @@ def _adapter(policy: PeftModel) -> Tensor:
     )
 
 
-def measure_throughput(model: Path, arithmetic: Arithmetic) -> dict[str, float]:
-    """Return pairs, tokens and seconds of the fastest optimizer step after the first."""
+def measure_throughput(model: Path, arithmetic: Arithmetic) -> dict[str, Any]:
+    """Return pairs, tokens and seconds of the fastest optimizer step after the first.
+
+    `engine` is its layout and attention in words.
+    """
     config = check_config(pairs_per_step=8, max_steps=1 + TIMED_STEPS)
     pairs = random_pairs(config.pairs_per_step, LONG_PAIRS)
     policy = load_policy(model, arithmetic, config)
@@ -237,4 +241,5 @@ def measure_throughput(model: Path, arithmetic: Arithmetic) -> dict[str, float]:
         "peak_memory_bytes": fastest["peak_memory_bytes"],
         "reserved_memory_bytes": fastest.get("reserved_memory_bytes", 0.0),
         "seconds_of_all_steps": time.perf_counter() - started,
+        "engine": trainer.engine.describe,
     }

@@ -41,6 +41,7 @@ def test_this_machine_passes_and_the_report_is_whole(tmp_path, monkeypatch):
     assert report["engine_float32"]["layout"] == "shared"
     assert report["engine_float32"]["fused"]["lora_linear"] == 14
     assert report["throughput"]["tokens_per_second"] > 0
+    assert report["throughput"]["engine"].startswith("Layout: each prompt is computed once")
     assert "bit for bit" in report["checks"][-2]["detail"]
     text = json.dumps(report)
     assert not any(private in text for private in (TOKEN, str(Path.home()), str(tmp_path)))

@@ -8,8 +8,8 @@ from policies import make_policy, random_pairs
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OutOfMemory
-from orpo_qlora.models import hardware
 from orpo_qlora.orpo import engine as engine_module
+from orpo_qlora.orpo import step
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.rows.packing import Needs
 from orpo_qlora.orpo.trainer import OrpoTrainer
@@ -140,9 +140,9 @@ def test_another_error_is_not_swallowed(monkeypatch):
 
 def test_every_step_has_the_peak_of_its_own_and_what_torch_reserved(monkeypatch):
     peaks = []
-    monkeypatch.setattr(hardware, "forget_peak_memory", lambda: peaks.append(0))
-    monkeypatch.setattr(hardware, "peak_memory_bytes", lambda: 100 + len(peaks))
-    monkeypatch.setattr(hardware, "peak_reserved_bytes", lambda: 200 + len(peaks))
+    monkeypatch.setattr(step, "forget_peak_memory", lambda: peaks.append(0))
+    monkeypatch.setattr(step, "peak_memory_bytes", lambda: 100 + len(peaks))
+    monkeypatch.setattr(step, "peak_reserved_bytes", lambda: 200 + len(peaks))
     notebook, _ = train(PAIRS[:4], max_steps=2)
     first, second = notebook.steps
     assert second["peak_memory_bytes"] > first["peak_memory_bytes"]
