@@ -187,7 +187,7 @@ def connect(runs: RunsTab, page: Page) -> list[Any]:
     run_files.connect_run_label(runs.run.label, render)
     listing.connect_history(runs.history, shown)
     compare.connect_comparison(runs.comparison, shown)
-    _connect_view(runs)
+    _connect_view(runs, page.timer)
     _connect_own_fields(runs)
     _connect_chat(runs, page)
     _connect_sweeps(runs, page)
@@ -292,11 +292,15 @@ def _view_outputs(runs: RunsTab) -> list[Any]:
     return [runs.card, runs.empty, *runs.history.outputs, *runs.comparison.outputs]
 
 
-def _connect_view(runs: RunsTab) -> None:
-    """Switch between run, comparison and list."""
+def _connect_view(runs: RunsTab, timer: gr.Timer) -> None:
+    """Switch between run, comparison and list; while a run is at work, the timer updates them."""
     part, comparison = runs.history, runs.comparison
+    awake = {timer: gr.update(active=True)}
 
     def on_view(values: Values) -> Updates:
+        return {**view_of(values), **(awake if advance_queue() else {})}
+
+    def view_of(values: Values) -> Updates:
         if run_id := values[runs.picker]:
             store.paths_of(run_id)  # if it was deleted elsewhere, the page goes back
             return {**listing.hidden_updates(part), **compare.hidden_updates(comparison)}
@@ -312,7 +316,7 @@ def _connect_view(runs: RunsTab) -> None:
         [runs.picker.change, comparison.ids.change, runs.tab.select],
         guarded(runs.card, on_view, {runs.picker: ""}, keeps_card=True),
         _view_inputs(runs),
-        [runs.picker, *_view_outputs(runs)],
+        [runs.picker, *_view_outputs(runs), timer],
         trigger_mode="always_last",
         **QUIET,
     )

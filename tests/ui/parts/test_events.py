@@ -158,9 +158,29 @@ def test_no_timer_runs_while_there_is_nothing_to_wait_for(tab):
 
 def test_a_quick_event_has_no_loading_status(tab):
     """The browser would update that of every output ever used, at each event of the page."""
-    quick = [event for event in tab.events if event["show_progress"] == "hidden"]
+    asked = [event for event in tab.events if event["backend_fn"]]
+    quick = [event for event in asked if event["show_progress"] == "hidden"]
     assert len(quick) > 50
     assert {str(event["show_progress_on"]) for event in quick} == {"[]"}
+
+
+def test_the_list_follows_a_run_at_work_from_the_first_look(served, tab):
+    """Also on a page that was opened at the list, where no run was started or shown."""
+    paths = make_run(name="at work", status="running")
+    (timer,) = (
+        event["targets"][0][0]
+        for event in tab.events
+        if event["targets"][0][1] == "tick" and not event["backend_fn"]
+    )
+    lock = storage.FileLock(paths.lock)
+    with lock:
+        tab.fire("tab-runs", "select")
+        assert tab.parts[timer]["props"]["active"] is True
+        rename(paths, "still at work")
+        tab.fire_all("run-refresh", "click")
+        assert "still at work" in tab.value("history-table")
+    tab.fire_all("run-refresh", "click")
+    assert tab.parts[timer]["props"]["active"] is False
 
 
 def test_an_edited_setting_has_one_listener_that_repeats_the_event(tab):
