@@ -10,7 +10,7 @@ PIP_OPTIONS ?=
 PYTEST := --dist loadfile --no-loadscope-reorder --durations=30 $(PYTEST_OPTIONS)
 MOSTLY_WAITING := tests/browser tests/faults tests/chat/test_page.py
 
-.PHONY: setup run check audit test docs bench
+.PHONY: setup run check types style audit test docs bench
 
 setup: $(STAMP)
 	@$(BIN)/orpo-qlora prepare-demo-model
@@ -25,10 +25,14 @@ $(STAMP): pyproject.toml constraints.txt
 run: setup
 	$(BIN)/python app.py --port $(PORT)
 
-check: $(STAMP)
+check: types style
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell orpo_qlora tests docs benchmarks *.md presets
 

@@ -93,6 +93,19 @@ def cold(monkeypatch):
     monkeypatch.setenv("COLD", "1")
 
 
+@pytest.fixture
+def shim(monkeypatch):
+    """Programs started from now on look for faults; see tests/faults/shim."""
+    paths = [str(TESTS / "faults" / "shim"), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+
+
+@pytest.fixture
+def fake_worker(shim, monkeypatch):
+    """Runs take 20 ms a step and no model."""
+    monkeypatch.setenv("FAKE_WORKER", "1")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def closed_browser():
     """Close the browser that tests of this process share, if one was started."""

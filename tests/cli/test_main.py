@@ -1,18 +1,20 @@
 """The command line as a script sees it: exit codes, messages, JSON."""
 
 import importlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 from tiny import claim_layers
 from typer.testing import CliRunner
 
-from orpo_qlora.cli.main import app
+from orpo_qlora.cli.main import app, main
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import InputError
 from orpo_qlora.runs import store
@@ -21,6 +23,19 @@ WAIT_SECONDS = 240
 
 
 def run_cli(*arguments):
+    """Run the command line in this process: nothing is proved by starting one for each check."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["orpo-qlora", *arguments])
+        patch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return subprocess.CompletedProcess(
+        arguments, ended.value.code or 0, out.getvalue(), err.getvalue()
+    )
+
+
+def run_program(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "orpo_qlora.cli.main", *arguments],
         capture_output=True,
@@ -82,31 +97,30 @@ def test_check_as_json_adds_up(csv_file):
     assert (report["rows_read"], report["pairs"], dropped) == (13, 12, 1)
 
 
-@pytest.mark.usefixtures("cold")
 def test_train_follows_to_the_end_and_lists_the_run(csv_file, tiny_model):
     settings = ["--model", str(tiny_model), "--set", "max_steps=2", "--name", "small"]
-    done = run_cli("train", str(csv_file), *settings)
+    done = run_program("train", str(csv_file), *settings)
     assert done.returncode == 0, done.stderr
     assert "Held-out preference accuracy" in done.stdout
-    listed = json.loads(run_cli("runs", "--json").stdout)
+    listed = json.loads(run_program("runs", "--json").stdout)
     assert [(run["name"], run["state"]["status"]) for run in listed] == [("small", "finished")]
     assert listed[0]["has_adapter"]
 
 
 def test_estimate_says_what_a_training_takes_and_plan_is_its_other_name(csv_file, tiny_model):
     settings = ["--model", str(tiny_model), "--set", "max_steps=5"]
-    done = run_cli("estimate", str(csv_file), *settings)
+    done = run_program("estimate", str(csv_file), *settings)
     assert done.returncode == 0, done.stderr
     assert "of memory (" in done.stdout
     assert "for 5 steps" in done.stdout
-    found = json.loads(run_cli("plan", str(csv_file), *settings, "--json").stdout)
+    found = json.loads(run_program("plan", str(csv_file), *settings, "--json").stdout)
     assert done.stdout.startswith(found["sentence"])
     assert (found["fits"], found["steps"], found["pairs"] + found["held_out_pairs"]) == (
         True,
         5,
         12,
     )
-    assert json.loads(run_cli("runs", "--json").stdout) == []
+    assert json.loads(run_program("runs", "--json").stdout) == []
 
 
 def test_estimate_exits_1_when_it_does_not_fit_and_says_what_to_change(
@@ -122,30 +136,31 @@ def test_estimate_exits_1_when_it_does_not_fit_and_says_what_to_change(
 
 
 def test_train_reports_a_failure_with_its_way_out(csv_file):
-    done = run_cli("train", str(csv_file), "--model", "nobody/nothing")
+    done = run_program("train", str(csv_file), "--model", "nobody/nothing")
     assert done.returncode == 1
     assert "hub cannot be reached" in done.stderr
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("fake_worker")  # a real one would compute all the while
 def test_stop_resume_and_queue_from_another_terminal(csv_file, tiny_model):
     settings = ["--model", str(tiny_model), "--set", "max_steps=5000", "--detach", "--json"]
-    started = json.loads(run_cli("train", str(csv_file), *settings).stdout)
+    started = json.loads(run_program("train", str(csv_file), *settings).stdout)
     assert started["state"]["status"] in {"queued", "starting", "running"}
-    waits = json.loads(run_cli("train", str(csv_file), *settings).stdout)
+    waits = json.loads(run_program("train", str(csv_file), *settings).stdout)
     assert waits["state"]["status"] == "queued"
-    assert run_cli("queue", waits["id"], "--place", "1").stdout == f"1. {waits['id']}\n"
-    assert "has left the queue" in run_cli("stop", waits["id"]).stdout
+    assert run_program("queue", waits["id"], "--place", "1").stdout == f"1. {waits['id']}\n"
+    assert "has left the queue" in run_program("stop", waits["id"]).stdout
     wait_for_step(started["id"])
-    stopped = run_cli("stop", started["id"], "--now", "--grace", "60")
+    stopped = run_program("stop", started["id"], "--now", "--grace", "60")
     assert "is stopped after step" in stopped.stdout
-    again = run_cli("stop", started["id"])
+    again = run_program("stop", started["id"])
     assert again.returncode == 2
     assert "nothing to stop" in again.stderr
-    resumed = json.loads(run_cli("resume", started["id"], "--detach", "--json").stdout)
+    resumed = json.loads(run_program("resume", started["id"], "--detach", "--json").stdout)
     assert resumed["state"]["step"] == resumed["checkpoint_step"] > 0
-    assert run_cli("resume", started["id"]).returncode == 2
-    assert run_cli("stop", started["id"], "--now", "--grace", "0").returncode == 0
+    assert run_program("resume", started["id"]).returncode == 2
+    assert run_program("stop", started["id"], "--now", "--grace", "0").returncode == 0
 
 
 def wait_for_step(run_id):
@@ -178,8 +193,8 @@ def test_ctrl_c_and_sigterm_stop_with_a_checkpoint_and_exit_10(csv_file, tiny_mo
 
 def test_chat_answers_from_both_sides(csv_file, tiny_model):
     settings = ["--model", str(tiny_model), "--set", "max_steps=1"]
-    assert run_cli("train", str(csv_file), *settings).returncode == 0
-    done = run_cli("chat", "last", "-m", "hello", "--max-tokens", "5", "--json")
+    assert run_program("train", str(csv_file), *settings).returncode == 0
+    done = run_program("chat", "last", "-m", "hello", "--max-tokens", "5", "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["message"] == "hello"

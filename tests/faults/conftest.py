@@ -1,9 +1,7 @@
 """Programs that fail on demand, and a worker quick enough to fail often."""
 
 import json
-import os
 import time
-from pathlib import Path
 
 import pytest
 from lesson import lesson
@@ -13,16 +11,7 @@ from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process import queue as run_queue
 
-SHIM = Path(__file__).parent / "shim"
-ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 120.0
-
-
-@pytest.fixture
-def shim(monkeypatch):
-    """Programs started from now on look for faults."""
-    paths = [str(SHIM), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
 
 
 @pytest.fixture
@@ -39,9 +28,9 @@ def inject(shim, monkeypatch):
 
 
 @pytest.fixture
-def fake_worker(shim, monkeypatch):
-    """Runs take 20 ms a step and no model."""
-    monkeypatch.setenv("FAKE_WORKER", "1")
+def resting_worker(fake_worker, monkeypatch):
+    """Runs take no step after their twelfth, so that pages which show them have nothing to draw."""
+    monkeypatch.setenv("FAKE_WORKER_REST", "12")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from orpo_qlora.runs import store
 from orpo_qlora.runs.process import deletion as deletion_of_runs
 from orpo_qlora.runs.process import queue as run_queue
 
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fake_worker")]
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("resting_worker")]
 
 PATIENCE = 120_000
 TABS = 6

@@ -12,7 +12,7 @@ from orpo_qlora import storage
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fake_worker")]
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("resting_worker")]
 
 PATIENCE = 120_000
 

@@ -1,7 +1,8 @@
 """A worker without a model: the real run folder, lock, checkpoints and metrics; quick steps.
 
 A run called “wait at 12” takes no step after the 12th until its folder holds a file `go`, a stop is
-asked for or it is killed: what a test does in between cannot come too late.
+asked for or it is killed: what a test does in between cannot come too late. With
+`FAKE_WORKER_REST` every run does so after that step.
 """
 
 import json
@@ -20,6 +21,7 @@ from orpo_qlora.runs.state import ErrorCard
 from orpo_qlora.runs.store import RunPaths
 
 STEP_SECONDS = 0.02
+REST = int(os.environ.get("FAKE_WORKER_REST", sys.maxsize))
 
 
 def train(paths):
@@ -49,7 +51,8 @@ def train(paths):
     saved = step
     while step < steps and (config.name == "deaf" or not paths.stop.exists()):
         time.sleep(STEP_SECONDS)
-        if config.name == f"wait at {step}" and not (paths.folder / "go").exists():
+        rests = step >= REST or config.name == f"wait at {step}"
+        if rests and not (paths.folder / "go").exists():
             continue
         step, value = step + 1, value * 31 % 1009 + step
         if config.name == f"crash at {step}":
