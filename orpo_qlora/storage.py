@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -93,6 +94,17 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn what the system refuses into an InputError that names the path and the reason."""
+    try:
+        yield
+    except OSError as exc:
+        raise InputError(
+            f"{path} cannot be written ({exc.strerror}).", hint="Choose a folder you may write to."
+        ) from exc
+
+
 def _error_number(error: OSError | SafetensorError) -> int | None:
     if isinstance(error, OSError):
         return error.errno
@@ -116,6 +128,29 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             draft.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder whole: yields a draft beside it, which the block fills.
+
+    After an error nothing is left, and what a killed writer left is removed. Only one process may
+    make the folder at a time.
+
+    Raises:
+        DiskFull: nothing is left behind.
+    """
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        with disk_errors(folder):
+            draft.mkdir(parents=True)
+            yield draft
+            sync_files(draft)
+            draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    sync_folder(folder.parent)
 
 
 def write_whole(path: Path, text: str | Iterable[str]) -> None:

@@ -8,9 +8,10 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 _INFO = re.compile(r"/api/datasets/([^/]+/[^/]+)(?:/revision/([^/]+))?$")
@@ -52,15 +53,13 @@ class Repo:
         )
 
 
-class LoopbackHub(ThreadingHTTPServer):
-    """Serves `repos`; `requests` lists what was asked for, as (method, path, token)."""
+class LoopbackServer(ThreadingHTTPServer):
+    """A server on a free port of the loopback interface."""
 
     daemon_threads = True
 
-    def __init__(self, repos: dict[str, Repo]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.repos = repos
-        self.requests: list[tuple[str, str, str]] = []
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
 
     @property
     def address(self) -> str:
@@ -70,24 +69,56 @@ class LoopbackHub(ThreadingHTTPServer):
         """A client that goes away in the middle of an answer is no error of the server."""
 
 
+Server = TypeVar("Server", bound=LoopbackServer)
+
+
 @contextmanager
-def loopback_hub(repos: dict[str, Repo]) -> Iterator[LoopbackHub]:
-    hub = LoopbackHub(repos)
-    thread = threading.Thread(target=hub.serve_forever, daemon=True)
-    thread.start()
+def serving(server: Server) -> Iterator[Server]:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield hub
+        yield server
     finally:
-        hub.shutdown()
-        hub.server_close()
+        server.shutdown()
+        server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class LoopbackHub(LoopbackServer):
+    """Serves `repos`; `requests` lists what was asked for, as (method, path, token)."""
+
+    def __init__(self, repos: dict[str, Repo]) -> None:
+        super().__init__(_Handler)
+        self.repos = repos
+        self.requests: list[tuple[str, str, str]] = []
+
+
+def loopback_hub(repos: dict[str, Repo]) -> AbstractContextManager[LoopbackHub]:
+    return serving(LoopbackHub(repos))
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    """A quiet handler that answers with JSON."""
+
     protocol_version = "HTTP/1.1"
-    server: LoopbackHub
+    content_type = "application/json"
 
     def log_message(self, *_):
         pass
+
+    def token(self):
+        return (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+
+    def send_json(self, value, status=200):
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", self.content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+class _Handler(HubHandler):
+    server: LoopbackHub
 
     def do_HEAD(self):
         self._answer()
@@ -102,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self):
         path = urlsplit(self.path).path
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        token = self.token()
         self.server.requests.append((self.command, self.path, token))
         for pattern, method in (
             (_PATHS, self._paths),
@@ -132,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             "gated": "auto" if repo.gated else False, "downloads": 0, "likes": 0, "tags": [],
             "siblings": [{"rfilename": n, "size": len(c)} for n, c in repo.files.items()],
         }  # fmt: skip
-        self._json(about)
+        self.send_json(about)
 
     def _tree(self, repo, found, token):
         sha = repo.commit(found[2])
@@ -145,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         if folder and not entries:
             self._error(404, "EntryNotFound", "Entry not found")
             return
-        self._json(entries)
+        self.send_json(entries)
 
     def _entries(self, repo, folder, *, is_deep):
         prefix = f"{folder}/" if folder else ""
@@ -172,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             paths = parse_qs(self._body.decode()).get("paths", [])
         entries = {entry["path"]: entry for entry in self._entries(repo, "", is_deep=True)}
-        self._json([entries[path] for path in paths if path in entries])
+        self.send_json([entries[path] for path in paths if path in entries])
 
     def _refs(self, repo, found, token):
         branches = [{"name": "main", "ref": "refs/heads/main", "targetCommit": repo.sha}]
@@ -180,13 +211,13 @@ class _Handler(BaseHTTPRequestHandler):
             {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
             for name, commit in repo.revisions.items()
         ]
-        self._json({"branches": branches, "tags": [], "converts": []})
+        self.send_json({"branches": branches, "tags": [], "converts": []})
 
     def _auth(self, repo, found, token):
         if repo.gated and token != "hf_accepted":
             self._error(403 if token else 401, "GatedRepo", "Access to this resource is restricted")
         else:
-            self._json({})
+            self.send_json({})
 
     def _file(self, repo, found, token):
         sha, name = repo.commit(found[2]), unquote(found[3])
@@ -229,15 +260,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(part[start : start + PIECE])
             if is_data and repo.pause:
                 time.sleep(repo.pause)
-
-    def _json(self, value):
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
     def _error(self, status, code, message, commit=""):
         body = json.dumps({"error": message}).encode()

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from orpo_qlora import storage
 from orpo_qlora.chat.bases import ADAPTERS_HELD, BaseKey, common_base
+from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.errors import (
     Busy,
     InputError,
@@ -281,7 +282,7 @@ def _refuse_when_short(weight_bytes: int, device: str, active: Run | None) -> No
     needed = weight_bytes * 1.5 + GIB if active else weight_bytes
     if free >= needed:
         return
-    figures = f"the chat needs {needed / GIB:.1f} GiB of {place}, {free / GIB:.1f} GiB are free"
+    figures = f"the chat needs {in_bytes(needed)} of {place}, {in_bytes(free)} are free"
     if active is not None:
         raise Busy(
             f"Run “{active.title}” is {active.state.status}, and {figures}.",

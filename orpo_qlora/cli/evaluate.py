@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from orpo_qlora import program
+from orpo_qlora import program, storage
 from orpo_qlora.chat.vote_rows import vote_rows
 from orpo_qlora.chat.votes import read_votes, scores
 from orpo_qlora.cli.console import err, job_progress, out, plain, print_whole
@@ -290,7 +290,7 @@ def write_folder(folder: Path, results: SuiteResults, paths: SuitePaths) -> None
         DiskFull: a file is missing.
     """
     answers = [(one.name, suite_results.answers_of(one)) for one in results.systems]
-    try:
+    with storage.write_errors(folder), storage.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         formats.write_answers(folder, results.prompts, answers, time.time())
         content = json.dumps(suite_results.to_json(results), ensure_ascii=False, indent=1)
@@ -302,11 +302,6 @@ def write_folder(folder: Path, results: SuiteResults, paths: SuitePaths) -> None
         votes = vote_rows(results, scores(read_votes()))
         report = AnswersReport(results, reward, votes)
         answers_report.write_answers_html(folder / "report.html", report)
-    except OSError as exc:
-        raise InputError(
-            f"The folder {folder} cannot be written ({exc.strerror}).",
-            hint="Choose another one with --out.",
-        ) from exc
 
 
 def _print_results(results: SuiteResults) -> None:

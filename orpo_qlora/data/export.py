@@ -11,7 +11,6 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def write_clean(path: Path, pairs: Sequence[PreferencePair]) -> None:
         raise InputError(
             f"{path.name} is neither .csv nor .jsonl.", hint="End the name with one of them."
         )
-    with _errors_named(path):
+    with storage.write_errors(path):
         storage.write_whole(path, lines)
 
 
@@ -69,18 +68,8 @@ def write_report(path: Path, report: DataSummary) -> None:
     """
     is_page = path.suffix.casefold() == ".md"
     text = report.to_markdown() if is_page else report.model_dump_json(indent=1) + "\n"
-    with _errors_named(path):
+    with storage.write_errors(path):
         storage.write_whole(path, text)
-
-
-@contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise InputError(
-            f"{path} cannot be written ({exc.strerror}).", hint="Choose a folder you may write to."
-        ) from exc
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Counts and names from a file in words. Floor 1; no torch."""
+"""Counts, sizes and names from a file in words. Floor 1; no torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ NAMES_SHOWN = 10
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun: “1 row”, “1,200 rows”."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def in_bytes(count: float) -> str:
+    """Return a size in two meaningful digits: “2.9 GB”, “60 MB”."""
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB")):
+        if count >= unit:
+            value = count / unit
+            return f"{value:.1f} {name}" if value < 10 else f"{value:,.0f} {name}"
+    return f"{count / 1000:.0f} kB"
 
 
 def brief(name: str, characters: int = NAME_CHARACTERS) -> str:

@@ -14,9 +14,9 @@ import numpy as np
 
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.evaluation import report_card, statistics
 from orpo_qlora.evaluation.report_card import ReportCard, Scores, in_points
-from orpo_qlora.jobs.estimation import in_bytes
 from orpo_qlora.methods import LossNeeds, method_of
 from orpo_qlora.runs import history, present, store
 from orpo_qlora.runs.curves.intervals import Interval, wilson
@@ -319,9 +319,7 @@ COSTS = (
         "peak_memory_bytes",
         "Peak memory",
         lambda one: (
-            in_bytes(int(one.cost.peak_memory_bytes))
-            if one.cost.peak_memory_bytes is not None
-            else "–"
+            in_bytes(one.cost.peak_memory_bytes) if one.cost.peak_memory_bytes is not None else "–"
         ),
     ),
 )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from orpo_qlora.evaluation.statistics import HIGH, LOW, RESAMPLES, SEED, Values
+from orpo_qlora.evaluation.statistics import Values, bootstrap
 from orpo_qlora.evaluation.words import ngrams, words_of
 from orpo_qlora.runs.curves.intervals import Interval
 
@@ -41,17 +41,16 @@ def across_similarity(embeddings: Embeddings) -> Interval:
 
     A prompt that is drawn twice is not compared with itself.
     """
-    count = len(embeddings)
-    generator = np.random.default_rng(SEED)
-    drawn = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    weights = drawn.astype(np.float64)
-    sums = weights @ embeddings
-    pairs = np.square(sums).sum(axis=1) - np.square(weights) @ np.square(embeddings).sum(axis=1)
-    possible = np.square(weights.sum(axis=1)) - np.square(weights).sum(axis=1)
-    # A draw of a single prompt, possible with two or three of them, has no pair.
-    means = pairs[possible > 0] / possible[possible > 0]
-    low, high = np.percentile(means, [LOW, HIGH])
-    return Interval(mean_similarity(embeddings), float(low), float(high))
+    squares = np.square(embeddings).sum(axis=1)
+
+    def similarity(weights: Values) -> Values:
+        pairs = np.square(weights @ embeddings).sum(axis=1) - np.square(weights) @ squares
+        possible = np.square(weights.sum(axis=1)) - np.square(weights).sum(axis=1)
+        # A draw of a single prompt, possible with two or three of them, has no pair.
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.where(possible > 0, pairs / possible, np.nan))
+
+    return bootstrap(mean_similarity(embeddings), len(embeddings), similarity)
 
 
 def distinct(texts: Sequence[str], count: int) -> float:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from orpo_qlora.errors import Busy, InputError
+from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation.report_card import ReportCard, read_card
-from orpo_qlora.jobs.job import BackgroundJob, JobState
-from orpo_qlora.runs.state import ErrorCard
+from orpo_qlora.jobs.job import BackgroundJob, JobState, lost_card
 from orpo_qlora.runs.store import Run
 
 
@@ -40,12 +39,12 @@ class EvaluationJob(BackgroundJob[Run, Evaluation]):
     program = "orpo_qlora.evaluation.measure"
     folder_name = "evaluations"
     kept = 50
-    lost = ErrorCard(
-        slug="worker-lost",
-        message="The evaluation ended without an error message, as happens when the system ends "
-        "the program that takes the most memory.",
-        hint="Close other programs and evaluate again.",
+    lost = lost_card(
+        "The evaluation",
+        "Close other programs and evaluate again.",
     )
+    alone = "an evaluation"
+    alone_hint = "Evaluate once it has ended."
 
     def key(self, request: Run) -> str:
         """Return the run's id."""
@@ -63,13 +62,6 @@ class EvaluationJob(BackgroundJob[Run, Evaluation]):
         """Whether there is a card."""
         return answer.card is not None
 
-    def refusal(self, run: Run) -> Busy:
-        """Return why nothing can be evaluated during a run."""
-        return Busy(
-            f"Run “{run.title}” is {run.state.status}: an evaluation needs the machine to itself.",
-            hint="Evaluate once it has ended.",
-        )
-
     def ask(self, request: Run, *, again: bool = False) -> Evaluation:
         """Return what is known, and start an evaluation if there is no card.
 
@@ -82,8 +74,8 @@ class EvaluationJob(BackgroundJob[Run, Evaluation]):
 
 def is_evaluable(run: Run) -> bool:
     """Whether a run has ended with an adapter and held-out pairs to measure it on."""
-    has_ended = run.state.status in {"finished", "stopped"} and run.has_adapter
-    return has_ended and run.paths.held_out.is_file() and run.paths.held_out.stat().st_size > 0
+    held_out = run.paths.held_out
+    return run.has_final_adapter and held_out.is_file() and held_out.stat().st_size > 0
 
 
 def check_evaluable(run: Run) -> None:
@@ -97,7 +89,7 @@ def check_evaluable(run: Run) -> None:
             f"Run “{run.title}” is {run.state.status}, so there is nothing final to evaluate.",
             hint="Wait until it ends, or stop it: a stopped run keeps what it learned.",
         )
-    if run.state.status not in {"finished", "stopped"} or not run.has_adapter:
+    if not run.has_final_adapter:
         raise InputError(
             f"Run “{run.title}” is {run.state.status} and has no final adapter to evaluate.",
             hint="Choose a run that finished, or resume this one.",

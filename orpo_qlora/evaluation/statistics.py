@@ -7,6 +7,7 @@ cluster bootstrap). The seed is fixed: the same scores give the same intervals.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,25 @@ LONGEST_STEP = 1.0
 
 Values = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Statistic = Callable[[Values], Values]
+"""From weights of n things in R draws, shape (R, n), to R numbers; NaN where there is none."""
+
+
+def bootstrap(value: float, count: int, statistic: Statistic) -> Interval:
+    """Return a number with the interval of its statistic over draws of `count` things.
+
+    Draws without a number are left out; where none has one, the interval is the number itself.
+    """
+    generator = np.random.default_rng(SEED)
+    found = []
+    for start in range(0, RESAMPLES, DRAWN_AT_ONCE):
+        rows = min(DRAWN_AT_ONCE, RESAMPLES - start)
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=rows)
+        found.append(statistic(drawn.astype(np.float64)))
+    draws = np.concatenate(found)
+    kept = draws[np.isfinite(draws)]
+    low, high = np.percentile(kept, [LOW, HIGH]) if len(kept) else (value, value)
+    return Interval(value=value, low=float(low), high=float(high))
 
 
 def mean_interval(values: Values, prompts: Labels) -> Interval:
@@ -36,15 +56,9 @@ def mean_interval(values: Values, prompts: Labels) -> Interval:
         prompts = np.arange(len(values))
     _, clusters = np.unique(prompts, return_inverse=True)
     sums, sizes = np.bincount(clusters, values), np.bincount(clusters)
-    count = len(sums)
-    generator = np.random.default_rng(SEED)
-    means = []
-    for start in range(0, RESAMPLES, DRAWN_AT_ONCE):
-        rows = min(DRAWN_AT_ONCE, RESAMPLES - start)
-        drawn = generator.multinomial(count, np.full(count, 1 / count), size=rows)
-        means.append((drawn @ sums) / (drawn @ sizes))
-    low, high = np.percentile(np.concatenate(means), [LOW, HIGH])
-    return Interval(value=float(values.mean()), low=float(low), high=float(high))
+    return bootstrap(
+        float(values.mean()), len(sums), lambda drawn: (drawn @ sums) / (drawn @ sizes)
+    )
 
 
 def share_interval(won: NDArray[np.bool_], prompts: Labels) -> Interval:
@@ -105,7 +119,7 @@ def share_at_zero(won: NDArray[np.bool_], covariate: Values) -> Interval:
     design, outcome = np.stack(columns, axis=1), won.astype(np.float64)
     weights = np.zeros(design.shape[1])
     for _ in range(MOST_STEPS):
-        fitted = _logistic(design @ weights)
+        fitted = logistic(design @ weights)
         trust = fitted * (1 - fitted)
         information = design.T @ (trust[:, None] * design)
         leverage = trust * np.einsum("ij,ij->i", design @ np.linalg.inv(information), design)
@@ -116,11 +130,11 @@ def share_at_zero(won: NDArray[np.bool_], covariate: Values) -> Interval:
             break
     error = Z_95 * math.sqrt(float(np.linalg.inv(information)[0, 0]))
     low, value, high = (
-        float(_logistic(np.asarray(weights[0] + shift))) for shift in (-error, 0.0, error)
+        float(logistic(np.asarray(weights[0] + shift))) for shift in (-error, 0.0, error)
     )
     return Interval(value=value, low=low, high=high, method="logistic")
 
 
-def _logistic(values: Values) -> Values:
-    # Of tanh, which does not overflow.
+def logistic(values: Values) -> Values:
+    """Return σ(x), by tanh, which does not overflow."""
     return np.asarray(0.5 * (1 + np.tanh(values / 2)))

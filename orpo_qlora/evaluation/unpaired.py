@@ -7,25 +7,13 @@ bootstrap intervals over prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orpo_qlora.evaluation.statistics import (
-    DRAWN_AT_ONCE,
-    HIGH,
-    LOW,
-    RESAMPLES,
-    SEED,
-    Labels,
-    Values,
-)
+from orpo_qlora.evaluation.statistics import Labels, Statistic, Values, bootstrap
 from orpo_qlora.runs.curves.intervals import Interval
-
-Statistic = Callable[[Values], Values]
-"""From weights of the responses, shape (R, n), to R numbers; NaN where one side has no weight."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +53,9 @@ class Responses:
     def interval(self, statistic: Statistic) -> Interval:
         """Return a statistic with its bootstrap interval over prompts."""
         _, clusters = np.unique(self.prompts, return_inverse=True)
-        count, found = int(clusters.max()) + 1, []
-        generator = np.random.default_rng(SEED)
-        for start in range(0, RESAMPLES, DRAWN_AT_ONCE):
-            rows = min(DRAWN_AT_ONCE, RESAMPLES - start)
-            drawn = generator.multinomial(count, np.full(count, 1 / count), size=rows)
-            found.append(statistic(drawn[:, clusters].astype(np.float64)))
-        draws = np.concatenate(found)
         value = float(statistic(np.ones((1, len(self.prompts))))[0])
-        kept = draws[np.isfinite(draws)]
-        low, high = np.percentile(kept, [LOW, HIGH]) if len(kept) else (value, value)
-        return Interval(value=value, low=float(low), high=float(high))
+        count = int(clusters.max()) + 1
+        return bootstrap(value, count, lambda drawn: statistic(drawn[:, clusters]))
 
 
 def both(after: Statistic, before: Statistic) -> Statistic:

@@ -13,7 +13,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,11 +58,6 @@ class Bundle:
     files: tuple[str, ...]
 
 
-def is_exportable(run: Run) -> bool:
-    """Whether a run has ended with an adapter that belongs to the end of its curves."""
-    return run.state.status in {"finished", "stopped"} and run.has_adapter
-
-
 def check_exportable(run: Run) -> None:
     """Refuse a run whose adapter is missing, or belongs to another moment than its curves.
 
@@ -74,7 +69,7 @@ def check_exportable(run: Run) -> None:
             f"Run “{run.title}” is {run.state.status}, so its adapter is not final.",
             hint="Wait until it ends, or stop it: a stopped run keeps what it learned.",
         )
-    if not is_exportable(run):
+    if not run.has_final_adapter:
         raise InputError(
             f"Run “{run.title}” is {run.state.status} and has no final adapter.",
             hint="Choose a run that finished, or resume this one.",
@@ -102,7 +97,7 @@ def export_adapter(run: Run, target: Path | None = None) -> Bundle:
     check_exportable(run)
     path = target or storage.home() / "exports" / f"{name_of(run)}.zip"
     files = adapter_files(run, origin_of(run))
-    with errors_named(path), storage.replacing(path) as draft:
+    with storage.write_errors(path), storage.replacing(path) as draft:
         _write(draft, name_of(run), files)
         _check(draft, name_of(run))
     return Bundle(path, storage.sha256_of(path), path.stat().st_size, tuple(sorted(files)))
@@ -255,28 +250,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         InputError: the folder exists, or cannot be made.
         DiskFull: the disk filled up.
     """
-    with errors_named(folder), storage.disk_errors(folder):
-        if folder.exists():
-            raise InputError(f"{folder} exists already.", hint="Name a new folder.")
-        draft = folder.with_name(f".{folder.name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-    try:
-        with storage.disk_errors(folder):
-            yield draft
-            storage.sync_files(draft)
-            draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    storage.sync_folder(folder.parent)
-
-
-@contextmanager
-def errors_named(path: Path) -> Iterator[None]:
-    """Turn what the system refuses into an InputError that names the path and the reason."""
-    try:
-        yield
-    except OSError as exc:
-        raise InputError(
-            f"{path} cannot be written ({exc.strerror}).", hint="Choose a folder you may write to."
-        ) from exc
+    with ExitStack() as stack:
+        with storage.write_errors(folder):
+            if folder.exists():
+                raise InputError(f"{folder} exists already.", hint="Name a new folder.")
+            draft = stack.enter_context(storage.new_folder(folder))
+        yield draft

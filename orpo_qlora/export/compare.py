@@ -27,8 +27,8 @@ ANSWER_TOKENS = 48
 
 
 @dataclass(frozen=True)
-class Own:
-    """Numbers, tokens and answers of the run's own model."""
+class RunNumbers:
+    """Log-probs, tokens and answers of the run's own model, which an export has to give."""
 
     raw: Sequence[PreferencePair]
     """The compared pairs: held-out ones, or training pairs where none were held out."""
@@ -49,7 +49,7 @@ class Own:
 
 def numbers_of(
     run: Run, policy: PeftModel, tokenizer: PreTrainedTokenizerBase, *, answering: bool
-) -> Own:
+) -> RunNumbers:
     """Measure base and adapter on held-out pairs and, if `answering`, on three of their prompts.
 
     The tokenizer has the run's template.
@@ -59,7 +59,7 @@ def numbers_of(
     tokenized = training_setup.tokenize(run.config, tokenizer, compared).pairs
     prompts = training_setup.sample_prompts(run.config, compared)[: PROMPTS * answering]
     end = rendering.end_of_answer(tokenizer).token
-    return Own(
+    return RunNumbers(
         raw=compared,
         pairs=tokenized,
         whole=to_tokens(tokenizer, compared),

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from orpo_qlora import storage
 from orpo_qlora.export.bundle import check_exportable, new_folder
 from orpo_qlora.export.compare import (
-    Own,
+    RunNumbers,
     largest_difference,
     mean_logps,
     numbers_of,
@@ -48,9 +48,9 @@ class Merged:
     tokenizer: PreTrainedTokenizerBase
     device: str
     base_folder: Path
-    run_numbers: Own
+    run_numbers: RunNumbers
     """Of base and adapter as trained."""
-    own: Own
+    own: RunNumbers
     """Of the model before rounding; the same unless merged into the original weights."""
 
 

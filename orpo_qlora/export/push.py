@@ -15,6 +15,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.errors import InputError, OrpoQloraError, ResourceError
 from orpo_qlora.export.bundle import (
     MANIFEST,
@@ -45,7 +46,7 @@ class Push:
         """Return the repository and every file with its size."""
         total = sum(self.files.values())
         access = "private" if self.is_private else "public"
-        head = f"{self.repo} ({access}): {len(self.files)} files, {total / 1e6:,.1f} MB"
+        head = f"{self.repo} ({access}): {len(self.files)} files, {in_bytes(total)}"
         return [head, *(f"  {name}  {size:,} bytes" for name, size in sorted(self.files.items()))]
 
 

@@ -6,7 +6,6 @@ under the home's `export-jobs/` has the request, the progress and what was check
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orpo_qlora.errors import Busy, InputError, OrpoQloraError
+from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.export.bundle import check_exportable
 from orpo_qlora.export.gguf import llama_cpp
 from orpo_qlora.export.gguf.types import type_of
-from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState
+from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState, hash_of, lost_card
 from orpo_qlora.runs import store
-from orpo_qlora.runs.state import ErrorCard
-from orpo_qlora.runs.store import Run
 
 RESULT = "result.json"
 
@@ -77,20 +74,16 @@ class ExportJob(BackgroundJob[ExportRequest, Export]):
     program = "orpo_qlora.export.make"
     folder_name = "export-jobs"
     kept = 20
-    lost = ErrorCard(
-        slug="worker-lost",
-        message="The export ended without an error message, as happens when the system ends the "
-        "program that takes the most memory.",
-        hint="Close other programs and export again, which also removes what was begun.",
+    lost = lost_card(
+        "The export",
+        "Close other programs and export again, which also removes what was begun.",
     )
+    alone = "an export"
+    alone_hint = "Export once it has ended."
 
     def key(self, request: ExportRequest) -> str:
         """Return a name for this run, kind, target and options."""
-        return hashlib.sha256(request.model_dump_json().encode()).hexdigest()[:16]
-
-    def question(self, request: ExportRequest) -> ExportRequest:
-        """Return the request itself."""
-        return request
+        return hash_of(request)
 
     def answer(self, request: ExportRequest, state: JobState) -> Export:
         """Return the result, None while it is made or once its file is gone."""
@@ -103,13 +96,6 @@ class ExportJob(BackgroundJob[ExportRequest, Export]):
     def discard(self, request: ExportRequest) -> None:
         """Forget the checks of an earlier export to the same place."""
         (self.paths(request).folder / RESULT).unlink(missing_ok=True)
-
-    def refusal(self, run: Run) -> Busy:
-        """Return why nothing can be exported during a run."""
-        return Busy(
-            f"Run “{run.title}” is {run.state.status}: an export needs the machine to itself.",
-            hint="Export once it has ended.",
-        )
 
     def ask(self, request: ExportRequest, *, again: bool = False) -> Export:
         """Return what is known, and start the export if necessary.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from orpo_qlora.config import TrainConfig, setting_fields
+from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.models.catalogue import CATALOGUE, CatalogueModel, find_model
 from orpo_qlora.models.memory import Footprint, MemoryChoice, Room, Shape, choose_memory, footprint
 
@@ -147,8 +148,8 @@ def _is_smaller(entry: CatalogueModel, current: CatalogueModel | None) -> bool:
 
 def changes_for_disk(needed_bytes: int, free_bytes: int, config: TrainConfig) -> list[str]:
     """Return what to change so that the training fits on the disk."""
-    missing = (needed_bytes - free_bytes) / 1e6
-    changes = [f"Free {missing:,.0f} MB, or move the home folder to a larger disk."]
+    missing = in_bytes(needed_bytes - free_bytes)
+    changes = [f"Free {missing}, or move the home folder to a larger disk."]
     if config.lora_r > 1:
         changes.append(f"{_label('lora_r')}: half of it halves the checkpoints that are kept.")
     return changes

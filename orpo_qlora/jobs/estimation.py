@@ -21,15 +21,12 @@ from orpo_qlora import __version__, storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.files.sources import FileSet
 from orpo_qlora.data.summary import DataSummary
-from orpo_qlora.data.wording import plural
-from orpo_qlora.errors import Busy
-from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState
+from orpo_qlora.data.wording import in_bytes, plural
+from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState, lost_card
 from orpo_qlora.jobs.token_counts import TokenizeRequest, request_of
 from orpo_qlora.models.templates import chat_templates
 from orpo_qlora.runs import identity
 from orpo_qlora.runs.process.data_for_method import check_data
-from orpo_qlora.runs.state import ErrorCard
-from orpo_qlora.runs.store import Run
 
 SCHEMA = 2
 WITHOUT_COST = {
@@ -202,15 +199,6 @@ def about(seconds: float, *, is_first: bool = False) -> str:
     return f"{'About' if is_first else 'about'} {text}"
 
 
-def in_bytes(count: int) -> str:
-    """Return a size in two meaningful digits: “2.9 GB”, “60 MB”."""
-    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB")):
-        if count >= unit:
-            value = count / unit
-            return f"{value:.1f} {name}" if value < 10 else f"{value:,.0f} {name}"
-    return f"{count / 1000:.0f} kB"
-
-
 @dataclass(frozen=True)
 class EstimatePaths(JobPaths):
     """Files in the folder of an estimate."""
@@ -235,20 +223,16 @@ class EstimateJob(BackgroundJob[EstimateRequest, Answer]):
     program = "orpo_qlora.jobs.estimate_steps"
     folder_name = "estimates"
     kept = 30
-    lost = ErrorCard(
-        slug="worker-lost",
-        message="The measured step ended without an error message, as happens when the system ends "
-        "the program that takes the most memory.",
-        hint="Lower “Longest sequence” or choose a smaller model, and estimate again.",
+    lost = lost_card(
+        "The measured step",
+        "Lower “Longest sequence” or choose a smaller model, and estimate again.",
     )
+    alone = "an estimate"
+    alone_hint = "Estimate once it has ended, or queue the run without an estimate."
 
     def key(self, request: EstimateRequest) -> str:
         """Return the same name for the same pairs, costly settings, model and machine."""
         return request.key
-
-    def question(self, request: EstimateRequest) -> EstimateRequest:
-        """Return the request itself."""
-        return request
 
     def paths(self, request: EstimateRequest) -> EstimatePaths:
         """Return the files of a request's job, there or not."""
@@ -264,13 +248,6 @@ class EstimateJob(BackgroundJob[EstimateRequest, Answer]):
     def is_complete(self, request: EstimateRequest, answer: Answer) -> bool:
         """Whether the estimate is there."""
         return answer.estimate is not None
-
-    def refusal(self, run: Run) -> Busy:
-        """Return why nothing can be estimated during a run."""
-        return Busy(
-            f"Run “{run.title}” is {run.state.status}: an estimate needs the machine to itself.",
-            hint="Estimate once it has ended, or queue the run without an estimate.",
-        )
 
     def discard(self, request: EstimateRequest) -> None:
         """Remove an earlier estimate."""

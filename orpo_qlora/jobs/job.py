@@ -7,6 +7,7 @@ folder of a job is named after its request, so that an answer is computed once.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -23,7 +24,7 @@ from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from orpo_qlora import storage
-from orpo_qlora.errors import OrpoQloraError, UnknownRun
+from orpo_qlora.errors import Busy, OrpoQloraError, UnknownRun, WorkerLost
 from orpo_qlora.program import run_program, start_program
 from orpo_qlora.runs import store
 from orpo_qlora.runs.state import ErrorCard
@@ -38,6 +39,7 @@ POLL_SECONDS = 0.5
 """How often a job that needs the machine to itself checks whether a run has started."""
 LOCK_PATIENCE_SECONDS = 2.0
 TURN_LOCK = "jobs.lock"
+HASH_CHARACTERS = 32
 _started: dict[Path, subprocess.Popen[bytes]] = {}
 """Programs started by this process; of others only the start time is known."""
 
@@ -115,14 +117,20 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
     """Whether a complete answer can be measured again."""
     takes_more: ClassVar[bool] = False
     """Whether a working program re-reads an extended request."""
+    alone: ClassVar[str] = ""
+    """Name, with its article, of a job that needs the machine to itself; empty for others."""
+    alone_hint: ClassVar[str] = ""
+    """What to do when it is refused during a run."""
 
     @abstractmethod
     def key(self, request: Request) -> str:
         """Return the folder name of a request."""
 
-    @abstractmethod
     def question(self, request: Request) -> BaseModel:
-        """Return what the program reads from `request.json`."""
+        """Return what the program reads from `request.json`: the request, unless overridden."""
+        if not isinstance(request, BaseModel):
+            raise TypeError(f"{type(self).__name__} has to say what its program reads")
+        return request
 
     @abstractmethod
     def answer(self, request: Request, state: JobState) -> Answer:
@@ -134,7 +142,12 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
 
     def refusal(self, run: Run) -> OrpoQloraError | None:
         """Return why the job cannot run during a training run, None if it can."""
-        return None
+        if not self.alone:
+            return None
+        return Busy(
+            f"Run “{run.title}” is {run.state.status}: {self.alone} needs the machine to itself.",
+            hint=self.alone_hint,
+        )
 
     def discard(self, request: Request) -> None:
         """Remove an earlier answer before the job starts again."""
@@ -241,6 +254,22 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
         hint = f"{self.lost.hint} The details are in {paths.log}."
         lost = self.lost.model_copy(update={"hint": hint})
         return state.model_copy(update={"status": "lost", "error": lost})
+
+
+def lost_card(subject: str, hint: str) -> ErrorCard:
+    """Return the error of a program that ended without reporting one."""
+    return ErrorCard(
+        slug=WorkerLost.slug,
+        message=f"{subject} ended without an error message, as happens when the system ends the "
+        "program that takes the most memory.",
+        hint=hint,
+    )
+
+
+def hash_of(request: BaseModel, leave_out: frozenset[str] = frozenset()) -> str:
+    """Return a folder name for a request, the same for equal requests."""
+    content = request.model_dump_json(exclude=set(leave_out))
+    return hashlib.sha256(content.encode()).hexdigest()[:HASH_CHARACTERS]
 
 
 def _may_start(paths: JobPaths, state: JobState) -> bool:

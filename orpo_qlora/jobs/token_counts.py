@@ -159,10 +159,6 @@ class TokenizeJob(BackgroundJob[TokenizeRequest, Answer]):
         """Return the same name for the same file, reading and tokenizer."""
         return request.key
 
-    def question(self, request: TokenizeRequest) -> TokenizeRequest:
-        """Return the request itself."""
-        return request
-
     def paths(self, request: TokenizeRequest) -> TokenizePaths:
         """Return the files of a request's job, there or not."""
         return TokenizePaths(super().paths(request).folder)

@@ -17,7 +17,7 @@ from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from orpo_qlora.data.wording import plural
+from orpo_qlora.data.wording import in_bytes, plural
 from orpo_qlora.models.generation.sampling import BASE
 
 ALL_LINEAR = "all-linear"
@@ -156,13 +156,9 @@ def describe_experts(policy: PeftModel, targets: str) -> str:
     if missing:
         sentences.append(f"PEFT puts none on {', '.join(missing)} outside the experts")
     kind = str(base.dtype).removeprefix("torch.")
-    size = _size(sum(weights.nbytes for weights in experts))
+    size = in_bytes(sum(weights.nbytes for weights in experts))
     sentences.append(f"The experts' weights are never quantised: {size} in {kind}")
     return f"Experts: {'. '.join(sentences)}."
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.1f} MB"
 
 
 def _without_adapter(base: PreTrainedModel, experts: Sequence[ExpertWeights]) -> list[str]:

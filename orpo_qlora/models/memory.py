@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.wording import in_bytes
 
 NF4_BYTES = 0.516
 """Bytes of a 4-bit weight with double quantisation: half a byte and its share of the scales."""
@@ -255,7 +256,7 @@ class MemoryChoice:
         ]
         return (
             f"Memory: up to {self.tokens:,} tokens a forward, about "
-            f"{self.predicted_bytes / 1e9:.1f} GB above the base model"
+            f"{in_bytes(self.predicted_bytes)} above the base model"
             f"{''.join(f', {text}' for text in extras)}."
         )
 

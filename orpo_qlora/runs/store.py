@@ -108,6 +108,11 @@ class Run:
         """Whether the run left an adapter to chat with."""
         return (self.paths.adapter / "adapter_model.safetensors").is_file()
 
+    @property
+    def has_final_adapter(self) -> bool:
+        """Whether the run has ended with an adapter that belongs to the end of its curves."""
+        return self.state.status in {"finished", "stopped"} and self.has_adapter
+
 
 def runs_folder() -> Path:
     """Return the folder of all runs."""

@@ -28,7 +28,7 @@ def test_beside_a_run_the_chat_needs_half_as_much_again_and_a_gibibyte(run, with
     with_free(4 * GIB)
     chat_models._refuse_when_short(2 * GIB, "cpu", run)
     with_free(4 * GIB - 1)
-    with pytest.raises(Busy, match=r"needs 4\.0 GiB of memory") as caught:
+    with pytest.raises(Busy, match=r"needs 4\.3 GB of memory") as caught:
         chat_models._refuse_when_short(2 * GIB, "cpu", run)
     assert caught.value.where == run.id
 

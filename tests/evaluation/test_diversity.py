@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orpo_qlora.errors import InputError
-from orpo_qlora.evaluation import diversity, embeddings
+from orpo_qlora.evaluation import diversity, embeddings, statistics
 from orpo_qlora.evaluation.answers.kept import Answer
 from orpo_qlora.evaluation.answers.prompts import Prompt, PromptSet
 from orpo_qlora.evaluation.embedding_models import load_embedder
@@ -38,9 +38,9 @@ def test_the_bootstrap_across_inputs_never_compares_a_prompt_with_itself(monkeyp
     assert found.value == pytest.approx(naive_similarity(ROWS))
     assert found.low < found.value < found.high
     # One resample, by a loop: each different pair as often as both were drawn.
-    monkeypatch.setattr(diversity, "RESAMPLES", 1)
+    monkeypatch.setattr(statistics, "RESAMPLES", 1)
     count = len(ROWS)
-    (drawn,) = np.random.default_rng(diversity.SEED).multinomial(
+    (drawn,) = np.random.default_rng(statistics.SEED).multinomial(
         count, np.full(count, 1 / count), size=1
     )
     pairs = [(drawn[i] * drawn[j], ROWS[i] @ ROWS[j]) for i, j in combinations(range(count), 2)]

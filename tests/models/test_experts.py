@@ -126,7 +126,7 @@ def test_the_note_says_what_stays_unquantised(models):
     # 2 layers x 4 experts x (192 x 64 + 64 x 96) weights of 4 bytes.
     assert describe_experts(policy, "all-linear") == (
         "Experts: adapters on down_proj and gate_up_proj of 4 experts in 2 layers; the router has "
-        "none. The experts' weights are never quantised: 0.6 MB in float32."
+        "none. The experts' weights are never quantised: 590 kB in float32."
     )
     assert read_shape(models["mixtral"]).expert_weights == 2 * 4 * (192 * 64 + 64 * 96)
 

@@ -1,4 +1,5 @@
 import pytest
+from form_values import values_of
 
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
@@ -12,11 +13,11 @@ from orpo_qlora.runs.state import ErrorCard, RunState
 from orpo_qlora.ui import next_step
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.next_step import PageState, Step
-from orpo_qlora.ui.parts import cards, form
+from orpo_qlora.ui.parts import cards
 from orpo_qlora.ui.parts.guard import card_of
 from orpo_qlora.ui.train import estimate_panel
 
-VALUES = form.values_of(build_config({}))
+VALUES = values_of(build_config({}))
 
 
 def step_for(dataset_id="", values=VALUES, run_id="", **cards):

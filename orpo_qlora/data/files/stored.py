@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from orpo_qlora import storage
+from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.errors import DiskFull
 
 STORED_BYTES = 32 * 1024**3
@@ -38,13 +39,13 @@ def check_room(size: int) -> None:
     stored = sum(file.stat().st_size for file in folder().glob(f"*{DATA}"))
     if stored + size > STORED_BYTES:
         raise DiskFull(
-            f"This file has {size / 1e9:,.1f} GB; earlier uploads already take "
-            f"{stored / 1e9:,.1f} of the {STORED_BYTES / 1e9:,.1f} GB allowed.",
+            f"This file has {in_bytes(size)}; earlier uploads already take "
+            f"{in_bytes(stored)} of the {in_bytes(STORED_BYTES)} allowed.",
             hint=f"Delete files you no longer need from {folder()}.",
         )
     free = shutil.disk_usage(folder()).free
     if free - size < FREE_BYTES:
         raise DiskFull(
-            f"The disk has {free / 1e9:,.1f} GB free, and this file takes {size / 1e9:,.1f} GB.",
-            hint=f"Free some space: {FREE_BYTES / 1e9:,.1f} GB must stay free for runs.",
+            f"The disk has {in_bytes(free)} free, and this file takes {in_bytes(size)}.",
+            hint=f"Free some space: {in_bytes(FREE_BYTES)} must stay free for runs.",
         )

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from orpo_qlora.evaluation.statistics import Values, share_at_zero
+from orpo_qlora.evaluation.statistics import Values, logistic, share_at_zero
 from orpo_qlora.runs.curves.intervals import Z_95, Interval
 
 MOST_STEPS = 100
@@ -34,7 +34,7 @@ def controlled_win_rate(outcomes: Values, differences: Values) -> Interval:
     design = np.stack(columns, axis=1)
     weights = np.zeros(design.shape[1])
     for _ in range(MOST_STEPS):
-        fitted = _logistic(design @ weights)
+        fitted = logistic(design @ weights)
         information = design.T @ ((fitted * (1 - fitted))[:, None] * design)
         step = np.linalg.solve(
             information + 1e-12 * np.eye(len(weights)), _score(design, outcomes, fitted)
@@ -44,9 +44,9 @@ def controlled_win_rate(outcomes: Values, differences: Values) -> Interval:
             return share_at_zero(outcomes > 0.5, covariate)
         if float(np.abs(step).max()) < 1e-10:
             break
-    error = _standard_error(design, outcomes, _logistic(design @ weights))
+    error = _standard_error(design, outcomes, logistic(design @ weights))
     low, value, high = (
-        float(_logistic(np.asarray(weights[0] + shift))) for shift in (-error, 0.0, error)
+        float(logistic(np.asarray(weights[0] + shift))) for shift in (-error, 0.0, error)
     )
     return Interval(value, low, high, "logistic")
 
@@ -60,8 +60,3 @@ def _standard_error(design: Values, outcomes: Values, fitted: Values) -> float:
     bread = np.linalg.pinv(design.T @ ((fitted * (1 - fitted))[:, None] * design))
     meat = design.T @ (np.square(outcomes - fitted)[:, None] * design)
     return Z_95 * math.sqrt(max(0.0, float((bread @ meat @ bread)[0, 0])))
-
-
-def _logistic(values: Values) -> Values:
-    # Of tanh, which does not overflow.
-    return np.asarray(0.5 * (1 + np.tanh(values / 2)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def trained_reward_model(run: Run, on_step: Callable[[int, int], object]) -> Rew
     if len(pairs) < FEWEST_PAIRS:
         raise InputError(
             f"Run “{run.title}” has {len(pairs)} training pairs, too few for a reward model.",
-            hint="Name a reward model with --reward-model, or train on more pairs.",
+            hint="Name a reward model (--reward-model), or train on more pairs.",
         )
     kept = _kept_folder(run)
     if not kept.is_dir():
@@ -85,42 +84,35 @@ def _train(
 ) -> None:
     """Train, and keep the adapter whole or not at all."""
     base = load_scalar_base(run.trained_config)
-    draft = kept.with_name(f".{kept.name}")
-    shutil.rmtree(draft, ignore_errors=True)
     steps = training_steps(len(pairs))
     is_cuda = base.model.device.type == "cuda"
-    try:
-        with storage.disk_errors(draft):
-            trainer = RewardTrainer(
-                model=base.model,
-                args=RewardConfig(
-                    output_dir=str(draft),
-                    per_device_train_batch_size=PAIRS_PER_STEP,
-                    max_steps=steps,
-                    learning_rate=LEARNING_RATE,
-                    lr_scheduler_type="linear",
-                    seed=0,
-                    bf16=is_cuda and "bfloat16" in str(base.model.dtype),
-                    use_cpu=not is_cuda,
-                    max_length=LONGEST,
-                    gradient_checkpointing=False,
-                    save_strategy="no",
-                    report_to=[],
-                    disable_tqdm=True,
-                ),
-                train_dataset=Dataset.from_list([_record(pair) for pair in pairs]),
-                processing_class=base.tokenizer,
-                peft_config=LoraConfig(
-                    r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="SEQ_CLS"
-                ),
-                callbacks=[_Steps(on_step)],
-            )
-            trainer.train()
-            trainer.model.save_pretrained(str(draft))
-            storage.sync_files(draft)
-            draft.rename(kept)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with storage.new_folder(kept) as draft:
+        trainer = RewardTrainer(
+            model=base.model,
+            args=RewardConfig(
+                output_dir=str(draft),
+                per_device_train_batch_size=PAIRS_PER_STEP,
+                max_steps=steps,
+                learning_rate=LEARNING_RATE,
+                lr_scheduler_type="linear",
+                seed=0,
+                bf16=is_cuda and "bfloat16" in str(base.model.dtype),
+                use_cpu=not is_cuda,
+                max_length=LONGEST,
+                gradient_checkpointing=False,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_list([_record(pair) for pair in pairs]),
+            processing_class=base.tokenizer,
+            peft_config=LoraConfig(
+                r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="SEQ_CLS"
+            ),
+            callbacks=[_Steps(on_step)],
+        )
+        trainer.train()
+        trainer.model.save_pretrained(str(draft))
 
 
 def _record(pair: PreferencePair) -> dict[str, object]:

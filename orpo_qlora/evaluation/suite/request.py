@@ -6,14 +6,13 @@ named after the request without the parts, so that parts can be added later.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orpo_qlora.errors import Busy, InputError
+from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
 from orpo_qlora.evaluation.answers.prompts import PromptSet
@@ -27,8 +26,7 @@ from orpo_qlora.evaluation.suite.results import (
     read_results,
     read_reward,
 )
-from orpo_qlora.jobs.job import BackgroundJob, JobState
-from orpo_qlora.runs.state import ErrorCard
+from orpo_qlora.jobs.job import BackgroundJob, JobState, hash_of, lost_card
 from orpo_qlora.runs.store import Run
 
 NEED_EMBEDDINGS = {"diversity"}
@@ -80,21 +78,16 @@ class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
     program = "orpo_qlora.evaluation.suite.program"
     folder_name = "answer-evaluations"
     kept = 50
-    lost = ErrorCard(
-        slug="worker-lost",
-        message="The evaluation ended without an error message, as happens when the system ends "
-        "the program that takes the most memory.",
-        hint="Close other programs and evaluate again: answers given so far are kept.",
+    lost = lost_card(
+        "The evaluation",
+        "Close other programs and evaluate again: answers given so far are kept.",
     )
+    alone = "an evaluation"
+    alone_hint = "Evaluate once it has ended; answers given so far are kept."
 
     def key(self, request: SuiteRequest) -> str:
         """Return the hash of everything but the parts."""
-        content = request.model_dump_json(exclude={"parts"})
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-    def question(self, request: SuiteRequest) -> SuiteRequest:
-        """Return the request itself."""
-        return request
+        return hash_of(request, frozenset({"parts"}))
 
     def paths(self, request: SuiteRequest) -> SuitePaths:
         """Return the files of a request's job, there or not."""
@@ -109,13 +102,6 @@ class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
         """Whether every requested part has a result."""
         found = answer.results
         return found is not None and all(found.part(name) is not None for name in request.parts)
-
-    def refusal(self, run: Run) -> Busy:
-        """Return why nothing can be evaluated during a run."""
-        return Busy(
-            f"Run “{run.title}” is {run.state.status}: an evaluation needs the machine to itself.",
-            hint="Evaluate once it has ended; answers given so far are kept.",
-        )
 
     def ask(self, request: SuiteRequest, *, again: bool = False) -> SuiteAnswer:
         """Return what is known, and start what is missing; `again` measures complete parts again.

@@ -28,7 +28,6 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -154,9 +153,7 @@ def find_llama_cpp(checkout: str, report: Report) -> LlamaCpp:
             raise not_a_checkout(folder)
         return LlamaCpp(folder, _sentencepiece(report), f"llama.cpp in {folder.name}")
     folder = tools_folder() / f"llama.cpp-{VERSION}"
-    if not folder.is_dir():
-        with _made(folder) as draft:
-            _fetch_scripts(draft, report)
+    _make(folder, lambda draft: _fetch_scripts(draft, report))
     return LlamaCpp(folder, _sentencepiece(report), f"llama.cpp of {SOURCE} {VERSION}")
 
 
@@ -172,30 +169,27 @@ def is_fetched() -> bool:
     return (storage.home() / "tools" / f"llama.cpp-{VERSION}").is_dir()
 
 
-@contextmanager
-def _made(folder: Path) -> Iterator[Path]:
-    """Yield a draft that becomes the folder, unless another process has made it meanwhile."""
-    draft = folder.with_name(f".{folder.name}.draft")
+def _make(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder of tools whole, unless it is there; one process at a time."""
+    if folder.is_dir():
+        return
     with storage.FileLock(folder.with_name(f".{folder.name}.lock")):
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
-        try:
-            yield draft
-            if not folder.is_dir():
-                draft.rename(folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        if not folder.is_dir():
+            with storage.new_folder(folder) as draft:
+                fill(draft)
 
 
 def _sentencepiece(report: Report) -> Path | None:
     if importlib.util.find_spec("sentencepiece") is not None:
         return None
     folder = tools_folder() / SENTENCEPIECE.replace("==", "-")
-    if not folder.is_dir():
-        with _made(folder) as draft:
-            report("fetching sentencepiece for the converter")
-            only = ["--no-deps", "--only-binary", ":all:", "--target", str(draft)]
-            _pip(["install", *only, SENTENCEPIECE])
+
+    def fetch(draft: Path) -> None:
+        report("fetching sentencepiece for the converter")
+        only = ["--no-deps", "--only-binary", ":all:", "--target", str(draft)]
+        _pip(["install", *only, SENTENCEPIECE])
+
+    _make(folder, fetch)
     return folder
 
 

@@ -33,7 +33,7 @@ TOLERANCE = 2e-3
 """Largest accepted relative difference of a matrix: float16 rounds to 5e-4."""
 ON_NF4 = (
     "The adapter was trained on 4-bit weights. A base in another type lacks their rounding, so "
-    "its answers differ from the run's; a merged GGUF (--gguf) does not have this difference."
+    "its answers differ from the run's; a merged GGUF does not have this difference."
 )
 _ONE_SCALE = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
 """Settings of an adapter that a GGUF file, with one alpha for all, cannot express."""

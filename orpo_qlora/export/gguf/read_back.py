@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from orpo_qlora.data.wording import brief
 from orpo_qlora.errors import OrpoQloraError
 from orpo_qlora.export.checks import Checks
-from orpo_qlora.export.compare import Own, greedy, largest_difference, mean_logps
+from orpo_qlora.export.compare import RunNumbers, greedy, largest_difference, mean_logps
 from orpo_qlora.export.gguf.types import GgufType
 from orpo_qlora.models.load_errors import loading_errors
 from orpo_qlora.orpo.rows.tokens import TokenizedPair, to_tokens
@@ -31,7 +31,7 @@ class ReadBackError(OrpoQloraError):
     slug = "read-back"
 
 
-def read_back(path: Path, own: Own, kind: GgufType, device: str) -> Checks:
+def read_back(path: Path, own: RunNumbers, kind: GgufType, device: str) -> Checks:
     """Load a GGUF file and compare it with the run's own model.
 
     Args:
@@ -76,7 +76,7 @@ def read_back(path: Path, own: Own, kind: GgufType, device: str) -> Checks:
     )
 
 
-def _compare_template(template: str, own: Own) -> None:
+def _compare_template(template: str, own: RunNumbers) -> None:
     if template == own.template:
         return
     shared = 0
@@ -92,7 +92,7 @@ def _compare_template(template: str, own: Own) -> None:
     )
 
 
-def _compare_tokens(tokenizer: PreTrainedTokenizerBase, own: Own) -> None:
+def _compare_tokens(tokenizer: PreTrainedTokenizerBase, own: RunNumbers) -> None:
     for found, expected in zip(to_tokens(tokenizer, own.raw), own.whole, strict=True):
         if found != expected:
             place, ids, wanted = _first_difference(found, expected)
@@ -118,7 +118,7 @@ def _first_difference(found: TokenizedPair, expected: TokenizedPair) -> tuple[in
     return 0, "unknown", "unknown"
 
 
-def _compare_end(eos: object, tokenizer: PreTrainedTokenizerBase, own: Own) -> None:
+def _compare_end(eos: object, tokenizer: PreTrainedTokenizerBase, own: RunNumbers) -> None:
     ends = eos if isinstance(eos, list) else [eos]
     if own.end in ends:
         return

@@ -17,7 +17,6 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 
 from orpo_qlora import __version__, storage
 from orpo_qlora.errors import InputError, OrpoQloraError, UnsupportedModel
-from orpo_qlora.export.bundle import errors_named
 from orpo_qlora.export.checks import Checks
 from orpo_qlora.export.gguf import llama_cpp
 from orpo_qlora.export.gguf.llama_cpp import LlamaCpp
@@ -104,7 +103,7 @@ def work_folder(target: Path) -> Iterator[Path]:
         InputError: nothing can be written there.
         DiskFull: nothing is left behind.
     """
-    with errors_named(target):
+    with storage.write_errors(target):
         if target.is_dir():
             raise InputError(f"{target} is a folder.", hint="Name a file that ends in .gguf.")
         for leftover in target.parent.glob(f"{WORK}{target.name}-*"):

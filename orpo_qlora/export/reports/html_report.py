@@ -114,10 +114,5 @@ def write_report(run: Run, path: Path) -> None:
     writer = WRITERS.get(path.suffix.casefold())
     if writer is None:
         raise InputError(f"{path.name} is neither .html nor .md.", hint="End it with either.")
-    try:
+    with storage.write_errors(path):
         writer(run, path)
-    except OSError as exc:
-        raise InputError(
-            f"{path} cannot be written ({exc.strerror}).",
-            hint="Choose a folder you may write to.",
-        ) from exc

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from orpo_qlora import storage
 from orpo_qlora.data.files import hub, stored
 from orpo_qlora.data.files.hub import MOST_ROWS, HubRequest, HubSource
-from orpo_qlora.data.wording import listed, plural
+from orpo_qlora.data.wording import in_bytes, listed, plural
 from orpo_qlora.errors import DataError, OrpoQloraError
 from orpo_qlora.jobs.hub.job import FetchPaths, HubFetched, HubListing, read_fetched
 from orpo_qlora.jobs.job import JobProgram, run_job
@@ -138,7 +138,7 @@ class FetchProgram(JobProgram):
             digest.update(line)
             now = time.monotonic()
             if now - self.reported_at > REPORT_SECONDS:
-                self.report(f"fetching rows, {size / 1e6:,.1f} MB", done=count)
+                self.report(f"fetching rows, {in_bytes(size)}", done=count)
             if now - checked_at > ROOM_SECONDS:
                 checked_at = now
                 stored.check_room(0)
@@ -205,7 +205,7 @@ def _refuse_large(request: HubRequest, rows: Rows) -> None:
     if rows.count > MOST_ROWS:
         raise _too_many(request, f"has {rows.count:,} rows")
     if rows.file_bytes > request.max_bytes:
-        raise _too_large(request, f"has {rows.file_bytes / 1e9:,.2f} GB of files")
+        raise _too_large(request, f"has {in_bytes(rows.file_bytes)} of files")
 
 
 def _refuse_over(request: HubRequest, count: int, size: int) -> None:
@@ -213,20 +213,20 @@ def _refuse_over(request: HubRequest, count: int, size: int) -> None:
     if count > MOST_ROWS and not request.max_rows:
         raise _too_many(request, f"has more than {MOST_ROWS:,} rows")
     if size > request.max_bytes:
-        raise _too_large(request, f"takes more than {request.max_bytes / 1e9:,.2f} GB")
+        raise _too_large(request, f"takes more than {in_bytes(request.max_bytes)}")
 
 
 def _too_many(request: HubRequest, fact: str) -> DataError:
     return DataError(
         f"{request.id} {fact}; at most {plural(MOST_ROWS, 'row')} are fetched.",
-        hint="Take the first rows only: --max-rows, “Rows at most” on the page.",
+        hint="Take the first rows only (--max-rows).",
     )
 
 
 def _too_large(request: HubRequest, fact: str) -> DataError:
     return DataError(
-        f"{request.id} {fact}; at most {request.max_bytes / 1e9:,.2f} GB are stored.",
-        hint="Take the first rows only: --max-rows, “Rows at most” on the page.",
+        f"{request.id} {fact}; at most {in_bytes(request.max_bytes)} are stored.",
+        hint="Take the first rows only (--max-rows).",
     )
 
 

@@ -6,7 +6,6 @@ job's folder under `fetches/` keeps what was found: the source, its configs and 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from orpo_qlora import storage
 from orpo_qlora.data.files.hub import HubRequest, HubSource
 from orpo_qlora.data.files.stored import DATA, stored_path
-from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState
-from orpo_qlora.runs.state import ErrorCard
+from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState, hash_of, lost_card
 
 END_SECONDS = 10.0
 """How long `cancel` waits for the program to end."""
@@ -99,20 +97,14 @@ class FetchJob(BackgroundJob[HubRequest, FetchAnswer]):
     program = "orpo_qlora.jobs.hub.fetch"
     folder_name = "fetches"
     kept = 50
-    lost = ErrorCard(
-        slug="worker-lost",
-        message="The download ended without an error message, as happens when the system ends "
-        "the program that takes the most memory.",
-        hint="Try again; nothing of it was kept.",
+    lost = lost_card(
+        "The download",
+        "Try again; nothing of it was kept.",
     )
 
     def key(self, request: HubRequest) -> str:
         """Return the hash of the request."""
-        return hashlib.sha256(request.model_dump_json().encode()).hexdigest()[:32]
-
-    def question(self, request: HubRequest) -> HubRequest:
-        """Return the request itself."""
-        return request
+        return hash_of(request)
 
     def paths(self, request: HubRequest) -> FetchPaths:
         """Return the files of a request's job, there or not."""

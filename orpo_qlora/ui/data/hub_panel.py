@@ -10,7 +10,7 @@ import gradio as gr
 from pydantic import ValidationError
 
 from orpo_qlora.data.files.hub import HubRequest, request_of
-from orpo_qlora.data.wording import plural
+from orpo_qlora.data.wording import in_bytes, plural
 from orpo_qlora.errors import InputError
 from orpo_qlora.jobs.hub.job import JOB, FetchAnswer, HubListing
 from orpo_qlora.presets import Recipe
@@ -211,7 +211,7 @@ def _view(request: HubRequest, answer: FetchAnswer) -> str:
         return cards.busy(f"{request.id}: {state.phase}{rows}{of} …")
     if fetched is None:
         return ""
-    size = f"{fetched.size_bytes / 1e6:,.1f} MB"
+    size = in_bytes(fetched.size_bytes)
     return cards.reason(f"{plural(fetched.rows, 'row')}, {size}. {fetched.note}".strip())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from orpo_qlora.chat import client
-from orpo_qlora.data.wording import listed, plural
+from orpo_qlora.data.wording import in_bytes, listed, plural
 from orpo_qlora.errors import InputError, UnknownRun
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import deletion as deletion_of_runs
@@ -86,8 +86,8 @@ def question_updates(part: Deletion, ids: Sequence[str]) -> Updates:
     reasons = {run.id: deletion_of_runs.why_not(run, held) for run in runs}
     going = [run for run in runs if not reasons[run.id]]
     removed = f"{listed([run.title for run in going])} with checkpoints, adapter, metrics and log"
-    size = max(0.1, sum(map(_bytes_of, going)) / 1e6)
-    sentences = [f"{removed}: {size:,.1f} MB. This cannot be undone."] if going else []
+    size = in_bytes(sum(map(_bytes_of, going)))
+    sentences = [f"{removed}: {size}. This cannot be undone."] if going else []
     staying = [reason for reason in reasons.values() if reason]
     title = f"Delete {plural(len(going), 'run')}?" if going else "Nothing can be deleted now."
     return {

@@ -222,11 +222,6 @@ def config_of_preset(preset: str) -> TrainConfig:
     return build_config(read_preset(preset), source=f"preset {preset}")
 
 
-def values_of(config: TrainConfig) -> list[object]:
-    """Return the values of the form's inputs for these settings."""
-    return [shown_value(name, value) for name, value in named_values(config).items()]
-
-
 def updates_of(config: TrainConfig) -> list[object]:
     """Return what makes the form's inputs show these settings."""
     return [update_of(name, value) for name, value in named_values(config).items()]

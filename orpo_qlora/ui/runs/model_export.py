@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.export import request as export_request
 from orpo_qlora.export.formats import FORMATS, Format
 from orpo_qlora.export.gguf import llama_cpp
@@ -118,7 +119,7 @@ def _row(run: Run, one: Format, export: Export) -> str:
     texts = (
         one.label,
         one.use,
-        f"{(made.size_bytes if made else size) / 1e6:,.0f} MB" if made or size else UNKNOWN,
+        in_bytes(made.size_bytes if made else size) if made or size else UNKNOWN,
         f"about {math.ceil(seconds / 60):,} min" if seconds else UNKNOWN,
     )
     pairs = zip(HEAD, (*map(html.escape, texts), _state(export)), strict=True)

@@ -13,7 +13,6 @@ from orpo_qlora.charts.view import Choices
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import request as evaluation_request
 from orpo_qlora.evaluation.request import Evaluation
-from orpo_qlora.export import bundle
 from orpo_qlora.export.formats import exports_of
 from orpo_qlora.export.reports import report_card_html
 from orpo_qlora.export.reports.report_card_html import Report
@@ -115,7 +114,7 @@ def take_snapshot(run_id: str) -> Snapshot:
 def _outcome(run: Run) -> Outcome:
     if run.is_active or not run.has_adapter:
         return Outcome()
-    outcome = Outcome(True, bundle.is_exportable(run))
+    outcome = Outcome(True, run.has_final_adapter)
     if outcome.is_exportable:
         outcome = replace(outcome, exports=exports_of(run))
     try:

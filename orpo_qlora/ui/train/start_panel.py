@@ -25,9 +25,7 @@ DECIDED = (
 def choices() -> list[tuple[str, str]]:
     """Return the adapters to start from: none, and those of ended runs, newest first."""
     runs = [
-        (f"{run.title} ({run.id})", run.id)
-        for run in store.list_runs()
-        if run.state.status in {"finished", "stopped"} and run.has_adapter
+        (f"{run.title} ({run.id})", run.id) for run in store.list_runs() if run.has_final_adapter
     ]
     return [(NEW_ADAPTER, ""), *runs]
 

@@ -240,7 +240,7 @@ def test_configs_and_splits_are_known_afterwards(fetched, home):
         ("empty", "no files that can be read", "CSV"),
         ("pictures", "acme/pictures holds images", "CSV"),
         ("broken", "The files of acme/broken cannot be read", "another config or revision"),
-        ("too-large", "GB of files; at most", "--max-rows"),
+        ("too-large", " of files; at most", "--max-rows"),
         ("too-large-on-disk", "takes more than", "--max-rows"),
     ],
 )

@@ -1,4 +1,5 @@
 import pytest
+from form_values import values_of
 from made_runs import make_run
 
 from orpo_qlora.config import build_config
@@ -10,11 +11,10 @@ from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 from orpo_qlora.ui.data import uploads
 from orpo_qlora.ui.history import sweep_panel
-from orpo_qlora.ui.parts import form
 from orpo_qlora.ui.train import estimate_panel
 
 CONFIG = build_config({"lambda": 0.1, "max_steps": 3})
-VALUES = form.values_of(CONFIG)
+VALUES = values_of(CONFIG)
 LAMBDAS = ("lambda", "0.1, 0.5", "", "")
 CROSSED = ("lambda", "0.1, 0.5, 1", "learning_rate", "1e-4 2e-4")
 
@@ -40,7 +40,7 @@ def dataset_id():
 
 
 def leave_estimate(dataset_id, config, seconds):
-    paths = estimation.paths_of(estimate_panel.request_of(dataset_id, form.values_of(config)))
+    paths = estimation.paths_of(estimate_panel.request_of(dataset_id, values_of(config)))
     paths.folder.mkdir(parents=True)
     estimate = Estimate(
         **{"made_at": 0, "device": "cpu", "pairs": 9, "held_out_pairs": 1, "longest_tokens": 9},

@@ -1,5 +1,6 @@
 import gradio as gr
 import pytest
+from form_values import values_of
 
 from orpo_qlora.config import build_config, setting_fields
 from orpo_qlora.errors import ConfigError
@@ -13,7 +14,7 @@ def components():
 
 
 def defaults():
-    return form.values_of(build_config({}))
+    return values_of(build_config({}))
 
 
 def changed(**settings):
@@ -56,7 +57,7 @@ def test_an_empty_number_is_the_methods_own():
     for empty in (None, "", " ", "auto"):
         config = form.config_from(changed(method="simpo", beta=empty))
         assert (config.method, config.beta) == ("simpo", None)
-        assert form.config_from(form.values_of(config)) == config
+        assert form.config_from(values_of(config)) == config
     assert form.config_from(changed(method="simpo", beta="2.5")).beta == 2.5
     assert form.changed_settings(changed(beta=""), build_config({})) == []
     assert form.changed_settings(changed(beta="0.1"), build_config({"beta": 0.1})) == []
@@ -79,7 +80,7 @@ def test_untouched_form_gives_the_default_settings():
 def test_the_text_of_a_template_is_a_choice_with_a_short_label_and_keeps_every_character():
     text = "\n{% for m in messages %}{{ m.content }}\n{% endfor %}\n\n"
     config = build_config({"chat_template": text})
-    assert form.config_from(form.values_of(config)).chat_template == text
+    assert form.config_from(values_of(config)).chat_template == text
     shown = dict(zip(form.setting_names(), form.updates_of(config), strict=True))
     assert shown["chat_template"].choices[-1][0].startswith("custom (54 characters")
     assert shown["chat_template"].choices[-1][1] == shown["chat_template"].value == text
@@ -90,7 +91,7 @@ def test_the_text_of_a_template_is_a_choice_with_a_short_label_and_keeps_every_c
 
 def test_values_of_a_form_survive_the_way_there_and_back():
     config = build_config({"lambda": 0.35, "sample_prompts": ["one", "two"], "name": "mine"})
-    assert form.config_from(form.values_of(config)) == config
+    assert form.config_from(values_of(config)) == config
 
 
 def test_sample_prompts_are_one_per_line():
@@ -128,4 +129,4 @@ def test_all_wrong_values_are_named_at_once():
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_preset_fills_the_form(preset):
-    assert form.config_from(form.values_of(form.config_of_preset(preset))).model
+    assert form.config_from(values_of(form.config_of_preset(preset))).model

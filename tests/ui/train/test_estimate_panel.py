@@ -5,6 +5,7 @@ import time
 
 import gradio as gr
 import pytest
+from form_values import values_of
 from tiny import claim_layers
 
 from orpo_qlora.config import build_config
@@ -34,7 +35,7 @@ def dataset_id(tmp_path):
 
 
 def values_for(model, **settings):
-    return form.values_of(build_config({"model": str(model), "max_steps": 5, **settings}))
+    return values_of(build_config({"model": str(model), "max_steps": 5, **settings}))
 
 
 def watched(panel, dataset_id, values):

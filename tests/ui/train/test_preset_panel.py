@@ -1,6 +1,7 @@
 from dataclasses import dataclass, fields
 
 import pytest
+from form_values import values_of
 
 from orpo_qlora import presets
 from orpo_qlora.config import TrainConfig, build_config, setting_fields
@@ -30,7 +31,7 @@ def tab():
 
 def values_after(tab, updates):
     """Return what the form holds once a handler's answer is shown, beginning with the demo."""
-    values = form.values_of(form.config_of_preset("demo-cpu"))
+    values = values_of(form.config_of_preset("demo-cpu"))
     shown = dict(zip(form.setting_names(), values, strict=True))
     shown |= {n: updates[c] for n, c in tab.form.components.items() if c in updates}
     return list(shown.values())
@@ -62,7 +63,7 @@ def test_nothing_is_changed_in_a_form_that_was_just_filled(tab):
 @pytest.mark.parametrize("name", [name for name in setting_fields() if name != "name"])
 def test_every_setting_is_marked_once_it_differs(name):
     origin = TrainConfig()
-    values = dict(zip(form.setting_names(), form.values_of(origin), strict=True))
+    values = dict(zip(form.setting_names(), values_of(origin), strict=True))
     old = values[name]
     values[name] = (not old) if isinstance(old, bool) else f"{old}x" if isinstance(old, str) else 7
     assert form.changed_settings(list(values.values()), origin) == [name]
@@ -146,6 +147,6 @@ def test_a_file_that_is_no_preset_leaves_the_form_alone(tab, tmp_path):
 
 
 def test_a_damaged_origin_counts_as_the_default(tab):
-    values = form.values_of(build_config({}))
+    values = values_of(build_config({}))
     for text in ("", "[", "lambda: much", "- 1", "[" * 5000, "a: &a [1]\nb: *a"):
         assert preset_panel.mark(tab.presets, text, "", values)[tab.presets.marked] == ""
