@@ -59,6 +59,11 @@ class Inputs:
     prompts_key: str = ""
     """Of an uploaded prompt set; empty without one."""
 
+    @classmethod
+    def of(cls, run: str, values: Sequence[Any]) -> Inputs:
+        """Return the values in the order of the fields; a text that was never typed is None."""
+        return cls(run, *("" if value is None else value for value in values))
+
 
 def request_of(inputs: Inputs) -> SuiteRequest:
     """Return the request of the panel.

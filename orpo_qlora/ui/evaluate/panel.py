@@ -272,7 +272,7 @@ def connect_evaluate_panel(panel: EvaluatePanel, picker: gr.Textbox) -> None:
         if not run_id:
             return {panel.timer: gr.update(active=False)}
         run = store.read_run(store.paths_of(run_id))
-        now = replace(Inputs(run_id, *values), others=[])
+        now = replace(Inputs.of(run_id, values), others=[])
         return {
             panel.offer: cards.reason(offer(now)),
             panel.others: gr.update(choices=other_runs(run), value=[]),
@@ -280,13 +280,13 @@ def connect_evaluate_panel(panel: EvaluatePanel, picker: gr.Textbox) -> None:
         }
 
     def on_input(run_id: str, *values: Any) -> Updates | None:  # noqa: ANN401
-        return {panel.offer: cards.reason(offer(Inputs(run_id, *values)))} if run_id else None
+        return {panel.offer: cards.reason(offer(Inputs.of(run_id, values)))} if run_id else None
 
     def on_upload(path: str | None) -> Updates:
         return {panel.prompts_key: upload(Path(path)) if path else ""}
 
     def on_start(run_id: str, *values: Any) -> Updates:  # noqa: ANN401 - of any component
-        request = request_of(Inputs(run_id, *values))
+        request = request_of(Inputs.of(run_id, values))
         JOB.ask(request, again=JOB.read(request).state.error is not None)
         return shown_updates(panel, JOB.key(request)) or {}
 

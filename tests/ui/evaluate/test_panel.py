@@ -122,6 +122,14 @@ def test_it_offers_what_is_possible_now(copied_run, monkeypatch):
     assert "once the run has ended" in form.offer(inputs(copied_run))
 
 
+def test_a_page_that_was_just_opened_sends_no_texts(copied_run):
+    untouched = dict.fromkeys(("prompts", "reward_model", "judge_url", "judge_model"))
+    values = inputs(copied_run, **untouched, prompts_key=None)
+    opened = Inputs.of(copied_run.id, [getattr(values, one.name) for one in fields(Inputs)[1:]])
+    assert opened == inputs(copied_run)
+    assert "3 prompts to answer" in form.offer(opened)
+
+
 def test_more_answers_and_parts_take_longer(copied_run):
     def seconds(**values):
         request = form.request_of(inputs(copied_run, **values))
