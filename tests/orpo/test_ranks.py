@@ -12,6 +12,7 @@ from policies import make_policy, random_pairs
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import NonFiniteLoss
+from orpo_qlora.models.loading import attach_new_adapter, load_base
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import loss_for, mismatch, needs_of
 from orpo_qlora.orpo.process_group import PeerLost
@@ -19,6 +20,7 @@ from orpo_qlora.orpo.ranks import ALONE, assign
 from orpo_qlora.orpo.reference import Measuring, Reference, as_reference
 from orpo_qlora.orpo.step import accumulate_step, measure_pairs
 from orpo_qlora.orpo.trainer import OrpoTrainer
+from orpo_qlora.orpo.verify.parity import fill_adapter
 
 CLOCKS = ("seconds", "peak_memory_bytes")
 
@@ -240,3 +242,27 @@ def test_a_killed_rank_is_noticed_by_the_others(tmp_path):
     lost, killed, also_lost = run_ranks(3, tmp_path / "r", work)
     assert killed == -signal.SIGKILL
     assert type(lost) is type(also_lost) is PeerLost
+
+
+def quantised_step(model, ranks):
+    """Return metrics and gradients of one step on a base in NF4, in float32."""
+    config = TrainConfig(model=str(model), pairs_per_step=7)
+    torch.manual_seed(0)
+    policy = attach_new_adapter(load_base(config.model), config)
+    fill_adapter(policy)
+    pairs = uneven(7)
+    engine = build_engine(policy, needs_of(config), pairs)
+    ranks.prepare([p for p in policy.parameters() if p.requires_grad])
+    loss, backward = loss_for(config), torch.Tensor.backward
+    record = accumulate_step(engine, pairs, loss, 60, backward, ranks)
+    ranks.sum_gradients()
+    return record, gradients(policy)
+
+
+def test_a_step_on_a_quantised_base_agrees_too(tmp_path, tiny_model):
+    wanted, wanted_gradients = quantised_step(tiny_model, ALONE)
+    results = run_ranks(2, tmp_path / "r", lambda ranks: quantised_step(tiny_model, ranks))
+    for record, found in results:
+        agree(record, wanted, 1e-5)
+        for name, gradient in wanted_gradients.items():
+            assert (found[name] - gradient).norm() <= 1e-3 * gradient.norm(), name
