@@ -14,12 +14,9 @@ from serving import END_SECONDS, ROOT, serving
 
 from orpo_qlora.chat import client
 from orpo_qlora.chat.client import ChatSettings
-from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_names, example_path
 from orpo_qlora.data.messages import Message
-from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.runs import store
-from orpo_qlora.runs.process import launch
 
 TOKEN = "hf_" + "Zq7" * 12
 WAIT_SECONDS = 240.0
@@ -63,16 +60,26 @@ def seen_command_lines(ended):
 
 
 def whole_job(tiny_model, served):
-    """Look at the page, upload, train, and chat with the result; return what the page said."""
+    """Look at the page, upload, train and chat; return what page and command line said."""
     source = example_path(example_names()[0])
     with httpx.Client(base_url=served.address, trust_env=False, timeout=END_SECONDS) as page:
         pages = [page.get(path).text for path in ("/", "/config", "/gradio_api/info")]
         files = {"files": (source.name, source.read_bytes())}
         pages.append(page.post("/gradio_api/upload", files=files).text)
-    settings = {"model": str(tiny_model), "max_steps": 4, "checkpoint_every": 2, "held_out": 0}
-    paths = launch.start_run(build_config(settings), load_preferences(source))
-    run = launch.wait_for(paths, WAIT_SECONDS)
-    assert run.state.status == "finished", store.log_tail(paths)
+    # Every program of this test starts cold: its environment is not that of the forks' server.
+    settings = ["max_steps=4", "checkpoint_every=2", "held_out=0"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    program = [sys.executable, "-m", "orpo_qlora.cli.main", "train", str(source), "--model"]
+    done = subprocess.run(
+        [*program, str(tiny_model), *options],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    run = store.find_run("last")
+    pages += [done.stdout, done.stderr]
     turns = [Message("user", "hello")]
     *_, last = client.stream(run, turns, turns, ChatSettings(max_tokens=3))
     assert last.is_done
