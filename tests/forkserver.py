@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = str(ROOT / "app.py")
 SUPERVISOR = "orpo_qlora.runs.process.supervisor"
 COMMAND_LINE = "orpo_qlora.cli.main"
-TORCHRUN = "orpo_qlora.runs.process.torchrun"
+TORCHRUN = "orpo_qlora.runs.process.shared.torchrun"
 STARTERS = {PAGE, SUPERVISOR, COMMAND_LINE, TORCHRUN}
 """Programs that start others."""
 PROGRAMS = (
@@ -42,7 +42,7 @@ PROGRAMS = (
     COMMAND_LINE,
     "orpo_qlora.runs.process.worker",
     TORCHRUN,
-    "orpo_qlora.runs.process.rank",
+    "orpo_qlora.runs.process.shared.rank",
     "orpo_qlora.jobs.tokenize",
     "orpo_qlora.jobs.estimate_steps",
     "orpo_qlora.evaluation.measure",

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from orpo_qlora.orpo.process_group import ProcessGroup
+from orpo_qlora.orpo.processes.process_group import ProcessGroup
 
 WAIT_SECONDS = 120
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.logps import TILE_BYTES, logits_of
-from orpo_qlora.orpo.ranks import ALONE, Ranks
+from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 from orpo_qlora.orpo.rows.packing import Needs, lay_out
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 

@@ -13,9 +13,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from orpo_qlora.errors import UnsupportedModel
-from orpo_qlora.orpo import attention
 from orpo_qlora.orpo.adapter_check import gradients, gradients_agree, random_adapter
 from orpo_qlora.orpo.dropout import Draws
+from orpo_qlora.orpo.kernels import attention
 from orpo_qlora.orpo.kernels.gated_mlp import fuse_gated_mlps, restore_gated_mlps
 from orpo_qlora.orpo.kernels.lora_linear import (
     FusedLinears,
@@ -25,7 +25,7 @@ from orpo_qlora.orpo.kernels.lora_linear import (
 from orpo_qlora.orpo.kernels.rms_norm import fuse_rms_norms, restore_rms_norms
 from orpo_qlora.orpo.logps import Head, frozen_head, token_logps, token_logps_of_trained_head
 from orpo_qlora.orpo.objectives.base import PairSums
-from orpo_qlora.orpo.ranks import Ranks
+from orpo_qlora.orpo.processes.ranks import Ranks
 from orpo_qlora.orpo.rows.packing import (
     LAYOUTS,
     Layout,

@@ -27,7 +27,7 @@ from orpo_qlora import storage
 from orpo_qlora.errors import CheckpointError, DiskFull, NonFiniteLoss
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.objectives.base import CHOSEN, REJECTED
-from orpo_qlora.orpo.ranks import ALONE, Ranks
+from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 from orpo_qlora.orpo.rows.packing import Needs
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 

@@ -22,7 +22,7 @@ from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import Loss
 from orpo_qlora.orpo.objectives.base import CHOSEN, Terms
 from orpo_qlora.orpo.objectives.measurements import OF_PAIRS, compare_responses
-from orpo_qlora.orpo.ranks import ALONE, Ranks
+from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 from orpo_qlora.orpo.reference import NEEDS, digest_of
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 

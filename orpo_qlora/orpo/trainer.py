@@ -35,7 +35,7 @@ from orpo_qlora.orpo.dropout import draw_by_pair
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import loss_for, mismatch
 from orpo_qlora.orpo.optimizer_memory import repeat_when_memory_runs_out
-from orpo_qlora.orpo.ranks import ALONE, Ranks
+from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 from orpo_qlora.orpo.reference import Measuring, Reference, ReferenceFile, as_reference, digest_of
 from orpo_qlora.orpo.resume import preserved_random_state
 from orpo_qlora.orpo.rows.batches import steps_an_epoch, total_steps, training_batches

@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 from orpo_qlora.config import build_config
 from orpo_qlora.models.loading import recompute_activations
 from orpo_qlora.models.memory import Room, choose_memory, footprint, shape_of
-from orpo_qlora.orpo import attention, engine
+from orpo_qlora.orpo import engine
 from orpo_qlora.orpo.engine import Engine
-from orpo_qlora.orpo.kernels import gated_mlp, rms_norm
+from orpo_qlora.orpo.kernels import attention, gated_mlp, rms_norm
 from orpo_qlora.orpo.kernels.gated_mlp import fuse_gated_mlps
 from orpo_qlora.orpo.kernels.lora_linear import fuse_lora_linears
 from orpo_qlora.orpo.kernels.rms_norm import fuse_rms_norms

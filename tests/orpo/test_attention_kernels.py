@@ -12,8 +12,8 @@ from policies import make_policy, random_pairs
 from torch.nn import functional as F
 
 from orpo_qlora.models import grouped_keys
-from orpo_qlora.orpo import attention, varlen
 from orpo_qlora.orpo.engine import build_engine
+from orpo_qlora.orpo.kernels import attention, varlen
 from orpo_qlora.orpo.rows.packing import Needs, Segment, lay_out
 from orpo_qlora.orpo.verify.parity import relative_l2, take_gradients
 

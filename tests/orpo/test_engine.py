@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from policies import CONFIGS, make_policy, random_pairs
 
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.orpo import attention, engine
+from orpo_qlora.orpo import engine
 from orpo_qlora.orpo.engine import build_engine
+from orpo_qlora.orpo.kernels import attention
 from orpo_qlora.orpo.loss import loss_for
 from orpo_qlora.orpo.objectives.base import PairSums
 from orpo_qlora.orpo.rows.packing import Needs, cut_into_micro_steps, lay_out

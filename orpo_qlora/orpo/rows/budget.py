@@ -21,7 +21,7 @@ from orpo_qlora.models.hardware import free_memory_bytes, is_out_of_memory
 from orpo_qlora.models.loading import recompute_activations
 from orpo_qlora.models.memory import FEWEST_TOKENS, MemoryChoice, Room, choose_memory, shape_of
 from orpo_qlora.orpo.engine import Engine
-from orpo_qlora.orpo.ranks import ALONE, Ranks
+from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 log = logging.getLogger(__name__)

@@ -31,13 +31,13 @@ from orpo_qlora.runs.process import preflight
 from orpo_qlora.runs.process import queue as run_queue
 from orpo_qlora.runs.process.data_for_method import check_data
 from orpo_qlora.runs.process.ending import record_end
-from orpo_qlora.runs.process.process_count import process_count
+from orpo_qlora.runs.process.shared.process_count import process_count
 from orpo_qlora.runs.process.start import copy_start, with_start
 from orpo_qlora.runs.store import Run, RunPaths
 
 WORKER = "orpo_qlora.runs.process.worker"
-TORCHRUN = "orpo_qlora.runs.process.torchrun"
-RANK = "orpo_qlora.runs.process.rank"
+TORCHRUN = "orpo_qlora.runs.process.shared.torchrun"
+RANK = "orpo_qlora.runs.process.shared.rank"
 """Started by torchrun in place of the worker where several processes share a run."""
 PROGRAMS_OF_RUN = {WORKER, TORCHRUN, RANK}
 SUPERVISOR = "orpo_qlora.runs.process.supervisor"

@@ -19,7 +19,7 @@ from orpo_qlora.program import run_program, start_program
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 from orpo_qlora.runs.process.ending import record_end
-from orpo_qlora.runs.process.process_count import process_count
+from orpo_qlora.runs.process.shared.process_count import process_count
 from orpo_qlora.runs.store import RunPaths
 
 

@@ -32,7 +32,7 @@ from orpo_qlora.models.experts import describe_experts
 from orpo_qlora.models.generation.sampling import BASE
 from orpo_qlora.models.templates.rendering import template_in_use
 from orpo_qlora.orpo import resume
-from orpo_qlora.orpo.ranks import ALONE, Ranks
+from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 from orpo_qlora.orpo.rows.batches import total_steps
 from orpo_qlora.orpo.rows.tokens import Tokenized
 from orpo_qlora.orpo.step import Record

@@ -8,9 +8,9 @@ from policies import make_policy, random_pairs
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.methods import METHODS
-from orpo_qlora.orpo import attention
 from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine, build_engine
+from orpo_qlora.orpo.kernels import attention
 from orpo_qlora.orpo.loss import loss_for, needs_of
 from orpo_qlora.orpo.objectives.base import CHOSEN, PROMPT, REJECTED
 from orpo_qlora.orpo.rows.packing import (

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from orpo_qlora import storage
 from orpo_qlora.errors import InputError, OrpoQloraError
-from orpo_qlora.orpo.process_group import PeerLost, ProcessGroup
+from orpo_qlora.orpo.processes.process_group import PeerLost, ProcessGroup
 from orpo_qlora.program import run_program
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import ending
-from orpo_qlora.runs.process.peers import POLL_SECONDS, Peers
+from orpo_qlora.runs.process.shared.peers import POLL_SECONDS, Peers
 from orpo_qlora.runs.process.worker import Worker, run_worker
 from orpo_qlora.runs.store import RunPaths
 

@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 from orpo_qlora.models.grouped_keys import plain_attention, repeated, takes_shared_keys
-from orpo_qlora.orpo import varlen
+from orpo_qlora.orpo.kernels import varlen
 from orpo_qlora.orpo.rows.packing import Segment
 
 NAME = "orpo_segments"

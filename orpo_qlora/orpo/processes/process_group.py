@@ -24,7 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from orpo_qlora.errors import OrpoQloraError, WorkerLost
 from orpo_qlora.models.hardware import is_out_of_memory
-from orpo_qlora.orpo.ranks import Ranks, assign
+from orpo_qlora.orpo.processes.ranks import Ranks, assign
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.models.loading import attach_new_adapter, load_base
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import loss_for, mismatch, needs_of
-from orpo_qlora.orpo.process_group import PeerLost
-from orpo_qlora.orpo.ranks import ALONE, assign
+from orpo_qlora.orpo.processes.process_group import PeerLost
+from orpo_qlora.orpo.processes.ranks import ALONE, assign
 from orpo_qlora.orpo.reference import Measuring, Reference, as_reference
 from orpo_qlora.orpo.step import accumulate_step, measure_pairs
 from orpo_qlora.orpo.trainer import OrpoTrainer

@@ -1,7 +1,8 @@
 """Starts the processes of a run on this machine through torchrun. Floor 3.
 
-`python -m orpo_qlora.runs.process.torchrun RUN LOCK PROCESSES`, started by the supervisor in place
-of the worker. It ends as the first process that failed did, with its exit code or by its signal.
+`python -m orpo_qlora.runs.process.shared.torchrun RUN LOCK PROCESSES`, started by the supervisor
+in place of the worker. It ends as the first process that failed did, with its exit code or by its
+signal.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from orpo_qlora.runs.process.launch import RANK
-from orpo_qlora.runs.process.process_count import threads_of_each
+from orpo_qlora.runs.process.shared.process_count import threads_of_each
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,9 @@
-"""One of several processes of a run: `python -m orpo_qlora.runs.process.rank RUN [LOCK]`. Floor 3.
+"""One of several processes of a run. Floor 3.
 
-Started by `orpo_qlora.runs.process.torchrun`, or on several machines by torchrun itself, srun or
-another launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and
-MASTER_PORT; the run folder must be on a disk that all machines share.
+`python -m orpo_qlora.runs.process.shared.rank RUN [LOCK]` is started by `torchrun` beside this
+file, or on several machines by torchrun itself, srun or another launcher that sets RANK,
+WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; the run folder must be on a
+disk that all machines share.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ def main(arguments: Sequence[str]) -> int:
     """
     choose_gpu(os.environ)
     # Libraries look for GPUs as they are imported.
-    from orpo_qlora.runs.process import shared_worker
+    from orpo_qlora.runs.process.shared import worker
 
-    return shared_worker.main(arguments)
+    return worker.main(arguments)
 
 
 if __name__ == "__main__":

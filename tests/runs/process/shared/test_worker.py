@@ -18,8 +18,9 @@ from orpo_qlora.config import build_config
 from orpo_qlora.errors import ConfigError, OutOfMemory
 from orpo_qlora.models import machine
 from orpo_qlora.runs import store
-from orpo_qlora.runs.process import ending, launch, process_count
-from orpo_qlora.runs.process.rank import choose_gpu
+from orpo_qlora.runs.process import ending, launch
+from orpo_qlora.runs.process.shared import process_count
+from orpo_qlora.runs.process.shared.rank import choose_gpu
 
 WAIT_SECONDS = 240.0
 SETTINGS = {"held_out": 0.25, "pairs_per_step": 4, "max_steps": 8, "checkpoint_every": 1}

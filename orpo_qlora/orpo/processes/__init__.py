@@ -1,0 +1,1 @@
+"""The processes that share one training. Floor 2."""

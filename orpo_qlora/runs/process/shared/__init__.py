@@ -1,0 +1,1 @@
+"""One run in several processes: their start, their work, their end. Floor 3."""
