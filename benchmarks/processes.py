@@ -31,11 +31,11 @@ from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.models.loading import attach_new_adapter, load_base
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.loss import loss_for, needs_of
-from orpo_qlora.orpo.ranks import ALONE
+from orpo_qlora.orpo.processes.ranks import ALONE
 from orpo_qlora.orpo.rows.tokens import tokenize_pairs
 from orpo_qlora.orpo.step import accumulate_step
 from orpo_qlora.orpo.verify.parity import fill_adapter
-from orpo_qlora.runs.process.process_count import threads_of_each
+from orpo_qlora.runs.process.shared.process_count import threads_of_each
 
 RESULT = Path(__file__).parent / "results" / "processes.md"
 MODULE = "benchmarks.processes"
@@ -58,7 +58,7 @@ def measure(job: Job) -> None:
     """Take the steps as one of the processes; rank 0 writes times, metrics and gradients."""
     ranks = ALONE
     if "RANK" in os.environ:
-        from orpo_qlora.orpo.process_group import ProcessGroup
+        from orpo_qlora.orpo.processes.process_group import ProcessGroup
 
         ranks = ProcessGroup.from_environment()
     config = TrainConfig(model=job.model, pairs_per_step=job.pairs)

@@ -90,7 +90,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Change:
-    """Means of a curve's third and fourth quarter, and the standard error of their difference."""
+    """Means of two quarters of a curve, and the standard error of their difference."""
 
     before: float
     now: float
@@ -98,13 +98,24 @@ class Change:
 
     @classmethod
     def of(cls, values: Values) -> Change | None:
-        """Return the change in the second half of a curve; None while it is too short."""
+        """Return the change from the third to the fourth quarter; None while it is too short."""
         if len(values) < LEAST_STEPS:
             return None
         late = values[len(values) // 2 :]
-        before, now = late[: len(late) // 2], late[len(late) // 2 :]
+        return cls._between(late[: len(late) // 2], late[len(late) // 2 :], late)
+
+    @classmethod
+    def overall(cls, values: Values) -> Change | None:
+        """Return the change from the first to the fourth quarter; None while it is too short."""
+        if len(values) < LEAST_STEPS:
+            return None
+        quarter = len(values) // 4
+        return cls._between(values[:quarter], values[-quarter:], values)
+
+    @classmethod
+    def _between(cls, before: Values, now: Values, around: Values) -> Change:
         # From differences of neighbours, so that a trend does not count as noise.
-        noise = float(np.diff(late).std()) / math.sqrt(2)
+        noise = float(np.diff(around).std()) / math.sqrt(2)
         error = noise * math.sqrt(1 / len(before) + 1 / len(now))
         return cls(float(before.mean()), float(now.mean()), error)
 
@@ -249,6 +260,16 @@ def _healthy(seen: Evidence) -> str | None:
     return f"The log-prob gap grows ({gap})." if grows else None
 
 
+def _settled(seen: Evidence) -> str | None:
+    loss, gap = Change.overall(seen.train("loss").values), Change.overall(seen.gap())
+    fell, grew = loss is not None and loss.falls, gap is not None and gap.rises
+    if fell and grew:
+        return f"The loss fell ({loss}) and the log-prob gap grew ({gap}); both have settled."
+    if fell:
+        return f"The loss fell ({loss}) and has settled."
+    return f"The log-prob gap grew ({gap}) and has settled." if grew else None
+
+
 def _no_trend(seen: Evidence) -> str | None:
     return "No trend stands out from the noise between steps."
 
@@ -349,6 +370,14 @@ RULES = (
         "the loss falls, or chosen minus rejected grows, significantly",
         "",
         _healthy,
+    ),
+    Rule(
+        "settled",
+        "good",
+        "the loss fell, or chosen minus rejected grew, from the first quarter of the steps to the "
+        "last, but no longer does",
+        "",
+        _settled,
     ),
     Rule("no-trend", "early", "none of the above", "", _no_trend),
 )

@@ -75,6 +75,20 @@ def test_a_run_that_learns_is_healthy():
     assert "grows" in found[0].sentence
 
 
+@pytest.mark.parametrize("size", [0.005, 0.1])
+def test_a_run_that_learnt_and_is_level_at_its_end_has_settled(size):
+    rise = 0.7 * (1 - np.exp(-np.arange(STEPS) / (STEPS / 16)))
+    metrics = run(
+        chosen=-2.5 + rise + noise(size, 1),
+        rejected=-2.5 - rise + noise(size, 2),
+        rate=line(1e-4, 0.0),
+    )
+    found = judge(metrics, settings(0.2))
+    assert [one.rule for one in found] == ["settled"]
+    assert "fell" in found[0].sentence
+    assert "grew" in found[0].sentence
+
+
 def test_noise_alone_is_no_trend():
     metrics = run(chosen=-2 + noise(0.3, 1), rejected=-2.5 + noise(0.3, 2))
     assert verdict(metrics) == "no-trend"
@@ -85,7 +99,7 @@ def test_noise_raises_no_alarm(seed):
     chosen, rejected = noise(0.3, seed), noise(0.3, seed + 100)
     metrics = run(chosen=-2 + chosen, rejected=-2.5 + rejected)
     found = judge(metrics, settings(0.2))
-    assert {one.rule for one in found} <= {"no-trend", "healthy"}
+    assert {one.rule for one in found} <= {"no-trend", "healthy", "settled"}
 
 
 @pytest.mark.parametrize("count", [1, LEAST_STEPS - 1])
