@@ -92,33 +92,14 @@ def build_evaluate_panel() -> EvaluatePanel:
     """Return the components, without results."""
     gr.HTML(f'<p class="quiet">{ABOUT}</p>')
     shown_offer = gr.HTML(elem_id="evaluate-offer")
-    chosen = ["answers", "diversity", "guard"] if is_installed(WORDLLAMA) else ["answers", "guard"]
-    parts = gr.CheckboxGroup(
-        [(label, name) for name, label in LABELS.items()],
-        value=chosen,
-        label="Measures",
-        elem_id="evaluate-parts",
-    )
+    parts = _measures()
     with gr.Group(elem_classes="settings-grid"):
         others = gr.Dropdown([], value=[], multiselect=True, label="Compare with",
                              elem_id="evaluate-others")  # fmt: skip
         max_prompts = _number("Most prompts", 50, "evaluate-max-prompts")
         samples = _number("Answers a prompt", 1, "evaluate-samples")
         max_tokens = _number("Longest answer", 256, "evaluate-max-tokens")
-    prompts = gr.Textbox(
-        label="Own prompts",
-        info="One a line. Empty takes those of the file, or the run's held-out prompts.",
-        lines=2,
-        max_lines=8,
-        elem_id="evaluate-prompts",
-    )
-    prompts_file = gr.File(
-        label="Prompts file",
-        file_types=FILE_TYPES,
-        type="filepath",
-        height=110,
-        elem_id="evaluate-prompts-file",
-    )
+    prompts, prompts_file = _own_prompts(), _prompts_file()
     with gr.Group(elem_classes="settings-grid"):
         reward_model = _text(
             "Reward model", "Id or folder. Empty trains one on the run's pairs.", "evaluate-reward"
@@ -165,6 +146,36 @@ def build_evaluate_panel() -> EvaluatePanel:
         file=gr.File(visible="hidden", label="Download", interactive=False),
         seen=gr.Textbox(visible="hidden", elem_id="evaluate-seen", label="Evaluation"),
         timer=gr.Timer(POLL_SECONDS, active=False),
+    )
+
+
+def _measures() -> gr.CheckboxGroup:
+    chosen = ["answers", "diversity", "guard"] if is_installed(WORDLLAMA) else ["answers", "guard"]
+    return gr.CheckboxGroup(
+        [(label, name) for name, label in LABELS.items()],
+        value=chosen,
+        label="Measures",
+        elem_id="evaluate-parts",
+    )
+
+
+def _own_prompts() -> gr.Textbox:
+    return gr.Textbox(
+        label="Own prompts",
+        info="One a line. Empty takes those of the file, or the run's held-out prompts.",
+        lines=2,
+        max_lines=8,
+        elem_id="evaluate-prompts",
+    )
+
+
+def _prompts_file() -> gr.File:
+    return gr.File(
+        label="Prompts file",
+        file_types=FILE_TYPES,
+        type="filepath",
+        height=110,
+        elem_id="evaluate-prompts-file",
     )
 
 
