@@ -36,7 +36,7 @@ style: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/codespell orpo_qlora tests docs benchmarks *.md presets
 
-# Fails for a known vulnerability; where nobody can be asked, says so and goes on.
+# Fails for a known vulnerability; prints a note and succeeds where the service cannot be reached.
 audit: $(STAMP)
 	@$(BIN)/python .ci/audit.py
 
