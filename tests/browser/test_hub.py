@@ -79,7 +79,7 @@ def test_an_id_becomes_pairs(page):
     expect(summary).to_contain_text("9 rows read, 9 pairs usable")
     expect(summary).to_contain_text(f"revision {REPOS['acme/pairs'].sha}")
     expect(page.locator('[data-finding="duplicate"]')).to_be_visible()
-    expect(view).to_contain_text("9 rows, 0.0 MB")
+    expect(view).to_contain_text("9 rows, 1 kB")
     expect(page.locator("#data-continue")).to_be_visible()
 
 
