@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from orpo_qlora.errors import OrpoQloraError, WorkerLost
+from orpo_qlora.errors import OrpoQloraError, WorkerLost, class_of
 from orpo_qlora.models.hardware import is_out_of_memory
 from orpo_qlora.orpo.processes.ranks import Ranks, assign
 
@@ -67,18 +67,11 @@ class _Failure:
             return MemoryError(f"memory ran out in {place}: {self.message}")
         if self.slug:
             where = ", ".join(filter(None, (self.where, place)))
-            return _kind_of(self.slug)(self.message, hint=self.hint, where=where)
+            return class_of(self.slug)(self.message, hint=self.hint, where=where)
         return OrpoQloraError(
             f"Internal error in {place}: {self.message}",
             hint="The details are in log.txt; please report them.",
         )
-
-
-def _kind_of(slug: str, family: type[OrpoQloraError] = OrpoQloraError) -> type[OrpoQloraError]:
-    """Return the class of an error by its slug."""
-    found = (_kind_of(slug, kind) for kind in family.__subclasses__())
-    match = next((kind for kind in found if kind.slug == slug), OrpoQloraError)
-    return family if family.slug == slug else match
 
 
 class ProcessGroup(Ranks):
