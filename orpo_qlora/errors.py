@@ -223,3 +223,11 @@ class WorkerLost(TrainingError):
     """A background program ended without recording why."""
 
     slug = "worker-lost"
+
+
+def class_of(slug: str) -> type[OrpoQloraError]:
+    """Return the class that a slug names; OrpoQloraError if none that is imported has it."""
+    kinds: list[type[OrpoQloraError]] = [OrpoQloraError]
+    for kind in kinds:  # grows: a subclass that inherits a slug comes after its parent
+        kinds += kind.__subclasses__()
+    return next((kind for kind in kinds if kind.slug == slug), OrpoQloraError)

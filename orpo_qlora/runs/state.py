@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from orpo_qlora.errors import OrpoQloraError
+from orpo_qlora.errors import OrpoQloraError, class_of
 
 Status = Literal[
     "queued", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"
@@ -45,13 +45,7 @@ class ErrorCard(BaseModel):
 
         A class whose module is not imported here becomes an OrpoQloraError.
         """
-        classes = _with_subclasses(OrpoQloraError)
-        kind = next((kind for kind in classes if kind.slug == self.slug), OrpoQloraError)
-        return kind(self.message, hint=self.hint, where=self.where)
-
-
-def _with_subclasses(kind: type[OrpoQloraError]) -> list[type[OrpoQloraError]]:
-    return [kind, *(deeper for sub in kind.__subclasses__() for deeper in _with_subclasses(sub))]
+        return class_of(self.slug)(self.message, hint=self.hint, where=self.where)
 
 
 class RunState(BaseModel):

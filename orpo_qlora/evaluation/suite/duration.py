@@ -1,6 +1,6 @@
 """How long an evaluation of answers takes, before it starts. Floor 5; no torch.
 
-Reckoned from the speed of the run's training: the same model, adapter and machine. Judges elsewhere
+Computed from the speed of the run's training: the same model, adapter and machine. Judges elsewhere
 are not counted.
 """
 
@@ -35,7 +35,7 @@ def expected_seconds(request: SuiteRequest, run: Run) -> float:
         run: its first run.
 
     Returns:
-        Seconds; 0 where the run has no steps to reckon from.
+        Seconds; 0 where the run has no steps to compute it from.
     """
     metrics = store.metrics_of(run.paths)
     seconds, tokens, pairs = (

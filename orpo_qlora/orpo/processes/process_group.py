@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from orpo_qlora.errors import OrpoQloraError, WorkerLost
+from orpo_qlora.errors import ConfigError, OrpoQloraError, WorkerLost, class_of
 from orpo_qlora.models.hardware import is_out_of_memory
 from orpo_qlora.orpo.processes.ranks import Ranks, assign
 
@@ -67,18 +67,11 @@ class _Failure:
             return MemoryError(f"memory ran out in {place}: {self.message}")
         if self.slug:
             where = ", ".join(filter(None, (self.where, place)))
-            return _kind_of(self.slug)(self.message, hint=self.hint, where=where)
+            return class_of(self.slug)(self.message, hint=self.hint, where=where)
         return OrpoQloraError(
             f"Internal error in {place}: {self.message}",
             hint="The details are in log.txt; please report them.",
         )
-
-
-def _kind_of(slug: str, family: type[OrpoQloraError] = OrpoQloraError) -> type[OrpoQloraError]:
-    """Return the class of an error by its slug."""
-    found = (_kind_of(slug, kind) for kind in family.__subclasses__())
-    match = next((kind for kind in found if kind.slug == slug), OrpoQloraError)
-    return family if family.slug == slug else match
 
 
 class ProcessGroup(Ranks):
@@ -112,12 +105,15 @@ class ProcessGroup(Ranks):
 
         Raises:
             PeerLost: they did not meet.
+            ConfigError: some have a GPU and some have none.
         """
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         with _connected():
             store, rank, size = next(rendezvous("env://", timeout=MEETING))
             store.set_timeout(PATIENCE)
-            group = cls(rank, size, local_size, PrefixStore("orpo-qlora", store))
+            shared = PrefixStore("orpo-qlora", store)
+            refuse_mixed(shared, rank, size, has_gpu=torch.cuda.is_available())
+            group = cls(rank, size, local_size, shared)
         for name in LAUNCHER_VARIABLES:
             os.environ.pop(name, None)
         return group
@@ -256,6 +252,22 @@ class ProcessGroup(Ranks):
                 self._store.set(_LEFT, "1")
             else:
                 self._store.wait([_LEFT], timedelta(seconds=patience_seconds))
+
+
+def refuse_mixed(store: Any, rank: int, size: int, *, has_gpu: bool) -> None:  # noqa: ANN401
+    """Refuse processes of which only some have a GPU: adding up gradients would never end.
+
+    Raises:
+        ConfigError: on every rank, naming those without one.
+    """
+    store.set(f"has-gpu-{rank}", str(int(has_gpu)))
+    without = [other for other in range(size) if store.get(f"has-gpu-{other}") == b"0"]
+    if 0 < len(without) < size:
+        raise ConfigError(
+            f"Of {size} processes that share the run, some have no GPU: "
+            f"{', '.join(map(str, without))}.",
+            hint="Start at most one process for each GPU of a machine (docs/scale.md).",
+        )
 
 
 def _all_gather(data: Mapping[str, Any], size: int) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 0.5
 """Longer than a reader holds the lock; held longer, it belongs to the run's next worker."""
 FORCED = "Ended by force after the request to stop; it can be resumed from its latest checkpoint."
 
-EARLY = "Stopped before it came to train."
+EARLY = "Stopped before the first step."
 _RANK_ERROR = ".error-of-rank-"
 _STOP_SIGNALS = {-signal.SIGTERM, -signal.SIGINT}
 """A training worker handles these itself and writes a checkpoint."""
@@ -81,7 +81,7 @@ def _ended(
 ) -> RunState:
     now = {"ended_at": time.time()}
     if exit_code in _STOP_SIGNALS or (exit_code < 0 and paths.stop.exists()):
-        note = EARLY if exit_code in _STOP_SIGNALS else FORCED
+        note = EARLY if exit_code in _STOP_SIGNALS and not state.step else FORCED
         log.info("%s", note)
         update = {**now, "phase": "", "notes": (*state.notes, note)}
         return state.moved_to("stopped").model_copy(update=update)

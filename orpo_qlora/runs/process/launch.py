@@ -213,12 +213,12 @@ def resume_run(paths: RunPaths, *, from_start: bool = False, processes: int | No
         if processes is not None:
             run = replace(run, config=run.config.model_copy(update={"processes": processes}))
         process_count(run.config)  # raises where this machine has fewer GPUs
-        if processes is not None:
-            store.set_processes(paths, processes)
         if from_start:
             checkpoints.discard_all(paths.checkpoints)
         found = checkpoints.find_checkpoint(paths.checkpoints)
         checkpoints.refuse_foreign(found, identity_of(run.config, paths.train.parent))
+        if processes is not None:
+            store.set_processes(paths, processes)
         step = found.newest.step if found.newest else 0
         _queue_again(run, step)
         _start_next()

@@ -24,7 +24,7 @@ from orpo_qlora.export.reports.answers_report import AnswersReport, draw_answers
 from orpo_qlora.runs import store
 from orpo_qlora.ui.evaluate.form import LABELS, Inputs, offer, other_runs, request_of, upload
 from orpo_qlora.ui.parts import cards, downloads
-from orpo_qlora.ui.parts.events import QUIET, UNCHECKED
+from orpo_qlora.ui.parts.events import QUIET, UNCHECKED, UNMARKED
 from orpo_qlora.ui.parts.guard import Updates, guarded
 
 POLL_SECONDS = 2.0
@@ -313,7 +313,7 @@ def connect_evaluate_panel(panel: EvaluatePanel, picker: gr.Textbox) -> None:
     picker.change(guarded(panel.card, on_pick), values, picked, **QUIET)
     gr.on(panel.changes, guarded(panel.card, on_input), values, [panel.card, panel.offer], **QUIET)
     # With Gradio's preprocessing, which accepts only the path of a file that was uploaded.
-    checked = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    checked = {"queue": False, "api_visibility": "private", **UNMARKED}
     uploaded = [panel.card, panel.prompts_file, panel.prompts_key]
     nothing = {panel.prompts_file: None, panel.prompts_key: ""}
     handler = guarded(panel.card, on_upload, nothing)

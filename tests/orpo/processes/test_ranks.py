@@ -11,11 +11,11 @@ from notebook import Notebook, adapter
 from policies import make_policy, random_pairs
 
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.errors import NonFiniteLoss
+from orpo_qlora.errors import ConfigError, NonFiniteLoss
 from orpo_qlora.models.loading import attach_new_adapter, load_base
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import loss_for, mismatch, needs_of
-from orpo_qlora.orpo.processes.process_group import PeerLost
+from orpo_qlora.orpo.processes.process_group import PeerLost, refuse_mixed
 from orpo_qlora.orpo.processes.ranks import ALONE, assign
 from orpo_qlora.orpo.reference import Measuring, Reference, as_reference
 from orpo_qlora.orpo.step import accumulate_step, measure_pairs
@@ -242,6 +242,24 @@ def test_a_killed_rank_is_noticed_by_the_others(tmp_path):
     lost, killed, also_lost = run_ranks(3, tmp_path / "r", work)
     assert killed == -signal.SIGKILL
     assert type(lost) is type(also_lost) is PeerLost
+
+
+@pytest.mark.parametrize("gpus", [(True, False, True), (False, False, True)])
+def test_processes_with_and_without_a_gpu_are_refused_on_all(gpus):
+    store = torch.distributed.HashStore()
+    for rank, has_gpu in enumerate(gpus):
+        store.set(f"has-gpu-{rank}", str(int(has_gpu)))
+    without = ", ".join(str(rank) for rank, has_gpu in enumerate(gpus) if not has_gpu)
+    for rank, has_gpu in enumerate(gpus):
+        with pytest.raises(ConfigError, match=f"some have no GPU: {without}"):
+            refuse_mixed(store, rank, 3, has_gpu=has_gpu)
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_processes_that_are_alike_are_accepted(has_gpu):
+    store = torch.distributed.HashStore()
+    store.set("has-gpu-1", str(int(has_gpu)))
+    refuse_mixed(store, 0, 2, has_gpu=has_gpu)
 
 
 def quantised_step(model, ranks):

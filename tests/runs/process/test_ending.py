@@ -29,7 +29,7 @@ def paths():
         (-signal.SIGKILL, False, "interrupted", "SIGKILL while training. Something ended it"),
         (-signal.SIGBUS, False, "interrupted", "SIGBUS while training. Memory behind a file"),
         (-signal.SIGKILL, True, "stopped", "Ended by force"),
-        (-signal.SIGTERM, False, "stopped", "before it came to train"),
+        (-signal.SIGTERM, False, "stopped", "Ended by force"),
         (1, False, "failed", "ended with code 1 while training"),
     ],
 )
@@ -42,6 +42,13 @@ def test_an_end_without_a_word_is_put_into_words(paths, exit_code, asked, status
     card = f"{state.error.message} {state.error.hint}" if state.error else " ".join(state.notes)
     assert words in card
     assert state.step == 3
+
+
+def test_a_stop_before_the_first_step_says_so(paths):
+    store.write_state(paths, AT_WORK.model_copy(update={"step": 0, "phase": "tokenizing"}))
+    record_end(paths, -signal.SIGTERM)
+    state = store.read_run(paths).state
+    assert (state.status, state.notes) == ("stopped", ("Stopped before the first step.",))
 
 
 def test_the_workers_own_status_is_kept(paths):

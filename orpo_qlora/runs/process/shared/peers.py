@@ -1,9 +1,9 @@
 """Ends a process of a run whose other processes have died. Floor 3; no torch.
 
 A process that waits for the gradients of another may wait for minutes, in native code that no
-signal handler interrupts. A thread looks whether the other processes of this machine, and the
-launcher, are alive; if not, nothing that this process computes is of use, and the latest checkpoint
-is whole.
+signal handler interrupts. A thread checks whether the other processes of this machine, and the
+launcher, are alive; if not, nothing that this process computes can be used, and the latest
+checkpoint is complete.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class Peers:
         self._ended = threading.Event()
 
     def watch(self) -> None:
-        """Begin to look; end this process with SIGKILL once another has died."""
+        """Start the checks; end this process with SIGKILL once another has died."""
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> None:
-        """Stop looking: this process has nothing left to compute."""
+        """Stop the checks: this process has nothing left to compute."""
         self._ended.set()
 
     def are_alive(self) -> bool:
-        """Whether all of them are."""
+        """Whether the other processes and the launcher are alive."""
         return os.getppid() == self._launcher and all(map(_is_alive, self._processes))
 
     def _watch(self) -> None:

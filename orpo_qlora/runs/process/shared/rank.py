@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     inherit; without it, rank 0 takes the lock itself.
     """
     choose_gpu(os.environ)
-    # Libraries look for GPUs as they are imported.
+    # Libraries detect GPUs as they are imported.
     from orpo_qlora.runs.process.shared import worker
 
     return worker.main(arguments)

@@ -50,7 +50,7 @@ class SharedWorker:
         logging.getLogger("transformers.training_args").setLevel(logging.ERROR)
         if self.rank == 0:
             if self._lock is None:
-                self._take_run()
+                self._lock = self._take_run()
             ending.clear_rank_errors(self.paths)
         self._group = group = ProcessGroup.from_environment()
         places = group.gather(lambda: (socket.gethostname(), os.getpid()))
@@ -63,12 +63,16 @@ class SharedWorker:
         self._leave(FINISH_SECONDS)
 
     def fail(self, error: OrpoQloraError) -> None:
-        """Record why the run failed, or end as the process did that has died."""
+        """Record why the run failed, or end as the process did that has died.
+
+        A run that could not be taken, because it is at work or has finished, is left as it is.
+        """
         if isinstance(error, PeerLost):
             time.sleep(4 * POLL_SECONDS)  # the launcher must see first which process died
             os.kill(os.getpid(), signal.SIGKILL)
         if self.rank == 0:
-            (self._worker or Worker(self.paths)).fail(error)
+            if self._lock is not None:
+                (self._worker or Worker(self.paths)).fail(error)
         elif self._group is None or not self._group.is_agreed:
             ending.write_rank_error(self.paths, self.rank, error)
         self._leave(FAIL_SECONDS)
@@ -79,23 +83,24 @@ class SharedWorker:
         if self._group is not None:
             self._group.leave(patience_seconds)
 
-    def _take_run(self) -> None:
-        """Take the lock of a run that no supervisor has started.
+    def _take_run(self) -> storage.FileLock:
+        """Take and return the lock of a run that no supervisor has started.
 
         Raises:
             InputError: it is at work, or has finished.
         """
-        self._lock = storage.FileLock(self.paths.lock)
-        if not self._lock.acquire(LOCK_SECONDS):
-            self._lock = None
+        lock = storage.FileLock(self.paths.lock)
+        if not lock.acquire(LOCK_SECONDS):
             raise InputError(f"Run {self.paths.id} is at work already.", hint="Stop it first.")
         state = store.stored_state(self.paths)
         if state.status == "finished":
+            lock.release()
             raise InputError(f"Run {self.paths.id} has finished.", hint="Create another run.")
         self.paths.stop.unlink(missing_ok=True)
         # Any other status may be left by processes that were killed.
         update = {"status": "starting", "phase": "", "error": None, "ended_at": 0.0}
         store.write_state(self.paths, state.model_copy(update=update))
+        return lock
 
 
 def _mark_log(rank: int) -> None:

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 
 from orpo_qlora import storage
 from orpo_qlora.config import build_config
-from orpo_qlora.errors import ConfigError, OutOfMemory
+from orpo_qlora.errors import ConfigError, InputError, OutOfMemory
 from orpo_qlora.models import machine
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import ending, launch
 from orpo_qlora.runs.process.shared import process_count
+from orpo_qlora.runs.process.shared import worker as shared_worker
 from orpo_qlora.runs.process.shared.rank import choose_gpu
 
 WAIT_SECONDS = 240.0
@@ -193,3 +194,24 @@ def test_the_error_of_another_rank_is_that_of_the_run(own_home):
     assert (state.status, state.error.message) == ("failed", "No memory.")
     assert state.error.where == "step 3, process 2"
     assert not list(paths.folder.glob(".error*"))
+
+
+@pytest.mark.parametrize(("status", "words"), [("running", "at work"), ("finished", "finished")])
+def test_a_run_that_cannot_be_taken_is_left_as_it_is(own_home, monkeypatch, status, words):
+    monkeypatch.setattr(shared_worker, "LOCK_SECONDS", 0.1)
+    paths = launch.create_stopped(build_config({}), lesson())
+    before = store.stored_state(paths).model_copy(update={"status": status, "step": 3})
+    store.write_state(paths, before)
+    paths.reserve.write_bytes(b"0")
+    other = storage.FileLock(paths.lock)
+    if status == "running":
+        assert other.acquire(1.0)
+    worker = shared_worker.SharedWorker(paths, 0, None)
+    with pytest.raises(InputError, match=words) as raised:
+        worker.run()
+    worker.fail(raised.value)
+    assert store.stored_state(paths) == before
+    assert paths.reserve.is_file()
+    if status == "running":
+        other.release()
+    assert not storage.is_locked(paths.lock)
