@@ -23,11 +23,14 @@ from orpo_qlora.cli.export import export
 from orpo_qlora.cli.runs import add_run_verbs
 from orpo_qlora.cli.serve import serve
 from orpo_qlora.cli.sweep import sweep_
-from orpo_qlora.cli.train import add_train_verbs
+from orpo_qlora.cli.train import EXIT_STOPPED, add_train_verbs
 from orpo_qlora.cli.verify import add_verify
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.models import demo
 from orpo_qlora.program import run_foreground, without_secrets
+
+TYPER_INTERRUPTED = 130
+"""Typer's exit code after Ctrl-C."""
 
 app = typer.Typer(
     help="ORPO preference tuning: a CSV of preferences in, a LoRA adapter out.",
@@ -41,6 +44,11 @@ def main() -> None:
     """Run the command line; the process exits with the code of the module's docstring."""
     try:
         app()  # exits by itself, with 2 on wrong usage
+    except SystemExit as exc:
+        if exc.code == TYPER_INTERRUPTED:
+            err.print("Stopped.")
+            sys.exit(EXIT_STOPPED)
+        raise
     except OrpoQloraError as exc:
         print_error(exc)
         sys.exit(2 if isinstance(exc, InputError) else 1)

@@ -367,3 +367,12 @@ def test_check_shows_what_the_common_prefix_would_be_and_takes_its_flag(tmp_path
     for text in ("--prompt-from-common-prefix", "prompt: “Why?”", "rejected: “No idea.”"):
         assert text in refused.stderr
     assert "1 pair usable" in run_cli("check", str(path), "--prompt-from-common-prefix").stdout
+
+
+def test_ctrl_c_ends_any_command_with_the_code_of_a_stop(monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "find_run", interrupted)
+    result = run_cli("export", "last")
+    assert (result.returncode, result.stderr.strip()) == (10, "Stopped.")

@@ -205,7 +205,9 @@ def _messages_of(cell: Sequence[object]) -> tuple[Message, ...]:
         messages = _MESSAGES.validate_python(cell)
     except ValueError:
         return ()
-    return messages if messages and messages[-1].role == "user" else ()
+    if not messages or messages[-1].role != "user" or not messages[-1].content.strip():
+        return ()
+    return messages
 
 
 def _texts_of(cell: object) -> tuple[str, ...]:

@@ -161,3 +161,9 @@ def test_a_prompt_s_key_is_of_what_the_model_reads(tmp_path):
     longer = plain.model_copy(update={"opening": (Message("system", "Be brief."), *plain.opening)})
     assert longer.key != plain.key
     assert longer.whole_text == "system: Be brief.\n\nuser: Why?"
+
+
+def test_messages_that_end_with_an_empty_one_are_refused(tmp_path):
+    row = json.dumps({"prompt": [{"role": "user", "content": " "}]})
+    with pytest.raises(DataError, match="no usable text"):
+        read(tmp_path, row)
