@@ -7,6 +7,7 @@ import faulthandler
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ _SHORTEST_TOKEN = 8
 _PRIVATE_UMASK = 0o077
 GIVING_WAY = 19
 """Niceness of a program that yields to all others."""
+SHUTDOWN_SECONDS = 10
+"""For a program in the foreground to end after Ctrl-C."""
 PROGRAM_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -115,11 +118,21 @@ def start_program(
 
 
 def run_foreground(module: str, arguments: Sequence[str] = ()) -> int:
-    """Run a program of this package in this terminal until it ends; return its exit code."""
-    try:
-        return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
-    except KeyboardInterrupt:
-        return 0  # Ctrl-C reached the program too, which has ended by now
+    """Run a program of this package in this terminal until it ends; return its exit code.
+
+    A SIGTERM to this process is passed on, so that the program does not outlive it.
+    """
+    with subprocess.Popen([sys.executable, "-m", module, *arguments]) as child:
+        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        try:
+            return child.wait()
+        except KeyboardInterrupt:  # Ctrl-C reached the program too
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(SHUTDOWN_SECONDS)
+            return 0
+        finally:
+            child.kill()  # does nothing to a program that has ended
+            signal.signal(signal.SIGTERM, before)
 
 
 def run_program(main: Callable[[], None], on_error: Callable[[OrpoQloraError], None]) -> int:

@@ -124,6 +124,8 @@ def check_request(request: ExportRequest) -> None:
     """
     check_exportable(store.read_run(store.paths_of(request.run)))
     target = Path(request.target)
+    if target.resolve().is_relative_to(store.runs_folder().resolve()):
+        raise InputError(f"{target} is in the folder of the runs.", hint="Name a place outside it.")
     if request.kind not in FOLDERS and not target.parent.is_dir():
         raise InputError(f"The folder {target.parent} does not exist.", hint="Create it first.")
     if request.kind in FOLDERS and target.exists():

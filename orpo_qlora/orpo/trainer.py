@@ -263,7 +263,9 @@ class OrpoTrainer(Trainer):
                 self.engine, inputs, self.loss, tokens, self.accelerator.backward, self.ranks
             )
         )
+        measured = time.perf_counter()
         self.ranks.sum_gradients()
+        self.last_record["seconds"] += time.perf_counter() - measured
         loss = self.last_record["loss"]
         if not math.isfinite(loss):
             raise _non_finite("loss", inputs, self.state.global_step + 1)

@@ -12,7 +12,7 @@ from orpo_qlora import storage
 from orpo_qlora.errors import InputError
 from orpo_qlora.export import merge
 from orpo_qlora.export import request as export_request
-from orpo_qlora.export.request import ExportRequest
+from orpo_qlora.export.request import ExportRequest, check_request
 from orpo_qlora.models import loading
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import training_setup
@@ -117,3 +117,11 @@ def test_merging_into_the_original_weights_is_measured_against_the_run(copied_ru
     assert "Merged into the original base weights; the adapter was trained on their 4-bit" in card
     assert "rounded once, to float32" in card
     assert phases[0] == "loading base and adapter"
+
+
+@pytest.mark.parametrize("kind", ["merged", "gguf"])
+def test_a_place_among_the_runs_is_refused(copied_run, kind):
+    target = copied_run.paths.folder / "metrics.jsonl"
+    request = ExportRequest(run=copied_run.id, kind=kind, target=str(target))
+    with pytest.raises(InputError, match="is in the folder of the runs"):
+        check_request(request)

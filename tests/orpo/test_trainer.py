@@ -1,4 +1,6 @@
 import math
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from transformers import AutoModelForCausalLM
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import NonFiniteLoss
 from orpo_qlora.orpo import resume
+from orpo_qlora.orpo import trainer as trainer_module
 from orpo_qlora.orpo.engine import build_engine
+from orpo_qlora.orpo.processes.ranks import Ranks
 from orpo_qlora.orpo.rows.batches import total_steps
 from orpo_qlora.orpo.rows.packing import Needs
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
@@ -86,6 +90,23 @@ def test_stop_ends_after_the_current_step_without_another_evaluation():
     notebook, _ = train(random_pairs(16), random_pairs(5, seed=8), eval_every=1, stop_after=2)
     assert len(notebook.steps) == 2
     assert [record["step"] for record in notebook.evaluations] == [0, 1]
+
+
+def test_the_time_of_a_step_contains_the_sum_of_gradients(monkeypatch):
+    class Slow(Ranks):
+        clock = 0.0
+
+        def sum_gradients(self):
+            self.clock += 1000.0
+
+    slow, pairs, notebook = Slow(), random_pairs(4), Notebook()
+    clocks = SimpleNamespace(perf_counter=lambda: slow.clock, monotonic=time.monotonic)
+    monkeypatch.setattr(trainer_module, "time", clocks)
+    built = build_engine(
+        make_policy("llama-untied", torch.float32), Needs(prompt=True, rejected=True), pairs
+    )
+    OrpoTrainer(built, TrainConfig(pairs_per_step=4), pairs, (), notebook, slow).train()
+    assert [1000 < record["seconds"] < 1100 for record in notebook.steps] == [True]
 
 
 UNEQUAL = {"eval/seconds", "eval/peak_memory_bytes"}

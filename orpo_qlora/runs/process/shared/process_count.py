@@ -13,7 +13,7 @@ def process_count(config: TrainConfig) -> int:
     """Return the processes of a run on this machine: as set, or one for each visible GPU.
 
     Raises:
-        ConfigError: more are set than there are GPUs.
+        ConfigError: more are set than there are GPUs, or on a CPU than a step has pairs.
     """
     gpus = visible_gpus()
     if gpus and config.processes > gpus:
@@ -23,6 +23,12 @@ def process_count(config: TrainConfig) -> int:
             "of its own.",
             hint=f"Set processes to auto, or to at most {gpus}. CUDA_VISIBLE_DEVICES decides which "
             "are visible; docs/scale.md describes runs on several machines.",
+        )
+    if not gpus and config.processes > config.pairs_per_step:
+        raise ConfigError(
+            f"processes is {config.processes}, and a step has {config.pairs_per_step} pairs; a "
+            "process without a pair only waits.",
+            hint=f"Set processes to auto, or to at most {config.pairs_per_step}.",
         )
     # A process without a pair in any step would only wait.
     return config.processes or max(1, min(gpus, config.pairs_per_step))

@@ -143,6 +143,14 @@ def test_more_processes_than_gpus_are_refused_before_a_run_is_created(monkeypatc
     assert launch.create_stopped(config, lesson()).folder.is_dir()  # for other machines
 
 
+def test_more_processes_than_a_step_has_pairs_are_refused_on_a_cpu(monkeypatch):
+    gpus(monkeypatch, 0)
+    config = build_config({"processes": 1000, "pairs_per_step": 6})
+    with pytest.raises(ConfigError, match="processes is 1000, and a step has 6 pairs"):
+        launch.start_run(config, lesson())
+    assert store.list_runs() == []
+
+
 def test_a_run_is_resumed_by_as_many_processes_as_asked_for(monkeypatch):
     monkeypatch.setattr(launch, "_start_next", lambda: None)
     gpus(monkeypatch, 2)
