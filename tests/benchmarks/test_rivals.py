@@ -15,10 +15,12 @@ from benchmarks.rivals.results import (
     write_study,
 )
 
+ABOUT = {"data": "made", "settings": {}}
+
 
 def made_study() -> Study:
     """Two held-out pairs of three, every variant twice; training adds 1 nat and takes 0.5."""
-    found = Study({"data": "made"}, PairLogps([-2.0, -3.0, -1.0], [-2.5, -2.0, -1.5]))
+    found = Study(ABOUT, PairLogps([-2.0, -3.0, -1.0], [-2.5, -2.0, -1.5]))
     for name in study.VARIANTS:
         for seed in (1, 2):
             after = PairLogps([-1.0, -2.0], [-3.0, -2.5 - seed / 5])
@@ -54,7 +56,7 @@ def test_kept_results_are_read_again(tmp_path) -> None:
     path = tmp_path / "results" / "rivals.json"
     write_study(path, made_study())
 
-    found = read_study(path, {"data": "made"})
+    found = read_study(path, ABOUT)
 
     assert found == made_study()
     assert found.has("SFT", 2)
@@ -67,6 +69,16 @@ def test_other_settings_start_again(tmp_path) -> None:
 
     assert read_study(path, {"data": "other"}) == Study({"data": "other"})
     assert read_study(tmp_path / "missing.json", {}) == Study({})
+
+
+def test_a_setting_that_is_new_since_does_not_start_again(tmp_path) -> None:
+    path = tmp_path / "rivals.json"
+    now = study.config_of(study.VARIANTS["SFT"], 0).model_dump(mode="json", by_alias=True)
+    before = {name: value for name, value in now.items() if name != "group_by_prompt"}
+    write_study(path, Study({"settings": {"SFT": before}}, PairLogps([-1.0], [-2.0])))
+
+    assert read_study(path, {"settings": {"SFT": now}}).base is not None
+    assert read_study(path, {"settings": {"SFT": now | {"lambda": 0.7}}}).base is None
 
 
 def test_curve_starts_at_the_base() -> None:

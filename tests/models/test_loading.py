@@ -123,7 +123,6 @@ def test_without_wheel_and_hub_the_demo_model_names_both_remedies(monkeypatch):
 
 def test_a_failed_conversion_leaves_nothing_behind(monkeypatch):
     def breaks(source, folder, report):
-        folder.mkdir()
         (folder / "half").touch()
         raise RuntimeError("power cut")
 
