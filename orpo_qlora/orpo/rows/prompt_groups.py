@@ -4,7 +4,7 @@ A prompt group is all pairs of a step that have the same prompt tokens. It is th
 into forwards, or assigned to one of several processes, as a whole. Two processes that share a group
 would both compute its prompt. Only a group that is larger than the token budget is split, and each
 part has its own copy of the prompt. Neither changes a result: every pair still takes the log-probs
-of its own responses, whoever else takes them.
+of its own responses, which other pairs may take too.
 """
 
 from __future__ import annotations
