@@ -62,6 +62,8 @@ PACKAGE = "orpo_qlora"
 READ_LATE = (
     *("ORPO_QLORA_", "HF_TOKEN", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"),
     *("PYTHONPATH", "FAULT", "FAKE_WORKER", "FREE_BYTES"),
+    # Of a page.
+    *("GRADIO_TEMP_DIR", "no_proxy", "NO_PROXY"),
     # Of torchrun.
     *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_"),
     "GLOO_",
