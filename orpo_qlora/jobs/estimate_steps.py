@@ -27,8 +27,10 @@ from orpo_qlora.jobs.job import JobProgram, run_job
 from orpo_qlora.jobs.measured_steps import Trial, TrialResult, expected_run, try_steps
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.memory import Room, read_shape
+from orpo_qlora.models.templates import tokenizers
 from orpo_qlora.models.templates.chat_templates import UNCHANGED
 from orpo_qlora.models.templates.rendering import template_in_use
+from orpo_qlora.models.weights import find
 from orpo_qlora.orpo.loss import needs_of
 from orpo_qlora.orpo.rows.packing import Layout, cost_in_tokens
 from orpo_qlora.orpo.rows.tokens import Tokenized, TokenizedPair
@@ -70,7 +72,7 @@ class EstimateProgram(JobProgram):
         dataset = token_counts.read_dataset(self.request.data)
         split = split_pairs(dataset.pairs, self.config.held_out, self.config.seed)
         self.report("finding the base model")
-        folder = loading.find_weights(self.config.model, self.config.revision)
+        folder = find.find_weights(self.config.model, self.config.revision)
         train, held_out = (side.pairs for side in self._tokenized(folder, split))
         question = self._question(folder, free_bytes, [*train, *held_out])
         draft = Estimate(
@@ -104,7 +106,7 @@ class EstimateProgram(JobProgram):
 
     def _tokenized(self, folder: Path, split: Split) -> list[Tokenized]:
         """Return both sides of the pairs; notes what is special about their chat template."""
-        tokenizer = loading.load_tokenizer(folder, self.config.chat_template)
+        tokenizer = tokenizers.load_tokenizer(folder, self.config.chat_template)
         self.report("tokenizing the pairs")
         sides = [
             training_setup.tokenize(self.config, tokenizer, split.train),

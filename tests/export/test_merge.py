@@ -14,6 +14,7 @@ from orpo_qlora.export import merge
 from orpo_qlora.export import request as export_request
 from orpo_qlora.export.request import ExportRequest, check_request
 from orpo_qlora.models import loading
+from orpo_qlora.models.weights import find
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import training_setup
 
@@ -55,7 +56,7 @@ def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_pa
     logged = store.metrics_of(copied_run.paths).series("logps/chosen", held_out=True)
     assert float(torch.stack(total).mean()) == pytest.approx(logged[-1][1], abs=1e-3)
     assert abs(logged[-1][1] - logged[0][1]) > 0.01
-    assert loading.find_weights(str(folder)) == folder.resolve()
+    assert find.find_weights(str(folder)) == folder.resolve()
 
     with pytest.raises(InputError, match="exists already"):
         merge.merge_run(copied_run, folder, "float32")

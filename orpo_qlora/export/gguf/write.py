@@ -23,7 +23,7 @@ from orpo_qlora.export.gguf.llama_cpp import LlamaCpp
 from orpo_qlora.export.gguf.read_back import read_back
 from orpo_qlora.export.gguf.types import TYPES, GgufType
 from orpo_qlora.export.merge import Merged, merge_in_memory, write_model
-from orpo_qlora.models import loading
+from orpo_qlora.models.weights import find
 from orpo_qlora.models.weights.sizes import parameter_count
 from orpo_qlora.runs.process.preflight import check_room
 from orpo_qlora.runs.store import Run
@@ -59,7 +59,7 @@ def write_gguf(run: Run, target: Path, options: GgufOptions, report: Report) -> 
         ResourceError: no converter, or no room.
         InputError: the target cannot be written; and what `merge_in_memory` raises.
     """
-    base = loading.find_weights(run.config.model, run.config.revision)
+    base = find.find_weights(run.config.model, run.config.revision)
     with work_folder(target) as work:
         count = parameter_count(base)
         check_room(work, room_needed(count, options.kind))
