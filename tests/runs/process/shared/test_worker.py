@@ -19,7 +19,7 @@ from orpo_qlora.errors import ConfigError, InputError, OutOfMemory
 from orpo_qlora.models import machine
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import ending, launch
-from orpo_qlora.runs.process.shared import process_count
+from orpo_qlora.runs.process.shared import process_count, torchrun
 from orpo_qlora.runs.process.shared import worker as shared_worker
 from orpo_qlora.runs.process.shared.rank import choose_gpu
 
@@ -119,6 +119,17 @@ def test_a_killed_process_interrupts_the_run_which_any_launcher_resumes(tiny_mod
     assert max(float((weights[name] - wanted[name]).abs().max()) for name in wanted) < 1e-3
     assert store.samples_of(paths) == store.samples_of(alone)
     assert not list(paths.folder.glob(".*"))
+
+
+def test_torchrun_waits_for_a_long_step(monkeypatch):
+    def launch_config(arguments):
+        config, _, _ = torchrun.torchrun.config_from_args(arguments)
+        assert config.shutdown_timeout == 600
+
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "")
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
+    monkeypatch.setattr(torchrun.torchrun, "run", launch_config)
+    assert torchrun._run(["--no-python", "true"]) == 0
 
 
 def gpus(monkeypatch, count):
