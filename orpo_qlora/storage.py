@@ -12,7 +12,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -169,6 +169,18 @@ def sweep_temporaries(path: Path) -> None:
     """Remove the drafts of killed writers of a file; no process may be writing it."""
     for leftover in path.parent.glob(f".{path.name}.????????"):
         leftover.unlink()
+
+
+def oldest_first(paths: Iterable[Path]) -> list[Path]:
+    """Return the files or folders by the time of their last change.
+
+    Without those that another process has removed meanwhile.
+    """
+    times: dict[Path, float] = {}
+    for path in paths:
+        with suppress(FileNotFoundError):
+            times[path] = path.stat().st_mtime
+    return sorted(times, key=lambda path: times[path])
 
 
 def sync_folder(folder: Path) -> None:

@@ -281,8 +281,7 @@ def _may_start(paths: JobPaths, state: JobState) -> bool:
 
 def _remove_oldest(folder: Path, kept: int) -> None:
     """Make room for one more job; those at work stay."""
-    folders = [path for path in folder.iterdir() if path.is_dir()]
-    folders.sort(key=lambda path: path.stat().st_mtime)
+    folders = storage.oldest_first(path for path in folder.iterdir() if path.is_dir())
     for old in folders[: max(0, len(folders) - kept + 1)]:
         if not storage.is_locked(JobPaths(old).lock):
             shutil.rmtree(old, ignore_errors=True)
