@@ -140,7 +140,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         DiskFull: nothing is left behind.
     """
-    draft = folder.with_name(f".{folder.name}.draft")
+    draft = draft_of(folder)
     shutil.rmtree(draft, ignore_errors=True)
     try:
         with disk_errors(folder):
@@ -151,6 +151,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     sync_folder(folder.parent)
+
+
+def draft_of(folder: Path) -> Path:
+    """Return where `new_folder` fills a folder."""
+    return folder.with_name(f".{folder.name}.draft")
 
 
 def write_whole(path: Path, text: str | Iterable[str]) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -224,12 +225,16 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
         return answer
 
     def end_started(self, key: str) -> None:
-        """End the job of this key if this process started it; results on disk stay."""
+        """End the job of this key, with the programs that it runs, if this process started it.
+
+        Results on disk stay.
+        """
         paths = JobPaths(self.folder() / key)
         process = _started.pop(paths.folder, None)
         if process is None or process.poll() is not None:
             return
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it has a session of its own
         process.wait()
         paths.state.unlink(missing_ok=True)
 
