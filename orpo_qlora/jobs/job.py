@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -224,12 +225,16 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
         return answer
 
     def end_started(self, key: str) -> None:
-        """End the job of this key if this process started it; results on disk stay."""
+        """End the job of this key, with the programs that it runs, if this process started it.
+
+        Results on disk stay.
+        """
         paths = JobPaths(self.folder() / key)
         process = _started.pop(paths.folder, None)
         if process is None or process.poll() is not None:
             return
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it has a session of its own
         process.wait()
         paths.state.unlink(missing_ok=True)
 
@@ -281,8 +286,7 @@ def _may_start(paths: JobPaths, state: JobState) -> bool:
 
 def _remove_oldest(folder: Path, kept: int) -> None:
     """Make room for one more job; those at work stay."""
-    folders = [path for path in folder.iterdir() if path.is_dir()]
-    folders.sort(key=lambda path: path.stat().st_mtime)
+    folders = storage.oldest_first(path for path in folder.iterdir() if path.is_dir())
     for old in folders[: max(0, len(folders) - kept + 1)]:
         if not storage.is_locked(JobPaths(old).lock):
             shutil.rmtree(old, ignore_errors=True)

@@ -148,8 +148,7 @@ class ReferenceFile:
         self._lines = storage.JsonLines(self.path)
         if not self.path.stat().st_size:
             self._lines.append({"identity": self._identity})
-        oldest_first = sorted(self.path.parent.glob("*.jsonl"), key=lambda p: p.stat().st_mtime)
-        for old in oldest_first[:-KEPT_FILES]:
+        for old in storage.oldest_first(self.path.parent.glob("*.jsonl"))[:-KEPT_FILES]:
             old.unlink(missing_ok=True)
         return self._lines
 

@@ -1,6 +1,7 @@
 """The GPU table: both trainers on a tiny random model, and what the file says."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -84,6 +85,27 @@ def test_the_file_has_a_row_a_cell_and_names_problems():
     assert "out of memory at batch 4" in text
     assert "long not measured" in text
     assert "Tests marked `gpu`: 6 passed" in text
+
+
+@pytest.mark.parametrize(
+    ("tests", "checks", "problems"),
+    [
+        ((0, "exit code 0: 6 passed"), [True], []),
+        ((1, "exit code 1: 1 failed"), [True], ["tests: exit code 1: 1 failed"]),
+        ((0, "exit code 0: 6 passed"), [True, False], ["doctor: gradients: off by 1"]),
+    ],
+)
+def test_failed_tests_and_checks_decide_the_exit_code(
+    monkeypatch, tmp_path, capsys, tests, checks, problems
+):
+    out = tmp_path / "gpu.json"
+    report = {"checks": [{"name": "gradients", "ok": ok, "detail": "off by 1"} for ok in checks]}
+    monkeypatch.setattr(table.sys, "argv", ["gpu", "--dry-run", "--out", str(out)])
+    monkeypatch.setattr(table, "_run_trainer", lambda *_: ([], ""))
+    monkeypatch.setattr(table, "_run_tests", lambda _: table._Ended(*tests))
+    monkeypatch.setattr(table, "_run_doctor", lambda _: report)
+    assert table.main() == (1 if problems else 0)
+    assert json.loads(out.read_text())["problems"] == problems
 
 
 def test_the_script_can_be_run():

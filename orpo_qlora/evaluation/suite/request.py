@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from orpo_qlora import storage
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
@@ -147,8 +148,8 @@ def request_with(key: str) -> SuiteRequest | None:
 
 def latest_of(run: Run) -> str:
     """Return the key of the latest evaluation whose first run is this one; empty without one."""
-    folders = [path for path in JOB.folder().iterdir() if KEY.fullmatch(path.name)]
-    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+    folders = storage.oldest_first(JOB.folder().iterdir())
+    for folder in (path for path in reversed(folders) if KEY.fullmatch(path.name)):
         request = request_with(folder.name)
         if request is not None and request.adapters[0].run == run.id:
             return folder.name

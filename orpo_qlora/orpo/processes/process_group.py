@@ -32,10 +32,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PATIENCE = timedelta(hours=2)
-"""Longest wait for the other processes: rank 0 may be downloading the base, or answering samples.
-A process that has died is noticed at once."""
+"""Longest wait for the other processes, which may be answering samples or, on another machine,
+downloading the base; those of one machine download it together. A process that has died is noticed
+at once."""
 MEETING = timedelta(minutes=15)
 """Longest wait for all processes to start."""
+NO_GPU = "none"
+NCCL_OWN_ERRORS = ("ncclUnhandledCudaError", "ncclInvalidArgument", "ncclInvalidUsage")
+"""What NCCL writes when this process, and not the connection to another, is at fault."""
 _LEFT = "orpo-qlora/first-has-left"
 LAUNCHER_VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK"),
@@ -87,7 +91,7 @@ class ProcessGroup(Ranks):
         self._parameters: list[Tensor] = []
         self._flat = torch.empty(0)
         self.is_agreed = False
-        """Whether every rank raises the error that this one is raising."""
+        """Whether the latest exchange failed, so that every rank has raised its error."""
         self.peers: Callable[[], bool] = lambda: True
         """Whether the other processes of this machine are alive."""
         on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
@@ -105,14 +109,14 @@ class ProcessGroup(Ranks):
 
         Raises:
             PeerLost: they did not meet.
-            ConfigError: some have a GPU and some have none.
+            ConfigError: some have a GPU and some have none, or two have the same one.
         """
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         with _connected():
             store, rank, size = next(rendezvous("env://", timeout=MEETING))
             store.set_timeout(PATIENCE)
             shared = PrefixStore("orpo-qlora", store)
-            refuse_mixed(shared, rank, size, has_gpu=torch.cuda.is_available())
+            refuse_mixed(shared, rank, size, _gpu(rank))
             group = cls(rank, size, local_size, shared)
         for name in LAUNCHER_VARIABLES:
             os.environ.pop(name, None)
@@ -254,19 +258,44 @@ class ProcessGroup(Ranks):
                 self._store.wait([_LEFT], timedelta(seconds=patience_seconds))
 
 
-def refuse_mixed(store: Any, rank: int, size: int, *, has_gpu: bool) -> None:  # noqa: ANN401
-    """Refuse processes of which only some have a GPU: adding up gradients would never end.
+def _gpu(rank: int) -> str:
+    """Return the UUID of this process's GPU, `NO_GPU` without one."""
+    if not torch.cuda.is_available():
+        return NO_GPU
+    # Some builds for ROCm do not have it: then nothing is compared.
+    return str(getattr(torch.cuda.get_device_properties(0), "uuid", f"of process {rank}"))
+
+
+def refuse_mixed(store: Any, rank: int, size: int, gpu: str) -> None:  # noqa: ANN401
+    """Refuse processes between which NCCL cannot add up gradients.
+
+    Args:
+        store: that all ranks have in common.
+        rank: of this process.
+        size: number of processes.
+        gpu: UUID of this process's GPU, `NO_GPU` without one.
 
     Raises:
-        ConfigError: on every rank, naming those without one.
+        ConfigError: on every rank, naming those without a GPU, or two that have the same one.
     """
-    store.set(f"has-gpu-{rank}", str(int(has_gpu)))
-    without = [other for other in range(size) if store.get(f"has-gpu-{other}") == b"0"]
-    if 0 < len(without) < size:
+    store.set(f"gpu-{rank}", gpu)
+    gpus = [store.get(f"gpu-{other}").decode() for other in range(size)]
+    without = [str(other) for other, found in enumerate(gpus) if found == NO_GPU]
+    if len(without) == size:
+        return
+    if without:
         raise ConfigError(
-            f"Of {size} processes that share the run, some have no GPU: "
-            f"{', '.join(map(str, without))}.",
+            f"Of {size} processes that share the run, some have no GPU: {', '.join(without)}.",
             hint="Start at most one process for each GPU of a machine (docs/scale.md).",
+        )
+    same = next(filter(lambda found: gpus.count(found) > 1, gpus), None)
+    if same is not None:
+        ranks = ", ".join(str(other) for other, found in enumerate(gpus) if found == same)
+        raise ConfigError(
+            f"Processes {ranks} of {size} have the same GPU, {same}; each needs one of its own.",
+            hint="Start at most one process for each GPU of a machine. CUDA_VISIBLE_DEVICES "
+            "lists all GPUs of the machine, or is set by the launcher to another GPU for each "
+            "process (docs/scale.md).",
         )
 
 
@@ -292,8 +321,25 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as exc:
+        if not is_lost_connection(exc):
+            raise
         reason = str(exc).partition(". ")[0]
         raise PeerLost(
             f"The connection to another process of this run was lost ({reason}).",
             hint="Resume the run; the log says more.",
         ) from exc
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether an error of torch.distributed means that another process has ended, or is silent.
+
+    The store and NCCL have exceptions of their own. Gloo has none: its messages begin with the
+    place in its source. NCCL reports what is wrong in this process by the same exception.
+    """
+    text = str(error)
+    if isinstance(error, dist.DistBackendError):
+        is_own = any(name in text for name in NCCL_OWN_ERRORS)
+        return not is_own and not is_out_of_memory(error)
+    if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
+        return True
+    return type(error) is RuntimeError and "gloo/" in text and "enforce fail" not in text

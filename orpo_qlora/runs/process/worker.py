@@ -45,6 +45,7 @@ from orpo_qlora.runs.identity import Identity, identity_of
 from orpo_qlora.runs.lineage import read_lineage
 from orpo_qlora.runs.process import preflight, training_setup
 from orpo_qlora.runs.process import queue as run_queue
+from orpo_qlora.runs.process.shared import alike
 from orpo_qlora.runs.process.start import copy_start, refuse_another_base
 from orpo_qlora.runs.process.tracking import track
 from orpo_qlora.runs.state import ErrorCard, RunState, Status
@@ -98,6 +99,7 @@ class Worker:
         self.on_note(f"Arithmetic: {base.arithmetic.reason}.")
         self.on_note(template_in_use(base.folder, base.tokenizer, self.config.chat_template).note())
         self._identity = identity_of(self.config, self.paths.train.parent, base.folder)
+        alike.refuse_other_files(self.ranks, self._identity.model)
         found = self.ranks.first_then_others(self._checkpoint)
         self.ranks.from_first(lambda: copy_start(self.paths, self.config))
         refuse_another_base(self.paths, self._identity.model)
@@ -111,6 +113,7 @@ class Worker:
 
         self._phase("tokenizing the pairs")
         train, held_out = self.ranks.first_then_others(lambda: self._tokenize(base))
+        alike.refuse_other_pairs(self.ranks, [*train.pairs, *held_out.pairs])
 
         self._phase("checking the layout")
         engine = self.ranks.together(
@@ -294,7 +297,10 @@ class Worker:
         if not self.ranks.is_intact:
             return  # the launcher ends what the death of another process has left
         self._wants_stop = True
-        if self.ranks.is_first:
+        # A launcher of several machines also signals because a process of another machine has died:
+        # then there is no stop to show, and the run ends as interrupted.
+        is_one_machine = self.ranks.local_size == self.ranks.size
+        if self.ranks.is_first and is_one_machine:
             run_queue.ask_to_stop(self.paths)  # so that readers see “stopping”
 
     def _tokenize(self, base: loading.Base) -> tuple[Tokenized, Tokenized]:

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 LOCK = 0
 """Descriptor of the run's lock in the processes: torchrun lets them inherit the standard streams
 alone, so the lock is passed on as standard input. It is free once all of them have ended."""
+SHUTDOWN_SECONDS = 600
+"""Longest wait between SIGTERM and SIGKILL: each process ends its step and rank 0 writes a
+checkpoint. torchrun's own limit, 30 s, is shorter than a step of a large model."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,6 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: Sequence[str]) -> int:
     """Return the exit code of the first process that failed, negative for a signal."""
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_SECONDS))
     try:
         torchrun.run(torchrun.parse_args(options))  # type: ignore[no-untyped-call]
     except ChildFailedError as exc:

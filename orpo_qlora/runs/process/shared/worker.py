@@ -21,6 +21,7 @@ from orpo_qlora.orpo.processes.process_group import PeerLost, ProcessGroup
 from orpo_qlora.program import run_program
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import ending
+from orpo_qlora.runs.process.shared import alike
 from orpo_qlora.runs.process.shared.peers import POLL_SECONDS, Peers
 from orpo_qlora.runs.process.worker import Worker, run_worker
 from orpo_qlora.runs.store import RunPaths
@@ -59,6 +60,8 @@ class SharedWorker:
         group.peers = self._peers.are_alive
         self._peers.watch()
         self._worker = Worker(self.paths, group)
+        for note in alike.compare_machines(group, self._worker.config):
+            self._worker.on_note(note)
         run_worker(self._worker)
         self._leave(FINISH_SECONDS)
 

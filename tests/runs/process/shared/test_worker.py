@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import psutil
 import pytest
@@ -17,11 +18,13 @@ from orpo_qlora import storage
 from orpo_qlora.config import build_config
 from orpo_qlora.errors import ConfigError, InputError, OutOfMemory
 from orpo_qlora.models import machine
+from orpo_qlora.orpo.processes.ranks import Ranks
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import ending, launch
-from orpo_qlora.runs.process.shared import process_count
+from orpo_qlora.runs.process.shared import alike, process_count, torchrun
 from orpo_qlora.runs.process.shared import worker as shared_worker
 from orpo_qlora.runs.process.shared.rank import choose_gpu
+from orpo_qlora.runs.process.worker import Worker
 
 WAIT_SECONDS = 240.0
 SETTINGS = {"held_out": 0.25, "pairs_per_step": 4, "max_steps": 8, "checkpoint_every": 1}
@@ -121,6 +124,17 @@ def test_a_killed_process_interrupts_the_run_which_any_launcher_resumes(tiny_mod
     assert not list(paths.folder.glob(".*"))
 
 
+def test_torchrun_waits_for_a_long_step(monkeypatch):
+    def launch_config(arguments):
+        config, _, _ = torchrun.torchrun.config_from_args(arguments)
+        assert config.shutdown_timeout == 600
+
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "")
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
+    monkeypatch.setattr(torchrun.torchrun, "run", launch_config)
+    assert torchrun._run(["--no-python", "true"]) == 0
+
+
 def gpus(monkeypatch, count):
     monkeypatch.setattr(process_count, "visible_gpus", lambda: count)
 
@@ -161,6 +175,42 @@ def test_a_run_is_resumed_by_as_many_processes_as_asked_for(monkeypatch):
     assert launch.resume_run(paths, processes=2) == 0
     run = store.read_run(paths)
     assert (run.state.status, run.config.processes) == ("queued", 2)
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_signal_shows_as_a_stop_only_where_it_can_mean_nothing_else(own_home, machines):
+    paths = launch.create_stopped(build_config({}), lesson())
+    ranks = Ranks()
+    ranks.size = 2 * machines
+    ranks.local_size = 2
+    worker = Worker(paths, ranks)
+    worker._on_signal(signal.SIGTERM, None)
+    assert worker.should_stop()
+    assert paths.stop.exists() == (machines == 1)
+
+
+class Facts(Ranks):
+    """Two ranks; the second one's facts are given."""
+
+    def __init__(self, other):
+        self.other = other
+
+    def gather(self, local):
+        return [local(), self.other]
+
+
+def test_processes_that_would_compute_other_numbers_are_refused_or_noted(monkeypatch):
+    here = ("float32", "CPU", ", ".join(f"{name} {version(name)}" for name in alike.PACKAGES))
+    config = build_config({})
+    assert alike.compare_machines(Facts(here), config) == []
+    (note,) = alike.compare_machines(Facts((*here[:2], "torch 9")), config)
+    assert note.endswith("torch 9 (process 1).")
+    with pytest.raises(ConfigError, match=r"float32 \(process 0\), bfloat16 \(process 1\)"):
+        alike.compare_machines(Facts(("bfloat16", *here[1:])), config)
+    with pytest.raises(ConfigError, match="fingerprint of the base model's files"):
+        alike.refuse_other_files(Facts("0"), {"config.json": "a"})
+    with pytest.raises(ConfigError, match="fingerprint of the tokenised pairs"):
+        alike.refuse_other_pairs(Facts("0"), [])
 
 
 @pytest.mark.parametrize(
