@@ -24,7 +24,7 @@ from orpo_qlora.orpo.processes.ranks import ALONE
 from orpo_qlora.runs.process.shared import process_count
 
 WAIT_SECONDS = 120.0
-SAMPLING = AnswerSampling(samples=2, max_tokens=12, seed=3)
+SAMPLING = AnswerSampling(samples=2, max_tokens=6, seed=3)
 
 
 def request_of(run, prompts, sampling=SAMPLING):
@@ -121,7 +121,7 @@ def test_a_killed_process_ends_the_evaluation_which_continues_with_what_is_kept(
 ):
     job = SuiteJob(processes=2)
     sampling = SAMPLING.model_copy(update={"samples": 64})
-    request = request_of(copied_run, 20, sampling)
+    request = request_of(copied_run, 8, sampling)
     job.ask(request)
     paths = job.paths(request)
     wait_for(lambda: any((own_home / "answers").glob("*.jsonl")), paths)
@@ -136,7 +136,7 @@ def test_a_killed_process_ends_the_evaluation_which_continues_with_what_is_kept(
     assert "kept so far" in state.error.hint
     wait_for(lambda: not first.is_running() and not storage.is_locked(paths.lock), paths)
     (kept,) = kept_answers(own_home).values()
-    assert 0 < len(kept) < 20 * 64
+    assert 0 < len(kept) < 8 * 64
     # Another number of processes continues.
     few = request.model_copy(update={"sampling": SAMPLING})
     found = suite_request.wait_for(few, lambda _: None)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 from typing import TypeAlias
 
 import torch.distributed as dist
@@ -44,6 +46,7 @@ class SharedJob:
     def run(self) -> None:
         """Join the other processes and do this one's part of the job."""
         mark_log(self._rank)
+        signal.signal(signal.SIGTERM, self._on_signal)
         self._group = group = ProcessGroup.from_environment()
         processes = group.gather(lambda: (socket.gethostname(), os.getpid()))
         self._peers = Peers([process for _, process in processes], self._end_with_peer)
@@ -57,20 +60,32 @@ class SharedJob:
         """Report why the job failed; a process other than rank 0 only ends."""
         if isinstance(error, PeerLost):
             self._end_with_peer()
-        if self._peers is not None:
-            self._peers.stop()
+        self._stop_watching()
         self._job.fail(error)
         if self._group is not None:
             self._group.leave(LEAVE_SECONDS)
 
     def _end_sharing(self) -> None:
         """Let the other processes end: the rest of the job is rank 0's."""
-        if self._group is None or self._peers is None:
+        if self._group is None:
             return
-        self._peers.stop()  # from here on, a process may end
+        self._stop_watching()
         self._group.together(lambda: None)
         self._group.leave(LEAVE_SECONDS)
         dist.destroy_process_group()  # no library may take rank 0 for one of several
+
+    def _stop_watching(self) -> None:
+        """From here on, another process may end."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self._peers is not None:
+            self._peers.stop()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """The launcher ends all processes once one has died; that one is reported."""
+        if self._peers is not None and not self._peers.are_alive():
+            self._end_with_peer()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
     def _end_with_peer(self) -> None:
         """Report that a process has died, and end this one at once: it may wait in native code."""
