@@ -24,7 +24,13 @@ from orpo_qlora.jobs import bfloat16_offer, estimation, interactive, token_count
 from orpo_qlora.jobs.advice import Question, changes_for_disk, changes_for_memory
 from orpo_qlora.jobs.estimation import Estimate, EstimatePaths, EstimateRequest
 from orpo_qlora.jobs.job import JobProgram, run_job
-from orpo_qlora.jobs.measured_steps import Trial, TrialResult, expected_run, try_steps
+from orpo_qlora.jobs.measured_steps import (
+    Trial,
+    TrialResult,
+    expected_run,
+    expected_shares,
+    try_steps,
+)
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.memory import Room, read_shape
 from orpo_qlora.models.templates import tokenizers
@@ -36,6 +42,7 @@ from orpo_qlora.orpo.rows.packing import Layout, cost_in_tokens
 from orpo_qlora.orpo.rows.tokens import Tokenized, TokenizedPair
 from orpo_qlora.runs import checkpoints
 from orpo_qlora.runs.process import preflight, training_setup
+from orpo_qlora.runs.process.shared.process_count import process_count
 from orpo_qlora.runs.process.start import with_start
 
 SAMPLED_TOKENS = 8
@@ -78,6 +85,7 @@ class EstimateProgram(JobProgram):
         draft = Estimate(
             made_at=time.time(),
             device=hardware.choose_arithmetic(self.config.compute_dtype).device,
+            processes=process_count(self.config),
             pairs=len(train),
             held_out_pairs=len(held_out),
             longest_tokens=self._costs([*train, *held_out])[0],
@@ -168,6 +176,9 @@ class EstimateProgram(JobProgram):
         if logps is not None:
             self._float32 = bfloat16_offer.InFloat32(logps, result.seconds_a_token)
         expected = expected_run(self.config, engine, train, held_out)
+        if draft.processes > 1 and draft.device == "cuda":  # on a CPU they share the cores
+            shares = expected_shares(self.config, engine, train, held_out, draft.processes)
+            expected = expected.shared(shares)
         seconds = result.seconds_of(expected).model_copy(
             update={"start_up": start_up_seconds, "sampling": expected.samples * sampling_seconds}
         )

@@ -23,6 +23,7 @@ from orpo_qlora.runs import store
 from orpo_qlora.runs.process import ending
 from orpo_qlora.runs.process.shared import alike
 from orpo_qlora.runs.process.shared.peers import POLL_SECONDS, Peers
+from orpo_qlora.runs.process.shared.rank_log import mark_log
 from orpo_qlora.runs.process.worker import Worker, run_worker
 from orpo_qlora.runs.store import RunPaths
 
@@ -46,7 +47,7 @@ class SharedWorker:
 
     def run(self) -> None:
         """Join the other processes and do this one's part of the run."""
-        _mark_log(self.rank)
+        mark_log(self.rank)
         # It warns that the processes are not those of its own trainer, which is meant.
         logging.getLogger("transformers.training_args").setLevel(logging.ERROR)
         if self.rank == 0:
@@ -104,20 +105,6 @@ class SharedWorker:
         update = {"status": "starting", "phase": "", "error": None, "ended_at": 0.0}
         store.write_state(self.paths, state.model_copy(update=update))
         return lock
-
-
-def _mark_log(rank: int) -> None:
-    """Name the rank in each line of the log, and leave what all have in common to rank 0."""
-    if rank:
-        logging.getLogger().setLevel(logging.WARNING)
-        previous = logging.getLogRecordFactory()
-
-        def marked(*arguments: object, **options: object) -> logging.LogRecord:
-            record = previous(*arguments, **options)
-            record.msg = f"[rank {rank}] {record.msg}"
-            return record
-
-        logging.setLogRecordFactory(marked)
 
 
 def main(arguments: Sequence[str]) -> int:
