@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from orpo_qlora.errors import UnsupportedModel
 from orpo_qlora.orpo.adapter_check import gradients, gradients_agree, random_adapter
 from orpo_qlora.orpo.dropout import Draws
-from orpo_qlora.orpo.kernels import attention
+from orpo_qlora.orpo.kernels import attention, row_kernels
 from orpo_qlora.orpo.kernels.gated_mlp import fuse_gated_mlps, restore_gated_mlps
 from orpo_qlora.orpo.kernels.lora_linear import (
     FusedLinears,
@@ -70,6 +70,10 @@ class Engine:
     """What the dropout layers draw from, if there are any and a training has replaced them."""
     kernel: attention.Kernel = "masks"
     """How segments are attended to."""
+    rows: row_kernels.Name = "torch"
+    """What computes fused norms and activations."""
+    rows_problem: str = ""
+    """Why the fastest kernels that the device may have do not compute them."""
 
     @property
     def describe(self) -> str:
@@ -84,7 +88,7 @@ class Engine:
                 "; the fused kernels compute other numbers on this device, so the libraries' own "
                 "code runs, which takes longer; please report it (orpo-qlora doctor --json)"
             )
-        return f"Layout: {NAMES[self.layout]}{self._attention}{longer}."
+        return f"Layout: {NAMES[self.layout]}{self._attention}{self.describe_rows}{longer}."
 
     @property
     def _attention(self) -> str:
@@ -97,6 +101,18 @@ class Engine:
         if self.kernel == possible[0]:
             return text
         return f"{text}, as {attention.KERNELS[possible[0]]} failed the start-up check"
+
+    @property
+    def describe_rows(self) -> str:
+        """What computes norms and activations, to be appended; empty without a choice."""
+        base = self.policy.get_base_model()
+        possible = row_kernels.names(base.device, base.dtype)
+        if self.falls_back or len(possible) == 1:
+            return ""
+        text = f"; norms and activations: {row_kernels.NAMES[self.rows]}"
+        if self.rows == possible[0]:
+            return text
+        return f"{text}, not {row_kernels.NAMES[possible[0]]}: {self.rows_problem}"
 
     def cost(self, pair: TokenizedPair) -> int:
         """Return the tokens that a pair sends through the model."""
@@ -210,10 +226,17 @@ def build_engine(policy: PeftModel, needs: Needs, pairs: Sequence[TokenizedPair]
                 plain_sums(policy, pair),
                 gradients(policy, pair, lambda short: plain_sums(policy, short)),
             )
-            for fuses in (True, False):
-                engine = _checked_engine(policy, pair, expected, original, fuses=fuses)
+            problem = ""
+            for name in (*row_kernels.names(model.device, model.dtype), None):
+                try:
+                    engine = _checked_engine(policy, pair, expected, original, rows=name)
+                except row_kernels.KernelError as exc:
+                    engine, problem = None, str(exc)
                 if engine is not None:
-                    return replace(engine, needs=needs, shares=not _drops_out(policy))
+                    shares = not _drops_out(policy)
+                    return replace(engine, needs=needs, shares=shares, rows_problem=problem)
+                problem = problem or "they failed the start-up check"
+                log.info("%s is not used: %s", name, problem)
     finally:
         policy.train(was_training)
     raise UnsupportedModel(
@@ -231,7 +254,12 @@ class _Expected:
 
 
 def _checked_engine(
-    policy: PeftModel, pair: TokenizedPair, expected: _Expected, original: str, *, fuses: bool
+    policy: PeftModel,
+    pair: TokenizedPair,
+    expected: _Expected,
+    original: str,
+    *,
+    rows: row_kernels.Name | None,
 ) -> Engine | None:
     """Return an engine in the fastest layout that agrees; None if none does.
 
@@ -240,17 +268,22 @@ def _checked_engine(
         pair: to compare.
         expected: by the plain path.
         original: the model's own attention.
-        fuses: whether to fuse modules.
+        rows: kernels of fused norms and activations; None to fuse no module.
+
+    Raises:
+        KernelError: the kernels do not run on this device.
     """
     model = policy.get_base_model()
-    if fuses:
-        linears = _fuse_modules(policy)
+    if rows is not None:
+        kernels = row_kernels.load(rows, model.device, model.dtype)
+        linears = _fuse_modules(policy, kernels)
     else:
         restore_modules(policy)
         layers = sum(isinstance(module, LoraLayer) for module in policy.modules())
         linears = FusedLinears({}, layers)
     everything = Needs(prompt=True, rejected=True)
-    engine = Engine(policy, everything, "shared", frozen_head(model), linears, not fuses)
+    engine = Engine(policy, everything, "shared", frozen_head(model), linears, rows is None)
+    engine = replace(engine, rows=rows or "torch")
     for layout in LAYOUTS:
         model.set_attn_implementation(original if layout == "padded" else attention.NAME)
         for kernel in attention.kernels(model.device, model.dtype):
@@ -286,9 +319,10 @@ def restore_modules(policy: PeftModel) -> None:
     restore_rms_norms(policy)
 
 
-def _fuse_modules(policy: PeftModel) -> FusedLinears:
+def _fuse_modules(policy: PeftModel, kernels: row_kernels.RowKernels) -> FusedLinears:
     linears = fuse_lora_linears(policy)
-    gated, norms = fuse_gated_mlps(policy, linears), fuse_rms_norms(policy)
+    gated = fuse_gated_mlps(policy, linears, kernels.activations)
+    norms = fuse_rms_norms(policy, kernels.norm)
     log.info("in one function: %d linears, %d feed-forwards", len(linears.products), gated)
     log.info("norms that keep only their input: %d", norms)
     return linears

@@ -258,6 +258,8 @@ def _engine(examination: Examination, model: Path, arithmetic: Arithmetic, dtype
     examination.facts[f"engine_{dtype}"] = {
         "layout": compared.engine.layout,
         "fused": fused,
+        "rows": compared.engine.rows,
+        "rows_problem": compared.engine.rows_problem,
         "differences": differences,
     }
     worst = [one for one in compared.differences if not one.is_within]
@@ -274,6 +276,7 @@ def _engine(examination: Examination, model: Path, arithmetic: Arithmetic, dtype
     return (
         f"layout {compared.engine.layout}, {fused['lora_linear']} fused linears; loss differs by "
         f"{loss.difference:.1g}, gradients by at most {gradient.difference:.1g}"
+        f"{compared.engine.describe_rows}"
     )
 
 

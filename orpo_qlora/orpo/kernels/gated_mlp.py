@@ -3,8 +3,8 @@
     g = gate(x)      u = up(x)      y = down(φ(g) ∘ u)
 
 Left to autograd, four tensors of the intermediate width are kept for the backward pass: g, φ(g), u
-and their product. Here g and u are kept; the other two come back from them in one pass each, and
-the gradient of x is added up in place.
+and their product. Here g and u are kept; the other two are recomputed from them, and the gradient
+of x is added up in place.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
+from orpo_qlora.orpo.kernels.activations import EAGER, Activation, Activations
 from orpo_qlora.orpo.kernels.lora_linear import FusedLinears, LoraProduct
 
 PROBED_ROWS = 3
@@ -26,27 +26,8 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, tor
 """Largest relative L2 distance from the module's own output that counts as rounding."""
 
 
-@dataclass(frozen=True)
-class Activation:
-    """φ and its gradient, each in one pass."""
-
-    value: Callable[[Tensor], Tensor]
-    gradient: Callable[[Tensor, Tensor], Tensor]
-    """From ∂φ(g) and g to ∂g."""
-
-
-def _gelu(approximate: str) -> Activation:
-    return Activation(
-        lambda g: F.gelu(g, approximate=approximate),
-        lambda grad, g: torch.ops.aten.gelu_backward(grad, g, approximate=approximate),
-    )
-
-
-ACTIVATIONS = {
-    type(ACT2FN["silu"]): Activation(F.silu, torch.ops.aten.silu_backward),
-    type(ACT2FN["gelu"]): _gelu("none"),
-    type(ACT2FN["gelu_pytorch_tanh"]): _gelu("tanh"),
-}
+ACTIVATIONS = {type(ACT2FN[name]): name for name in EAGER}
+"""The φ that can be fused."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,7 @@ class _GatedFunction(torch.autograd.Function):
         matrices = tuple(matrix.to(x.dtype) for matrix in matrices)
         gate, gate_narrow = gated.gate.output(x, *matrices[0:2])
         up, up_narrow = gated.up.output(x, *matrices[2:4])
-        product = gated.activation.value(gate).mul_(up)
+        product = gated.activation.product(gate, up)
         y, narrow = gated.down.output(product, *matrices[4:6])
         ctx.save_for_backward(x, gate, up, gate_narrow, up_narrow, narrow, *matrices)
         ctx.gated = gated
@@ -80,19 +61,18 @@ class _GatedFunction(torch.autograd.Function):
             matrices[::2], matrices[1::2], strict=True
         )
         gated: _Gated = ctx.gated
-        activated = gated.activation.value(gate)
         narrow_grad = gated.down.narrow_gradient(grad, down_b)
-        of_down = gated.down.adapter_gradients(grad, narrow_grad, activated * up, narrow)
         product_grad = gated.down.input_gradient(grad, narrow_grad, down_a)
+        product, up_grad, gate_grad = gated.activation.gradients(product_grad, gate, up)
+        of_down = gated.down.adapter_gradients(grad, narrow_grad, product, narrow)
+        del product, product_grad
 
-        up_grad = activated.mul_(product_grad)
         narrow_grad = gated.up.narrow_gradient(up_grad, up_b)
         of_up = gated.up.adapter_gradients(up_grad, narrow_grad, x, up_narrow)
         x_grad = None
         if ctx.needs_input_grad[0]:
             x_grad = gated.up.input_gradient(up_grad, narrow_grad, up_a)
 
-        gate_grad = gated.activation.gradient(product_grad.mul_(up), gate)
         narrow_grad = gated.gate.narrow_gradient(gate_grad, gate_b)
         of_gate = gated.gate.adapter_gradients(gate_grad, narrow_grad, x, gate_narrow)
         if x_grad is not None:
@@ -100,7 +80,9 @@ class _GatedFunction(torch.autograd.Function):
         return x_grad, None, *of_gate, *of_up, *of_down
 
 
-def fuse_gated_mlps(policy: PeftModel, linears: FusedLinears) -> int:
+def fuse_gated_mlps(
+    policy: PeftModel, linears: FusedLinears, activations: Activations = EAGER
+) -> int:
     """Fuse each gated feed-forward whose three layers are fused; return how many.
 
     A module that computes something else on random rows keeps its own forward.
@@ -109,7 +91,7 @@ def fuse_gated_mlps(policy: PeftModel, linears: FusedLinears) -> int:
     restore_gated_mlps(policy)
     fused = 0
     for module in _candidates(policy):
-        gated = _gated_of(module, linears)
+        gated = _gated_of(module, linears, activations)
         if gated is None:
             continue
         forward = _fused_forward(module, gated)
@@ -130,12 +112,12 @@ def _candidates(policy: PeftModel) -> Iterator[nn.Module]:
     return (module for module in policy.modules() if all(hasattr(module, name) for name in names))
 
 
-def _gated_of(module: nn.Module, linears: FusedLinears) -> _Gated | None:
+def _gated_of(module: nn.Module, linears: FusedLinears, activations: Activations) -> _Gated | None:
     gate, up, down = (
         linears.products.get(layer)
         for layer in (module.gate_proj, module.up_proj, module.down_proj)
     )
-    activation = ACTIVATIONS.get(type(module.act_fn))
+    activation = activations.get(ACTIVATIONS.get(type(module.act_fn), ""))
     if gate is None or up is None or down is None or activation is None:
         return None
     return _Gated(gate, up, down, activation)
