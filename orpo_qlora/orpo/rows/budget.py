@@ -20,6 +20,7 @@ from orpo_qlora.errors import OutOfMemory
 from orpo_qlora.models.hardware import free_memory_bytes, is_out_of_memory
 from orpo_qlora.models.loading import recompute_activations
 from orpo_qlora.models.memory import FEWEST_TOKENS, MemoryChoice, Room, choose_memory, shape_of
+from orpo_qlora.models.sharding import gathered_bytes
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
@@ -95,6 +96,8 @@ def settle_memory(
 
     All ranks make the choice of the one with the least memory.
     """
+    if ranks.shards_base:  # unpacked weights would be those of the whole base
+        config = config.model_copy(update={"dequant_cache": "off"})
     gathered = ranks.gather(lambda: asdict(_choice(engine, config, pairs, ranks.local_size)))
     found = [MemoryChoice(**choice) for choice in gathered]
     choice = MemoryChoice(
@@ -116,7 +119,8 @@ def _choice(
     """Return how this process should use its memory; on a CPU, `processes` share what is free."""
     base = engine.policy.get_base_model()
     device = engine.policy.device.type
-    room = Room(free_memory_bytes() // (processes if device == "cpu" else 1), device)
+    free = free_memory_bytes() // (processes if device == "cpu" else 1)
+    room = Room(max(0, free - gathered_bytes(base)), device)
     longest = engine.longest_row(pairs)
     try:
         shape = shape_of(base.config.to_dict())

@@ -13,7 +13,8 @@ def process_count(config: TrainConfig) -> int:
     """Return the processes of a run on this machine: as set, or one for each visible GPU.
 
     Raises:
-        ConfigError: more are set than there are GPUs, or on a CPU than a step has pairs.
+        ConfigError: more are set than there are GPUs, or on a CPU than a step has pairs; or two
+            settings about the base contradict each other.
     """
     gpus = visible_gpus()
     if gpus and config.processes > gpus:
@@ -29,6 +30,12 @@ def process_count(config: TrainConfig) -> int:
             f"processes is {config.processes}, and a step has {config.pairs_per_step} pairs; a "
             "process without a pair only waits.",
             hint=f"Set processes to auto, or to at most {config.pairs_per_step}.",
+        )
+    if config.shard_base and config.dequant_cache == "all":
+        raise ConfigError(
+            "shard_base splits the base over the GPUs, and dequant_cache keeps all of it unpacked "
+            "on each.",
+            hint="Set dequant_cache to auto, or shard_base to false.",
         )
     # A process without a pair in any step would only wait.
     return config.processes or max(1, min(gpus, config.pairs_per_step))

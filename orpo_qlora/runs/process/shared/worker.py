@@ -67,6 +67,8 @@ class SharedWorker:
 
         A run that could not be taken, because it is at work or has finished, is left as it is.
         """
+        if self._group is not None and self._group.shards_base:
+            time.sleep(4 * POLL_SECONDS)  # a process that has died breaks the others' forwards
         if isinstance(error, PeerLost):
             time.sleep(4 * POLL_SECONDS)  # the launcher must see first which process died
             os.kill(os.getpid(), signal.SIGKILL)

@@ -18,7 +18,7 @@ from orpo_qlora.config import build_config
 from orpo_qlora.errors import ConfigError, InputError, OutOfMemory
 from orpo_qlora.models import machine
 from orpo_qlora.runs import store
-from orpo_qlora.runs.process import ending, launch
+from orpo_qlora.runs.process import ending, launch, worker
 from orpo_qlora.runs.process.shared import process_count
 from orpo_qlora.runs.process.shared import worker as shared_worker
 from orpo_qlora.runs.process.shared.rank import choose_gpu
@@ -85,31 +85,28 @@ def wait_until(condition, paths):
         time.sleep(0.05)
 
 
-def test_a_killed_process_interrupts_the_run_which_any_launcher_resumes(tiny_model):
-    alone = launch.start_run(config_of(tiny_model), lesson())
-    assert launch.wait_for(alone, WAIT_SECONDS).state.status == "finished", store.log_tail(alone)
-
-    paths = launch.start_run(config_of(tiny_model, processes=2), lesson())
+def kill_one_process(paths):
+    """Kill the second process of a run after some steps, and check how all end."""
     wait_until(lambda: store.read_run(paths).state.step >= 2, paths)
     first, second = processes_of(paths)
     second.send_signal(signal.SIGKILL)
     killed_at = time.monotonic()
     wait_until(lambda: store.read_run(paths).state.error is not None, paths)
+    # The supervisor holds the lock until it has recorded the end.
+    wait_until(lambda: store.read_run(paths).state.status == "interrupted", paths)
     assert time.monotonic() - killed_at < 30
     run = store.read_run(paths)
-    assert run.state.status == "interrupted", store.log_tail(paths)
     assert "SIGKILL" in run.state.error.message
     assert not first.is_running()
     assert not storage.is_locked(paths.lock)
     assert not paths.stop.exists()
-
     assert run.checkpoint_step >= 1
-    assert join(3, paths) == [0, 0, 0], store.log_tail(paths)
+
+
+def ended_alike(paths, alone):
+    """Check a run's records, adapter and answers; return its notes."""
     run = store.read_run(paths)
     assert run.state.status == "finished", store.log_tail(paths)
-    notes = " ".join(run.state.notes)
-    assert "shared by 2 processes" in notes
-    assert "of 2 processes, the run continues with 3 processes" in notes
     expected, found = logged(alone), logged(paths)
     assert found.keys() == expected.keys()
     for key, record in expected.items():
@@ -119,6 +116,29 @@ def test_a_killed_process_interrupts_the_run_which_any_launcher_resumes(tiny_mod
     assert max(float((weights[name] - wanted[name]).abs().max()) for name in wanted) < 1e-3
     assert store.samples_of(paths) == store.samples_of(alone)
     assert not list(paths.folder.glob(".*"))
+    return " ".join(run.state.notes)
+
+
+def test_a_killed_process_interrupts_the_run_which_any_launcher_resumes(tiny_model):
+    alone = launch.start_run(config_of(tiny_model), lesson())
+    assert launch.wait_for(alone, WAIT_SECONDS).state.status == "finished", store.log_tail(alone)
+
+    paths = launch.start_run(config_of(tiny_model, processes=2), lesson())
+    kill_one_process(paths)
+    assert join(3, paths) == [0, 0, 0], store.log_tail(paths)
+    notes = ended_alike(paths, alone)
+    assert "shared by 2 processes" in notes
+    assert "of 2 processes, the run continues with 3 processes" in notes
+
+    # The same with a base whose layers are split over the processes, resumed with a whole one.
+    config = config_of(tiny_model, processes=2, shard_base=True)
+    paths = launch.start_run(config, lesson())
+    kill_one_process(paths)
+    launch.resume_run(paths, processes=1)
+    launch.wait_for(paths, WAIT_SECONDS)
+    notes = ended_alike(paths, alone)
+    assert worker.SHARDED in notes
+    assert worker.NOT_SHARDED in notes
 
 
 def gpus(monkeypatch, count):
