@@ -195,8 +195,8 @@ class ProcessGroup(Ranks):
             raise OutOfMemory(
                 f"Memory ran out in process {self.rank} of {self.size}, which share every forward "
                 "as the base is sharded; it cannot be repeated with fewer tokens.",
-                hint="Lower “Tokens per forward” (max_tokens_per_forward), or switch “Recompute "
-                "activations” on.",
+                hint="Resume the run: it continues with half the tokens per forward. A new run may "
+                "set “Tokens per forward” (max_tokens_per_forward).",
             ) from error
         if is_lost_connection(error):
             with _connected():

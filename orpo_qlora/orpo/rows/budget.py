@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TypeVar
@@ -39,9 +40,21 @@ class Budget:
         self, policy: PeftModel, choice: MemoryChoice, note: Callable[[str], None]
     ) -> None:
         self.tokens = choice.tokens
+        self._most = sys.maxsize
         self._recomputes = choice.recomputes
         self._policy = policy
         self._note = note
+
+    def lower(self, times: int) -> None:
+        """Halve the tokens so often, for a checkpoint's too: that is where memory ran out before.
+
+        For a sharded base, whose steps are not repeated.
+        """
+        self.tokens = self._most = max(SMALLEST, self.tokens >> times)
+
+    def restore(self, tokens: int) -> None:
+        """Continue with a checkpoint's tokens: a different cut into forwards rounds differently."""
+        self.tokens = min(tokens, self._most)
 
     def spend(self, work: Callable[[int], Result]) -> Result:
         """Return `work(tokens)`, repeated with fewer tokens whenever memory runs out.

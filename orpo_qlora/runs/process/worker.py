@@ -130,6 +130,9 @@ class Worker:
             self.on_note(f"Each step is shared by {self.ranks.size} processes.")
         if self.config.shard_base:
             self.on_note(SHARDED if self.ranks.shards_base else NOT_SHARDED)
+        if self.ranks.shards_base and self.state.memory_failures:
+            trainer.budget.lower(self.state.memory_failures)
+            self.on_note(f"Memory ran out before: {trainer.budget.tokens:,} tokens a forward.")
         trainer.starts_trained = bool(self.config.start_from)
         if self.ranks.is_first:
             self._keep_records(trainer, base)

@@ -101,6 +101,7 @@ class SharedWorker:
         self.paths.stop.unlink(missing_ok=True)
         # Any other status may be left by processes that were killed.
         update = {"status": "starting", "phase": "", "error": None, "ended_at": 0.0}
+        update["memory_failures"] = state.memory_failures + state.ran_out_of_memory
         store.write_state(self.paths, state.model_copy(update=update))
         return lock
 

@@ -22,6 +22,7 @@ from orpo_qlora.runs.process import ending, launch, worker
 from orpo_qlora.runs.process.shared import process_count
 from orpo_qlora.runs.process.shared import worker as shared_worker
 from orpo_qlora.runs.process.shared.rank import choose_gpu
+from orpo_qlora.runs.state import ErrorCard
 
 WAIT_SECONDS = 240.0
 SETTINGS = {"held_out": 0.25, "pairs_per_step": 4, "max_steps": 8, "checkpoint_every": 1}
@@ -181,6 +182,19 @@ def test_a_run_is_resumed_by_as_many_processes_as_asked_for(monkeypatch):
     assert launch.resume_run(paths, processes=2) == 0
     run = store.read_run(paths)
     assert (run.state.status, run.config.processes) == ("queued", 2)
+
+
+def test_a_run_whose_memory_ran_out_says_so_when_it_is_resumed(monkeypatch):
+    monkeypatch.setattr(launch, "_start_next", lambda: None)
+    paths = launch.create_stopped(build_config({}), lesson())
+    for count in (1, 2):
+        launch.resume_run(paths)
+        state = store.stored_state(paths).moved_to("starting").moved_to("failed")
+        error = ErrorCard.of(OutOfMemory("No memory.", hint="Resume."))
+        store.write_state(paths, state.model_copy(update={"error": error}))
+        launch.resume_run(paths)
+        assert store.stored_state(paths).memory_failures == count
+        store.write_state(paths, store.stored_state(paths).moved_to("stopped"))
 
 
 @pytest.mark.parametrize(
