@@ -57,6 +57,7 @@ def load_base(
     compute_dtype: str = "auto",
     dequantized: bool = False,
     chat_template: str = "auto",
+    on_cpu: bool = False,
 ) -> Base:
     """Return a frozen base model and its tokenizer.
 
@@ -68,6 +69,7 @@ def load_base(
         dequantized: hold the 4-bit weights unpacked: same numbers, more memory, faster tokens on
             a CPU.
         chat_template: value of the setting.
+        on_cpu: load the weights there, whatever computes; `sharding.shard` moves them.
 
     Raises:
         ModelError: see `find.find_weights` and `load_tokenizer`.
@@ -76,14 +78,18 @@ def load_base(
     arithmetic = choose_arithmetic(compute_dtype)
     folder = find.find_weights(model, revision)
     tokenizer = tokenizers.load_tokenizer(folder, chat_template)
-    loaded = load_weights(folder, arithmetic, quantization)
+    loaded = load_weights(folder, arithmetic, quantization, on_cpu=on_cpu)
     if dequantized and quantization == "nf4":
         loaded = loaded.dequantize(arithmetic.dtype)
     return Base(loaded, tokenizer, arithmetic, folder)
 
 
 def load_weights(
-    folder: Path, arithmetic: Arithmetic, quantization: Literal["nf4", "none"] = "nf4"
+    folder: Path,
+    arithmetic: Arithmetic,
+    quantization: Literal["nf4", "none"] = "nf4",
+    *,
+    on_cpu: bool = False,
 ) -> PreTrainedModel:
     """Return the frozen model of a folder with safetensors weights.
 
@@ -97,16 +103,18 @@ def load_weights(
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=arithmetic.dtype,
     )
+    device = "cpu" if on_cpu else arithmetic.device
+    several = "" if device == "cpu" else ", or split it over several GPUs (shard_base)"
     too_large = OutOfMemory(
-        f"{folder.name} does not fit into the memory of this {arithmetic.device}.",
-        hint="Choose a smaller model, or 4-bit base weights.",
+        f"{folder.name} does not fit into the memory of this {device}.",
+        hint=f"Choose a smaller model, or 4-bit base weights{several}.",
     )
     with loading_errors(f"{folder.name} cannot be loaded"), memory_errors(lambda: too_large):
         loaded, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=arithmetic.dtype,
             quantization_config=quantized if quantization == "nf4" else None,
-            device_map={"": arithmetic.device},
+            device_map={"": device},
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

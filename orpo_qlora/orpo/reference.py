@@ -208,6 +208,8 @@ class Measuring:
                 self.on_phase(f"{PHASE}: {len(self.known):,} of {len(self.pairs):,} pairs")
                 reported = time.monotonic()
             mine = turn[self.ranks.rank : self.ranks.rank + 1]
+            if self.ranks.shards_base and not mine:
+                mine = turn[:1]  # all run as many forwards
             for fresh in self.ranks.gather(partial(self._measured, engine, mine)):
                 self._keep(fresh)
         return True

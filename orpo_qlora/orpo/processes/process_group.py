@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,8 +23,9 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from orpo_qlora.errors import ConfigError, OrpoQloraError, WorkerLost, class_of
+from orpo_qlora.errors import ConfigError, OrpoQloraError, OutOfMemory, WorkerLost, class_of
 from orpo_qlora.models.hardware import is_out_of_memory
+from orpo_qlora.models.sharding import is_lost_connection
 from orpo_qlora.orpo.processes.ranks import Ranks, assign
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,6 @@ at once."""
 MEETING = timedelta(minutes=15)
 """Longest wait for all processes to start."""
 NO_GPU = "none"
-NCCL_OWN_ERRORS = ("ncclUnhandledCudaError", "ncclInvalidArgument", "ncclInvalidUsage")
-"""What NCCL writes when this process, and not the connection to another, is at fault."""
 _LEFT = "orpo-qlora/first-has-left"
 LAUNCHER_VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK"),
@@ -122,10 +122,13 @@ class ProcessGroup(Ranks):
             os.environ.pop(name, None)
         return group
 
-    def share(self, items: Sequence[Item], cost: Callable[[Item], int]) -> Sequence[Item]:
-        """Return this rank's part of the items; see `Ranks`."""
+    def parts(self, items: Sequence[Item], cost: Callable[[Item], int]) -> Sequence[Sequence[Item]]:
+        """Return each rank's part of the items; see `Ranks`."""
+        parts: list[list[Item]] = [[] for _ in range(self.size)]
         places = assign([cost(item) for item in items], self.size)
-        return [item for item, place in zip(items, places, strict=True) if place == self.rank]
+        for item, place in zip(items, places, strict=True):
+            parts[place].append(item)
+        return parts
 
     def gather(self, local: Callable[[], Result]) -> list[Result]:
         """Run `local` on every rank and return all results; see `Ranks`."""
@@ -144,6 +147,18 @@ class ProcessGroup(Ranks):
         self._exchange(lambda: None if self.is_first else kept.append(local()))
         return kept[0]
 
+    def in_turn(self, local: Callable[[], Result]) -> Result:
+        """Return this rank's own result; see `Ranks`."""
+        kept: list[Result] = []
+
+        def take_turn(turn: int) -> None:
+            if turn == self.rank % self.local_size:
+                kept.append(local())
+
+        for turn in range(max(self.gather(lambda: self.local_size))):
+            self._exchange(partial(take_turn, turn))
+        return kept[0]
+
     def from_first(self, local: Callable[[], Result]) -> Result:
         """Return what `local` gives on rank 0; see `Ranks`."""
         return self._exchange(local if self.is_first else lambda: None)[0]
@@ -160,6 +175,8 @@ class ProcessGroup(Ranks):
         except PeerLost:
             raise
         except Exception as exc:  # noqa: BLE001 - raised again below, once the others know
+            if self.shards_base:
+                self._end_alone(exc)
             error, sent = exc, {"failure": asdict(self._failure(exc))}
         with _connected():
             received = _all_gather(sent, self.size)
@@ -173,6 +190,20 @@ class ProcessGroup(Ranks):
         if error is not None and first.rank == self.rank:
             raise error
         raise first.raised(self.size) from error
+
+    def _end_alone(self, error: Exception) -> NoReturn:
+        """Raise an error on this rank: the others wait for it in a forward, and cannot answer."""
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                f"Memory ran out in process {self.rank} of {self.size}, which share every forward "
+                "as the base is sharded; it cannot be repeated with fewer tokens.",
+                hint="Resume the run: it continues with half the tokens per forward. A new run may "
+                "set “Tokens per forward” (max_tokens_per_forward).",
+            ) from error
+        if is_lost_connection(error):
+            with _connected():
+                raise error
+        raise error
 
     def _failure(self, error: Exception) -> _Failure:
         if isinstance(error, OrpoQloraError):
@@ -328,18 +359,3 @@ def _connected() -> Iterator[None]:
             f"The connection to another process of this run was lost ({reason}).",
             hint="Resume the run; the log says more.",
         ) from exc
-
-
-def is_lost_connection(error: RuntimeError) -> bool:
-    """Whether an error of torch.distributed means that another process has ended, or is silent.
-
-    The store and NCCL have exceptions of their own. Gloo has none: its messages begin with the
-    place in its source. NCCL reports what is wrong in this process by the same exception.
-    """
-    text = str(error)
-    if isinstance(error, dist.DistBackendError):
-        is_own = any(name in text for name in NCCL_OWN_ERRORS)
-        return not is_own and not is_out_of_memory(error)
-    if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
-        return True
-    return type(error) is RuntimeError and "gloo/" in text and "enforce fail" not in text

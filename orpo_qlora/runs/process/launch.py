@@ -245,6 +245,7 @@ def _queue_again(run: Run, step: int) -> None:
         fresh: dict[str, object] = {
             **{"phase": "", "error": None, "ended_at": 0.0, "step": step, "place": _last_place()},
             "notes": store.stored_state(run.paths).notes,
+            "memory_failures": run.state.memory_failures + run.state.ran_out_of_memory,
         }
         run.paths.stop.unlink(missing_ok=True)
         store.write_state(run.paths, run.state.moved_to("queued").model_copy(update=fresh))

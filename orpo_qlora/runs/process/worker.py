@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -30,6 +31,7 @@ from orpo_qlora.errors import OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.experts import describe_experts
 from orpo_qlora.models.generation.sampling import BASE
+from orpo_qlora.models.sharding import same_logits
 from orpo_qlora.models.templates.rendering import template_in_use
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
@@ -54,6 +56,8 @@ from orpo_qlora.runs.store import RunPaths
 log = logging.getLogger(__name__)
 
 RESERVE_BYTES = 65_536
+SHARDED = "Each process holds its part of the base's layers, and gathers them for every forward."
+NOT_SHARDED = "The base is not sharded, as the run has one process."
 
 
 class Worker:
@@ -93,9 +97,7 @@ class Worker:
             self._finish("stopped")
             return
         self._phase("loading the base model")
-        base = self._base = self.ranks.together(
-            lambda: training_setup.load_base_to_train(self.config)
-        )
+        base = self._base = training_setup.load_base_to_train(self.config, self.ranks)
         self.on_note(f"Arithmetic: {base.arithmetic.reason}.")
         self.on_note(template_in_use(base.folder, base.tokenizer, self.config.chat_template).note())
         self._identity = identity_of(self.config, self.paths.train.parent, base.folder)
@@ -129,6 +131,11 @@ class Worker:
         self.on_note(trainer.memory.sentence())
         if self.ranks.size > 1:
             self.on_note(f"Each step is shared by {self.ranks.size} processes.")
+        if self.config.shard_base:
+            self.on_note(SHARDED if self.ranks.shards_base else NOT_SHARDED)
+        if self.ranks.shards_base and self.state.memory_failures:
+            trainer.budget.lower(self.state.memory_failures)
+            self.on_note(f"Memory ran out before: {trainer.budget.tokens:,} tokens a forward.")
         trainer.starts_trained = bool(self.config.start_from)
         if self.ranks.is_first:
             self._keep_records(trainer, base)
@@ -340,7 +347,9 @@ class Worker:
         is_base, prompts = when == "start", self._sample_prompts
         self._phase("answering the sample prompts" + (" as the base model" if is_base else ""))
         adapter = BASE if is_base else loading.ADAPTER
-        mine = prompts[self.ranks.rank :: self.ranks.size]
+        shards = self.ranks.shards_base
+        mine = prompts if shards else prompts[self.ranks.rank :: self.ranks.size]
+        agreement = same_logits(policy.get_base_model()) if shards else nullcontext()
 
         def answer_share() -> dict[str, str]:
             if not mine:
@@ -350,7 +359,7 @@ class Worker:
             )
             return dict(zip(mine, answers, strict=True))
 
-        with resume.preserved_random_state():
+        with resume.preserved_random_state(), agreement:
             shares = self.ranks.gather(answer_share)
         if not self.ranks.is_first:
             return

@@ -14,12 +14,12 @@ from policies import make_policy, random_pairs
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import ConfigError, NonFiniteLoss
 from orpo_qlora.models.loading import attach_new_adapter, load_base
+from orpo_qlora.models.sharding import is_lost_connection
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import loss_for, mismatch, needs_of
 from orpo_qlora.orpo.processes.process_group import (
     NO_GPU,
     PeerLost,
-    is_lost_connection,
     refuse_mixed,
 )
 from orpo_qlora.orpo.processes.ranks import ALONE, assign

@@ -13,8 +13,15 @@ def process_count(config: TrainConfig) -> int:
     """Return the processes of a run on this machine: as set, or one for each visible GPU.
 
     Raises:
-        ConfigError: more are set than there are GPUs, or on a CPU than a step has pairs.
+        ConfigError: more are set than there are GPUs, or on a CPU than a step has pairs; or two
+            settings about the base contradict each other.
     """
+    if config.shard_base and config.dequant_cache == "all":
+        raise ConfigError(
+            "shard_base splits the base over the GPUs, and dequant_cache keeps all of it unpacked "
+            "on each.",
+            hint="Set dequant_cache to auto, or shard_base to false.",
+        )
     pairs = config.pairs_per_step
     return processes_for(config.processes, pairs, f"a step has {pairs} pairs")
 

@@ -71,6 +71,8 @@ class SharedWorker:
 
         A run that could not be taken, because it is at work or has finished, is left as it is.
         """
+        if self._group is not None and self._group.shards_base:
+            time.sleep(4 * POLL_SECONDS)  # a process that has died breaks the others' forwards
         if isinstance(error, PeerLost):
             time.sleep(4 * POLL_SECONDS)  # the launcher must see first which process died
             os.kill(os.getpid(), signal.SIGKILL)
@@ -103,6 +105,7 @@ class SharedWorker:
         self.paths.stop.unlink(missing_ok=True)
         # Any other status may be left by processes that were killed.
         update = {"status": "starting", "phase": "", "error": None, "ended_at": 0.0}
+        update["memory_failures"] = state.memory_failures + state.ran_out_of_memory
         store.write_state(self.paths, state.model_copy(update=update))
         return lock
 
