@@ -14,7 +14,6 @@ import secrets
 import select
 import signal
 import socketserver
-import sys
 import threading
 import time
 import traceback
@@ -392,4 +391,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    logging.shutdown()
+    # The interpreter would free torch and the models object by object, which takes seconds.
+    os._exit(exit_code)

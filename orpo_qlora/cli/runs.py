@@ -87,8 +87,9 @@ def _ordered(filters: Filters, wanted: str) -> Filters:
 def _row(run: Run) -> tuple[str, ...]:
     state, config = run.state, run.config
     held_out = history.results(run).held_out
+    steps = f"{state.step}/{state.total_steps}" if state.total_steps else ""
     return (
-        *(run.id, plain(run.title), state.status, f"{state.step}/{state.total_steps}"),
+        *(run.id, plain(run.title), state.status, steps),
         methods.short_name(config),
         _number(held_out, ACCURACY, ".0%"),
         _number(held_out, "loss", ".3g"),

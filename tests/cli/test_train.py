@@ -34,6 +34,7 @@ def test_a_run_created_without_a_start_prints_its_folder_or_its_data(own_home):
         folder.rpartition("/")[2],
         created["id"],
     }
+    assert "0/0" not in run("runs").stdout  # no step is known yet
     refused = run(*command, "--detach")
     assert isinstance(refused.exception, InputError)
     assert len(store.list_runs()) == 2

@@ -47,6 +47,8 @@ LOCK_SECONDS = 5.0
 FORCE_SECONDS = 20.0
 """How long kills are repeated: the supervisor may be about to start the worker."""
 POLL_SECONDS = 0.2
+LOADING = "loading torch and transformers"
+"""Phase until the worker can write its own."""
 RECORD_SECONDS = 0.5
 """How long the supervisor of a dead worker may hold the run's lock to write down how it ended."""
 
@@ -278,8 +280,8 @@ def _start_next() -> None:
         try:
             for path in (run.paths.state, run.paths.metrics, run.paths.samples):
                 storage.sweep_temporaries(path)
-            state = run.state.moved_to("starting")
-            store.write_state(run.paths, state.model_copy(update={"progressed_at": _now()}))
+            update = {"progressed_at": _now(), "phase": LOADING}
+            store.write_state(run.paths, run.state.moved_to("starting").model_copy(update=update))
             arguments = [str(run.paths.folder), str(lock.fileno())]
             log, home = run.paths.log, storage.home()
             start_program(SUPERVISOR, arguments, log, shares=lock.fileno(), works_in=home)

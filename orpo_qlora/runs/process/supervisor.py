@@ -7,6 +7,7 @@ worker continues, and pages and terminals advance the queue.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ class Supervisor:
         program, processes = launch.WORKER, process_count(store.read_run(self.paths).config)
         if processes > 1:
             program, arguments = launch.TORCHRUN, [*arguments, str(processes)]
+        logging.getLogger(__name__).info("%s", launch.LOADING)
         log, home = self.paths.log, storage.home()
         worker = start_program(program, arguments, log, shares=self.lock.fileno(), works_in=home)
         self.lock.release()  # the worker's copy holds it from now on

@@ -8,36 +8,16 @@ from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.data.columns import PARTS_OF_SHAPE, ColumnMapping, ShapeName, mapping_of
+from orpo_qlora.data.columns import PARTS_OF_SHAPE, ColumnMapping, mapping_of
 from orpo_qlora.data.files.choices import Labelled, PairsFromRanking
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.data.wording import brief, plural
 from orpo_qlora.ui.data import findings_view
 from orpo_qlora.ui.data.corrections import FIELDS
-from orpo_qlora.ui.data.findings_view import VALUE_LABELS
+from orpo_qlora.ui.parts.controls import PART_LABELS, SHAPE_LABELS, VALUE_LABELS
 from orpo_qlora.ui.parts.guard import Updates
 
 NO_COLUMN = ("–", "")
-PART_LABELS = {
-    "prompt": "Prompt",
-    "chosen": "Chosen",
-    "rejected": "Rejected",
-    "first": "First response",
-    "second": "Second response",
-    "verdict": "Verdict",
-    "responses": "Responses",
-    "scores": "Scores or ranks",
-    "label": "Label",
-    "system": "System message",
-    "context": "Context",
-}
-SHAPE_LABELS: dict[ShapeName, str] = {
-    "pairs": "Chosen and rejected",
-    "verdict": "Two responses, verdict",
-    "ranking": "Ranked responses",
-    "conversation": "Conversation and rejected",
-    "labelled": "Labelled single responses",
-}
 SHAPE_CHOICES = [(label, name) for name, label in SHAPE_LABELS.items()]
 VALUES_HINT = "such as: a, 1 or <0"
 REVERSED_SHAPES = ("verdict", "ranking", "labelled")

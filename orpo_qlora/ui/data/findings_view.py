@@ -19,6 +19,7 @@ from orpo_qlora.errors import (
 )
 from orpo_qlora.ui.parts import cards
 from orpo_qlora.ui.parts.buttons import choice_button
+from orpo_qlora.ui.parts.controls import named_on_page
 
 PROPOSED_CHARACTERS = 600
 SEVERITIES = {"error": "Dropped", "warning": "Warning", "note": "Note"}
@@ -31,7 +32,6 @@ PREFIX_HINT = (
     f"If row {{row}} reads correctly, press “{USE_PREFIX}”. Otherwise choose the columns below and "
     f"press “{APPLY}”."
 )
-VALUE_LABELS = {"first_values": "First wins if", "second_values": "Second wins if"}
 VERDICT_HINT = (
     "Choose the column with the verdict below, and write into “First wins if” and “Second wins if” "
     f"which of its values choose each response; then press “{APPLY}”."
@@ -201,7 +201,9 @@ def way_out(error: DataError) -> str:
     if isinstance(error, BrokenRows):
         first = error.where.rpartition(", ")[2] or "the broken rows"  # “row 17”, as in the message
         return f"Fix {first} in your file and upload it again, or press “{DROP_BROKEN}”."
-    return error.hint or "Correct the file and upload it again, or choose an example."
+    return (
+        named_on_page(error.hint) or "Correct the file and upload it again, or choose an example."
+    )
 
 
 def columns_note(report: DataSummary) -> str:

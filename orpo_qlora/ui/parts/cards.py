@@ -29,7 +29,7 @@ class Tile:
 
 def error_card(message: str, *, hint: str = "", where: str = "", more: str = "") -> str:
     """Return an error: what is wrong, what to do, and where; `more` is HTML below it."""
-    parts = [f'<p class="card-title">{html.escape(message)}</p>']
+    parts = [f'<p class="card-title">{html.escape(named_on_page(message))}</p>']
     if hint:
         parts.append(f'<p class="card-hint">{html.escape(named_on_page(hint))}</p>')
     if where and where not in message:

@@ -17,6 +17,25 @@ def test_options_in_hints_become_controls():
     assert named_on_page("Write --split-by and --maximum.") == "Write --split-by and --maximum."
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Choose it with --map prompt=COLUMN.", "Choose it with “Prompt”."),
+        (
+            "with --map shape=labelled --map responses=text --map label=is_ok.",
+            "with “Shape” (Labelled single responses), “Responses” (text), “Label” (is_ok).",
+        ),
+        (
+            "--map first_values=0 --map second_values=1, or",
+            "“First wins if” (0), “Second wins if” (1), or",
+        ),
+    ],
+)  # fmt: skip
+def test_chosen_columns_are_named_as_the_data_tab_names_them(text, shown):
+    assert named_on_page(text) == shown
+    assert shown in cards.error_card(text, hint=text)
+
+
 @pytest.mark.parametrize(("option", "control"), CONTROLS.items())
 def test_every_option_and_every_control_exists(option, control):
     def sources(folder):
