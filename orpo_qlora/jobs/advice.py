@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from orpo_qlora.config import TrainConfig, setting_fields
 from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.models.catalogue import CATALOGUE, CatalogueModel, find_model
+from orpo_qlora.models.machine import visible_gpus
 from orpo_qlora.models.memory import Footprint, MemoryChoice, Room, Shape, choose_memory, footprint
 
 FEWEST_USEFUL_TOKENS = 64
@@ -96,7 +97,7 @@ def changes_for_memory(question: Question, *, longest_pair: int) -> list[str]:
     shorter = _shorter(question, longest_pair)
     if shorter:
         return [*changes, shorter]
-    return [_smaller_model(question)]
+    return [*_in_parts(question), _smaller_model(question)]
 
 
 _SETTINGS: tuple[tuple[str, object, str], ...] = (
@@ -124,6 +125,14 @@ def _shorter(question: Question, longest_pair: int) -> str:
         f"{_label('max_length')}: about {length:,} instead of {longest_pair:,} tokens; longer "
         "pairs are then left out or cut."
     )
+
+
+def _in_parts(question: Question) -> list[str]:
+    """Return the advice to split the base over several GPUs, where there are some."""
+    gpus = visible_gpus()
+    if gpus < 2 or question.config.shard_base:
+        return []
+    return [f"{_label('shard_base')}: split it over the {gpus} GPUs; the result is the same."]
 
 
 def _smaller_model(question: Question) -> str:

@@ -66,8 +66,8 @@ def shard(model: PreTrainedModel, device: str) -> None:
         # PEFT reads these from the weight of a layer.
         linear.weight.compress_statistics = linear.quant_state.nested
         linear.weight.quant_type = linear.quant_state.quant_type
-    if getattr(model, "hf_device_map", None):
-        model.hf_device_map = {"": torch.device(device)}
+    if device != "cpu":  # so that the trainer moves nothing; each process sees one GPU
+        model.hf_device_map = {"": torch.device(device, 0)}
 
 
 def is_sharded(weight: Tensor) -> bool:
@@ -83,6 +83,15 @@ def whole(weight: Tensor) -> Tensor:
 def has_shards(model: nn.Module) -> bool:
     """Whether the layers of a model are split over processes."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
+def agreed(model: nn.Module, flag: bool) -> bool:
+    """Whether a flag is set in all processes of a sharded base; otherwise the flag itself."""
+    if not has_shards(model):
+        return flag
+    count = torch.tensor(int(flag))
+    dist.all_reduce(count, dist.ReduceOp.MIN)
+    return bool(count)
 
 
 def gathered_bytes(model: nn.Module) -> int:

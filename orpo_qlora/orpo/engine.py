@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from orpo_qlora.errors import UnsupportedModel
-from orpo_qlora.models.sharding import has_shards, is_of_one_process
+from orpo_qlora.models.sharding import agreed, has_shards, is_of_one_process
 from orpo_qlora.orpo.adapter_check import gradients, gradients_agree, random_adapter
 from orpo_qlora.orpo.dropout import Draws
 from orpo_qlora.orpo.kernels import attention, row_kernels
@@ -305,7 +305,10 @@ def _checked_engine(
         model.set_attn_implementation(original if layout == "padded" else attention.NAME)
         for kernel in attention.kernels(model.device, model.dtype):
             engine = replace(engine, layout=layout, kernel=kernel)
-            if _agrees(engine, pair, expected.sums) and _slopes_agree(engine, pair, expected):
+            # In every process: those that share forwards must take the same layout.
+            if agreed(policy, _agrees(engine, pair, expected.sums)) and agreed(
+                policy, _slopes_agree(engine, pair, expected)
+            ):
                 return engine
     return None
 

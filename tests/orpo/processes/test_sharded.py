@@ -17,6 +17,7 @@ from orpo_qlora.models.generation.generate import answer_all
 from orpo_qlora.models.generation.sampling import Conversation, Sampling
 from orpo_qlora.models.loading import attach_new_adapter, recompute_activations
 from orpo_qlora.models.sharding import gathered_bytes, is_sharded, same_logits, shard
+from orpo_qlora.orpo import engine as engine_module
 from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import loss_for, mismatch, needs_of
@@ -181,6 +182,20 @@ def test_memory_that_runs_out_on_one_rank_ends_all(
     assert type(failed) is OutOfMemory
     assert "max_tokens_per_forward" in failed.hint
     assert "process 1 of 2" in failed.message
+
+
+def test_a_layout_that_fails_on_one_rank_is_taken_by_none(tmp_path, monkeypatch, whole_float64):
+    def work(ranks):
+        agrees = engine_module._agrees
+
+        def failing(engine, *args):
+            return agrees(engine, *args) and not (ranks.rank and engine.layout == "shared")
+
+        monkeypatch.setattr(engine_module, "_agrees", failing)
+        policy = sharded_policy(ranks)
+        return build_engine(policy, needs_of(TrainConfig()), uneven(3)).layout
+
+    assert run_ranks(2, tmp_path / "r", work) == ["packed", "packed"]
 
 
 def test_a_sharded_base_is_not_kept_unpacked():
