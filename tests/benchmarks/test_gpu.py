@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as table
-from benchmarks.gpu import trainer
+from benchmarks.gpu import kernels, trainer
 from benchmarks.gpu.shapes import CELLS, SHAPES, pairs_of, random_policy
 from benchmarks.gpu.trainer import Task
 from orpo_qlora.models.hardware import choose_arithmetic
@@ -84,6 +84,16 @@ def test_the_file_has_a_row_a_cell_and_names_problems():
     assert "out of memory at batch 4" in text
     assert "long not measured" in text
     assert "Tests marked `gpu`: 6 passed" in text
+
+
+def test_norms_and_activations_are_timed_alone(monkeypatch):
+    monkeypatch.setattr(kernels, "REPEATS", 1)
+    found = kernels.kernel_times("tiny-llama", choose_arithmetic(), 8)
+    assert found["seconds"]["torch"]["SwiGLU, backward"] > 0
+    found |= {"problem": "Triton is not installed", "tokens": 8192}
+    text = "\n".join(table._kernel_lines(found))
+    assert "(Triton is not installed). Microseconds of one call on 8192 tokens" in text
+    assert "| RMS norm, forward | " in text
 
 
 def test_the_script_can_be_run():
