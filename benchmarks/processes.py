@@ -99,7 +99,11 @@ def start(processes: int, job: Job) -> None:
     options += ["--model", job.model]
     threads = {"OMP_NUM_THREADS": str(threads_of_each(processes)), "TOKENIZERS_PARALLELISM": "0"}
     command = [*launcher, "-m", MODULE, *options]
-    subprocess.run(command, check=True, env=os.environ | threads, stderr=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, check=False, env=os.environ | threads, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{processes} processes ended with code {done.returncode}:\n{done.stderr}")
 
 
 def distance(left: Path, right: Path) -> float:

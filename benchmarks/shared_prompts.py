@@ -30,10 +30,10 @@ from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.models import hardware
 from orpo_qlora.models.loading import (
     attach_new_adapter,
-    find_weights,
     load_base,
-    load_tokenizer,
 )
+from orpo_qlora.models.templates.tokenizers import load_tokenizer
+from orpo_qlora.models.weights.find import find_weights
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import loss_for, needs_of
 from orpo_qlora.orpo.rows.batches import epoch_order

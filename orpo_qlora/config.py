@@ -346,6 +346,13 @@ class TrainConfig(BaseModel):
         help="Processes that share each step; 0 (auto) is all visible GPUs, 1 on a CPU.",
         ge=0,
     )
+    shard_base: bool = _setting(
+        False,
+        group="Memory",
+        label="Shard the base",
+        help="Splits the base's layers over the GPUs, for a base that does not fit on one. Every "
+        "forward gathers them, so steps take longer; the result is the same. No effect with one.",
+    )
     max_length: int = _setting(
         1024,
         group="Data",

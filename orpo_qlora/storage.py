@@ -12,7 +12,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -140,7 +140,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         DiskFull: nothing is left behind.
     """
-    draft = folder.with_name(f".{folder.name}.draft")
+    draft = draft_of(folder)
     shutil.rmtree(draft, ignore_errors=True)
     try:
         with disk_errors(folder):
@@ -151,6 +151,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     sync_folder(folder.parent)
+
+
+def draft_of(folder: Path) -> Path:
+    """Return where `new_folder` fills a folder."""
+    return folder.with_name(f".{folder.name}.draft")
 
 
 def write_whole(path: Path, text: str | Iterable[str]) -> None:
@@ -169,6 +174,18 @@ def sweep_temporaries(path: Path) -> None:
     """Remove the drafts of killed writers of a file; no process may be writing it."""
     for leftover in path.parent.glob(f".{path.name}.????????"):
         leftover.unlink()
+
+
+def oldest_first(paths: Iterable[Path]) -> list[Path]:
+    """Return the files or folders by the time of their last change.
+
+    Without those that another process has removed meanwhile.
+    """
+    times: dict[Path, float] = {}
+    for path in paths:
+        with suppress(FileNotFoundError):
+            times[path] = path.stat().st_mtime
+    return sorted(times, key=lambda path: times[path])
 
 
 def sync_folder(folder: Path) -> None:

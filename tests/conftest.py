@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "True"  # as Gradio does where its analytics are off
 # Tiny models: a second thread costs more than it computes; the demo model's would wait for each
 # other where browser, page or another test needs a core too.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -35,7 +35,8 @@ PAGE = str(ROOT / "app.py")
 SUPERVISOR = "orpo_qlora.runs.process.supervisor"
 COMMAND_LINE = "orpo_qlora.cli.main"
 TORCHRUN = "orpo_qlora.runs.process.shared.torchrun"
-STARTERS = {PAGE, SUPERVISOR, COMMAND_LINE, TORCHRUN}
+TORCHRUN_OF_JOBS = "orpo_qlora.jobs.shared.torchrun"
+STARTERS = {PAGE, SUPERVISOR, COMMAND_LINE, TORCHRUN, TORCHRUN_OF_JOBS}
 """Programs that start others."""
 PROGRAMS = (
     SUPERVISOR,
@@ -43,6 +44,8 @@ PROGRAMS = (
     "orpo_qlora.runs.process.worker",
     TORCHRUN,
     "orpo_qlora.runs.process.shared.rank",
+    TORCHRUN_OF_JOBS,
+    "orpo_qlora.jobs.shared.rank",
     "orpo_qlora.jobs.tokenize",
     "orpo_qlora.jobs.estimate_steps",
     "orpo_qlora.evaluation.measure",
@@ -62,6 +65,8 @@ PACKAGE = "orpo_qlora"
 READ_LATE = (
     *("ORPO_QLORA_", "HF_TOKEN", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"),
     *("PYTHONPATH", "FAULT", "FAKE_WORKER", "FREE_BYTES"),
+    # Of a page.
+    *("GRADIO_TEMP_DIR", "no_proxy", "NO_PROXY"),
     # Of torchrun.
     *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_"),
     "GLOO_",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     PhiConfig,
+    PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
 )
@@ -57,7 +59,12 @@ UNSHAREABLE = {
 }
 
 
-def make_policy(name: str, dtype: torch.dtype = torch.float64, **lora_options: Any) -> PeftModel:
+def make_policy(
+    name: str,
+    dtype: torch.dtype = torch.float64,
+    change_base: Callable[[PreTrainedModel], None] = lambda _: None,
+    **lora_options: Any,
+) -> PeftModel:
     """Return base plus a LoRA adapter whose both halves are random, so every gradient lives."""
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_config((CONFIGS | UNSHAREABLE)[name]).to(dtype)
@@ -67,6 +74,7 @@ def make_policy(name: str, dtype: torch.dtype = torch.float64, **lora_options: A
         for parameter in base.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
+    change_base(base)
     options = {"r": 3, "lora_alpha": 6, "target_modules": "all-linear"} | lora_options
     lora = LoraConfig(**options, task_type="CAUSAL_LM")
     policy = get_peft_model(base, lora).to(dtype)

@@ -63,12 +63,16 @@ def main() -> int:
             results["problems"] += [problem] if problem else []
             _write(options.out, results)
     left = extent.deadline - (time.monotonic() - started)
-    results["kernels"] = _time_kernels(extent, left)
+    results["kernels"] = kernels = _time_kernels(extent, left)
+    results["problems"] += [f"kernels: {kernels}"] if isinstance(kernels, str) else []
     if not options.without_tests:
         left = extent.deadline - (time.monotonic() - started)
-        results["tests"] = _run_tests(left)
+        tests = _run_tests(left)
+        results["tests"] = tests.text.splitlines()[-1]
         left = extent.deadline - (time.monotonic() - started)
         results["doctor"] = _run_doctor(left)
+        results["problems"] += [f"tests: {results['tests']}"] if tests.code else []
+        results["problems"] += _problems_of(results["doctor"])
     results["seconds"] = round(time.monotonic() - started)
     _write(options.out, results)
     print(to_markdown(results))
@@ -99,7 +103,7 @@ def _run_trainer(
             *("--cells", ",".join(extent.cells), "--steps", str(extent.steps)),
             *("--seconds", str(extent.seconds), "--out", str(out)),
         ]
-        text = _finished(command, left)
+        text = _finished(command, left).text
         lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
     rows = [json.loads(line) for line in lines]
     if len(rows) == len(extent.cells):
@@ -108,8 +112,16 @@ def _run_trainer(
     return rows, f"{name}: {missing} not measured: {text}"
 
 
-def _finished(command: Sequence[str], seconds: float) -> str:
-    """Run a program for some time at most; return its last lines."""
+@dataclass(frozen=True)
+class _Ended:
+    """Exit code and last lines of a program; code 1 where it did not end by itself."""
+
+    code: int
+    text: str
+
+
+def _finished(command: Sequence[str], seconds: float) -> _Ended:
+    """Run a program for some time at most."""
     try:
         done = subprocess.run(
             command,
@@ -121,9 +133,9 @@ def _finished(command: Sequence[str], seconds: float) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"stopped after {seconds:.0f} seconds"
+        return _Ended(1, f"stopped after {seconds:.0f} seconds")
     last = "\n".join(done.stdout.strip().splitlines()[-3:])
-    return f"exit code {done.returncode}: {last}"
+    return _Ended(done.returncode, f"exit code {done.returncode}: {last}")
 
 
 def _time_kernels(extent: Extent, left: float) -> object:
@@ -132,24 +144,23 @@ def _time_kernels(extent: Extent, left: float) -> object:
         return "not measured, no time left"
     shape, tokens = extent.kernels
     command = (sys.executable, "-m", "benchmarks.gpu.kernels", shape, "--tokens", str(tokens))
-    text = _finished(command, left)
-    try:
-        return json.loads(text.splitlines()[-1].removeprefix("exit code 0: "))
-    except ValueError:
-        return f"not measured: {text}"
+    ended = _finished(command, left)
+    if ended.code:
+        return f"not measured: {ended.text}"
+    return json.loads(ended.text.splitlines()[-1].removeprefix("exit code 0: "))
 
 
-def _run_tests(left: float) -> str:
-    """Return the summary line of the tests that need a GPU."""
+def _run_tests(left: float) -> _Ended:
+    """Run the tests that need a GPU; the last line is their summary."""
     if left <= 0:
-        return "not run, no time left"
+        return _Ended(1, "not run, no time left")
     files = [
         str(file)
         for file in sorted((ROOT / "tests").rglob("test_*.py"))
         if "pytest.mark.gpu" in file.read_text(encoding="utf-8")
     ]
     command = (sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *files)
-    return _finished(command, left).splitlines()[-1]
+    return _finished(command, left)
 
 
 def _run_doctor(left: float) -> object:
@@ -169,6 +180,14 @@ def _run_doctor(left: float) -> object:
         return json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError) as exc:
         return f"no report: {type(exc).__name__}"
+
+
+def _problems_of(doctor: object) -> list[str]:
+    """Return what the doctor's report says of failed checks, or why there is no report."""
+    if not isinstance(doctor, Mapping):
+        return [f"doctor: {doctor}"]
+    failed = [check for check in doctor["checks"] if not check["ok"]]
+    return [f"doctor: {check['name']}: {check['detail']}" for check in failed]
 
 
 def _write(path: Path, results: Mapping[str, Any]) -> None:

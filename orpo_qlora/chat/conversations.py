@@ -203,6 +203,5 @@ def _file(conversation_id: str) -> Path:
 
 
 def _remove_oldest() -> None:
-    kept = sorted(_folder().glob("*.json"), key=lambda path: path.stat().st_mtime)
-    for path in kept[:-KEPT]:
+    for path in storage.oldest_first(_folder().glob("*.json"))[:-KEPT]:
         path.unlink(missing_ok=True)

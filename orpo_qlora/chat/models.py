@@ -32,6 +32,7 @@ from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.generation.prefixes import Prefixes
 from orpo_qlora.models.memory import NF4_BYTES
 from orpo_qlora.models.templates.rendering import template_text
+from orpo_qlora.models.weights import find
 from orpo_qlora.runs.store import Run
 from orpo_qlora.storage import FileStamp
 
@@ -153,7 +154,7 @@ class LoadedPolicies:
     def _load_base(self, key: BaseKey, active: Run | None, on_progress: OnProgress) -> None:
         self.unload()
         on_progress("looking for the base model…")
-        folder = loading.find_weights(key.model, key.revision)
+        folder = find.find_weights(key.model, key.revision)
         arithmetic = hardware.choose_arithmetic(key.compute_dtype)
         _refuse_when_short(_weight_bytes(folder, key, arithmetic), arithmetic.device, active)
         on_progress("loading the base model…")

@@ -14,17 +14,15 @@ from __future__ import annotations
 import hmac
 import json
 import os
-import secrets
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -33,9 +31,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from orpo_qlora.chat import client
-from orpo_qlora.chat.client import Answers, ChatSettings
+from orpo_qlora.chat.client import Answers
+from orpo_qlora.chat.openai_request import Completion, read_request
 from orpo_qlora.chat.protocol import Column
-from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import InputError, OrpoQloraError, ResourceError
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import Run
@@ -45,75 +43,8 @@ HOSTS = ("127.0.0.1", "localhost", "[::1]")
 BASE = "base"
 """Name of the run's base model without the adapter."""
 MOST_BODY_BYTES = 8_000_000
-SEEDS = 2**63
-"""A generator takes as many seeds; others are reduced to these."""
 KEY_VARIABLE = "ORPO_QLORA_SERVE_KEY"
 """Environment variable with the key that every request must carry; unset, none is needed."""
-
-
-class TextPart(BaseModel):
-    """A part of a message; only text is taken."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    """One message of a request."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def message(self) -> Message:
-        """Return it as the chat takes it."""
-        parts = self.content
-        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
-        role = "system" if self.role == "developer" else self.role
-        return Message(role, text)
-
-
-class StreamOptions(BaseModel):
-    """What a stream ends with."""
-
-    include_usage: bool = False
-    """Send the numbers of tokens in a last chunk without choices."""
-
-
-class Completion(BaseModel):
-    """A request for an answer; null is the default, an unknown parameter is refused."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str
-    messages: list[ChatMessage] = Field(min_length=1)
-    temperature: float = Field(0.7, ge=0, le=2)
-    top_p: float = Field(0.95, gt=0, le=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    seed: int = Field(default_factory=lambda: secrets.randbelow(SEEDS))
-    """Random unless given: the same request then gets another answer."""
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    n: Literal[1] = 1
-    user: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, values: object) -> object:
-        if not isinstance(values, dict):
-            return values
-        return {name: value for name, value in values.items() if value is not None}
-
-    @property
-    def has_usage(self) -> bool:
-        """Whether a stream sends the numbers of tokens."""
-        return self.stream_options is not None and self.stream_options.include_usage
-
-    @property
-    def settings(self) -> ChatSettings:
-        """Sampling of the answer."""
-        longest = self.max_completion_tokens or self.max_tokens or ChatSettings().max_tokens
-        return ChatSettings("", self.temperature, self.top_p, longest, self.seed % SEEDS)
 
 
 @dataclass(frozen=True)
@@ -156,11 +87,9 @@ class Endpoint:
             if len(body) > MOST_BODY_BYTES:
                 return _error(413, "The request is too large.", "invalid_request_error")
         try:
-            asked = Completion.model_validate_json(bytes(body))
-        except ValidationError as exc:
-            wrong = exc.errors()[0]
-            place = ".".join(str(part) for part in wrong["loc"])
-            return _error(400, f"{place}: {wrong['msg']}", "invalid_request_error")
+            asked = read_request(bytes(body))
+        except InputError as exc:
+            return _error(400, str(exc), "invalid_request_error", exc.where or None)
         if asked.model not in (BASE, self.run.id):
             names = f"{BASE} and {self.run.id}"
             return _error(404, f"There is no model {asked.model}; there are {names}.", "not_found")
@@ -186,9 +115,36 @@ class Endpoint:
     def _answers(self, asked: Completion) -> Iterator[Answers]:
         turns = tuple(message.message() for message in asked.messages)
         run = "" if asked.model == BASE else self.run.id
-        return client.ask(
-            [Column(run=run, turns=turns)], asked.settings, uuid.uuid4().hex, self.run.id
-        )
+        question = uuid.uuid4().hex
+        answers = client.ask([Column(run=run, turns=turns)], asked.settings, question, self.run.id)
+        return _until_stop(answers, asked.stop, question) if asked.stop else answers
+
+
+def _until_stop(
+    answers: Iterator[Answers], stops: Sequence[str], question: str
+) -> Iterator[Answers]:
+    """Yield an answer up to the first of some texts, and end its generation there.
+
+    The end of a text that may become one of them is held back until more is known.
+    """
+    for latest in answers:
+        text = latest.texts[0]
+        at = min((found for stop in stops if (found := text.find(stop)) >= 0), default=None)
+        if at is None:
+            shown = text if latest.is_done else text[: len(text) - _held_back(text, stops)]
+            yield replace(latest, texts=(shown,))
+            continue
+        if not latest.is_done:
+            client.stop(question)
+            *_, latest = (latest, *answers)  # the last one counts the tokens
+        yield replace(latest, texts=(text[:at],), cut=frozenset(), is_done=True)
+        return
+
+
+def _held_back(text: str, stops: Sequence[str]) -> int:
+    """Return how many characters at the end of a text may begin one of the stops."""
+    beginnings = (stop[:length] for stop in stops for length in range(1, len(stop)))
+    return max((len(one) for one in beginnings if text.endswith(one)), default=0)
 
 
 def _next_text(answers: Iterator[Answers]) -> Answers | None:
@@ -256,8 +212,8 @@ def _status_of(error: OrpoQloraError) -> int:
     return 503 if isinstance(error, ResourceError) else 500
 
 
-def _error(status: int, message: str, kind: str) -> JSONResponse:
-    error = {"message": message, "type": kind, "param": None, "code": kind}
+def _error(status: int, message: str, kind: str, parameter: str | None = None) -> JSONResponse:
+    error = {"message": message, "type": kind, "param": parameter, "code": kind}
     return JSONResponse({"error": error}, status_code=status)
 
 

@@ -101,6 +101,9 @@ Text = Annotated[
 LmEval = Annotated[
     str, typer.Option("--lm-eval", metavar="TASKS", help="Run lm-eval's tasks on the adapter.")
 ]
+Processes = Annotated[
+    int, typer.Option(min=0, help="Processes that share it; 0 is all visible GPUs, 1 on a CPU.")
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -132,6 +135,7 @@ def evaluate(
     text: Text = None,
     lm_eval: LmEval = "",
     folder: Out = None,
+    processes: Processes = 0,
     again: Again = False,
     as_json: AsJson = False,
 ) -> None:
@@ -146,16 +150,13 @@ def evaluate(
         given = {"--samples": samples != 1, "--reward-model": bool(reward_model)}
         given |= {"--judge-url": bool(judge_url), "--judge-model": bool(judge_model)}
         _refuse_without_measure(given | {"--text": text is not None})
-        _print_cards(found, again=again, as_json=as_json)
+        _print_cards(found, processes, again=again, as_json=as_json)
         return
-    sampling = _sampling(
-        temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed, samples=samples
-    )
     chosen = _prompts(found[0], prompts, HubOptions(config=config_name, split=split), as_json)
     request = SuiteRequest(
         adapters=suite_request.adapters_of(found),
         prompts=chosen.first(max_prompts),
-        sampling=sampling,
+        sampling=_sampling(temperature, top_p, max_tokens, seed, samples),
         parts=_parts(measure or ["answers"]),
         embedder=embedder,
         reward_model=reward_model,
@@ -165,13 +166,10 @@ def evaluate(
     if request.judge is not None and "judge" in request.parts:
         _print_estimate(request, request.judge)
     with job_progress(quiet=as_json) as on_progress:
-        results = suite_request.wait_for(request, on_progress, again=again)
+        results = suite_request.wait_for(request, on_progress, again=again, processes=processes)
     if folder is not None:
         write_folder(folder.expanduser(), results, suite_request.JOB.paths(request))
-    if as_json:
-        out.print_json(json.dumps(suite_results.to_json(results)))
-    else:
-        _print_results(results)
+    _print_results(results, as_json=as_json)
 
 
 def _refuse_without_measure(given: Mapping[str, bool]) -> None:
@@ -184,10 +182,10 @@ def _refuse_without_measure(given: Mapping[str, bool]) -> None:
         )
 
 
-def _print_cards(runs: Sequence[Run], *, again: bool, as_json: bool) -> None:
+def _print_cards(runs: Sequence[Run], processes: int, *, again: bool, as_json: bool) -> None:
     for run in runs:
         with job_progress(quiet=as_json) as on_progress:
-            card = evaluation_request.wait_for(run, on_progress, again=again)
+            card = evaluation_request.wait_for(run, on_progress, again=again, processes=processes)
         if as_json:
             summary = {"sentences": card.sentences()}
             out.print_json(json.dumps(card.model_dump(mode="json") | summary))
@@ -196,7 +194,11 @@ def _print_cards(runs: Sequence[Run], *, again: bool, as_json: bool) -> None:
             out.print(plain(sentence), soft_wrap=True)
 
 
-def _sampling(**values: float) -> AnswerSampling:
+def _sampling(
+    temperature: float, top_p: float, max_tokens: int, seed: int, samples: int
+) -> AnswerSampling:
+    values = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+    values |= {"seed": seed, "samples": samples}
     try:
         return AnswerSampling.model_validate(values)
     except ValueError as exc:
@@ -304,7 +306,10 @@ def write_folder(folder: Path, results: SuiteResults, paths: SuitePaths) -> None
         answers_report.write_answers_html(folder / "report.html", report)
 
 
-def _print_results(results: SuiteResults) -> None:
+def _print_results(results: SuiteResults, *, as_json: bool) -> None:
+    if as_json:
+        out.print_json(json.dumps(suite_results.to_json(results)))
+        return
     names = [one.name for one in results.systems]
     shown = Table("", *map(plain, names))
     for row in [*table.rows_of(results), *vote_rows(results, scores(read_votes()))]:

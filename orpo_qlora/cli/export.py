@@ -78,6 +78,9 @@ Repo = Annotated[
     ),
 ]
 Public = Annotated[bool, typer.Option("--public", help="Upload to a public repository.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a file that exists; never a folder.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what --push would upload; nothing is sent.")
 ]
@@ -99,6 +102,7 @@ def export(
     push: Repo = "",
     public: Public = False,
     dry_run: DryRun = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Export a run: its adapter as one zip, or what an option names."""
@@ -110,6 +114,9 @@ def export(
     chosen = [kind for kind, path in models.items() if path is not None]
     others = {"vllm": vllm, "report": report}
     _refuse_several([*chosen, *(name for name, path in others.items() if path is not None)])
+    for file in (target, report, gguf, gguf_adapter):
+        if file is not None and not overwrite:
+            _refuse_existing(file.expanduser())
     if report is not None:
         html_report.write_report(found, report.expanduser())
     elif push:
@@ -140,6 +147,13 @@ def _refuse_several(kinds: list[str]) -> None:
     if len(kinds) > 1:
         raise InputError(
             f"--{' and --'.join(kinds)} are different exports.", hint="Name one at a time."
+        )
+
+
+def _refuse_existing(file: Path) -> None:
+    if file.is_file():
+        raise InputError(
+            f"{file} exists already.", hint="Add --overwrite to replace it, or name another file."
         )
 
 

@@ -61,6 +61,10 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter; Ctrl-C stops with a checkpoint. Queued while another run trains."""
+    if detach and no_start:
+        raise InputError(
+            "--detach starts the run, and --no-start does not.", hint="Leave one of them out."
+        )
     config = config_of(preset, settings, {"model": model, "name": name, "start_from": start_from})
     config = with_start(config)  # before a long file is read
     data = options.recipe_file_set(files, preset, config, quiet=as_json)
@@ -76,7 +80,10 @@ def train(
         err.print(plain(balance), soft_wrap=True)
     if no_start:
         paths = launch.create_stopped(config, dataset)
-        out.print(paths.folder, soft_wrap=True)
+        if as_json:
+            out.print_json(json.dumps(store.to_json(store.read_run(paths))))
+        else:
+            out.print(paths.folder, soft_wrap=True)
         return
     paths = launch.start_run(config, dataset)
     if not as_json:
@@ -154,6 +161,13 @@ def stop(
     out.print(f"Run {found.id} {effect}.")
 
 
+def _processes(text: str) -> int:
+    """Return a number of processes, 0 for `auto`."""
+    if text == "auto" or text.isdecimal():
+        return 0 if text == "auto" else int(text)
+    raise typer.BadParameter(f"“{text}” is neither auto nor a whole number.")
+
+
 def resume(
     run: RunName,
     from_start: Annotated[
@@ -161,7 +175,11 @@ def resume(
     ] = False,
     processes: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes that share it from now on; 0 is all visible GPUs."),
+        typer.Option(
+            metavar="N|auto",
+            parser=_processes,
+            help="Processes that share it from now on; auto is all visible GPUs.",
+        ),
     ] = None,
     detach: Detach = False,
     as_json: AsJson = False,

@@ -11,8 +11,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from orpo_qlora.evaluation.diversity import Embeddings
 from orpo_qlora.evaluation.embeddings import WORDLLAMA, Embed, check_embedder, normalised
-from orpo_qlora.models import loading
 from orpo_qlora.models.load_errors import loading_errors
+from orpo_qlora.models.weights import find
 
 BATCH = 32
 TOKENS = 512
@@ -44,7 +44,7 @@ def _wordllama() -> Embed:
 
 
 def _transformer(name: str) -> Embed:
-    folder = loading.find_weights(name)
+    folder = find.find_weights(name)
     with loading_errors(f"The embedding model {name} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = AutoModel.from_pretrained(

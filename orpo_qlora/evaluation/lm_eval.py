@@ -13,7 +13,7 @@ from pathlib import Path
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OrpoQloraError
-from orpo_qlora.models import loading
+from orpo_qlora.models.weights import find
 from orpo_qlora.runs import store
 from orpo_qlora.runs.store import RunPaths
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the tasks; return lm-eval's exit code."""
     run = store.read_run(store.paths_of(arguments[0]))
     try:
-        base = loading.find_weights(run.config.model, run.config.revision)
+        base = find.find_weights(run.config.model, run.config.revision)
     except OrpoQloraError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

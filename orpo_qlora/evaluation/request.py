@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation.report_card import ReportCard, read_card
 from orpo_qlora.jobs.job import BackgroundJob, JobState, lost_card
+from orpo_qlora.runs import store
+from orpo_qlora.runs.process.shared.process_count import processes_for
 from orpo_qlora.runs.store import Run
 
 
@@ -34,7 +36,10 @@ class Evaluation:
 
 
 class EvaluationJob(BackgroundJob[Run, Evaluation]):
-    """Measures a run's adapter against its base; needs the machine to itself."""
+    """Measures a run's adapter against its base; needs the machine to itself.
+
+    Args of the constructor: the processes that share it, 0 for one on each visible GPU.
+    """
 
     program = "orpo_qlora.evaluation.measure"
     folder_name = "evaluations"
@@ -45,6 +50,18 @@ class EvaluationJob(BackgroundJob[Run, Evaluation]):
     )
     alone = "an evaluation"
     alone_hint = "Evaluate once it has ended."
+
+    def __init__(self, processes: int = 0) -> None:
+        self._processes = processes
+
+    def process_count(self, request: Run) -> int:
+        """Return the processes that share it: as given, or one for each visible GPU.
+
+        Raises:
+            ConfigError: more are given than there are GPUs, or on a CPU than held-out pairs.
+        """
+        pairs = len(store.held_out_pairs(request.paths))
+        return processes_for(self._processes, pairs, f"the run has {pairs} held-out pairs")
 
     def key(self, request: Run) -> str:
         """Return the run's id."""
@@ -107,10 +124,17 @@ ask, read_evaluation = JOB.ask, JOB.read
 
 
 def wait_for(
-    run: Run, on_progress: Callable[[JobState], None], *, again: bool = False
+    run: Run,
+    on_progress: Callable[[JobState], None],
+    *,
+    again: bool = False,
+    processes: int = 0,
 ) -> ReportCard:
-    """Return the report card once it is complete; raises what `ask` and `BackgroundJob.wait` do."""
-    card = JOB.wait(run, on_progress, again=again).card
+    """Return the report card once it is complete; raises what `ask` and `BackgroundJob.wait` do.
+
+    With `processes` 0 each visible GPU has one.
+    """
+    card = EvaluationJob(processes).wait(run, on_progress, again=again).card
     if card is None:
         raise ValueError("a complete evaluation has a card")
     return card

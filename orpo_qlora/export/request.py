@@ -6,6 +6,8 @@ under the home's `export-jobs/` has the request, the progress and what was check
 
 from __future__ import annotations
 
+import glob
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from orpo_qlora import storage
 from orpo_qlora.errors import InputError, OrpoQloraError
 from orpo_qlora.export.bundle import check_exportable
 from orpo_qlora.export.gguf import llama_cpp
@@ -21,6 +24,8 @@ from orpo_qlora.jobs.job import BackgroundJob, JobPaths, JobState, hash_of, lost
 from orpo_qlora.runs import store
 
 RESULT = "result.json"
+WORK = ".orpo-qlora-"
+"""Beginning of the name of the folder beside a GGUF file that holds what is not finished."""
 
 Kind = Literal["gguf", "gguf-adapter", "ollama", "merged"]
 FOLDERS = ("ollama", "merged")
@@ -142,6 +147,12 @@ def check_request(request: ExportRequest) -> None:
         raise llama_cpp.quantizer_missing(kind.id)
 
 
+def drafts_of(target: Path) -> list[Path]:
+    """Return the hidden folders beside a target that hold what is not finished."""
+    beside = target.parent.glob(f"{glob.escape(WORK + target.name)}-*")
+    return [path for path in (storage.draft_of(target), *beside) if path.is_dir()]
+
+
 def result_file(paths: JobPaths) -> Path:
     """Return where a job's program writes its result."""
     return paths.folder / RESULT
@@ -160,6 +171,8 @@ def wait_for(request: ExportRequest, on_progress: Callable[[JobState], None]) ->
         result = JOB.wait(request, on_progress, again=True).result
     except KeyboardInterrupt:
         JOB.end_started(JOB.key(request))
+        for draft in drafts_of(Path(request.target)):
+            shutil.rmtree(draft, ignore_errors=True)
         raise
     if result is None:
         raise OrpoQloraError("The exported file has disappeared.", where=request.target)

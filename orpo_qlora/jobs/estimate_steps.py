@@ -24,16 +24,25 @@ from orpo_qlora.jobs import bfloat16_offer, estimation, interactive, token_count
 from orpo_qlora.jobs.advice import Question, changes_for_disk, changes_for_memory
 from orpo_qlora.jobs.estimation import Estimate, EstimatePaths, EstimateRequest
 from orpo_qlora.jobs.job import JobProgram, run_job
-from orpo_qlora.jobs.measured_steps import Trial, TrialResult, expected_run, try_steps
+from orpo_qlora.jobs.measured_steps import (
+    Trial,
+    TrialResult,
+    expected_run,
+    expected_shares,
+    try_steps,
+)
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.memory import Room, read_shape
+from orpo_qlora.models.templates import tokenizers
 from orpo_qlora.models.templates.chat_templates import UNCHANGED
 from orpo_qlora.models.templates.rendering import template_in_use
+from orpo_qlora.models.weights import find
 from orpo_qlora.orpo.loss import needs_of
 from orpo_qlora.orpo.rows.packing import Layout, cost_in_tokens
 from orpo_qlora.orpo.rows.tokens import Tokenized, TokenizedPair
 from orpo_qlora.runs import checkpoints
 from orpo_qlora.runs.process import preflight, training_setup
+from orpo_qlora.runs.process.shared.process_count import process_count
 from orpo_qlora.runs.process.start import with_start
 
 SAMPLED_TOKENS = 8
@@ -70,12 +79,13 @@ class EstimateProgram(JobProgram):
         dataset = token_counts.read_dataset(self.request.data)
         split = split_pairs(dataset.pairs, self.config.held_out, self.config.seed)
         self.report("finding the base model")
-        folder = loading.find_weights(self.config.model, self.config.revision)
+        folder = find.find_weights(self.config.model, self.config.revision)
         train, held_out = (side.pairs for side in self._tokenized(folder, split))
         question = self._question(folder, free_bytes, [*train, *held_out])
         draft = Estimate(
             made_at=time.time(),
             device=hardware.choose_arithmetic(self.config.compute_dtype).device,
+            processes=process_count(self.config),
             pairs=len(train),
             held_out_pairs=len(held_out),
             longest_tokens=self._costs([*train, *held_out])[0],
@@ -104,7 +114,7 @@ class EstimateProgram(JobProgram):
 
     def _tokenized(self, folder: Path, split: Split) -> list[Tokenized]:
         """Return both sides of the pairs; notes what is special about their chat template."""
-        tokenizer = loading.load_tokenizer(folder, self.config.chat_template)
+        tokenizer = tokenizers.load_tokenizer(folder, self.config.chat_template)
         self.report("tokenizing the pairs")
         sides = [
             training_setup.tokenize(self.config, tokenizer, split.train),
@@ -166,6 +176,9 @@ class EstimateProgram(JobProgram):
         if logps is not None:
             self._float32 = bfloat16_offer.InFloat32(logps, result.seconds_a_token)
         expected = expected_run(self.config, engine, train, held_out)
+        if draft.processes > 1 and draft.device == "cuda":  # on a CPU they share the cores
+            shares = expected_shares(self.config, engine, train, held_out, draft.processes)
+            expected = expected.shared(shares)
         seconds = result.seconds_of(expected).model_copy(
             update={"start_up": start_up_seconds, "sampling": expected.samples * sampling_seconds}
         )

@@ -28,7 +28,7 @@ from orpo_qlora.models.templates import chat_templates
 from orpo_qlora.runs import identity
 from orpo_qlora.runs.process.data_for_method import check_data
 
-SCHEMA = 2
+SCHEMA = 3
 WITHOUT_COST = {
     *("name", "learning_rate", "scheduler", "warmup_ratio", "max_grad_norm", "lora_alpha"),
     "report_to",
@@ -93,6 +93,8 @@ class Estimate(BaseModel):
     made_at: float
     device: str
     """`cpu` or `cuda`."""
+    processes: int = 1
+    """Processes that share the run; memory is that of one."""
     pairs: int
     held_out_pairs: int
     longest_tokens: int
@@ -160,6 +162,7 @@ class Estimate(BaseModel):
         lines = [self.sentence(), *self.changes]
         if self.is_measured:
             lines.append(self._time_sentence())
+            lines += self._processes_sentences()
             lines.append(
                 f"Measured: one step on the longest pair ({self.longest_tokens:,} tokens), "
                 f"{in_bytes(self.measured_memory_bytes)} at its peak"
@@ -170,6 +173,17 @@ class Estimate(BaseModel):
                 )
             )
         return [*lines, *self.notes]
+
+    def _processes_sentences(self) -> list[str]:
+        """Return for how many GPUs time and memory are, where there are several."""
+        if self.processes == 1:
+            return []
+        if self.device == "cpu":
+            return [f"The time is that of one process, not of {self.processes} on the same cores."]
+        return [
+            f"The time is for {self.processes} GPUs, each with its share of every step; the sum of "
+            "gradients between them is not included. The memory is that of one GPU."
+        ]
 
     def _time_sentence(self) -> str:
         seconds = self.seconds

@@ -53,20 +53,22 @@ def is_answering() -> bool:
     return storage.is_locked(_answering_file())
 
 
-def work_behind_answers(name: str) -> storage.FileLock:
+def work_behind_answers(name: str, *, announces: bool = True) -> storage.FileLock:
     """Announce a background job of this process, and lower its priority at the first answer.
 
     Priority is lowered for the rest of the process's life: raising it again needs privileges.
 
     Args:
         name: of the job, with its article, as the chat shows it.
+        announces: off in a process whose job another one announces.
 
     Returns:
-        The lock that announces the job; the kernel releases it when the process ends.
+        The lock that announces the job, not held where another process announces it; the kernel
+        releases it when the process ends.
     """
     path = _job_file()
     lock = storage.FileLock(path)
-    if lock.acquire(LOCK_SECONDS):
+    if announces and lock.acquire(LOCK_SECONDS):
         path.write_text(name, encoding="utf-8")
     threading.Thread(target=_give_way_at_first_answer, daemon=True).start()
     return lock

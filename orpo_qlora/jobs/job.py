@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -39,6 +40,7 @@ POLL_SECONDS = 0.5
 """How often a job that needs the machine to itself checks whether a run has started."""
 LOCK_PATIENCE_SECONDS = 2.0
 TURN_LOCK = "jobs.lock"
+TORCHRUN = "orpo_qlora.jobs.shared.torchrun"
 HASH_CHARACTERS = 32
 _started: dict[Path, subprocess.Popen[bytes]] = {}
 """Programs started by this process; of others only the start time is known."""
@@ -152,6 +154,13 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
     def discard(self, request: Request) -> None:
         """Remove an earlier answer before the job starts again."""
 
+    def process_count(self, request: Request) -> int:
+        """Return the processes that share the job; above 1, its program has a `make`.
+
+        See `jobs.shared.worker.Make`.
+        """
+        return 1
+
     def folder(self) -> Path:
         """Return the folder of all jobs of this kind, made if missing."""
         folder = storage.home() / self.folder_name
@@ -189,6 +198,7 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
         refusal = self.refusal(run) if run is not None else None
         if refusal is not None:
             raise refusal
+        processes = self.process_count(request)
         paths = self.paths(request)
         if not paths.folder.is_dir():
             _remove_oldest(paths.folder.parent, self.kept)
@@ -198,7 +208,7 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
         storage.write_whole(paths.request, self.question(request).model_dump_json())
         if is_busy:
             return known
-        return self.answer(request, self._start(paths))
+        return self.answer(request, self._start(paths, processes))
 
     def wait(
         self, request: Request, on_progress: Callable[[JobState], None], *, again: bool = False
@@ -224,19 +234,26 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
         return answer
 
     def end_started(self, key: str) -> None:
-        """End the job of this key if this process started it; results on disk stay."""
+        """End the job of this key, with the programs that it runs, if this process started it.
+
+        Results on disk stay.
+        """
         paths = JobPaths(self.folder() / key)
         process = _started.pop(paths.folder, None)
         if process is None or process.poll() is not None:
             return
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it has a session of its own
         process.wait()
         paths.state.unlink(missing_ok=True)
 
-    def _start(self, paths: JobPaths) -> JobState:
+    def _start(self, paths: JobPaths, processes: int) -> JobState:
+        program, arguments = self.program, [str(paths.folder)]
+        if processes > 1:
+            program, arguments = TORCHRUN, [self.program, *arguments, str(processes)]
         state = JobState(started_at=time.time())
         storage.write_whole(paths.state, state.model_dump_json())
-        _started[paths.folder] = start_program(self.program, [str(paths.folder)], paths.log)
+        _started[paths.folder] = start_program(program, arguments, paths.log)
         return state
 
     def _state(self, request: Request) -> JobState:
@@ -281,17 +298,23 @@ def _may_start(paths: JobPaths, state: JobState) -> bool:
 
 def _remove_oldest(folder: Path, kept: int) -> None:
     """Make room for one more job; those at work stay."""
-    folders = [path for path in folder.iterdir() if path.is_dir()]
-    folders.sort(key=lambda path: path.stat().st_mtime)
+    folders = storage.oldest_first(path for path in folder.iterdir() if path.is_dir())
     for old in folders[: max(0, len(folders) - kept + 1)]:
         if not storage.is_locked(JobPaths(old).lock):
             shutil.rmtree(old, ignore_errors=True)
 
 
 class JobProgram:
-    """The program's side of a job: reports progress and how it ended."""
+    """The program's side of a job: reports progress and how it ended.
 
-    def __init__(self, paths: JobPaths) -> None:
+    Of several processes that share the job, the first one alone reports and takes turns with other
+    jobs.
+    """
+
+    def __init__(self, paths: JobPaths, *, is_first: bool = True) -> None:
+        self.is_first = is_first
+        self.end_sharing: Callable[[], None] = lambda: None
+        """Called by every process of a job once the first one alone has work left."""
         self.state = JobState(status="working", started_at=time.time())
         self.reported_at = 0.0
         """On the monotonic clock."""
@@ -304,8 +327,10 @@ class JobProgram:
             if not self.state.is_busy:
                 return
             self.state = self.state.model_copy(update={"phase": phase, **changes})
-            storage.write_whole(self._state_file, self.state.model_dump_json())
             self.reported_at = time.monotonic()
+            if not self.is_first:
+                return
+            storage.write_whole(self._state_file, self.state.model_dump_json())
         log.info("%s %d/%d", phase, self.state.done, self.state.total)
 
     def give_way_to_runs(self, refusal: Callable[[Run], OrpoQloraError | None]) -> None:
@@ -321,11 +346,15 @@ class JobProgram:
                         os._exit(1)
                 time.sleep(POLL_SECONDS)
 
-        threading.Thread(target=watch, daemon=True).start()
+        if self.is_first:
+            threading.Thread(target=watch, daemon=True).start()
 
     @contextmanager
     def machine_turn(self) -> Iterator[None]:
         """Hold the machine: jobs that measure time or memory run one at a time."""
+        if not self.is_first:  # rank 0 holds it for all
+            yield
+            return
         lock = storage.FileLock(storage.home() / TURN_LOCK)
         if storage.is_locked(lock.path):
             self.report("waiting for another estimate or evaluation")

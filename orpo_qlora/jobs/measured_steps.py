@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from orpo_qlora.config import TrainConfig
@@ -18,7 +19,8 @@ from orpo_qlora.methods import method_of
 from orpo_qlora.models.hardware import peak_memory_bytes
 from orpo_qlora.models.memory import footprint, shape_of
 from orpo_qlora.orpo.engine import Engine
-from orpo_qlora.orpo.rows.batches import steps_an_epoch, total_steps
+from orpo_qlora.orpo.processes.ranks import assign
+from orpo_qlora.orpo.rows.batches import steps_an_epoch, total_steps, training_batches
 from orpo_qlora.orpo.rows.packing import cost_in_tokens
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.orpo.schedule import evaluation_every
@@ -28,6 +30,8 @@ from orpo_qlora.orpo.trainer import OrpoTrainer
 MOST_STEPS = 3
 ENOUGH_SECONDS = 3.0
 """A first step also warms up; where it took less than this, it is taken again and not counted."""
+MOST_DIVIDED = 1000
+"""Steps whose division among several processes is computed."""
 
 
 class Trial:
@@ -81,8 +85,25 @@ class ExpectedRun:
     evaluations: int
     samples: int
     training_tokens: float
-    evaluation_tokens: int
+    evaluation_tokens: float
     """Of all evaluations together, and of the reference where the loss needs it."""
+
+    def shared(self, shares: Shares) -> ExpectedRun:
+        """Return what the process with most to compute does."""
+        return replace(
+            self,
+            training_tokens=self.training_tokens * shares.training,
+            evaluation_tokens=self.evaluation_tokens * shares.evaluation,
+        )
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The part of all tokens that the process with most of them computes."""
+
+    training: float
+    """Mean over the steps of an epoch: the others wait for it in each."""
+    evaluation: float
 
 
 @dataclass(frozen=True)
@@ -140,6 +161,32 @@ def expected_run(
         training_tokens=training_tokens,
         evaluation_tokens=measured_tokens,
     )
+
+
+def expected_shares(
+    config: TrainConfig,
+    engine: Engine,
+    train: Sequence[TokenizedPair],
+    held_out: Sequence[TokenizedPair],
+    processes: int,
+) -> Shares:
+    """Return how evenly the steps of a run are divided, by the steps of its first epoch."""
+    steps = islice(training_batches(train, config, lambda: 0), MOST_DIVIDED)
+    loads = [_loads(engine, step, processes) for step in steps]
+    measured = _loads(engine, held_out or train, processes)
+    return Shares(
+        training=sum(map(max, loads)) / sum(map(sum, loads)),
+        evaluation=max(measured) / sum(measured),
+    )
+
+
+def _loads(engine: Engine, pairs: Sequence[TokenizedPair], processes: int) -> list[int]:
+    """Return the tokens of each process, divided as `Engine.share` does."""
+    costs = [engine.tokens(unit) for unit in engine.units(pairs)]
+    loads = [0] * processes
+    for cost, place in zip(costs, assign(costs, processes), strict=True):
+        loads[place] += cost
+    return loads
 
 
 def try_steps(

@@ -26,9 +26,10 @@ from orpo_qlora.jobs.token_counts import (
     TokenLengths,
     read_dataset,
 )
-from orpo_qlora.models import loading
+from orpo_qlora.models.templates import tokenizers
 from orpo_qlora.models.templates.chat_templates import UNCHANGED, TemplateInUse
 from orpo_qlora.models.templates.rendering import template_in_use
+from orpo_qlora.models.weights import find
 from orpo_qlora.orpo.rows.tokens import TokenizedPair, changes_of, refuse_none_left, to_tokens
 
 BATCH_PAIRS = 256
@@ -50,8 +51,8 @@ class TokenizeProgram(JobProgram):
         """Answer the request, again while more rows are requested."""
         request = self._request()
         self.report("loading the tokenizer")
-        folder = loading.find_tokenizer(request.model, request.revision)
-        tokenizer = loading.load_tokenizer(folder, request.chat_template)
+        folder = find.find_tokenizer(request.model, request.revision)
+        tokenizer = tokenizers.load_tokenizer(folder, request.chat_template)
         self._template = template_in_use(folder, tokenizer, request.chat_template)
         self.report("reading the pairs")
         dataset = read_dataset(request)

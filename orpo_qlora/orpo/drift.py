@@ -50,10 +50,13 @@ def mean_kl(
 
     def measure_share() -> float:
         total = 0.0
-        for group in chosen.micro_steps(chosen.share(pairs, ranks), tokens_per_forward):
+        groups, idle = chosen.portion(pairs, tokens_per_forward, ranks)
+        for group in groups:
             if pause is not None:
                 pause()
             total += _kl_sum(chosen, group)
+        for group in idle:
+            _kl_sum(chosen, group)
         return total
 
     try:

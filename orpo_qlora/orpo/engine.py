@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from peft import PeftModel
@@ -13,6 +14,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from orpo_qlora.errors import UnsupportedModel
+from orpo_qlora.models.sharding import has_shards, is_of_one_process
 from orpo_qlora.orpo.adapter_check import gradients, gradients_agree, random_adapter
 from orpo_qlora.orpo.dropout import Draws
 from orpo_qlora.orpo.kernels import attention, row_kernels
@@ -132,7 +134,22 @@ class Engine:
 
     def share(self, pairs: Sequence[TokenizedPair], ranks: Ranks) -> list[TokenizedPair]:
         """Return the pairs of a step that this rank computes; those of one prompt stay together."""
-        return [pair for unit in ranks.share(self.units(pairs), self.tokens) for pair in unit]
+        return list(chain(*ranks.share(self.units(pairs), self.tokens)))
+
+    def portion(
+        self, pairs: Sequence[TokenizedPair], budget: int, ranks: Ranks
+    ) -> tuple[list[list[TokenizedPair]], list[list[TokenizedPair]]]:
+        """Return this rank's micro-steps of a step, and those without a result.
+
+        The latter are empty unless the base is sharded: then a rank with fewer micro-steps than
+        another repeats the shortest pair, so that all run as many.
+        """
+        groups = self.micro_steps(self.share(pairs, ranks), budget)
+        if not ranks.shards_base:
+            return groups, []
+        parts = [list(chain(*part)) for part in ranks.parts(self.units(pairs), self.tokens)]
+        most = max(len(self.micro_steps(part, budget)) for part in parts)
+        return groups, [[min(pairs, key=self.cost)]] * (most - len(groups))
 
     def tokens(self, pairs: Sequence[TokenizedPair]) -> int:
         """Return the tokens that pairs send through the model in one forward, padding aside."""
@@ -226,8 +243,10 @@ def build_engine(policy: PeftModel, needs: Needs, pairs: Sequence[TokenizedPair]
                 plain_sums(policy, pair),
                 gradients(policy, pair, lambda short: plain_sums(policy, short)),
             )
-            problem = ""
-            for name in (*row_kernels.names(model.device, model.dtype), None):
+            names, problem = row_kernels.names(model.device, model.dtype), ""
+            if has_shards(policy):  # in a forward that all share, one may not try what others skip
+                names, problem = names[-1:], "the base is sharded"
+            for name in (*names, None):
                 try:
                     engine = _checked_engine(policy, pair, expected, original, rows=name)
                 except row_kernels.KernelError as exc:
@@ -307,6 +326,8 @@ def _slopes_agree(engine: Engine, pair: TokenizedPair, expected: _Expected) -> b
     try:
         found = gradients(engine.policy, pair, engine.sums_of)
     except (ValueError, TypeError, RuntimeError) as exc:
+        if _may_be_alone(engine, exc):
+            raise
         log.info("%s attention has no gradient on this device: %s", engine.kernel, exc)
         return False
     return gradients_agree(found, expected.gradients, engine.policy.get_base_model().dtype)
@@ -332,6 +353,8 @@ def _agrees(engine: Engine, pair: TokenizedPair, expected: Tensor) -> bool:
     try:
         measured, _ = engine.measure(_company(pair))
     except (ValueError, TypeError, RuntimeError) as exc:
+        if _may_be_alone(engine, exc):
+            raise
         log.info("layout %s does not run on this model: %s", engine.layout, exc)
         return False
     off = (measured.sums[-1] - expected).abs() / measured.counts[-1].clamp(min=1)
@@ -339,6 +362,11 @@ def _agrees(engine: Engine, pair: TokenizedPair, expected: Tensor) -> bool:
     allowed = TOLERANCE[engine.policy.get_base_model().dtype]
     log.info("layout %s differs by %.1e nats a token from the plain pass", engine.layout, worst)
     return worst <= allowed
+
+
+def _may_be_alone(engine: Engine, error: Exception) -> bool:
+    """Whether other processes may have had no such error in a forward that all share."""
+    return has_shards(engine.policy) and is_of_one_process(error)
 
 
 def _company(pair: TokenizedPair) -> list[TokenizedPair]:

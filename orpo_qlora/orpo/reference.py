@@ -148,8 +148,7 @@ class ReferenceFile:
         self._lines = storage.JsonLines(self.path)
         if not self.path.stat().st_size:
             self._lines.append({"identity": self._identity})
-        oldest_first = sorted(self.path.parent.glob("*.jsonl"), key=lambda p: p.stat().st_mtime)
-        for old in oldest_first[:-KEPT_FILES]:
+        for old in storage.oldest_first(self.path.parent.glob("*.jsonl"))[:-KEPT_FILES]:
             old.unlink(missing_ok=True)
         return self._lines
 
@@ -209,6 +208,8 @@ class Measuring:
                 self.on_phase(f"{PHASE}: {len(self.known):,} of {len(self.pairs):,} pairs")
                 reported = time.monotonic()
             mine = turn[self.ranks.rank : self.ranks.rank + 1]
+            if self.ranks.shards_base and not mine:
+                mine = turn[:1]  # all run as many forwards
             for fresh in self.ranks.gather(partial(self._measured, engine, mine)):
                 self._keep(fresh)
         return True

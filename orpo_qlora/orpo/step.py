@@ -178,12 +178,15 @@ def accumulate_step(
         stats.add_work(drift.tokens, drift.forwards)
 
     def add_micro_steps() -> None:
-        for group in engine.micro_steps(engine.share(pairs, ranks), tokens_per_forward):
+        groups, idle = engine.portion(pairs, tokens_per_forward, ranks)
+        for group in groups:
             sums, tokens = engine.measure(group)
             terms = loss.terms(group, sums, totals)
             backward(terms.loss)
             stats.add(terms, len(group), has_single=sums.has_single)
             stats.add_work(tokens, engine.forwards(group))
+        for group in idle:
+            backward(0 * engine.measure(group)[0].sums.sum())
 
     if ranks.size == 1:
         add_micro_steps()
@@ -228,11 +231,14 @@ def measure_drift(
 
     def measure_share() -> float | None:
         nonlocal sent
-        for group in engine.micro_steps(mine, tokens_per_forward):
+        groups, idle = engine.portion(mismatched, tokens_per_forward, ranks)
+        for group in groups:
             measured, tokens = engine.measure(group)
             reference = loss.reference.sums(group, measured.sums)
             gains.append((measured.sums - reference)[:, CHOSEN:].sum())
             sent += tokens
+        for group in idle:
+            engine.measure(group)
         return float(torch.stack(gains).sum()) if gains else None
 
     totals = [total for total in ranks.gather(measure_share) if total is not None]

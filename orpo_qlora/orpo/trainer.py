@@ -215,8 +215,8 @@ class OrpoTrainer(Trainer):
                 f"The checkpoint is of {_processes(progress.processes)}, the run continues with "
                 f"{_processes(self.ranks.size)}: the same steps, rounded differently."
             )
-        # A different cut into forwards would round differently.
-        self.state.global_step, self.budget.tokens = progress.step, progress.tokens_per_forward
+        self.state.global_step = progress.step
+        self.budget.restore(progress.tokens_per_forward)
         self._savepoints.saved(progress.step)
 
     def offer_checkpoint(self, *, is_last: bool = False) -> None:

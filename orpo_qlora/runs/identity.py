@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 
-WITHOUT_EFFECT = {"name", "checkpoint_every", "report_to", "processes"}
+WITHOUT_EFFECT = {"name", "checkpoint_every", "report_to", "processes", "shard_base"}
 """Settings that change neither a step nor what is logged."""
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model")
 BLOCK_BYTES = 65_536

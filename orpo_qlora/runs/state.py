@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from orpo_qlora.errors import OrpoQloraError, class_of
+from orpo_qlora.errors import OrpoQloraError, OutOfMemory, class_of
 
 Status = Literal[
     "queued", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"
@@ -74,11 +74,18 @@ class RunState(BaseModel):
     """Position in the queue, the smallest is next; unused once a worker has started."""
     ticket: str = ""
     """Idempotency key of the start: the same ticket twice makes one run."""
+    memory_failures: int = 0
+    """How often the run was resumed after memory had run out."""
 
     @property
     def is_done(self) -> bool:
         """Whether the worker has recorded its end."""
         return self.status in TERMINAL
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether that is why the run ended."""
+        return self.error is not None and self.error.slug == OutOfMemory.slug
 
     def moved_to(self, status: Status) -> RunState:
         """Return the state with another status.

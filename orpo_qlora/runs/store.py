@@ -127,6 +127,7 @@ def create_run(
     place: int = 0,
     ticket: str = "",
     label: RunLabel = NO_LABEL,
+    stopped: str = "",
 ) -> RunPaths:
     """Make a run folder that holds everything the worker needs; its run is queued.
 
@@ -139,11 +140,16 @@ def create_run(
         place: where in the queue.
         ticket: what the order carried.
         label: tags by which it is found among many, and what its sweep varies.
+        stopped: why the run is stopped instead of queued; empty for a queued one.
 
     Raises:
         DiskFull: no run folder is left behind.
     """
-    run_id = _new_id()
+    run_id, now = _new_id(), time.time()
+    state = RunState(created_at=now, place=place, ticket=ticket)
+    if stopped:
+        end: dict[str, object] = {"status": "stopped", "ended_at": now, "notes": (stopped,)}
+        state = state.model_copy(update=end)
     draft = RunPaths(runs_folder() / f"{_DRAFT}{run_id}")
     final = runs_folder() / run_id
     with storage.disk_errors(draft.folder):
@@ -154,7 +160,7 @@ def create_run(
             write_pairs(draft.held_out, split.held_out)
             draft.report.write_text(report.model_dump_json(indent=1), encoding="utf-8")
             draft.config.write_text(_config_text(config, report), encoding="utf-8")
-            write_state(draft, RunState(created_at=time.time(), place=place, ticket=ticket))
+            write_state(draft, state)
             if label != NO_LABEL:
                 write_label(draft.label, label)
             storage.sync_files(draft.train.parent)

@@ -1,6 +1,7 @@
 """The GPU table: both trainers on a tiny random model, and what the file says."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -94,6 +95,28 @@ def test_norms_and_activations_are_timed_alone(monkeypatch):
     text = "\n".join(table._kernel_lines(found))
     assert "(Triton is not installed). Microseconds of one call on 8192 tokens" in text
     assert "| RMS norm, forward | " in text
+
+
+@pytest.mark.parametrize(
+    ("tests", "checks", "problems"),
+    [
+        ((0, "exit code 0: 6 passed"), [True], []),
+        ((1, "exit code 1: 1 failed"), [True], ["tests: exit code 1: 1 failed"]),
+        ((0, "exit code 0: 6 passed"), [True, False], ["doctor: gradients: off by 1"]),
+    ],
+)
+def test_failed_tests_and_checks_decide_the_exit_code(
+    monkeypatch, tmp_path, capsys, tests, checks, problems
+):
+    out = tmp_path / "gpu.json"
+    report = {"checks": [{"name": "gradients", "ok": ok, "detail": "off by 1"} for ok in checks]}
+    monkeypatch.setattr(table.sys, "argv", ["gpu", "--dry-run", "--out", str(out)])
+    monkeypatch.setattr(table, "_run_trainer", lambda *_: ([], ""))
+    monkeypatch.setattr(table, "_time_kernels", lambda *_: None)
+    monkeypatch.setattr(table, "_run_tests", lambda _: table._Ended(*tests))
+    monkeypatch.setattr(table, "_run_doctor", lambda _: report)
+    assert table.main() == (1 if problems else 0)
+    assert json.loads(out.read_text())["problems"] == problems
 
 
 def test_the_script_can_be_run():

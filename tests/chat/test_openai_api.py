@@ -5,7 +5,7 @@ import json
 import pytest
 from starlette.testclient import TestClient
 
-from orpo_qlora.chat import client, openai_api
+from orpo_qlora.chat import client, openai_api, openai_request
 from orpo_qlora.chat.client import Answers
 from orpo_qlora.errors import Busy
 
@@ -91,17 +91,69 @@ def test_null_is_the_default_of_a_parameter(web, asked):
     ("body", "status", "text"),
     [
         (question("other"), 404, "There is no model other"),
-        (question("base", tools=[]), 400, "tools"),
-        (question("base", temperature=9), 400, "temperature"),
-        ({"model": "base", "messages": []}, 400, "messages"),
+        (
+            question("base", tools=[{"type": "function"}]),
+            400,
+            "“tools” has no effect here, so only",
+        ),
+        (question("base", top_logprobs=3), 400, "only 0 is accepted. Leave it out."),
+        (question("base", audio={}), 400, "“audio” is not supported. Leave it out."),
+        (question("base", temperature=9), 400, "“temperature” must be a number from 0 to 2."),
+        (question("base", n=2), 400, "another seed"),
+        (question("base", stop=["a", "b", "c", "d", "e"]), 400, "a list of at most 4 texts"),
+        (question("base", stop=[1]), 400, "“stop” must be a text"),
+        ({"model": "base", "messages": []}, 400, "“messages” must be a list of at least one"),
+        ({"model": "base"}, 400, "“messages” is missing."),
+        ({"model": "base", "messages": [{"role": "tool", "content": "x"}]}, 400, "“messages[0]”"),
+        ({"model": "base", "messages": [{"role": "user", "content": [1]}]}, 400, "“messages[0]”"),
+        ([], 400, "not a JSON object"),
     ],
-    ids=["model", "tools", "temperature", "empty"],
 )
 def test_wrong_requests_are_refused_by_name(web, asked, body, status, text):
     answer = web.post("/v1/chat/completions", json=body)
     assert answer.status_code == status
-    assert text in answer.json()["error"]["message"]
+    error = answer.json()["error"]
+    assert text in error["message"]
+    if error["param"]:
+        assert f"“{error['param']}" in error["message"]
     assert asked == []
+
+
+def test_what_is_not_json_is_refused(web, asked):
+    answer = web.post("/v1/chat/completions", content=b"{")
+    assert (answer.status_code, asked) == (400, [])
+    assert "not a JSON object" in answer.json()["error"]["message"]
+
+
+def test_parameters_without_an_effect_are_accepted_when_they_are_off(web, asked):
+    values = {name: given[0] for name, given in openai_request.OFF.items()}
+    values |= {"metadata": {"a": "b"}, "user": "me", "stop": []}
+    assert web.post("/v1/chat/completions", json=question("base", **values)).is_success
+
+
+@pytest.mark.parametrize(
+    ("stop", "pieces", "reason"),
+    [
+        ("d d", ["Goo"], "stop"),
+        ([" day", "zzz"], ["Good"], "stop"),
+        (["ayx", ""], ["Good", " day"], "length"),  # held back until the end
+        ("Good", [], "stop"),
+    ],
+)
+def test_an_answer_ends_before_a_stop(web, asked, monkeypatch, stop, pieces, reason):
+    stopped = []
+    monkeypatch.setattr(client, "stop", stopped.append)
+    body = question("base", stop=stop, max_tokens=1)
+    whole = web.post("/v1/chat/completions", json=body).json()
+    choice = whole["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("".join(pieces), reason)
+    assert whole["usage"] == USAGE
+    lines = web.post("/v1/chat/completions", json=body | {"stream": True}).text.split("\n\n")
+    events = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+    text = [event["choices"][0]["delta"].get("content", "") for event in events]
+    assert [piece for piece in text if piece] == pieces
+    assert events[-1]["choices"][0]["finish_reason"] == reason
+    assert len(stopped) == (2 if stop == "Good" else 0)
 
 
 def test_other_sites_and_other_names_are_refused(web, asked):

@@ -59,6 +59,10 @@ def test_base_and_tuned_answer_whole_and_streamed(endpoint):
         assert last.usage.prompt_tokens > 1
         assert whole.finish_reason in {"stop", "length"}
         texts[name] = whole.message.content
+        middle = whole.message.content[2:4]
+        ended = client.chat.completions.create(**asked, stop=middle, frequency_penalty=0)
+        assert ended.choices[0].message.content == whole.message.content.partition(middle)[0]
+        assert ended.choices[0].finish_reason == "stop"
     assert texts["base"] != texts[run.id]
     with pytest.raises(openai.NotFoundError, match="There is no model other"):
         client.chat.completions.create(model="other", messages=messages)

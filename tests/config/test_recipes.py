@@ -6,6 +6,7 @@ from orpo_qlora import presets, shipped_presets
 from orpo_qlora.config import build_config
 from orpo_qlora.data.files.hub import request_of
 from orpo_qlora.errors import ConfigError, InputError, ResourceError
+from orpo_qlora.models import needs as models_needs
 from orpo_qlora.models.machine import GIGABYTE, Gpu, Machine
 from orpo_qlora.models.needs import needs_of
 from orpo_qlora.shipped_presets import read_preset
@@ -71,6 +72,12 @@ def test_needs_are_compared_with_the_machine(billions, machine, warning):
     assert f"owner/model has {billions} billion parameters" in needs.sentence
     assert "download" in needs.sentence
     assert (warning in needs.warning) if warning else not needs.warning
+
+
+def test_several_gpus_may_hold_together_what_one_does_not(monkeypatch):
+    monkeypatch.setattr(models_needs, "visible_gpus", lambda: 2)
+    assert "Its 2 GPUs together may hold it" in needs_of("owner/model", 7.24, CARD).warning
+    assert "together" not in needs_of("owner/model", 70.0, CARD).warning
 
 
 def test_without_a_size_nothing_is_said():

@@ -11,6 +11,7 @@ from orpo_qlora.cli import evaluate as evaluate_cli
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import guard, lm_eval
 from orpo_qlora.models.generation.sampling import BASE
+from orpo_qlora.models.templates import tokenizers
 
 WINDOWS = [list(pair.prompt + pair.chosen) for pair in random_pairs(6, seed=5, longest=20)]
 
@@ -62,9 +63,8 @@ def test_the_ratio_is_paired_by_window_and_1_for_the_same_losses():
 
 
 def test_the_shipped_text_makes_several_windows(tiny_model):
-    from orpo_qlora.models import loading
 
-    tokenizer = loading.load_tokenizer(tiny_model)
+    tokenizer = tokenizers.load_tokenizer(tiny_model)
     windows = guard.windows_of(tokenizer, guard.shipped_text())
     assert len(windows) > 5
     assert max(map(len, windows)) == guard.WINDOW

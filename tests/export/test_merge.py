@@ -7,13 +7,16 @@ import sys
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from orpo_qlora import storage
+from orpo_qlora.cli import main
 from orpo_qlora.errors import InputError
 from orpo_qlora.export import merge
 from orpo_qlora.export import request as export_request
 from orpo_qlora.export.request import ExportRequest, check_request
 from orpo_qlora.models import loading
+from orpo_qlora.models.weights import find
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import training_setup
 
@@ -55,7 +58,7 @@ def test_a_merged_model_gives_the_numbers_of_base_and_adapter(copied_run, tmp_pa
     logged = store.metrics_of(copied_run.paths).series("logps/chosen", held_out=True)
     assert float(torch.stack(total).mean()) == pytest.approx(logged[-1][1], abs=1e-3)
     assert abs(logged[-1][1] - logged[0][1]) > 0.01
-    assert loading.find_weights(str(folder)) == folder.resolve()
+    assert find.find_weights(str(folder)) == folder.resolve()
 
     with pytest.raises(InputError, match="exists already"):
         merge.merge_run(copied_run, folder, "float32")
@@ -94,14 +97,32 @@ def test_the_command_exits_with_2_for_the_users_error_and_with_1_for_a_failure(
 
 def test_ctrl_c_ends_the_background_program(copied_run, tmp_path):
     request = ExportRequest(run=copied_run.id, kind="merged", target=str(tmp_path / "merged"))
+    drafts = [storage.draft_of(tmp_path / "merged"), tmp_path / ".orpo-qlora-merged-1"]
 
     def interrupt(state):
+        for draft in drafts:
+            draft.mkdir(exist_ok=True)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         export_request.wait_for(request, interrupt)
     assert not storage.is_locked(export_request.JOB.paths(request).lock)
     assert export_request.JOB.read(request).state.status == "new"
+    assert not any(draft.exists() for draft in drafts)
+
+
+@pytest.mark.parametrize("option", ["--out", "--gguf", "--gguf-adapter", "--report"])
+def test_a_file_that_exists_is_replaced_only_on_request(copied_run, tmp_path, option):
+    target = tmp_path / "mine.html"
+    target.write_text("old")
+    command = ["export", copied_run.id, option, str(target)]
+    refused = CliRunner().invoke(main.app, command)
+    assert isinstance(refused.exception, InputError)
+    assert "--overwrite" in refused.exception.hint
+    assert target.read_text() == "old"
+    if option == "--report":
+        assert CliRunner().invoke(main.app, [*command, "--overwrite"]).exit_code == 0
+        assert "<html" in target.read_text()
 
 
 def test_merging_into_the_original_weights_is_measured_against_the_run(copied_run, tmp_path):

@@ -7,6 +7,7 @@ import time
 import pytest
 from files import json_lines
 from lesson import question, words_from
+from policies import make_policy, random_pairs
 from tiny import claim_layers
 
 from orpo_qlora import storage
@@ -15,6 +16,11 @@ from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.errors import Busy, OrpoQloraError
 from orpo_qlora.jobs import estimation
 from orpo_qlora.jobs.job import JobState
+from orpo_qlora.jobs.measured_steps import expected_run, expected_shares
+from orpo_qlora.orpo.engine import build_engine
+from orpo_qlora.orpo.loss import needs_of
+from orpo_qlora.orpo.processes.ranks import Ranks, assign
+from orpo_qlora.orpo.rows.batches import training_batches
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import launch
 
@@ -224,3 +230,32 @@ def test_a_plan_that_died_is_called_lost(request_for):
     lost = estimation.ask(request).state
     assert lost.status == "lost"
     assert "Longest sequence" in lost.error.hint
+
+
+class OneOf(Ranks):
+    """A rank that only takes its share."""
+
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+
+    def share(self, items, cost):
+        places = assign([cost(item) for item in items], self.size)
+        return [item for item, place in zip(items, places, strict=True) if place == self.rank]
+
+
+def test_the_time_of_several_gpus_is_that_of_the_one_with_most_tokens():
+    config = build_config({"pairs_per_step": 4, "epochs": 1, "eval_every": 50})
+    train, held_out = random_pairs(9, longest=40, seed=1), random_pairs(5, seed=2)
+    engine = build_engine(make_policy("llama-untied"), needs_of(config), train)
+    alone = expected_run(config, engine, train, held_out)
+    assert alone.shared(expected_shares(config, engine, train, held_out, 1)) == alone
+    ranks = [OneOf(rank, 3) for rank in range(3)]
+
+    def most(pairs):
+        return max(engine.tokens(engine.share(pairs, one)) for one in ranks)
+
+    found = alone.shared(expected_shares(config, engine, train, held_out, 3))
+    steps = training_batches(train, config, lambda: 0)
+    assert found.training_tokens == pytest.approx(sum(map(most, steps)))
+    assert found.evaluation_tokens == pytest.approx(alone.evaluations * most(held_out))
+    assert alone.training_tokens / 3 <= found.training_tokens < alone.training_tokens

@@ -59,6 +59,15 @@ def test_what_does_not_fit_says_so_first_and_what_to_change_next():
     assert not full.fits
 
 
+def test_the_number_of_gpus_is_said_where_there_are_several():
+    one, few = estimate(device="cuda"), estimate(device="cuda", processes=4)
+    assert few.sentences()[0] == one.sentences()[0]
+    (added,) = set(few.sentences()) - set(one.sentences())
+    assert added.startswith("The time is for 4 GPUs, ")
+    assert "sum of gradients between them is not included" in added
+    assert "that of one process" in " ".join(estimate(processes=2).sentences())
+
+
 def test_what_was_not_tried_claims_no_time():
     unmeasured = estimate(measured_memory_bytes=0, seconds=Seconds(), free_memory_bytes=10**9)
     assert unmeasured.sentences() == [

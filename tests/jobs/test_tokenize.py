@@ -14,7 +14,7 @@ from orpo_qlora.jobs import job, token_counts
 from orpo_qlora.jobs.job import JobState
 from orpo_qlora.jobs.token_counts import TokenizeRequest
 from orpo_qlora.jobs.token_report import fate_of, quantile, report_lengths
-from orpo_qlora.models.loading import load_tokenizer
+from orpo_qlora.models.templates.tokenizers import load_tokenizer
 from orpo_qlora.orpo.rows.tokens import tokenize_pairs
 from orpo_qlora.ui.data.token_view import draw_tokens
 

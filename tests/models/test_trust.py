@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from orpo_qlora.errors import CheckpointError, ModelNotFound, UnsupportedModel
 from orpo_qlora.models import loading
 from orpo_qlora.models.trust import refuse_unsafe_adapter, refuse_unsafe_base
+from orpo_qlora.models.weights import find
 from orpo_qlora.orpo import resume
 
 WEIGHT_FILES = ("pytorch_model.bin", "model.pt", "adapter_model.bin", "training_args.bin")
@@ -132,7 +133,7 @@ def test_code_of_a_model_is_not_run(base_folder, name):
     change(base_folder / name, auto_map={"AutoModelForCausalLM": "evil.Model"})
     (base_folder / "evil.py").write_text("raise SystemExit('it ran')")
     with pytest.raises(UnsupportedModel, match="never run"):
-        loading.find_tokenizer(str(base_folder))
+        find.find_tokenizer(str(base_folder))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_code_of_a_model_is_not_run(base_folder, name):
 def test_code_from_elsewhere_is_not_fetched(base_folder, values):
     change(base_folder / "config.json", **values)
     with pytest.raises(UnsupportedModel, match="never fetched"):
-        loading.find_weights(str(base_folder))
+        find.find_weights(str(base_folder))
 
 
 def test_plain_settings_are_fine(base_folder):
@@ -166,7 +167,7 @@ def test_a_base_cannot_lead_to_another_base(base_folder, adapter):
 def test_broken_settings_are_a_clear_error(base_folder, name):
     (base_folder / name).write_text("{")
     with pytest.raises(UnsupportedModel, match="is no JSON"):
-        loading.find_tokenizer(str(base_folder))
+        find.find_tokenizer(str(base_folder))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from orpo_qlora.config import build_config
 from orpo_qlora.data.examples import example_path
 from orpo_qlora.data.pairs import load_preferences
-from orpo_qlora.models.loading import load_tokenizer
+from orpo_qlora.models.templates.tokenizers import load_tokenizer
 from orpo_qlora.orpo.engine import plain_sums
 from orpo_qlora.orpo.rows.tokens import tokenize_pairs
 from orpo_qlora.runs import store

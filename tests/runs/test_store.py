@@ -242,3 +242,13 @@ def test_state_is_replaced_whole_and_private(paths):
 def test_illegal_changes_of_state_are_our_fault():
     with pytest.raises(ValueError, match="finished to running"):
         RunState(status="finished").moved_to("running")
+
+
+def test_files_are_sorted_by_age_without_those_just_removed(tmp_path):
+    names = ("b", "a", "gone", "c")
+    for age, name in enumerate(names):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (age, age))
+    listed = sorted(tmp_path.iterdir())
+    (tmp_path / "gone").unlink()
+    assert [path.name for path in storage.oldest_first(listed)] == ["b", "a", "c"]

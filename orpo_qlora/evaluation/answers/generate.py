@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +18,7 @@ from orpo_qlora.evaluation.answers.prompts import Prompt
 from orpo_qlora.models import hardware
 from orpo_qlora.models.generation.generate import Policy, stream
 from orpo_qlora.models.generation.sampling import Conversation, Sampling
+from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 
 ROWS_CPU, ROWS_GPU = 16, 64
 """Conversations in a batch, at first."""
@@ -40,11 +43,29 @@ class _Turn:
     ended: bool = False
 
 
+@dataclass(frozen=True)
+class Respondent:
+    """Who answers, and where the answers are kept."""
+
+    name: str
+    """In the evaluation."""
+    speaker: Speaker
+    kept: KeptAnswers
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """An answer that is not kept yet."""
+
+    respondent: Respondent
+    sample: int
+    prompt: Prompt
+
+
 def missing(
-    prompts: Sequence[Prompt], sampling: AnswerSampling, kept: KeptAnswers
+    prompts: Sequence[Prompt], sampling: AnswerSampling, known: Container[tuple[str, int]]
 ) -> list[tuple[int, Prompt]]:
-    """Return sample and prompt of every answer that is not kept yet, short prompts first."""
-    known = kept.read()
+    """Return sample and prompt of every answer that is not known, short prompts first."""
     ordered = sorted(prompts, key=lambda prompt: len(prompt.whole_text))
     return [
         (sample, prompt)
@@ -54,46 +75,95 @@ def missing(
     ]
 
 
-def answer_missing(
-    speaker: Speaker,
-    prompts: Sequence[Prompt],
-    sampling: AnswerSampling,
-    kept: KeptAnswers,
-    on_batch: Callable[[int], None],
-) -> None:
-    """Answer what is not answered yet; every batch is kept as soon as it is complete.
+@dataclass(frozen=True)
+class Answering:
+    """Answers what is not answered yet; see `run`."""
 
-    A batch that does not fit into memory is halved and answered again.
+    respondents: Sequence[Respondent]
+    prompts: Sequence[Prompt]
+    sampling: AnswerSampling
+    on_start: Callable[[int], object]
+    """Called with the number of answers to come."""
+    on_batch: Callable[[str, int], object]
+    """Called with the respondent's name and the number of new answers."""
+    ranks: Ranks = ALONE
 
-    Args:
-        speaker: who answers.
-        prompts: of the set.
-        sampling: how, and how often.
-        kept: where answers are read from and appended to.
-        on_batch: called with the number of new answers.
+    def run(self) -> None:
+        """Answer; every batch is kept as soon as it is complete.
 
-    Raises:
-        InputError: a prompt does not fit the model's context, or the chat template refuses it.
-        OutOfMemory: a single conversation does not fit.
-    """
-    waiting = missing(prompts, sampling, kept)
-    rows = ROWS_GPU if torch.cuda.is_available() else ROWS_CPU
-    while waiting:
-        sample = waiting[0][0]
-        batch = [prompt for number, prompt in waiting[:rows] if number == sample]
+        The cut into batches does not depend on the number of processes, which take turns at them,
+        and every answer is drawn with the random numbers of its sample: the texts are those of a
+        single process. A batch that does not fit into memory is halved and answered again, with
+        those of the same turn.
+
+        Raises:
+            InputError: a prompt does not fit the model's context, or the chat template refuses it.
+            OutOfMemory: a single conversation does not fit.
+        """
+        waiting = self._waiting()
+        self.on_start(len(waiting))
+        rows = ROWS_GPU if torch.cuda.is_available() else ROWS_CPU
+        while waiting:
+            turn = _batches(waiting, rows, self.ranks.size)
+            answers = self._answered(turn)
+            if answers is None:
+                # Outside the handler: the traceback holds the tensors of the failed batch.
+                rows = _halved(max(map(len, turn)))
+                continue
+            for batch, found in zip(turn, answers, strict=True):
+                if self.ranks.is_first:
+                    batch[0].respondent.kept.add(found)
+                self.on_batch(batch[0].respondent.name, len(batch))
+            waiting = waiting[sum(map(len, turn)) :]
+
+    def _waiting(self) -> list[_Waiting]:
+        """Return what rank 0 finds missing: it alone reads and writes what is kept."""
+        found: list[_Waiting] = []
+        for one in self.respondents:
+            kept = self.ranks.from_first(partial(_keys, one.kept))
+            known = {(prompt, sample) for prompt, sample in kept}
+            found += [
+                _Waiting(one, sample, prompt)
+                for sample, prompt in missing(self.prompts, self.sampling, known)
+            ]
+        return found
+
+    def _answered(self, turn: Sequence[Sequence[_Waiting]]) -> list[list[Answer]] | None:
+        """Return the answers of a turn by batch; None where memory ran out on a rank."""
+        mine = turn[self.ranks.rank : self.ranks.rank + 1]
+
+        def answer_mine() -> list[dict[str, Any]]:
+            return [one.model_dump(mode="json") for batch in mine for one in self._answers(batch)]
+
         try:
-            answers = answer_batch(speaker, batch, sampling.of_sample(sample), sample)
+            gathered = self.ranks.gather(answer_mine)
         except (MemoryError, RuntimeError) as exc:
             if not hardware.is_out_of_memory(exc):
                 raise
-            answers = None
-        if answers is None:
-            # Outside the handler: the traceback holds the tensors of the failed batch.
-            rows = _halved(len(batch))
-            continue
-        kept.add(answers)
-        waiting = waiting[len(batch) :]
-        on_batch(len(batch))
+            return None
+        return [[Answer.model_validate(one) for one in part] for part in gathered[: len(turn)]]
+
+    def _answers(self, batch: Sequence[_Waiting]) -> list[Answer]:
+        speaker, sample = batch[0].respondent.speaker, batch[0].sample
+        prompts = [one.prompt for one in batch]
+        return answer_batch(speaker, prompts, self.sampling.of_sample(sample), sample)
+
+
+def _keys(kept: KeptAnswers) -> list[tuple[str, int]]:
+    return list(kept.read())
+
+
+def _batches(waiting: Sequence[_Waiting], rows: int, most: int) -> list[list[_Waiting]]:
+    """Return the first batches, `most` at most; all of one have the same respondent and sample."""
+    found: list[list[_Waiting]] = []
+    start = 0
+    while start < len(waiting) and len(found) < most:
+        first, *rest = waiting[start : start + rows]
+        source = (first.respondent.name, first.sample)
+        batch = [first, *(one for one in rest if (one.respondent.name, one.sample) == source)]
+        found.append(batch)
+        start += len(batch)
+    return found
 
 
 def _halved(rows: int) -> int:

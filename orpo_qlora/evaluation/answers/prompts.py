@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.data.readers.table import open_table
+from orpo_qlora.data.shapes.base import RowFaultError
+from orpo_qlora.data.shapes.content.cells import looks_like_messages, parse
 from orpo_qlora.data.wording import listed, plural
 from orpo_qlora.errors import DataError, InputError
 from orpo_qlora.runs import store
@@ -175,18 +177,20 @@ def _prompt_set(name: str, prompts: Iterable[Prompt]) -> PromptSet:
 
 def _of_cells(cells: Mapping[str, object], column: str, number: int) -> Prompt | None:
     """Return the prompt of a row, None if it has no usable text."""
-    texts = _texts_of(cells[column]) if column == TURNS_COLUMN else ()
+    is_turns = column == TURNS_COLUMN
+    cells = {**cells, column: _parsed(cells[column], is_list=is_turns)}
+    texts = _texts_of(cells[column]) if is_turns else ()
     opening = (Message("user", texts[0]),) if texts else _opening_of(cells, column)
     if not opening:
         return None
     given = next((cells[name] for name in ID_COLUMNS if cells.get(name) not in (None, "")), number)
-    category = cells.get(CATEGORY_COLUMN)
+    category, reference = cells.get(CATEGORY_COLUMN), cells.get(REFERENCE_COLUMN)
     return Prompt(
         id=str(given),
         opening=opening,
         followups=texts[1:],
         category=category.strip() if isinstance(category, str) else "",
-        references=_texts_of(cells.get(REFERENCE_COLUMN)),
+        references=_texts_of(_parsed(reference, is_list=True) or reference),
     )
 
 
@@ -216,6 +220,24 @@ def _texts_of(cell: object) -> tuple[str, ...]:
     return tuple(found) if all(text.strip() for text in found) else ()
 
 
+def _parsed(cell: object, *, is_list: bool) -> object:
+    """Return what a text of a CSV file holds, as JSON or as Python writes it.
+
+    Only of a list or of messages: any other text is a prompt, also one that begins with a bracket.
+    An empty list is returned where it cannot be parsed.
+    """
+    looks_like_list = is_list and isinstance(cell, str) and cell.lstrip().startswith("[")
+    if not isinstance(cell, str) or not (looks_like_list or looks_like_messages(cell)):
+        return cell
+    try:
+        value = parse(cell)
+    except RowFaultError:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
 def _strings(cell: object) -> Iterator[str]:
+    if isinstance(cell, str) and cell:
+        yield cell
     if isinstance(cell, list):
         yield from (one if isinstance(one, str) else "" for one in cell)

@@ -25,8 +25,7 @@ def store_prompts(prompts: PromptSet) -> str:
     content = prompts.model_dump_json()
     key = hashlib.sha256(content.encode()).hexdigest()[:32]
     storage.write_whole(_file(key), content)
-    files = sorted(_file(key).parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    for old in files[:-MOST_KEPT]:
+    for old in storage.oldest_first(_file(key).parent.glob("*.json"))[:-MOST_KEPT]:
         old.unlink(missing_ok=True)
     return key
 

@@ -20,8 +20,10 @@ from transformers import (
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import UnsupportedModel
-from orpo_qlora.models import hardware, loading
+from orpo_qlora.models import hardware
 from orpo_qlora.models.load_errors import loading_errors
+from orpo_qlora.models.templates import tokenizers
+from orpo_qlora.models.weights import find
 
 HEAD = "score"
 """The scalar head of decoder-only models; others name theirs otherwise."""
@@ -64,7 +66,7 @@ def load_reward_model(name: str) -> RewardModel:
         ModelNotFound: neither a folder nor a model of the hub.
         UnsupportedModel: it gives no single number, has no trained head or no chat template.
     """
-    folder = loading.find_weights(name)
+    folder = find.find_weights(name)
     arithmetic = hardware.choose_arithmetic("auto")
     with loading_errors(f"The reward model {name} cannot be loaded", OTHER_MODEL):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -99,11 +101,11 @@ def load_scalar_base(config: TrainConfig) -> RewardModel:
     on a CPU; unpacked, the weights are the same numbers.
 
     Raises:
-        ModelError: see `loading.find_weights` and `loading.load_tokenizer`.
+        ModelError: see `find.find_weights` and `tokenizers.load_tokenizer`.
     """
-    folder = loading.find_weights(config.model, config.revision)
+    folder = find.find_weights(config.model, config.revision)
     arithmetic = hardware.choose_arithmetic(config.compute_dtype)
-    tokenizer = loading.load_tokenizer(folder, config.chat_template)
+    tokenizer = tokenizers.load_tokenizer(folder, config.chat_template)
     is_packed = config.quantization == "nf4"
     quantized = BitsAndBytesConfig(
         load_in_4bit=True,

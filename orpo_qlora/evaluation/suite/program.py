@@ -1,7 +1,8 @@
 """The program of an evaluation of answers: `python -m orpo_qlora.evaluation.suite.program FOLDER`.
 
 Floor 5. Answers what is not answered yet, then measures the requested parts; each part is on disk
-as soon as it is complete. A run that starts meanwhile ends it; the next start continues.
+as soon as it is complete. A run that starts meanwhile ends it; the next start continues. Several
+processes may share the answers (`jobs/shared`); everything else is done by the first one.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from orpo_qlora import storage
 from orpo_qlora.evaluation import guard
-from orpo_qlora.evaluation.answers.generate import answer_missing, missing
+from orpo_qlora.evaluation.answers.generate import Answering, Respondent
 from orpo_qlora.evaluation.answers.kept import KeptAnswers
 from orpo_qlora.evaluation.embedding_models import load_embedder
 from orpo_qlora.evaluation.embeddings import provenance
@@ -46,6 +48,7 @@ from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
 from orpo_qlora.jobs.memory import memory_named
 from orpo_qlora.models import hardware
+from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 
 LOCAL_PARTS = tuple(part for part in PARTS if part != "judge")
 """Parts that need the machine."""
@@ -58,9 +61,9 @@ MEMORY_HINT = (
 class SuiteProgram(JobProgram):
     """Answers the request of one folder."""
 
-    def __init__(self, paths: SuitePaths) -> None:
-        super().__init__(paths)
-        self.paths = paths
+    def __init__(self, paths: SuitePaths, ranks: Ranks = ALONE) -> None:
+        super().__init__(paths, is_first=ranks.is_first)
+        self.paths, self.ranks = paths, ranks
         self.request = SuiteRequest.model_validate_json(paths.request.read_bytes())
         self.notes: list[str] = []
         self.guard_figures: list[Figure] = []
@@ -70,8 +73,12 @@ class SuiteProgram(JobProgram):
         """Answer the prompts, then measure every part that has no result yet."""
         self.give_way_to_runs(suite_request.JOB.refusal)
         with self.machine_turn():
+            self.ranks.together(lambda: None)  # nothing is loaded before rank 0 has its turn
             hardware.use_all_cores()
             results = self._answered()
+            self.end_sharing()
+            if not self.is_first:
+                return
             write_results(self.paths, results)
             results = self._measure(results, LOCAL_PARTS)
         # A judge elsewhere does not need the machine.
@@ -81,7 +88,7 @@ class SuiteProgram(JobProgram):
     def _answered(self) -> SuiteResults:
         """Answer every prompt with every system; return the results of earlier starts."""
         systems: list[System] = []
-        for group in groups_of(self.request.adapters):
+        for group in self.ranks.together(lambda: groups_of(self.request.adapters)):
             systems += self._answer_group(group)
             release_memory()
         known = read_results(self.paths)
@@ -96,13 +103,28 @@ class SuiteProgram(JobProgram):
 
     def _answer_group(self, group: Group) -> Sequence[System]:
         self.report(f"loading {group.config.model}")
-        loaded = load_group(group, self.request.sampling)
+        loaded = self.ranks.together(lambda: load_group(group, self.request.sampling))
         self.notes.append(f"Arithmetic: {loaded.base.arithmetic.reason}.")
         if loaded.base.arithmetic.device == "cpu":
-            interactive.work_behind_answers("an evaluation")
-        self._answer(loaded)
-        self._guard(loaded)
+            interactive.work_behind_answers("an evaluation", announces=self.is_first)
+        Answering(
+            [
+                Respondent(one.name, loaded.speaker(one), KeptAnswers(one.answers))
+                for one in loaded.systems
+            ],
+            self.request.prompts.prompts,
+            self.request.sampling,
+            on_start=lambda count: self.progress.start("answering", count),
+            on_batch=self._on_answers,
+            ranks=self.ranks,
+        ).run()
+        if self.is_first:
+            self._guard(loaded)
         return loaded.systems
+
+    def _on_answers(self, name: str, count: int) -> None:
+        self.progress.phase = f"answering with {name}"
+        self._on_batch(count)
 
     def _guard(self, loaded: Loaded) -> None:
         """Measure the regression guard while the models are loaded, if it has no result yet."""
@@ -113,16 +135,6 @@ class SuiteProgram(JobProgram):
         steps = guard_steps(loaded, self.request.prompts, text)
         self.progress.start("measuring perplexity and KL", steps)
         self.guard_figures += guard_figures(loaded, self.request.prompts, text, self._on_batch)
-
-    def _answer(self, loaded: Loaded) -> None:
-        prompts, sampling = self.request.prompts.prompts, self.request.sampling
-        kept = {system.answers: KeptAnswers(system.answers) for system in loaded.systems}
-        left = sum(len(missing(prompts, sampling, one)) for one in kept.values())
-        self.progress.start("answering", left)
-        for system in loaded.systems:
-            self.progress.phase = f"answering with {system.name}"
-            speaker = loaded.speaker(system)
-            answer_missing(speaker, prompts, sampling, kept[system.answers], self._on_batch)
 
     def _on_batch(self, items: int = 1) -> None:
         self.progress.advance(items)
@@ -208,15 +220,16 @@ class SuiteProgram(JobProgram):
         )
 
 
+def make(paths: JobPaths, ranks: Ranks = ALONE) -> tuple[SuiteProgram, Callable[[], None]]:
+    """Return the evaluation of a folder and its work."""
+    program = SuiteProgram(SuitePaths(paths.folder), ranks)
+    return program, memory_named(program, program.run, MEMORY_HINT)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the evaluation of one folder; return its exit code."""
-    paths = SuitePaths(Path(arguments[0]))
-
-    def make() -> tuple[JobProgram, Callable[[], None]]:
-        program = SuiteProgram(paths)
-        return program, memory_named(program, program.run, MEMORY_HINT)
-
-    return run_job(JobPaths(paths.folder), make)
+    paths = JobPaths(Path(arguments[0]))
+    return run_job(paths, partial(make, paths))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from orpo_qlora import storage
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
@@ -27,6 +28,7 @@ from orpo_qlora.evaluation.suite.results import (
     read_reward,
 )
 from orpo_qlora.jobs.job import BackgroundJob, JobState, hash_of, lost_card
+from orpo_qlora.runs.process.shared.process_count import processes_for
 from orpo_qlora.runs.store import Run
 
 NEED_EMBEDDINGS = {"diversity"}
@@ -73,7 +75,10 @@ class SuiteAnswer:
 
 
 class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
-    """Answers prompts with base and runs and measures the answers; needs the machine to itself."""
+    """Answers prompts with base and runs and measures the answers; needs the machine to itself.
+
+    Args of the constructor: the processes that share the answers, 0 for one on each visible GPU.
+    """
 
     program = "orpo_qlora.evaluation.suite.program"
     folder_name = "answer-evaluations"
@@ -84,6 +89,18 @@ class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
     )
     alone = "an evaluation"
     alone_hint = "Evaluate once it has ended; answers given so far are kept."
+
+    def __init__(self, processes: int = 0) -> None:
+        self._processes = processes
+
+    def process_count(self, request: SuiteRequest) -> int:
+        """Return the processes that share it: as given, or one for each visible GPU.
+
+        Raises:
+            ConfigError: more are given than there are GPUs, or on a CPU than prompts.
+        """
+        prompts = len(request.prompts.prompts)
+        return processes_for(self._processes, prompts, f"there are {prompts} prompts")
 
     def key(self, request: SuiteRequest) -> str:
         """Return the hash of everything but the parts."""
@@ -147,8 +164,8 @@ def request_with(key: str) -> SuiteRequest | None:
 
 def latest_of(run: Run) -> str:
     """Return the key of the latest evaluation whose first run is this one; empty without one."""
-    folders = [path for path in JOB.folder().iterdir() if KEY.fullmatch(path.name)]
-    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+    folders = storage.oldest_first(JOB.folder().iterdir())
+    for folder in (path for path in reversed(folders) if KEY.fullmatch(path.name)):
         request = request_with(folder.name)
         if request is not None and request.adapters[0].run == run.id:
             return folder.name
@@ -182,10 +199,17 @@ def adapters_of(runs: Sequence[Run]) -> tuple[RunAdapter, ...]:
 
 
 def wait_for(
-    request: SuiteRequest, on_progress: Callable[[JobState], None], *, again: bool = False
+    request: SuiteRequest,
+    on_progress: Callable[[JobState], None],
+    *,
+    again: bool = False,
+    processes: int = 0,
 ) -> SuiteResults:
-    """Return the complete results; raises what `BackgroundJob.wait` does."""
-    results = JOB.wait(request, on_progress, again=again).results
+    """Return the complete results; raises what `BackgroundJob.wait` does.
+
+    With `processes` 0 each visible GPU has one.
+    """
+    results = SuiteJob(processes).wait(request, on_progress, again=again).results
     if results is None:
         raise ValueError("a complete evaluation has results")
     return results

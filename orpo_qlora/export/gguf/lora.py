@@ -23,8 +23,8 @@ from orpo_qlora.export.gguf import llama_cpp
 from orpo_qlora.export.gguf.read_back import HINT, ReadBackError
 from orpo_qlora.export.gguf.write import GgufOptions, Report, manifest_of, work_folder
 from orpo_qlora.export.origin import ADAPTER_CONFIG
-from orpo_qlora.models import loading
 from orpo_qlora.models.trust import refuse_unsafe_adapter
+from orpo_qlora.models.weights import find
 from orpo_qlora.models.weights.sizes import parameter_count
 from orpo_qlora.runs.process.preflight import check_room
 from orpo_qlora.runs.store import Run
@@ -56,7 +56,7 @@ def write_lora(run: Run, target: Path, options: GgufOptions, report: Report) -> 
         raise UnsupportedModel(
             f"A GGUF adapter cannot express {', '.join(odd)}.", hint="Export --gguf FILE instead."
         )
-    base = loading.find_weights(run.config.model, run.config.revision)
+    base = find.find_weights(run.config.model, run.config.revision)
     with work_folder(target) as work:
         check_room(work, 2 * parameter_count(adapter))
         tool = llama_cpp.find_llama_cpp(options.checkout, report)

@@ -24,9 +24,9 @@ from orpo_qlora.export.bundle import new_folder
 from orpo_qlora.export.checks import Checks
 from orpo_qlora.export.commands import ollama_name
 from orpo_qlora.export.gguf.write import GgufOptions, Report, write_gguf
-from orpo_qlora.models import loading
 from orpo_qlora.models.generation.sampling import Sampling
-from orpo_qlora.models.templates import rendering
+from orpo_qlora.models.templates import rendering, tokenizers
+from orpo_qlora.models.weights import find
 from orpo_qlora.runs.store import Run
 
 GGUF = "model.gguf"
@@ -76,8 +76,8 @@ def write_ollama(run: Run, folder: Path, options: GgufOptions, report: Report) -
         UnsupportedModel: the template cannot be written for Ollama.
         OrpoQloraError: `ollama create` failed; and what `write_gguf` raises.
     """
-    base = loading.find_weights(run.config.model, run.config.revision)
-    tokenizer = loading.load_tokenizer(base, run.trained_config.chat_template)
+    base = find.find_weights(run.config.model, run.config.revision)
+    tokenizer = tokenizers.load_tokenizer(base, run.trained_config.chat_template)
     modelfile = modelfile_of(tokenizer)
     with new_folder(folder) as draft:
         checks = write_gguf(run, draft / GGUF, options, report)

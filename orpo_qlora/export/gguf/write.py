@@ -23,13 +23,12 @@ from orpo_qlora.export.gguf.llama_cpp import LlamaCpp
 from orpo_qlora.export.gguf.read_back import read_back
 from orpo_qlora.export.gguf.types import TYPES, GgufType
 from orpo_qlora.export.merge import Merged, merge_in_memory, write_model
-from orpo_qlora.models import loading
+from orpo_qlora.export.request import WORK, drafts_of
+from orpo_qlora.models.weights import find
 from orpo_qlora.models.weights.sizes import parameter_count
 from orpo_qlora.runs.process.preflight import check_room
 from orpo_qlora.runs.store import Run
 
-WORK = ".orpo-qlora-"
-"""Beginning of the name of the folder beside the target that holds what is not finished."""
 _FIRST_KEY = 24
 """Bytes before the first key: magic, version, counts of tensors and keys."""
 RESERVE_BYTES = 64 * 1024**2
@@ -59,7 +58,7 @@ def write_gguf(run: Run, target: Path, options: GgufOptions, report: Report) -> 
         ResourceError: no converter, or no room.
         InputError: the target cannot be written; and what `merge_in_memory` raises.
     """
-    base = loading.find_weights(run.config.model, run.config.revision)
+    base = find.find_weights(run.config.model, run.config.revision)
     with work_folder(target) as work:
         count = parameter_count(base)
         check_room(work, room_needed(count, options.kind))
@@ -106,7 +105,7 @@ def work_folder(target: Path) -> Iterator[Path]:
     with storage.write_errors(target):
         if target.is_dir():
             raise InputError(f"{target} is a folder.", hint="Name a file that ends in .gguf.")
-        for leftover in target.parent.glob(f"{WORK}{target.name}-*"):
+        for leftover in drafts_of(target):
             shutil.rmtree(leftover, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=f"{WORK}{target.name}-", dir=target.parent))
     try:

@@ -135,8 +135,7 @@ class FetchJob(BackgroundJob[HubRequest, FetchAnswer]):
 
     def busy_for_page(self) -> HubRequest | None:
         """Return the request of the fetch at work that a page started last, None without one."""
-        folders = sorted(self.folder().iterdir(), key=lambda path: path.stat().st_mtime)
-        for folder in reversed(folders):
+        for folder in reversed(storage.oldest_first(self.folder().iterdir())):
             try:
                 request = HubRequest.model_validate_json(FetchPaths(folder).request.read_bytes())
             except (FileNotFoundError, NotADirectoryError, ValidationError):

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from orpo_qlora.models.experts import can_mix_adapters, one_adapter
 from orpo_qlora.models.generation.sampling import BASE
 from orpo_qlora.models.hardware import free_host_bytes
+from orpo_qlora.models.sharding import is_sharded
 
 FEW_ROWS = 8
 DEQUANTIZED_SHARE = 0.5
@@ -85,7 +86,7 @@ def fast_products(model: nn.Module) -> Iterator[None]:
 def _is_float32_on_cpu(module: nn.Linear) -> bool:
     if type(module) not in (nn.Linear, Linear4bit) or module.weight.device.type != "cpu":
         return False
-    return _computes_in(module) == torch.float32
+    return _computes_in(module) == torch.float32 and not is_sharded(module.weight)
 
 
 def _computes_in(linear: nn.Linear) -> torch.dtype | None:

@@ -1,1 +1,1 @@
-"""Weights that are converted before they are loaded. Floor 1."""
+"""The files of weights: found, converted, sized. Floor 1."""

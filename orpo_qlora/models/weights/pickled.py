@@ -27,8 +27,8 @@ from torch import Tensor
 from orpo_qlora import storage
 from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.errors import DiskFull, InputError, OrpoQloraError, UnsupportedModel
-from orpo_qlora.models import loading
 from orpo_qlora.models.trust import PICKLED_INDEX, pickled_shards
+from orpo_qlora.models.weights import find
 from orpo_qlora.models.weights.converted import (
     RECORD,
     converted_copy,
@@ -60,7 +60,7 @@ def convert_weights(
         ModelError: there is no such model, its pickles ask for code, or are no weights.
         DiskFull: finished files are kept, and the next call continues.
     """
-    source = loading.find_pickled(model, revision)
+    source = find.find_pickled(model, revision)
     target = converted_folder(source)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with storage.FileLock(target.parent / f".{target.name}.lock"):
@@ -105,7 +105,7 @@ def _convert_into(source: Path, draft: Path, on_progress: OnProgress) -> None:
             _write_shard(shard, draft / name, is_tied=is_tied)
     on_progress(len(shards), len(shards), "checking")
     _write_index(draft, names)
-    for pattern in loading.TOKENIZER_FILES:
+    for pattern in find.TOKENIZER_FILES:
         for path in source.glob(pattern):
             if path.name not in (PICKLED_INDEX, RECORD):
                 shutil.copyfile(path, draft / path.name)

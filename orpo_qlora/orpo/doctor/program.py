@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from orpo_qlora import storage
+from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.errors import OrpoQloraError
-from orpo_qlora.models.gpus import GIGABYTE
 from orpo_qlora.models.machine import this_machine
 from orpo_qlora.program import without_paths, without_secrets
 
@@ -211,8 +211,7 @@ def _device(examination: Examination) -> str:
             "card for faults.",
         )
     examination.arithmetic = arithmetic
-    free = hardware.free_memory_bytes() / GIGABYTE
-    return f"{arithmetic.reason}; {free:.1f} GB free"
+    return f"{arithmetic.reason}; {in_bytes(hardware.free_memory_bytes())} free"
 
 
 def _bitsandbytes(examination: Examination) -> str:
@@ -244,7 +243,7 @@ def _engine_checks(examination: Examination, work: Path) -> None:
 
 def _written(model: Path) -> str:
     size = sum(path.stat().st_size for path in model.iterdir())
-    return f"random Llama of {size / 1e6:.1f} MB"
+    return f"random Llama of {in_bytes(size)}"
 
 
 def _engine(examination: Examination, model: Path, arithmetic: Arithmetic, dtype: str) -> str:

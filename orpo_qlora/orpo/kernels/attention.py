@@ -112,7 +112,7 @@ Masks = dict[tuple[int, int, int | None], Tensor]
 
 @lru_cache(maxsize=1)
 def _masks_of(segments: tuple[Segment, ...], dtype: torch.dtype, device: torch.device) -> Masks:
-    """Return the masks of a row, empty at first, shared by its layers and dropped after it."""
+    """Return the masks of a row, empty at first, shared by its layers; the next row drops them."""
     return {}
 
 

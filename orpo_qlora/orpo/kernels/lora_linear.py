@@ -24,6 +24,8 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import Tensor, nn
 
+from orpo_qlora.models.sharding import is_sharded, whole
+
 
 class FrozenWeight:
     """The weight of a frozen layer, unpacked from 4 bits on demand."""
@@ -32,8 +34,10 @@ class FrozenWeight:
         self._linear = linear
         self._kept: Tensor | None = None
         self._scales: Tensor | None = None
-        if isinstance(linear, Linear4bit) and linear.weight.quant_state.nested:
-            state = linear.weight.quant_state
+        if not isinstance(linear, Linear4bit) or is_sharded(linear.weight):
+            return  # beside a part of the weight, unpacked scales would take most of the room
+        state = linear.weight.quant_state
+        if state.nested:
             # The scales are packed too. Unpacked once they take 1/16 of a byte a weight.
             self._scales = dequantize_blockwise(state.absmax, state.state2).add_(state.offset)
 
@@ -41,10 +45,11 @@ class FrozenWeight:
         """Return the weight, shape (out, in); unpacked on each call unless it is kept."""
         if self._kept is not None:
             return self._kept
+        # Read at each call: FSDP replaces the weight of a sharded base as it gathers it.
+        packed = whole(self._linear.weight)
         if not isinstance(self._linear, Linear4bit):
-            return self._linear.weight.to(dtype)
-        packed = self._linear.weight
-        state = packed.quant_state
+            return packed.to(dtype)
+        state = getattr(packed, "quant_state", None) or self._linear.quant_state
         if self._scales is None or state.dtype != dtype:
             return dequantize_4bit(packed.data, state).to(dtype)
         return torch.ops.bitsandbytes.dequantize_4bit.default(

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,8 +23,9 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from orpo_qlora.errors import ConfigError, OrpoQloraError, WorkerLost, class_of
+from orpo_qlora.errors import ConfigError, OrpoQloraError, OutOfMemory, WorkerLost, class_of
 from orpo_qlora.models.hardware import is_out_of_memory
+from orpo_qlora.models.sharding import is_lost_connection
 from orpo_qlora.orpo.processes.ranks import Ranks, assign
 
 log = logging.getLogger(__name__)
@@ -32,10 +34,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PATIENCE = timedelta(hours=2)
-"""Longest wait for the other processes: rank 0 may be downloading the base, or answering samples.
-A process that has died is noticed at once."""
+"""Longest wait for the other processes, which may be answering samples or, on another machine,
+downloading the base; those of one machine download it together. A process that has died is noticed
+at once."""
 MEETING = timedelta(minutes=15)
 """Longest wait for all processes to start."""
+NO_GPU = "none"
 _LEFT = "orpo-qlora/first-has-left"
 LAUNCHER_VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK"),
@@ -87,7 +91,7 @@ class ProcessGroup(Ranks):
         self._parameters: list[Tensor] = []
         self._flat = torch.empty(0)
         self.is_agreed = False
-        """Whether every rank raises the error that this one is raising."""
+        """Whether the latest exchange failed, so that every rank has raised its error."""
         self.peers: Callable[[], bool] = lambda: True
         """Whether the other processes of this machine are alive."""
         on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
@@ -105,23 +109,26 @@ class ProcessGroup(Ranks):
 
         Raises:
             PeerLost: they did not meet.
-            ConfigError: some have a GPU and some have none.
+            ConfigError: some have a GPU and some have none, or two have the same one.
         """
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         with _connected():
             store, rank, size = next(rendezvous("env://", timeout=MEETING))
             store.set_timeout(PATIENCE)
             shared = PrefixStore("orpo-qlora", store)
-            refuse_mixed(shared, rank, size, has_gpu=torch.cuda.is_available())
+            refuse_mixed(shared, rank, size, _gpu(rank))
             group = cls(rank, size, local_size, shared)
         for name in LAUNCHER_VARIABLES:
             os.environ.pop(name, None)
         return group
 
-    def share(self, items: Sequence[Item], cost: Callable[[Item], int]) -> Sequence[Item]:
-        """Return this rank's part of the items; see `Ranks`."""
+    def parts(self, items: Sequence[Item], cost: Callable[[Item], int]) -> Sequence[Sequence[Item]]:
+        """Return each rank's part of the items; see `Ranks`."""
+        parts: list[list[Item]] = [[] for _ in range(self.size)]
         places = assign([cost(item) for item in items], self.size)
-        return [item for item, place in zip(items, places, strict=True) if place == self.rank]
+        for item, place in zip(items, places, strict=True):
+            parts[place].append(item)
+        return parts
 
     def gather(self, local: Callable[[], Result]) -> list[Result]:
         """Run `local` on every rank and return all results; see `Ranks`."""
@@ -140,6 +147,18 @@ class ProcessGroup(Ranks):
         self._exchange(lambda: None if self.is_first else kept.append(local()))
         return kept[0]
 
+    def in_turn(self, local: Callable[[], Result]) -> Result:
+        """Return this rank's own result; see `Ranks`."""
+        kept: list[Result] = []
+
+        def take_turn(turn: int) -> None:
+            if turn == self.rank % self.local_size:
+                kept.append(local())
+
+        for turn in range(max(self.gather(lambda: self.local_size))):
+            self._exchange(partial(take_turn, turn))
+        return kept[0]
+
     def from_first(self, local: Callable[[], Result]) -> Result:
         """Return what `local` gives on rank 0; see `Ranks`."""
         return self._exchange(local if self.is_first else lambda: None)[0]
@@ -156,6 +175,8 @@ class ProcessGroup(Ranks):
         except PeerLost:
             raise
         except Exception as exc:  # noqa: BLE001 - raised again below, once the others know
+            if self.shards_base:
+                self._end_alone(exc)
             error, sent = exc, {"failure": asdict(self._failure(exc))}
         with _connected():
             received = _all_gather(sent, self.size)
@@ -169,6 +190,20 @@ class ProcessGroup(Ranks):
         if error is not None and first.rank == self.rank:
             raise error
         raise first.raised(self.size) from error
+
+    def _end_alone(self, error: Exception) -> NoReturn:
+        """Raise an error on this rank: the others wait for it in a forward, and cannot answer."""
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                f"Memory ran out in process {self.rank} of {self.size}, which share every forward "
+                "as the base is sharded; it cannot be repeated with fewer tokens.",
+                hint="Resume the run: it continues with half the tokens per forward. A new run may "
+                "set “Tokens per forward” (max_tokens_per_forward).",
+            ) from error
+        if is_lost_connection(error):
+            with _connected():
+                raise error
+        raise error
 
     def _failure(self, error: Exception) -> _Failure:
         if isinstance(error, OrpoQloraError):
@@ -254,19 +289,44 @@ class ProcessGroup(Ranks):
                 self._store.wait([_LEFT], timedelta(seconds=patience_seconds))
 
 
-def refuse_mixed(store: Any, rank: int, size: int, *, has_gpu: bool) -> None:  # noqa: ANN401
-    """Refuse processes of which only some have a GPU: adding up gradients would never end.
+def _gpu(rank: int) -> str:
+    """Return the UUID of this process's GPU, `NO_GPU` without one."""
+    if not torch.cuda.is_available():
+        return NO_GPU
+    # Some builds for ROCm do not have it: then nothing is compared.
+    return str(getattr(torch.cuda.get_device_properties(0), "uuid", f"of process {rank}"))
+
+
+def refuse_mixed(store: Any, rank: int, size: int, gpu: str) -> None:  # noqa: ANN401
+    """Refuse processes between which NCCL cannot add up gradients.
+
+    Args:
+        store: that all ranks have in common.
+        rank: of this process.
+        size: number of processes.
+        gpu: UUID of this process's GPU, `NO_GPU` without one.
 
     Raises:
-        ConfigError: on every rank, naming those without one.
+        ConfigError: on every rank, naming those without a GPU, or two that have the same one.
     """
-    store.set(f"has-gpu-{rank}", str(int(has_gpu)))
-    without = [other for other in range(size) if store.get(f"has-gpu-{other}") == b"0"]
-    if 0 < len(without) < size:
+    store.set(f"gpu-{rank}", gpu)
+    gpus = [store.get(f"gpu-{other}").decode() for other in range(size)]
+    without = [str(other) for other, found in enumerate(gpus) if found == NO_GPU]
+    if len(without) == size:
+        return
+    if without:
         raise ConfigError(
-            f"Of {size} processes that share the run, some have no GPU: "
-            f"{', '.join(map(str, without))}.",
+            f"Of {size} processes that share the run, some have no GPU: {', '.join(without)}.",
             hint="Start at most one process for each GPU of a machine (docs/scale.md).",
+        )
+    same = next(filter(lambda found: gpus.count(found) > 1, gpus), None)
+    if same is not None:
+        ranks = ", ".join(str(other) for other, found in enumerate(gpus) if found == same)
+        raise ConfigError(
+            f"Processes {ranks} of {size} have the same GPU, {same}; each needs one of its own.",
+            hint="Start at most one process for each GPU of a machine. CUDA_VISIBLE_DEVICES "
+            "lists all GPUs of the machine, or is set by the launcher to another GPU for each "
+            "process (docs/scale.md).",
         )
 
 
@@ -292,6 +352,8 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as exc:
+        if not is_lost_connection(exc):
+            raise
         reason = str(exc).partition(". ")[0]
         raise PeerLost(
             f"The connection to another process of this run was lost ({reason}).",

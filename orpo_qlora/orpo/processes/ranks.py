@@ -24,15 +24,21 @@ class Ranks:
     size = 1
     local_size = 1
     """Processes on this machine, which share its memory."""
+    shards_base = False
+    """Whether each holds a part of the base (`models.sharding`): then all run as many forwards."""
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes the run folder; the others write nothing."""
         return self.rank == 0
 
+    def parts(self, items: Sequence[Item], cost: Callable[[Item], int]) -> Sequence[Sequence[Item]]:
+        """Return what each rank computes of `items`; each item is computed by one rank."""
+        return [items]
+
     def share(self, items: Sequence[Item], cost: Callable[[Item], int]) -> Sequence[Item]:
-        """Return those of `items` that this rank computes; each item is computed by one rank."""
-        return items
+        """Return this rank's part of `items`."""
+        return self.parts(items, cost)[self.rank]
 
     def gather(self, local: Callable[[], Result]) -> list[Result]:
         """Run `local` on every rank and return all results, in the order of the ranks.
@@ -51,6 +57,10 @@ class Ranks:
 
     def first_then_others(self, local: Callable[[], Result]) -> Result:
         """Do as `together`, but let rank 0 finish first: the others find what it has cached."""
+        return local()
+
+    def in_turn(self, local: Callable[[], Result]) -> Result:
+        """Do as `together`, the processes of a machine one after another, to spare its memory."""
         return local()
 
     def from_first(self, local: Callable[[], Result]) -> Result:

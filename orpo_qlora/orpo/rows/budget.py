@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TypeVar
@@ -20,6 +21,7 @@ from orpo_qlora.errors import OutOfMemory
 from orpo_qlora.models.hardware import free_memory_bytes, is_out_of_memory
 from orpo_qlora.models.loading import recompute_activations
 from orpo_qlora.models.memory import FEWEST_TOKENS, MemoryChoice, Room, choose_memory, shape_of
+from orpo_qlora.models.sharding import gathered_bytes
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
@@ -38,9 +40,21 @@ class Budget:
         self, policy: PeftModel, choice: MemoryChoice, note: Callable[[str], None]
     ) -> None:
         self.tokens = choice.tokens
+        self._most = sys.maxsize
         self._recomputes = choice.recomputes
         self._policy = policy
         self._note = note
+
+    def lower(self, times: int) -> None:
+        """Halve the tokens so often, for a checkpoint's too: that is where memory ran out before.
+
+        For a sharded base, whose steps are not repeated.
+        """
+        self.tokens = self._most = max(SMALLEST, self.tokens >> times)
+
+    def restore(self, tokens: int) -> None:
+        """Continue with a checkpoint's tokens: a different cut into forwards rounds differently."""
+        self.tokens = min(tokens, self._most)
 
     def spend(self, work: Callable[[int], Result]) -> Result:
         """Return `work(tokens)`, repeated with fewer tokens whenever memory runs out.
@@ -95,6 +109,8 @@ def settle_memory(
 
     All ranks make the choice of the one with the least memory.
     """
+    if ranks.shards_base:  # unpacked weights would be those of the whole base
+        config = config.model_copy(update={"dequant_cache": "off"})
     gathered = ranks.gather(lambda: asdict(_choice(engine, config, pairs, ranks.local_size)))
     found = [MemoryChoice(**choice) for choice in gathered]
     choice = MemoryChoice(
@@ -116,7 +132,8 @@ def _choice(
     """Return how this process should use its memory; on a CPU, `processes` share what is free."""
     base = engine.policy.get_base_model()
     device = engine.policy.device.type
-    room = Room(free_memory_bytes() // (processes if device == "cpu" else 1), device)
+    free = free_memory_bytes() // (processes if device == "cpu" else 1)
+    room = Room(max(0, free - gathered_bytes(base)), device)
     longest = engine.longest_row(pairs)
     try:
         shape = shape_of(base.config.to_dict())

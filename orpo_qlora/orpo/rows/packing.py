@@ -148,17 +148,21 @@ def cut_into_micro_steps(
     ordered = sorted(pairs, key=lambda pair: (-pair.longest, pair.row))
     groups = by_prompt(ordered) if shares else [[pair] for pair in ordered]
     micro_steps: list[list[TokenizedPair]] = []
-    filled = 0
+    filled = rows = widest = 0
     for part in (part for group in groups for part in _split(group, layout, needs, budget)):
-        # Sorted: the first pair of a micro-step is its longest and decides the width.
-        width = (micro_steps[-1] if micro_steps else part)[0].longest - 1
+        # The first pair of a part is its longest. That of a micro-step need not be: the end of a
+        # group that was split is followed by longer pairs.
+        width = part[0].longest - 1
         responses = {key for pair in part for key in _keys(pair, needs)}
         cost = _budget_cost(part[0].prompt, responses, layout, width)
-        if not micro_steps or filled + cost > budget:
+        together = filled + cost
+        if layout == "padded":
+            together = max(widest, width) * (rows + len(responses))
+        if not micro_steps or together > budget:
             micro_steps.append([])
-            filled = 0
+            together, rows, widest = cost, 0, 0
         micro_steps[-1].extend(part)
-        filled += cost
+        filled, rows, widest = together, rows + len(responses), max(widest, width)
     return micro_steps
 
 

@@ -110,8 +110,7 @@ def _write(path: Path, pairs: Sequence[TokenizedPair]) -> None:
 
 
 def _remove_oldest(folder: Path) -> None:
-    oldest_first = sorted(folder.glob("[!.]*.npz"), key=lambda file: file.stat().st_mtime)
-    for old in oldest_first[:-KEPT_FILES]:
+    for old in storage.oldest_first(folder.glob("[!.]*.npz"))[:-KEPT_FILES]:
         old.unlink(missing_ok=True)
 
 

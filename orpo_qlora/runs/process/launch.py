@@ -82,11 +82,7 @@ def create_stopped(config: TrainConfig, dataset: PreferenceData) -> RunPaths:
     """
     with launching():
         split = split_pairs(dataset.pairs, config.held_out, config.seed)
-        (paths,) = _queue_new([_complete(config)], split, dataset.report, starts=False)
-        state = store.stored_state(paths).moved_to("stopped")
-        update = {"ended_at": time.time(), "notes": (*state.notes, "Created without a start.")}
-        store.write_state(paths, state.model_copy(update=update))
-    return paths
+        return _queue_new([_complete(config)], split, dataset.report, starts=False)[0]
 
 
 def queue_group(
@@ -160,14 +156,18 @@ def _queue_new(
     preflight.check_home()
     store.sweep_drafts()
     place = _last_place()
+    stopped = "" if starts else "Created without a start."
     made = []
     try:
         for at, config in enumerate(configs):
-            made.append(
-                store.create_run(
-                    config, split, report, place=place + at, ticket=ticket, label=label
-                )
+            paths = store.create_run(
+                *(config, split, report),
+                place=place + at,
+                ticket=ticket,
+                label=label,
+                stopped=stopped,
             )
+            made.append(paths)
             _copy_start(made[-1], config)
         return made
     finally:
@@ -245,6 +245,7 @@ def _queue_again(run: Run, step: int) -> None:
         fresh: dict[str, object] = {
             **{"phase": "", "error": None, "ended_at": 0.0, "step": step, "place": _last_place()},
             "notes": store.stored_state(run.paths).notes,
+            "memory_failures": run.state.memory_failures + run.state.ran_out_of_memory,
         }
         run.paths.stop.unlink(missing_ok=True)
         store.write_state(run.paths, run.state.moved_to("queued").model_copy(update=fresh))

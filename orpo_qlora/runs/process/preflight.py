@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 from orpo_qlora import storage
+from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.errors import DiskFull, InputError
 
 NEEDED_BYTES = 256 * 1024 * 1024
@@ -67,8 +68,8 @@ def check_room(folder: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise DiskFull(
-            f"The disk of {folder} has {_megabytes(free_bytes)} free, and this needs "
-            f"{_megabytes(needed_bytes)}.",
+            f"The disk of {folder} has {in_bytes(free_bytes)} free, and this needs "
+            f"{in_bytes(needed_bytes)}.",
             hint=f"Free some space, or set {storage.HOME_VARIABLE} to a larger disk.",
             where=os.fspath(folder),
         )
@@ -87,7 +88,3 @@ def checkpoints_bytes(trained_bytes: int, kept: int) -> int:
 def states_bytes(trained_bytes: int, kept: int) -> int:
     """Return the bytes of the checkpoints and the adapter alone."""
     return trained_bytes * (STATES * (kept + 1) + 2)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"

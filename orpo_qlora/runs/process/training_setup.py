@@ -17,11 +17,13 @@ from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
-from orpo_qlora.models import hardware, loading
+from orpo_qlora.models import hardware, loading, sharding
 from orpo_qlora.models.generation.generate import answer_all
 from orpo_qlora.models.generation.sampling import BASE, Conversation, Sampling
+from orpo_qlora.models.grouped_keys import repeat_keys_where_needed
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import needs_of
+from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 from orpo_qlora.orpo.reference import ReferenceFile, digest_of
 from orpo_qlora.orpo.rows.token_cache import tokenize_once
 from orpo_qlora.orpo.rows.tokens import Tokenized, TokenizedPair
@@ -34,7 +36,7 @@ LAYOUT_PAIRS = 64
 """Number of pairs of which the longest one checks the layout."""
 
 
-def load_base(config: TrainConfig) -> loading.Base:
+def load_base(config: TrainConfig, *, on_cpu: bool = False) -> loading.Base:
     """Return the base model that these settings ask for; raises what `loading.load_base` does."""
     return loading.load_base(
         config.model,
@@ -42,17 +44,34 @@ def load_base(config: TrainConfig) -> loading.Base:
         quantization=config.quantization,
         compute_dtype=config.compute_dtype,
         chat_template=config.chat_template,
+        on_cpu=on_cpu,
     )
 
 
-def load_base_to_train(config: TrainConfig) -> loading.Base:
-    """Return the base model as `load_base` does.
+def load_base_to_train(config: TrainConfig, ranks: Ranks = ALONE) -> loading.Base:
+    """Return the base model as `load_base` does; this rank's part of it where it is sharded.
 
-    Raises:
-        UnsupportedModel: the settings ask for a number type that cannot be trained in.
+    Raises on all ranks:
+        UnsupportedModel: the settings ask for a number type that cannot be trained in, or the base
+            cannot be sharded.
     """
-    hardware.refuse_untrainable(config.compute_dtype)
-    return load_base(config)
+
+    def load() -> loading.Base:
+        hardware.refuse_untrainable(config.compute_dtype)
+        return load_base(config)
+
+    def load_part() -> loading.Base:
+        hardware.refuse_untrainable(config.compute_dtype)
+        base = load_base(config, on_cpu=True)
+        sharding.shard(base.model, base.arithmetic.device)
+        repeat_keys_where_needed(base.model)
+        return base
+
+    if not config.shard_base or ranks.size == 1:
+        return ranks.together(load)
+    base = ranks.in_turn(load_part)
+    ranks.shards_base = True
+    return base
 
 
 def tokenize(

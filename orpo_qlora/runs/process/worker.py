@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -30,6 +31,7 @@ from orpo_qlora.errors import OrpoQloraError, OutOfMemory
 from orpo_qlora.models import hardware, loading
 from orpo_qlora.models.experts import describe_experts
 from orpo_qlora.models.generation.sampling import BASE
+from orpo_qlora.models.sharding import same_logits
 from orpo_qlora.models.templates.rendering import template_in_use
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
@@ -45,6 +47,7 @@ from orpo_qlora.runs.identity import Identity, identity_of
 from orpo_qlora.runs.lineage import read_lineage
 from orpo_qlora.runs.process import preflight, training_setup
 from orpo_qlora.runs.process import queue as run_queue
+from orpo_qlora.runs.process.shared import alike
 from orpo_qlora.runs.process.start import copy_start, refuse_another_base
 from orpo_qlora.runs.process.tracking import track
 from orpo_qlora.runs.state import ErrorCard, RunState, Status
@@ -53,6 +56,8 @@ from orpo_qlora.runs.store import RunPaths
 log = logging.getLogger(__name__)
 
 RESERVE_BYTES = 65_536
+SHARDED = "Each process holds its part of the base's layers, and gathers them for every forward."
+NOT_SHARDED = "The base is not sharded, as the run has one process."
 
 
 class Worker:
@@ -92,12 +97,11 @@ class Worker:
             self._finish("stopped")
             return
         self._phase("loading the base model")
-        base = self._base = self.ranks.together(
-            lambda: training_setup.load_base_to_train(self.config)
-        )
+        base = self._base = training_setup.load_base_to_train(self.config, self.ranks)
         self.on_note(f"Arithmetic: {base.arithmetic.reason}.")
         self.on_note(template_in_use(base.folder, base.tokenizer, self.config.chat_template).note())
         self._identity = identity_of(self.config, self.paths.train.parent, base.folder)
+        alike.refuse_other_files(self.ranks, self._identity.model)
         found = self.ranks.first_then_others(self._checkpoint)
         self.ranks.from_first(lambda: copy_start(self.paths, self.config))
         refuse_another_base(self.paths, self._identity.model)
@@ -111,6 +115,7 @@ class Worker:
 
         self._phase("tokenizing the pairs")
         train, held_out = self.ranks.first_then_others(lambda: self._tokenize(base))
+        alike.refuse_other_pairs(self.ranks, [*train.pairs, *held_out.pairs])
 
         self._phase("checking the layout")
         engine = self.ranks.together(
@@ -126,6 +131,11 @@ class Worker:
         self.on_note(trainer.memory.sentence())
         if self.ranks.size > 1:
             self.on_note(f"Each step is shared by {self.ranks.size} processes.")
+        if self.config.shard_base:
+            self.on_note(SHARDED if self.ranks.shards_base else NOT_SHARDED)
+        if self.ranks.shards_base and self.state.memory_failures:
+            trainer.budget.lower(self.state.memory_failures)
+            self.on_note(f"Memory ran out before: {trainer.budget.tokens:,} tokens a forward.")
         trainer.starts_trained = bool(self.config.start_from)
         if self.ranks.is_first:
             self._keep_records(trainer, base)
@@ -294,7 +304,10 @@ class Worker:
         if not self.ranks.is_intact:
             return  # the launcher ends what the death of another process has left
         self._wants_stop = True
-        if self.ranks.is_first:
+        # A launcher of several machines also signals because a process of another machine has died:
+        # then there is no stop to show, and the run ends as interrupted.
+        is_one_machine = self.ranks.local_size == self.ranks.size
+        if self.ranks.is_first and is_one_machine:
             run_queue.ask_to_stop(self.paths)  # so that readers see “stopping”
 
     def _tokenize(self, base: loading.Base) -> tuple[Tokenized, Tokenized]:
@@ -334,7 +347,9 @@ class Worker:
         is_base, prompts = when == "start", self._sample_prompts
         self._phase("answering the sample prompts" + (" as the base model" if is_base else ""))
         adapter = BASE if is_base else loading.ADAPTER
-        mine = prompts[self.ranks.rank :: self.ranks.size]
+        shards = self.ranks.shards_base
+        mine = prompts if shards else prompts[self.ranks.rank :: self.ranks.size]
+        agreement = same_logits(policy.get_base_model()) if shards else nullcontext()
 
         def answer_share() -> dict[str, str]:
             if not mine:
@@ -344,7 +359,7 @@ class Worker:
             )
             return dict(zip(mine, answers, strict=True))
 
-        with resume.preserved_random_state():
+        with resume.preserved_random_state(), agreement:
             shares = self.ranks.gather(answer_share)
         if not self.ranks.is_first:
             return

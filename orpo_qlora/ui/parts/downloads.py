@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from orpo_qlora import storage
+
 FOLDERS_KEPT = 4
 NAME_CHARACTERS = 60
 SAVE = (
@@ -25,7 +27,7 @@ def fresh_folder() -> Path:
     """Return a new folder for one download and delete all but the latest `FOLDERS_KEPT`."""
     root = Path(tempfile.gettempdir()) / "downloads"
     root.mkdir(mode=0o700, exist_ok=True)
-    older = sorted(root.iterdir(), key=lambda path: path.stat().st_mtime)
+    older = storage.oldest_first(root.iterdir())
     for folder in older[: max(0, len(older) - FOLDERS_KEPT + 1)]:
         shutil.rmtree(folder, ignore_errors=True)
     return Path(tempfile.mkdtemp(dir=root))

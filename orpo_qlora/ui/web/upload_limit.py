@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orpo_qlora.data.readers.source import FILE_BYTES
+from orpo_qlora.data.wording import in_bytes
 
 UPLOAD_PATH = "/gradio_api/upload"
 UPLOADS = "uploads"
@@ -65,7 +66,7 @@ class UploadLimit:
         if not _is_number(stated):
             return PlainTextResponse("An upload must state its length.", status_code=411)
         if int(stated) > REQUEST_BYTES:
-            text = f"The file is too large. The limit is {UPLOAD_BYTES // 1024**2:,} MB."
+            text = f"The file is too large. The limit is {in_bytes(UPLOAD_BYTES)}."
             return PlainTextResponse(text, status_code=413)
         size, files = await asyncio.to_thread(_total_size, self._folder)
         free = shutil.disk_usage(self._folder).free

@@ -1,5 +1,6 @@
 """Prompt sets read from every kind of file, and answers written for AlpacaEval and FastChat."""
 
+import csv
 import json
 
 import pytest
@@ -50,6 +51,29 @@ def test_questions_of_fastchat_have_turns_categories_and_references(tmp_path):
     assert second.references == ("4",)
     assert found.categories == ("writing", "reasoning")
     assert [row["question_id"] for row in formats.question_rows(found)] == [81, 101]
+
+
+@pytest.mark.parametrize("written", [json.dumps, repr])
+def test_a_csv_holds_turns_references_and_messages_as_text(tmp_path, written):
+    file = tmp_path / "a.csv"
+    with file.open("w", newline="") as text:
+        rows = csv.writer(text)
+        rows.writerow(["turns", "reference"])
+        rows.writerow([written(["Write a line.", "Now shorter."]), written(["One.", "Two."])])
+        rows.writerow(["[sic] what?", "A text."])
+        rows.writerow(["Plain?", "[1] A text."])
+    with pytest.raises(DataError, match="row 2"):
+        read_prompts(file)
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[i] for i in (0, 1, 3)))
+    first, second = read_prompts(file).prompts
+    assert first.questions == ("Write a line.", "Now shorter.")
+    assert first.references == ("One.", "Two.")
+    assert (second.questions, second.references) == (("Plain?",), ("[1] A text.",))
+    with file.open("w", newline="") as text:
+        csv.writer(text).writerows(
+            [["prompt"], [written([{"role": "user", "content": "Why?"}])], ["[1, 2] summed?"]]
+        )
+    assert [one.text for one in read_prompts(file).prompts] == ["Why?", "[1, 2] summed?"]
 
 
 def test_an_input_belongs_to_its_instruction(tmp_path):

@@ -7,8 +7,7 @@ from orpo_qlora.config import TrainConfig, build_config
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.errors import ConfigError
-from orpo_qlora.models import loading
-from orpo_qlora.models.templates import chat_templates, rendering, tokenizer_files
+from orpo_qlora.models.templates import chat_templates, rendering, tokenizer_files, tokenizers
 from orpo_qlora.orpo.rows.tokens import to_tokens, tokenize_pairs
 from orpo_qlora.setting import CHAT_TEMPLATES
 
@@ -102,8 +101,8 @@ def test_an_end_of_turn_that_is_a_token_is_used_though_the_sequence_ends_otherwi
 
 def test_auto_leaves_a_models_own_template_and_a_name_replaces_it(tiny_model):
     own = make_tiny_tokenizer().chat_template
-    assert loading.load_tokenizer(tiny_model).chat_template == own
-    chosen = loading.load_tokenizer(tiny_model, "alpaca")
+    assert tokenizers.load_tokenizer(tiny_model).chat_template == own
+    chosen = tokenizers.load_tokenizer(tiny_model, "alpaca")
     assert "### Instruction" in chosen.chat_template
     assert tokenizer_files.template_in_use(tiny_model, "auto").sentences("tiny") == []
     used = tokenizer_files.template_in_use(tiny_model, "alpaca")
@@ -117,7 +116,7 @@ def test_auto_leaves_a_models_own_template_and_a_name_replaces_it(tiny_model):
 def test_the_files_alone_give_what_the_loaded_tokenizer_does(tmp_path, name, is_sentencepiece):
     folder = make_base_model(tmp_path / "base", is_sentencepiece=is_sentencepiece)
     template = tokenizer_files.template_in_use(folder, name)
-    tokenizer = loading.load_tokenizer(folder, name)
+    tokenizer = tokenizers.load_tokenizer(folder, name)
     assert template == rendering.template_in_use(folder, tokenizer, name)
     assert template.is_base
     assert template.name == ("chatml" if name == "auto" else name)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from orpo_qlora.errors import DiskFull, InputError, UnsupportedModel
 from orpo_qlora.models import loading
 from orpo_qlora.models.trust import PICKLED_INDEX
-from orpo_qlora.models.weights import pickled
+from orpo_qlora.models.weights import find, pickled
 from orpo_qlora.models.weights.converted import RECORD, converted_folder
 
 
@@ -50,12 +50,12 @@ def pickled_model(tiny_model, folder, *, shards=1, legacy=False):
 def test_converted_weights_are_the_same_numbers(tiny_model, tmp_path, shards, legacy):
     folder = pickled_model(tiny_model, tmp_path / "old", shards=shards, legacy=legacy)
     with pytest.raises(UnsupportedModel, match="never loaded") as caught:
-        loading.find_weights(str(folder))
+        find.find_weights(str(folder))
     assert f"orpo-qlora convert-weights {folder}" in caught.value.hint
     seen = []
     copy = pickled.convert_weights(str(folder), on_progress=lambda *step: seen.append(step))
     assert [step[:2] for step in seen] == [(at, shards) for at in range(shards + 1)]
-    assert loading.find_weights(str(folder)) == copy == converted_folder(folder.resolve())
+    assert find.find_weights(str(folder)) == copy == converted_folder(folder.resolve())
     assert copy.name == "old"
     assert not list(copy.glob("*.bin"))
     assert len(list(copy.glob("*.safetensors"))) == shards
@@ -159,7 +159,7 @@ def test_a_changed_source_is_converted_again(tiny_model, tmp_path):
     weights["model.norm.weight"] = weights["model.norm.weight"] + 1
     torch.save(weights, folder / "pytorch_model.bin")
     with pytest.raises(UnsupportedModel, match="never loaded"):
-        loading.find_weights(str(folder))
+        find.find_weights(str(folder))
     assert pickled.convert_weights(str(folder)) == copy
     found = load_file(copy / "model.safetensors")["model.norm.weight"]
     assert torch.equal(found, weights["model.norm.weight"])
@@ -229,5 +229,5 @@ def test_the_command_converts_in_a_process_of_its_own(tiny_model, tmp_path, capf
 
     folder = pickled_model(tiny_model, tmp_path / "old")
     assert CliRunner().invoke(app, ["convert-weights", str(folder)]).exit_code == 0
-    assert loading.find_weights(str(folder)).parent.parent.name == "converted"
+    assert find.find_weights(str(folder)).parent.parent.name == "converted"
     assert CliRunner().invoke(app, ["convert-weights", str(tiny_model)]).exit_code == 2

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from gloo import run_ranks
 from notebook import Notebook, adapter
 from policies import make_policy, random_pairs
@@ -13,9 +14,14 @@ from policies import make_policy, random_pairs
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import ConfigError, NonFiniteLoss
 from orpo_qlora.models.loading import attach_new_adapter, load_base
+from orpo_qlora.models.sharding import is_lost_connection
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.loss import loss_for, mismatch, needs_of
-from orpo_qlora.orpo.processes.process_group import PeerLost, refuse_mixed
+from orpo_qlora.orpo.processes.process_group import (
+    NO_GPU,
+    PeerLost,
+    refuse_mixed,
+)
 from orpo_qlora.orpo.processes.ranks import ALONE, assign
 from orpo_qlora.orpo.reference import Measuring, Reference, as_reference
 from orpo_qlora.orpo.step import accumulate_step, measure_pairs
@@ -244,22 +250,47 @@ def test_a_killed_rank_is_noticed_by_the_others(tmp_path):
     assert type(lost) is type(also_lost) is PeerLost
 
 
-@pytest.mark.parametrize("gpus", [(True, False, True), (False, False, True)])
-def test_processes_with_and_without_a_gpu_are_refused_on_all(gpus):
+@pytest.mark.parametrize(
+    ("gpus", "reason"),
+    [
+        (("GPU-a", NO_GPU, "GPU-b"), "some have no GPU: 1"),
+        ((NO_GPU, NO_GPU, "GPU-b"), "some have no GPU: 0, 1"),
+        (("GPU-a", "GPU-b", "GPU-a"), "Processes 0, 2 of 3 have the same GPU, GPU-a"),
+    ],
+)
+def test_processes_without_a_gpu_each_are_refused_on_all(gpus, reason):
     store = torch.distributed.HashStore()
-    for rank, has_gpu in enumerate(gpus):
-        store.set(f"has-gpu-{rank}", str(int(has_gpu)))
-    without = ", ".join(str(rank) for rank, has_gpu in enumerate(gpus) if not has_gpu)
-    for rank, has_gpu in enumerate(gpus):
-        with pytest.raises(ConfigError, match=f"some have no GPU: {without}"):
-            refuse_mixed(store, rank, 3, has_gpu=has_gpu)
+    for rank, gpu in enumerate(gpus):
+        store.set(f"gpu-{rank}", gpu)
+    for rank, gpu in enumerate(gpus):
+        with pytest.raises(ConfigError, match=reason):
+            refuse_mixed(store, rank, 3, gpu)
 
 
-@pytest.mark.parametrize("has_gpu", [True, False])
-def test_processes_that_are_alike_are_accepted(has_gpu):
+@pytest.mark.parametrize("gpus", [("GPU-a", "GPU-b"), (NO_GPU, NO_GPU)])
+def test_processes_that_are_alike_are_accepted(gpus):
     store = torch.distributed.HashStore()
-    store.set("has-gpu-1", str(int(has_gpu)))
-    refuse_mixed(store, 0, 2, has_gpu=has_gpu)
+    store.set("gpu-1", gpus[1])
+    refuse_mixed(store, 0, 2, gpus[0])
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (RuntimeError("[/x/gloo/gloo/transport/tcp/pair.cc:5] Read error: reset"), True),
+        (RuntimeError("[enforce fail at gloo/transport/tcp/device.cc:9] no interface"), False),
+        (RuntimeError("Invalid scalar type"), False),
+        (dist.DistNetworkError("Socket Timeout"), True),
+        (dist.DistStoreError("wait timeout after 2 s"), True),
+        (dist.DistBackendError("ncclRemoteError: A call failed possibly due to a network"), True),
+        (dist.DistBackendError("ncclInvalidUsage: Duplicate GPU detected"), False),
+        (dist.DistBackendError("ncclUnhandledCudaError: Call to CUDA function failed"), False),
+        (dist.DistBackendError("ncclSystemError: CUDA driver error: out of memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+    ],
+)
+def test_only_a_lost_connection_reads_as_one(error, is_lost):
+    assert is_lost_connection(error) == is_lost
 
 
 def quantised_step(model, ranks):

@@ -8,9 +8,11 @@ from policies import make_policy, random_pairs
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OutOfMemory
+from orpo_qlora.models.memory import MemoryChoice
 from orpo_qlora.orpo import engine as engine_module
 from orpo_qlora.orpo import step
 from orpo_qlora.orpo.engine import Engine, build_engine
+from orpo_qlora.orpo.rows.budget import Budget
 from orpo_qlora.orpo.rows.packing import Needs
 from orpo_qlora.orpo.trainer import OrpoTrainer
 
@@ -130,6 +132,18 @@ def test_dropout_draws_the_same_numbers_in_the_second_try(monkeypatch):
     wanted = with_dropout()
     break_memory(monkeypatch, {4}, when="after")
     assert same(with_dropout(), wanted)
+
+
+def test_a_lowered_budget_limits_that_of_a_checkpoint():
+    budget = Budget(None, MemoryChoice(1000, False, False, 0), print)
+    budget.restore(2000)
+    assert budget.tokens == 2000
+    budget.lower(2)
+    assert budget.tokens == 500
+    budget.restore(900)
+    assert budget.tokens == 500
+    budget.restore(300)
+    assert budget.tokens == 300
 
 
 def test_another_error_is_not_swallowed(monkeypatch):

@@ -134,6 +134,20 @@ def test_micro_steps_stay_within_the_budget(layout, budget):
         assert len(set(places)) == 1
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_longer_pairs_after_the_end_of_a_split_group_count_in_full(layout):
+    answers = [tuple(range(3, 3 + length)) for length in (40, 38, 4, 5, 30, 31)]
+    prompt, other = (3, 4, 5), (6, 7, 8)
+    pairs = [
+        TokenizedPair(prompt, answers[0], answers[1], 0),
+        TokenizedPair(prompt, answers[2], answers[3], 1),
+        TokenizedPair(other, answers[4], answers[5], 2),
+    ]
+    steps = cut_into_micro_steps(pairs, layout, BOTH, 100)
+    assert sum(map(len, steps)) == len(pairs)
+    assert all(lay_out(step, layout, BOTH).tokens <= 100 for step in steps)
+
+
 def test_the_keys_of_many_branches_count_against_the_budget():
     """Every branch gathers the prompt's keys: 30 of them take more memory than their tokens."""
     prompt = tuple(range(3, 63))

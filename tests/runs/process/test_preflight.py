@@ -16,7 +16,7 @@ def test_a_good_home_passes_and_keeps_nothing_of_the_look():
 
 def test_a_full_disk_is_refused_with_what_is_free_and_needed(monkeypatch):
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 5 * 10**6))
-    with pytest.raises(DiskFull, match="5 MB free, and this needs 268 MB"):
+    with pytest.raises(DiskFull, match=r"5\.0 MB free, and this needs 268 MB"):
         preflight.check_home()
 
 

@@ -20,8 +20,8 @@ from orpo_qlora.errors import ConfigError, InputError, ModelNotFound, UnknownRun
 from orpo_qlora.export.bundle import export_adapter
 from orpo_qlora.export.origin import origin_of
 from orpo_qlora.export.reports.passport import loss_passport
-from orpo_qlora.models import loading
 from orpo_qlora.models.start_adapter import read_adapter_settings
+from orpo_qlora.models.templates import tokenizers
 from orpo_qlora.orpo.rows.tokens import tokenize_pairs
 from orpo_qlora.runs import store
 from orpo_qlora.runs.lineage import read_lineage
@@ -116,7 +116,7 @@ def naive_loss(policy, batch):
 
 def assert_is_naive(run, tiny_model, adapter):
     """Compare every step's loss and the final adapter with the naive loop."""
-    tokenizer = loading.load_tokenizer(tiny_model)
+    tokenizer = tokenizers.load_tokenizer(tiny_model)
     pairs = tokenize_pairs(tokenizer, store.training_pairs(run.paths), 1024, "drop").pairs
     losses, weights = naive_training(tiny_model, adapter, pairs)
     found = [value for _, value in store.metrics_of(run.paths).series("loss")]

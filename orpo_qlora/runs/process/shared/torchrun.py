@@ -2,7 +2,7 @@
 
 `python -m orpo_qlora.runs.process.shared.torchrun RUN LOCK PROCESSES`, started by the supervisor
 in place of the worker. It ends as the first process that failed did, with its exit code or by its
-signal.
+signal. Background jobs are started in the same way (`jobs/shared/torchrun.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 LOCK = 0
 """Descriptor of the run's lock in the processes: torchrun lets them inherit the standard streams
 alone, so the lock is passed on as standard input. It is free once all of them have ended."""
+SHUTDOWN_SECONDS = 600
+"""Longest wait between SIGTERM and SIGKILL: each process ends its step and rank 0 writes a
+checkpoint. torchrun's own limit, 30 s, is shorter than a step of a large model."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,14 +38,22 @@ def main(arguments: Sequence[str]) -> int:
     if int(descriptor) != LOCK:
         os.dup2(int(descriptor), LOCK)
         os.close(int(descriptor))
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_each(int(count))))
+    return run_processes(int(count), [RANK, folder, str(LOCK)])
+
+
+def run_processes(count: int, command: Sequence[str]) -> int:
+    """Run a module with its arguments in so many processes on this machine; return the exit code.
+
+    A signal that ended one of them ends this process too.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_each(count)))
     loopback = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
     if loopback:  # no other machine can connect, and no host name must resolve
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback.pop())
     with tempfile.TemporaryDirectory() as logs:
-        options = ["--standalone", "--nproc-per-node", count, "--local-addr", "127.0.0.1"]
+        options = ["--standalone", "--nproc-per-node", str(count), "--local-addr", "127.0.0.1"]
         options += ["--log-dir", logs, "--no-python", sys.executable]
-        code = _run([*options, "-m", RANK, folder, str(LOCK)])
+        code = _run([*options, "-m", *command])
     if code < 0:
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
@@ -52,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: Sequence[str]) -> int:
     """Return the exit code of the first process that failed, negative for a signal."""
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_SECONDS))
     try:
         torchrun.run(torchrun.parse_args(options))  # type: ignore[no-untyped-call]
     except ChildFailedError as exc:

@@ -21,7 +21,9 @@ from orpo_qlora.orpo.processes.process_group import PeerLost, ProcessGroup
 from orpo_qlora.program import run_program
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import ending
+from orpo_qlora.runs.process.shared import alike
 from orpo_qlora.runs.process.shared.peers import POLL_SECONDS, Peers
+from orpo_qlora.runs.process.shared.rank_log import mark_log
 from orpo_qlora.runs.process.worker import Worker, run_worker
 from orpo_qlora.runs.store import RunPaths
 
@@ -45,7 +47,7 @@ class SharedWorker:
 
     def run(self) -> None:
         """Join the other processes and do this one's part of the run."""
-        _mark_log(self.rank)
+        mark_log(self.rank)
         # It warns that the processes are not those of its own trainer, which is meant.
         logging.getLogger("transformers.training_args").setLevel(logging.ERROR)
         if self.rank == 0:
@@ -59,6 +61,8 @@ class SharedWorker:
         group.peers = self._peers.are_alive
         self._peers.watch()
         self._worker = Worker(self.paths, group)
+        for note in alike.compare_machines(group, self._worker.config):
+            self._worker.on_note(note)
         run_worker(self._worker)
         self._leave(FINISH_SECONDS)
 
@@ -67,6 +71,8 @@ class SharedWorker:
 
         A run that could not be taken, because it is at work or has finished, is left as it is.
         """
+        if self._group is not None and self._group.shards_base:
+            time.sleep(4 * POLL_SECONDS)  # a process that has died breaks the others' forwards
         if isinstance(error, PeerLost):
             time.sleep(4 * POLL_SECONDS)  # the launcher must see first which process died
             os.kill(os.getpid(), signal.SIGKILL)
@@ -99,22 +105,9 @@ class SharedWorker:
         self.paths.stop.unlink(missing_ok=True)
         # Any other status may be left by processes that were killed.
         update = {"status": "starting", "phase": "", "error": None, "ended_at": 0.0}
+        update["memory_failures"] = state.memory_failures + state.ran_out_of_memory
         store.write_state(self.paths, state.model_copy(update=update))
         return lock
-
-
-def _mark_log(rank: int) -> None:
-    """Name the rank in each line of the log, and leave what all have in common to rank 0."""
-    if rank:
-        logging.getLogger().setLevel(logging.WARNING)
-        previous = logging.getLogRecordFactory()
-
-        def marked(*arguments: object, **options: object) -> logging.LogRecord:
-            record = previous(*arguments, **options)
-            record.msg = f"[rank {rank}] {record.msg}"
-            return record
-
-        logging.setLogRecordFactory(marked)
 
 
 def main(arguments: Sequence[str]) -> int:

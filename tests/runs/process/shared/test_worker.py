@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import psutil
 import pytest
@@ -17,11 +18,14 @@ from orpo_qlora import storage
 from orpo_qlora.config import build_config
 from orpo_qlora.errors import ConfigError, InputError, OutOfMemory
 from orpo_qlora.models import machine
+from orpo_qlora.orpo.processes.ranks import Ranks
 from orpo_qlora.runs import store
-from orpo_qlora.runs.process import ending, launch
-from orpo_qlora.runs.process.shared import process_count
+from orpo_qlora.runs.process import ending, launch, worker
+from orpo_qlora.runs.process.shared import alike, process_count, torchrun
 from orpo_qlora.runs.process.shared import worker as shared_worker
 from orpo_qlora.runs.process.shared.rank import choose_gpu
+from orpo_qlora.runs.process.worker import Worker
+from orpo_qlora.runs.state import ErrorCard
 
 WAIT_SECONDS = 240.0
 SETTINGS = {"held_out": 0.25, "pairs_per_step": 4, "max_steps": 8, "checkpoint_every": 1}
@@ -85,31 +89,28 @@ def wait_until(condition, paths):
         time.sleep(0.05)
 
 
-def test_a_killed_process_interrupts_the_run_which_any_launcher_resumes(tiny_model):
-    alone = launch.start_run(config_of(tiny_model), lesson())
-    assert launch.wait_for(alone, WAIT_SECONDS).state.status == "finished", store.log_tail(alone)
-
-    paths = launch.start_run(config_of(tiny_model, processes=2), lesson())
+def kill_one_process(paths):
+    """Kill the second process of a run after some steps, and check how all end."""
     wait_until(lambda: store.read_run(paths).state.step >= 2, paths)
     first, second = processes_of(paths)
     second.send_signal(signal.SIGKILL)
     killed_at = time.monotonic()
     wait_until(lambda: store.read_run(paths).state.error is not None, paths)
+    # The supervisor holds the lock until it has recorded the end.
+    wait_until(lambda: store.read_run(paths).state.status == "interrupted", paths)
     assert time.monotonic() - killed_at < 30
     run = store.read_run(paths)
-    assert run.state.status == "interrupted", store.log_tail(paths)
     assert "SIGKILL" in run.state.error.message
     assert not first.is_running()
     assert not storage.is_locked(paths.lock)
     assert not paths.stop.exists()
-
     assert run.checkpoint_step >= 1
-    assert join(3, paths) == [0, 0, 0], store.log_tail(paths)
+
+
+def ended_alike(paths, alone):
+    """Check a run's records, adapter and answers; return its notes."""
     run = store.read_run(paths)
     assert run.state.status == "finished", store.log_tail(paths)
-    notes = " ".join(run.state.notes)
-    assert "shared by 2 processes" in notes
-    assert "of 2 processes, the run continues with 3 processes" in notes
     expected, found = logged(alone), logged(paths)
     assert found.keys() == expected.keys()
     for key, record in expected.items():
@@ -119,6 +120,40 @@ def test_a_killed_process_interrupts_the_run_which_any_launcher_resumes(tiny_mod
     assert max(float((weights[name] - wanted[name]).abs().max()) for name in wanted) < 1e-3
     assert store.samples_of(paths) == store.samples_of(alone)
     assert not list(paths.folder.glob(".*"))
+    return " ".join(run.state.notes)
+
+
+def test_a_killed_process_interrupts_the_run_which_any_launcher_resumes(tiny_model):
+    alone = launch.start_run(config_of(tiny_model), lesson())
+    assert launch.wait_for(alone, WAIT_SECONDS).state.status == "finished", store.log_tail(alone)
+
+    paths = launch.start_run(config_of(tiny_model, processes=2), lesson())
+    kill_one_process(paths)
+    assert join(3, paths) == [0, 0, 0], store.log_tail(paths)
+    notes = ended_alike(paths, alone)
+    assert "shared by 2 processes" in notes
+    assert "of 2 processes, the run continues with 3 processes" in notes
+
+    # The same with a base whose layers are split over the processes, resumed with a whole one.
+    config = config_of(tiny_model, processes=2, shard_base=True)
+    paths = launch.start_run(config, lesson())
+    kill_one_process(paths)
+    launch.resume_run(paths, processes=1)
+    launch.wait_for(paths, WAIT_SECONDS)
+    notes = ended_alike(paths, alone)
+    assert worker.SHARDED in notes
+    assert worker.NOT_SHARDED in notes
+
+
+def test_torchrun_waits_for_a_long_step(monkeypatch):
+    def launch_config(arguments):
+        config, _, _ = torchrun.torchrun.config_from_args(arguments)
+        assert config.shutdown_timeout == 600
+
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "")
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
+    monkeypatch.setattr(torchrun.torchrun, "run", launch_config)
+    assert torchrun._run(["--no-python", "true"]) == 0
 
 
 def gpus(monkeypatch, count):
@@ -161,6 +196,55 @@ def test_a_run_is_resumed_by_as_many_processes_as_asked_for(monkeypatch):
     assert launch.resume_run(paths, processes=2) == 0
     run = store.read_run(paths)
     assert (run.state.status, run.config.processes) == ("queued", 2)
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_signal_shows_as_a_stop_only_where_it_can_mean_nothing_else(own_home, machines):
+    paths = launch.create_stopped(build_config({}), lesson())
+    ranks = Ranks()
+    ranks.size = 2 * machines
+    ranks.local_size = 2
+    worker = Worker(paths, ranks)
+    worker._on_signal(signal.SIGTERM, None)
+    assert worker.should_stop()
+    assert paths.stop.exists() == (machines == 1)
+
+
+class Facts(Ranks):
+    """Two ranks; the second one's facts are given."""
+
+    def __init__(self, other):
+        self.other = other
+
+    def gather(self, local):
+        return [local(), self.other]
+
+
+def test_processes_that_would_compute_other_numbers_are_refused_or_noted(monkeypatch):
+    here = ("float32", "CPU", ", ".join(f"{name} {version(name)}" for name in alike.PACKAGES))
+    config = build_config({})
+    assert alike.compare_machines(Facts(here), config) == []
+    (note,) = alike.compare_machines(Facts((*here[:2], "torch 9")), config)
+    assert note.endswith("torch 9 (process 1).")
+    with pytest.raises(ConfigError, match=r"float32 \(process 0\), bfloat16 \(process 1\)"):
+        alike.compare_machines(Facts(("bfloat16", *here[1:])), config)
+    with pytest.raises(ConfigError, match="fingerprint of the base model's files"):
+        alike.refuse_other_files(Facts("0"), {"config.json": "a"})
+    with pytest.raises(ConfigError, match="fingerprint of the tokenised pairs"):
+        alike.refuse_other_pairs(Facts("0"), [])
+
+
+def test_a_run_whose_memory_ran_out_says_so_when_it_is_resumed(monkeypatch):
+    monkeypatch.setattr(launch, "_start_next", lambda: None)
+    paths = launch.create_stopped(build_config({}), lesson())
+    for count in (1, 2):
+        launch.resume_run(paths)
+        state = store.stored_state(paths).moved_to("starting").moved_to("failed")
+        error = ErrorCard.of(OutOfMemory("No memory.", hint="Resume."))
+        store.write_state(paths, state.model_copy(update={"error": error}))
+        launch.resume_run(paths)
+        assert store.stored_state(paths).memory_failures == count
+        store.write_state(paths, store.stored_state(paths).moved_to("stopped"))
 
 
 @pytest.mark.parametrize(
