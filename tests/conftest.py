@@ -18,8 +18,8 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "True"  # as Gradio does where its anal
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # importing its ORPO trainer warns that it may move
-# Before anything imports Triton, as bitsandbytes does: kernels run as Python on the CPU.
-if not Path("/dev/nvidiactl").exists():
+# Before anything imports Triton, as bitsandbytes does: without a GPU kernels run as Python.
+if not any(Path("/dev", name).exists() for name in ("nvidiactl", "kfd", "dxg")):
     os.environ["TRITON_INTERPRET"] = "1"
 
 TESTS = Path(__file__).parent

@@ -34,10 +34,14 @@ class Extent:
     """Of a cell, at most; one forward over the limit is finished."""
     deadline: float
     """Seconds of everything together."""
+    kernels: tuple[str, int]
+    """Shape and tokens of the norm and activation that are timed alone."""
 
 
-WHOLE = Extent(("qwen-0.5b", "llama-8b"), ("short", "hh", "long"), 8, 14.0, 570.0)
-DRY = Extent(("tiny-llama", "tiny-qwen"), ("tiny",), 2, 5.0, 570.0)
+WHOLE = Extent(
+    ("qwen-0.5b", "llama-8b"), ("short", "hh", "long"), 8, 14.0, 570.0, ("llama-8b", 8192)
+)
+DRY = Extent(("tiny-llama", "tiny-qwen"), ("tiny",), 2, 5.0, 570.0, ("tiny-llama", 64))
 
 
 def main() -> int:
@@ -58,6 +62,9 @@ def main() -> int:
             results["cells"] += rows
             results["problems"] += [problem] if problem else []
             _write(options.out, results)
+    left = extent.deadline - (time.monotonic() - started)
+    results["kernels"] = kernels = _time_kernels(extent, left)
+    results["problems"] += [f"kernels: {kernels}"] if isinstance(kernels, str) else []
     if not options.without_tests:
         left = extent.deadline - (time.monotonic() - started)
         tests = _run_tests(left)
@@ -129,6 +136,18 @@ def _finished(command: Sequence[str], seconds: float) -> _Ended:
         return _Ended(1, f"stopped after {seconds:.0f} seconds")
     last = "\n".join(done.stdout.strip().splitlines()[-3:])
     return _Ended(done.returncode, f"exit code {done.returncode}: {last}")
+
+
+def _time_kernels(extent: Extent, left: float) -> object:
+    """Return the report of `benchmarks.gpu.kernels`, or why there is none."""
+    if left <= 0:
+        return "not measured, no time left"
+    shape, tokens = extent.kernels
+    command = (sys.executable, "-m", "benchmarks.gpu.kernels", shape, "--tokens", str(tokens))
+    ended = _finished(command, left)
+    if ended.code:
+        return f"not measured: {ended.text}"
+    return json.loads(ended.text.splitlines()[-1].removeprefix("exit code 0: "))
 
 
 def _run_tests(left: float) -> _Ended:
@@ -207,9 +226,30 @@ def to_markdown(results: Mapping[str, Any]) -> str:
             ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"- {problem}" for problem in results["problems"])]
+    lines += _kernel_lines(results.get("kernels"))
     if "tests" in results:
         lines += [f"Tests marked `gpu`: {results['tests']}"]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _kernel_lines(kernels: object) -> list[str]:
+    """Return a table of the kernels that were timed alone."""
+    if not isinstance(kernels, Mapping):
+        return [f"Norms and activations: {kernels or 'not measured'}", ""]
+    seconds: Mapping[str, Mapping[str, float]] = kernels["seconds"]
+    why = f" ({kernels['problem']})" if kernels["problem"] else ""
+    names = list(seconds)
+    lines = [
+        f"Norms and activations: {kernels['chosen']}{why}. Microseconds of one call on "
+        f"{kernels['tokens']} tokens of {kernels['shape']} in {kernels['dtype']}:",
+        "",
+        f"| kernel | {' | '.join(names)} |",
+        f"| --- |{' --- |' * len(names)}",
+    ]
+    for kernel in seconds[names[0]]:
+        cells = (f"{1e6 * seconds[name][kernel]:,.0f}" for name in names)
+        lines.append(f"| {kernel} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def _device(doctor: object) -> str:

@@ -243,8 +243,10 @@ def build_engine(policy: PeftModel, needs: Needs, pairs: Sequence[TokenizedPair]
                 plain_sums(policy, pair),
                 gradients(policy, pair, lambda short: plain_sums(policy, short)),
             )
-            problem = ""
-            for name in (*row_kernels.names(model.device, model.dtype), None):
+            names, problem = row_kernels.names(model.device, model.dtype), ""
+            if has_shards(policy):  # in a forward that all share, one may not try what others skip
+                names, problem = names[-1:], "the base is sharded"
+            for name in (*names, None):
                 try:
                     engine = _checked_engine(policy, pair, expected, original, rows=name)
                 except row_kernels.KernelError as exc:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as table
-from benchmarks.gpu import trainer
+from benchmarks.gpu import kernels, trainer
 from benchmarks.gpu.shapes import CELLS, SHAPES, pairs_of, random_policy
 from benchmarks.gpu.trainer import Task
 from orpo_qlora.models.hardware import choose_arithmetic
@@ -87,6 +87,16 @@ def test_the_file_has_a_row_a_cell_and_names_problems():
     assert "Tests marked `gpu`: 6 passed" in text
 
 
+def test_norms_and_activations_are_timed_alone(monkeypatch):
+    monkeypatch.setattr(kernels, "REPEATS", 1)
+    found = kernels.kernel_times("tiny-llama", choose_arithmetic(), 8)
+    assert found["seconds"]["torch"]["SwiGLU, backward"] > 0
+    found |= {"problem": "Triton is not installed", "tokens": 8192}
+    text = "\n".join(table._kernel_lines(found))
+    assert "(Triton is not installed). Microseconds of one call on 8192 tokens" in text
+    assert "| RMS norm, forward | " in text
+
+
 @pytest.mark.parametrize(
     ("tests", "checks", "problems"),
     [
@@ -102,6 +112,7 @@ def test_failed_tests_and_checks_decide_the_exit_code(
     report = {"checks": [{"name": "gradients", "ok": ok, "detail": "off by 1"} for ok in checks]}
     monkeypatch.setattr(table.sys, "argv", ["gpu", "--dry-run", "--out", str(out)])
     monkeypatch.setattr(table, "_run_trainer", lambda *_: ([], ""))
+    monkeypatch.setattr(table, "_time_kernels", lambda *_: None)
     monkeypatch.setattr(table, "_run_tests", lambda _: table._Ended(*tests))
     monkeypatch.setattr(table, "_run_doctor", lambda _: report)
     assert table.main() == (1 if problems else 0)

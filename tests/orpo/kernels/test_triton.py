@@ -13,6 +13,7 @@ import torch
 from policies import make_policy, random_pairs
 from torch.nn import functional as F
 
+from orpo_qlora.orpo import engine
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.kernels import row_kernels
 from orpo_qlora.orpo.kernels.gated_mlp import fuse_gated_mlps
@@ -22,7 +23,7 @@ from orpo_qlora.orpo.kernels.row_kernels import KernelError, RowKernels
 from orpo_qlora.orpo.rows.packing import Needs
 from orpo_qlora.orpo.verify.parity import relative_l2, take_gradients
 
-pytest.importorskip("triton", reason="Triton is not installed: it has no wheel for this system")
+pytest.importorskip("triton", reason="Triton is not installed; it has wheels for Linux alone")
 
 HAS_GPU = torch.cuda.is_available()
 DEVICES = [
@@ -233,6 +234,14 @@ def test_without_triton_torchs_kernels_run(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton.errors", None)
     built = build_engine(make_policy("llama-tied", torch.float32), BOTH, PAIRS)
     assert built.rows_problem == "Triton is not installed"
+
+
+def test_processes_that_share_a_base_choose_alike(monkeypatch):
+    a_device_with_a_choice(monkeypatch)
+    monkeypatch.setattr(engine, "has_shards", lambda policy: True)
+    monkeypatch.setattr(row_kernels, "_triton", broken)
+    built = build_engine(make_policy("llama-tied", torch.float32), BOTH, PAIRS)
+    assert "torch's kernels, not Triton's kernels: the base is sharded" in built.describe
 
 
 def test_only_a_gpu_has_a_choice(monkeypatch):
