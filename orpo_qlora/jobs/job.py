@@ -244,6 +244,7 @@ class BackgroundJob(ABC, Generic[Request, Answer]):
             return
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # it has a session of its own
+        process.kill()
         process.wait()
         paths.state.unlink(missing_ok=True)
 
