@@ -61,6 +61,8 @@ LIBRARIES = (
     "peft.tuners.lora.bnb",
     "orpo_qlora.ui.studio",
 )
+TORCHRUN_POPEN = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler"
+"""Torch's module with a `Popen` of its own."""
 PACKAGE = "orpo_qlora"
 READ_LATE = (
     *("ORPO_QLORA_", "HF_TOKEN", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"),
@@ -251,6 +253,7 @@ def become(request: dict, descriptors: list[int]) -> None:
     os.environ.update(environment)
     if server:
         subprocess.Popen = popen_of(server)
+        sys.modules[TORCHRUN_POPEN].Popen = subprocess.Popen
     random.seed()
     sys.modules["numpy"].random.seed()
     name_process(arguments)

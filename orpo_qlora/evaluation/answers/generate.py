@@ -76,7 +76,7 @@ def missing(
 
 
 @dataclass(frozen=True)
-class Answering:
+class MissingAnswers:
     """Answers what is not answered yet; see `run`."""
 
     respondents: Sequence[Respondent]

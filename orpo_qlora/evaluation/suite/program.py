@@ -15,7 +15,7 @@ from pathlib import Path
 
 from orpo_qlora import storage
 from orpo_qlora.evaluation import guard
-from orpo_qlora.evaluation.answers.generate import Answering, Respondent
+from orpo_qlora.evaluation.answers.generate import MissingAnswers, Respondent
 from orpo_qlora.evaluation.answers.kept import KeptAnswers
 from orpo_qlora.evaluation.embedding_models import load_embedder
 from orpo_qlora.evaluation.embeddings import provenance
@@ -34,6 +34,7 @@ from orpo_qlora.evaluation.suite.progress import Progress
 from orpo_qlora.evaluation.suite.request import SuiteRequest
 from orpo_qlora.evaluation.suite.results import (
     PARTS,
+    Answering,
     Part,
     PartResult,
     SuitePaths,
@@ -89,7 +90,7 @@ class SuiteProgram(JobProgram):
         """Answer every prompt with every system; return the results of earlier starts."""
         systems: list[System] = []
         for group in self.ranks.together(lambda: groups_of(self.request.adapters)):
-            systems += self._answer_group(group)
+            systems += self._answer_group(group, systems)
             release_memory()
         known = read_results(self.paths)
         return SuiteResults(
@@ -101,19 +102,23 @@ class SuiteProgram(JobProgram):
             notes=tuple(dict.fromkeys(self.notes)),
         )
 
-    def _answer_group(self, group: Group) -> Sequence[System]:
+    def _answer_group(self, group: Group, earlier: Sequence[System]) -> Sequence[System]:
         self.report(f"loading {group.config.model}")
-        loaded = self.ranks.together(lambda: load_group(group, self.request.sampling))
+        sampling = self.request.sampling
+        loaded = self.ranks.together(lambda: load_group(group, sampling))
+        if self.is_first:
+            known = Answering(sampling=sampling, systems=(*earlier, *loaded.systems))
+            storage.write_whole(self.paths.answering, known.model_dump_json(indent=1))
         self.notes.append(f"Arithmetic: {loaded.base.arithmetic.reason}.")
         if loaded.base.arithmetic.device == "cpu":
             interactive.work_behind_answers("an evaluation", announces=self.is_first)
-        Answering(
+        MissingAnswers(
             [
                 Respondent(one.name, loaded.speaker(one), KeptAnswers(one.answers))
                 for one in loaded.systems
             ],
             self.request.prompts.prompts,
-            self.request.sampling,
+            sampling,
             on_start=lambda count: self.progress.start("answering", count),
             on_batch=self._on_answers,
             ranks=self.ranks,

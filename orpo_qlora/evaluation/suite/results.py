@@ -79,6 +79,25 @@ class SuiteResults(BaseModel):
         return tuple(figure for part in self.parts for figure in part.figures)
 
 
+class Answering(BaseModel):
+    """Models that were loaded to answer, and how they answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sampling: AnswerSampling
+    systems: tuple[System, ...]
+
+    def key_of(self, run: str, adapter_sha256: str) -> str:
+        """Return the key of the kept answers of a run's adapter; empty without them."""
+        found = (one for one in self.systems if one.run == run)
+        return next((one.answers for one in found if one.adapter_sha256 == adapter_sha256), "")
+
+    def base_key_of(self, run: str) -> str:
+        """Return the key of the kept answers of a run's base; empty without them."""
+        bases = {one.opponent for one in self.systems if one.run == run}
+        return next((one.answers for one in self.systems if one.name in bases), "")
+
+
 @dataclass(frozen=True)
 class SuitePaths(JobPaths):
     """Files in the folder of an evaluation of answers."""
@@ -87,6 +106,11 @@ class SuitePaths(JobPaths):
     def results(self) -> Path:
         """The SuiteResults so far."""
         return self.folder / "results.json"
+
+    @property
+    def answering(self) -> Path:
+        """The Answering, there before the first answer."""
+        return self.folder / "answering.json"
 
     @property
     def reward(self) -> Path:
@@ -103,6 +127,14 @@ def read_results(paths: SuitePaths) -> SuiteResults | None:
     """Return the results so far, None before the models have answered."""
     try:
         return SuiteResults.model_validate_json(paths.results.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def read_answering(paths: SuitePaths) -> Answering | None:
+    """Return the models that were loaded to answer, None before they are."""
+    try:
+        return Answering.model_validate_json(paths.answering.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 

@@ -8,11 +8,17 @@ import pytest
 
 from orpo_qlora import storage
 from orpo_qlora.errors import InputError, UnknownRun
-from orpo_qlora.evaluation.answers.kept import AnswerSampling
+from orpo_qlora.evaluation.answers.kept import Answer, AnswerSampling, KeptAnswers
 from orpo_qlora.evaluation.suite import request as suite_request
 from orpo_qlora.evaluation.suite.duration import START_SECONDS, expected_seconds
 from orpo_qlora.evaluation.suite.figures import Figure
-from orpo_qlora.evaluation.suite.results import PartResult, SuiteResults, System, write_results
+from orpo_qlora.evaluation.suite.results import (
+    Answering,
+    PartResult,
+    SuiteResults,
+    System,
+    write_results,
+)
 from orpo_qlora.jobs.job import JobState
 from orpo_qlora.runs.curves.intervals import Interval
 from orpo_qlora.runs.state import ErrorCard
@@ -142,6 +148,40 @@ def test_more_answers_and_parts_take_longer(copied_run):
     assert seconds(parts=["reward"]) > seconds(parts=["reward"], reward_model="owner/model") > usual
     copied_run.paths.metrics.write_text("")
     assert seconds() == 0
+
+
+def test_answers_that_are_kept_take_no_time(copied_run):
+    request = form.request_of(inputs(copied_run))
+
+    def seconds(of=request):
+        return expected_seconds(of, copied_run) - START_SECONDS
+
+    whole = seconds()
+    (adapter,) = request.adapters
+    base = System(name="base", model="m", answers="base-key")
+    tuned = base.model_copy(
+        update={"name": adapter.name, "run": adapter.run, "answers": "tuned-key"}
+        | {"opponent": "base", "adapter_sha256": adapter.sha256}
+    )
+    paths = suite_request.JOB.paths(request)
+    paths.folder.mkdir()
+    noted = Answering(sampling=request.sampling, systems=(base, tuned))
+    paths.answering.write_text(noted.model_dump_json())
+    assert seconds() == whole
+    answers = [
+        Answer(prompt=prompt.key, sample=sample, texts=("a",), tokens=(1,), ended=(True,))
+        for prompt in request.prompts.prompts
+        for sample in range(2)
+    ]
+    KeptAnswers("base-key").add(answers)
+    assert seconds() == pytest.approx(whole / 2)
+    KeptAnswers("tuned-key").add(answers)
+    assert seconds() == 0
+    # More samples of the same kind add to them; another temperature starts over.
+    more = request.sampling.model_copy(update={"samples": 3})
+    assert seconds(request.model_copy(update={"sampling": more})) == pytest.approx(whole / 2)
+    other = request.sampling.model_copy(update={"temperature": 0.1})
+    assert seconds(request.model_copy(update={"sampling": other})) == whole
 
 
 def test_an_uploaded_file_gives_the_prompts(copied_run, tmp_path):
