@@ -4,8 +4,8 @@ A cold start of a worker imports torch and transformers for about seven seconds,
 Gradio for three. In tests `subprocess.Popen` sends such a start to a server, which clones itself
 with CLONE_PARENT: the new process is a child of the caller, as after an exec. Its process id,
 signals, exit code, session, memory, command line, environment, working folder and descriptors are
-its own and real; libraries are there already, while every module of orpo_qlora is imported in the
-new process. `sitecustomize` of a PYTHONPATH given by a test is imported in the new process too.
+its own and real; libraries and modules of orpo_qlora are there already. `sitecustomize` of a
+PYTHONPATH given by a test is imported in the new process.
 
 Started cold all the same: other programs, and those with another environment than the server's,
 because libraries read it as they are imported. A test that needs a cold start sets `COLD`; what
@@ -63,7 +63,6 @@ LIBRARIES = (
 )
 TORCHRUN_POPEN = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler"
 """Torch's module with a `Popen` of its own."""
-PACKAGE = "orpo_qlora"
 READ_LATE = (
     *("ORPO_QLORA_", "HF_TOKEN", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"),
     *("PYTHONPATH", "FAULT", "FAKE_WORKER", "FREE_BYTES"),
@@ -75,8 +74,8 @@ READ_LATE = (
 )
 """Beginnings of variables that no library reads while it is imported.
 
-Torch sets TORCHINDUCTOR_CACHE_DIR, to its default. Our own modules and those of PYTHONPATH are
-imported in the new process.
+Torch sets TORCHINDUCTOR_CACHE_DIR, to its default. Our own modules read none; those of PYTHONPATH
+are imported in the new process.
 """
 OF_PROGRAMS = {
     *("PYTHONUNBUFFERED", "TOKENIZERS_PARALLELISM", "GOMP_SPINCOUNT", "THP_MEM_ALLOC_ENABLE"),
@@ -193,11 +192,9 @@ def umask() -> int:
 
 
 def preload() -> None:
-    """Import what the programs import, and let go of what is theirs."""
+    """Import the programs, and what they import late."""
     for name in (*PROGRAMS, *LIBRARIES):
         import_module(name)
-    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
-        del sys.modules[name]
     gc.collect()
     gc.freeze()  # collections in the forks then leave these pages shared
 
@@ -264,6 +261,7 @@ def become(request: dict, descriptors: list[int]) -> None:
     if name == PAGE:
         runpy.run_path(PAGE, run_name="__main__")
     else:
+        sys.modules.pop(name, None)  # it is to run, not to be found
         runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
