@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
+from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation.report_card import ReportCard, read_card
 from orpo_qlora.jobs.job import BackgroundJob, JobState, lost_card
@@ -61,7 +62,8 @@ class EvaluationJob(BackgroundJob[Run, Evaluation]):
             ConfigError: more are given than there are GPUs, or on a CPU than held-out pairs.
         """
         pairs = len(store.held_out_pairs(request.paths))
-        return processes_for(self._processes, pairs, f"the run has {pairs} held-out pairs")
+        has_pairs = f"the run has {plural(pairs, 'held-out pair')}"
+        return processes_for(self._processes, pairs, has_pairs)
 
     def key(self, request: Run) -> str:
         """Return the run's id."""

@@ -119,7 +119,12 @@ class MissingAnswers:
     def _waiting(self) -> list[_Waiting]:
         """Return what rank 0 finds missing: it alone reads and writes what is kept."""
         found: list[_Waiting] = []
+        files = {
+            one.kept.path: one for one in reversed(self.respondents)
+        }  # same adapter, same file
         for one in self.respondents:
+            if files[one.kept.path] is not one:
+                continue
             kept = self.ranks.from_first(partial(_keys, one.kept))
             known = {(prompt, sample) for prompt, sample in kept}
             found += [

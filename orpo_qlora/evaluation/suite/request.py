@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orpo_qlora import storage
+from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import InputError
 from orpo_qlora.evaluation import report_card
 from orpo_qlora.evaluation.answers.kept import AnswerSampling
@@ -99,8 +100,8 @@ class SuiteJob(BackgroundJob[SuiteRequest, SuiteAnswer]):
         Raises:
             ConfigError: more are given than there are GPUs, or on a CPU than prompts.
         """
-        prompts = len(request.prompts.prompts)
-        return processes_for(self._processes, prompts, f"there are {prompts} prompts")
+        count = len(request.prompts.prompts)
+        return processes_for(self._processes, count, f"there are {plural(count, 'prompt')}")
 
     def key(self, request: SuiteRequest) -> str:
         """Return the hash of everything but the parts."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psutil
 
 from orpo_qlora.config import TrainConfig
+from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import ConfigError
 from orpo_qlora.models.machine import usable_cores, visible_gpus
 
@@ -23,7 +24,7 @@ def process_count(config: TrainConfig) -> int:
             hint="Set dequant_cache to auto, or shard_base to false.",
         )
     pairs = config.pairs_per_step
-    return processes_for(config.processes, pairs, f"a step has {pairs} pairs")
+    return processes_for(config.processes, pairs, f"a step has {plural(pairs, 'pair')}")
 
 
 def processes_for(wanted: int, items: int, has_items: str) -> int:
@@ -47,9 +48,8 @@ def processes_for(wanted: int, items: int, has_items: str) -> int:
             "are visible; docs/scale.md describes runs on several machines.",
         )
     if not gpus and wanted > max(1, items):
-        one = has_items.split()[-1].removesuffix("s")
         raise ConfigError(
-            f"processes is {wanted}, and {has_items}; a process without a {one} only waits.",
+            f"processes is {wanted}, and {has_items}; a process without one only waits.",
             hint=f"Set processes to auto, or to at most {max(1, items)}.",
         )
     return wanted or max(1, min(gpus, items))
