@@ -12,8 +12,8 @@ import torch
 from benchmarks.peers.turns import Spec
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.pairs import load_preferences
+from orpo_qlora.models.devices.memory import Shape, read_shape
 from orpo_qlora.models.loading import attach_new_adapter, load_base
-from orpo_qlora.models.memory import Shape, read_shape
 from orpo_qlora.orpo.rows.tokens import TokenizedPair, tokenize_pairs
 from orpo_qlora.orpo.verify.parity import fill_adapter
 

@@ -15,7 +15,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from orpo_qlora.data.messages import Message
-from orpo_qlora.models import hardware, loading
+from orpo_qlora.models import loading
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.generation.generate import prompt_ids, stream
 from orpo_qlora.models.generation.prefixes import Prefixes
 from orpo_qlora.models.generation.sampling import BASE, Conversation, Sampling

@@ -27,7 +27,7 @@ from benchmarks.cells import FIRST_WORD_TOKEN, LONGEST, RANK
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.files.choices import ReadChoices
 from orpo_qlora.data.pairs import load_preferences
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.loading import (
     attach_new_adapter,
     load_base,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.shapes import SHAPES
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.orpo.kernels import row_kernels
 from orpo_qlora.orpo.kernels.row_kernels import KernelError, Name, RowKernels
 

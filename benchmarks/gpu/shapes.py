@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.models.hardware import Arithmetic
+from orpo_qlora.models.devices.hardware import Arithmetic
 from orpo_qlora.models.loading import Base, attach_new_adapter
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.orpo.verify.parity import fill_adapter

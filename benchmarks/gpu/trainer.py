@@ -28,7 +28,7 @@ from benchmarks.gpu.shapes import CELLS, SHAPES, pairs_of, random_policy
 from benchmarks.peers.ours import NoCallback, TrainerInFileOrder
 from benchmarks.peers.turns import forget_peak, peak_bytes, resident_bytes
 from orpo_qlora.config import build_config
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.orpo.engine import build_engine, restore_modules
 from orpo_qlora.orpo.loss import needs_of
 from orpo_qlora.orpo.rows.tokens import TokenizedPair

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.peers.turns import Spec, Turns
-from orpo_qlora.models import hardware
-from orpo_qlora.models.memory import read_shape
+from orpo_qlora.models.devices import hardware
+from orpo_qlora.models.devices.memory import read_shape
 
 ROWS = 1024
 HEAD_ROWS = 256

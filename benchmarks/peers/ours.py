@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from benchmarks.peers.turns import Spec, Turns
 from orpo_qlora.config import TrainConfig, build_config
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.loading import load_base, recompute_activations
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.kernels.gated_mlp import restore_gated_mlps

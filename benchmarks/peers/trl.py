@@ -14,7 +14,7 @@ from trl.experimental.orpo import ORPOTrainer
 
 from benchmarks.peers.ours import read_pairs
 from benchmarks.peers.turns import Spec, Turns
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.loading import load_base
 from orpo_qlora.orpo.verify.trl_steps import trl_arguments, trl_features, trl_trainer
 

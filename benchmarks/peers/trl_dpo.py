@@ -18,7 +18,7 @@ from trl import DPOConfig, DPOTrainer
 
 from benchmarks.peers.ours import read_pairs
 from benchmarks.peers.turns import Spec, Turns
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.loading import load_base
 
 

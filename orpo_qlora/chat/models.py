@@ -28,9 +28,10 @@ from orpo_qlora.errors import (
     OutOfMemory,
     UnsupportedModel,
 )
-from orpo_qlora.models import hardware, loading
+from orpo_qlora.models import loading
+from orpo_qlora.models.devices import hardware
+from orpo_qlora.models.devices.memory import NF4_BYTES
 from orpo_qlora.models.generation.prefixes import Prefixes
-from orpo_qlora.models.memory import NF4_BYTES
 from orpo_qlora.models.templates.rendering import template_text
 from orpo_qlora.models.weights import find
 from orpo_qlora.runs.store import Run

@@ -32,7 +32,7 @@ from orpo_qlora.chat.protocol import Address, ChatStatus, Reply, Request
 from orpo_qlora.chat.relay import relay
 from orpo_qlora.errors import Busy, OrpoQloraError, OutOfMemory
 from orpo_qlora.jobs import interactive
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.generation.generate import prompt_ids, stream
 from orpo_qlora.models.generation.sampling import BASE, Conversation
 from orpo_qlora.program import give_way, run_program, without_secrets

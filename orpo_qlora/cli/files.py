@@ -25,8 +25,8 @@ from orpo_qlora.data.readers.arrow import is_saved, split_folder
 from orpo_qlora.errors import InputError, ResourceError
 from orpo_qlora.jobs.hub import job
 from orpo_qlora.methods import method_of
-from orpo_qlora.models.machine import this_machine
-from orpo_qlora.models.needs import needs_of
+from orpo_qlora.models.devices.machine import this_machine
+from orpo_qlora.models.devices.needs import needs_of
 from orpo_qlora.presets import Recipe, read_preset, read_recipe, recipe_names
 
 DataFiles = Annotated[

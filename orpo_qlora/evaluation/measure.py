@@ -27,7 +27,8 @@ from orpo_qlora.evaluation.request import EvaluationRequest
 from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
 from orpo_qlora.jobs.memory import memory_named
-from orpo_qlora.models import hardware, loading
+from orpo_qlora.models import loading
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.orpo.drift import mean_kl
 from orpo_qlora.orpo.engine import Engine, build_engine
 from orpo_qlora.orpo.objectives.base import CHOSEN, REJECTED

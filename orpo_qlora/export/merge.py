@@ -28,7 +28,8 @@ from orpo_qlora.export.compare import (
 )
 from orpo_qlora.export.origin import origin_of
 from orpo_qlora.export.reports.card import MergeFacts, merged_card
-from orpo_qlora.models import hardware, loading
+from orpo_qlora.models import loading
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.generation.generate import end_ids
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.runs.store import Run

@@ -11,8 +11,15 @@ from dataclasses import dataclass, replace
 from orpo_qlora.config import TrainConfig, setting_fields
 from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.models.catalogue import CATALOGUE, CatalogueModel, find_model
-from orpo_qlora.models.machine import visible_gpus
-from orpo_qlora.models.memory import Footprint, MemoryChoice, Room, Shape, choose_memory, footprint
+from orpo_qlora.models.devices.machine import visible_gpus
+from orpo_qlora.models.devices.memory import (
+    Footprint,
+    MemoryChoice,
+    Room,
+    Shape,
+    choose_memory,
+    footprint,
+)
 
 FEWEST_USEFUL_TOKENS = 64
 """A shorter “Longest sequence” is no advice."""

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.jobs.measured_steps import Trial, TrialResult, try_steps
-from orpo_qlora.models import loading, machine
-from orpo_qlora.models.hardware import Arithmetic
+from orpo_qlora.models import loading
+from orpo_qlora.models.devices import machine
+from orpo_qlora.models.devices.hardware import Arithmetic
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.objectives.base import CHOSEN
 from orpo_qlora.orpo.rows.tokens import TokenizedPair

@@ -31,8 +31,9 @@ from orpo_qlora.jobs.measured_steps import (
     expected_shares,
     try_steps,
 )
-from orpo_qlora.models import hardware, loading
-from orpo_qlora.models.memory import Room, read_shape
+from orpo_qlora.models import loading
+from orpo_qlora.models.devices import hardware
+from orpo_qlora.models.devices.memory import Room, read_shape
 from orpo_qlora.models.templates import tokenizers
 from orpo_qlora.models.templates.chat_templates import UNCHANGED
 from orpo_qlora.models.templates.rendering import template_in_use

@@ -16,8 +16,8 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.estimation import Seconds
 from orpo_qlora.methods import method_of
-from orpo_qlora.models.hardware import peak_memory_bytes
-from orpo_qlora.models.memory import footprint, shape_of
+from orpo_qlora.models.devices.hardware import peak_memory_bytes
+from orpo_qlora.models.devices.memory import footprint, shape_of
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.processes.ranks import assign
 from orpo_qlora.orpo.rows.batches import steps_an_epoch, total_steps, training_batches

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from orpo_qlora.errors import OutOfMemory
 from orpo_qlora.jobs.job import JobProgram
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 
 
 def memory_named(job: JobProgram, work: Callable[[], None], hint: str) -> Callable[[], None]:

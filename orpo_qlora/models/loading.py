@@ -25,9 +25,9 @@ from orpo_qlora.errors import (
     OutOfMemory,
     UnsupportedModel,
 )
+from orpo_qlora.models.devices.hardware import Arithmetic, choose_arithmetic, memory_errors
 from orpo_qlora.models.experts import lora_targets
 from orpo_qlora.models.grouped_keys import repeat_keys_where_needed
-from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic, memory_errors
 from orpo_qlora.models.load_errors import DOWNLOAD_AGAIN, loading_errors
 from orpo_qlora.models.templates import tokenizers
 from orpo_qlora.models.trust import refuse_unsafe_adapter

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from orpo_qlora.errors import UnsupportedModel
-from orpo_qlora.models.hardware import is_out_of_memory
+from orpo_qlora.models.devices.hardware import is_out_of_memory
 
 GATHERED_LAYERS = 3
 """Layers of which FSDP holds all weights at once: the one that computes, the next one, and the

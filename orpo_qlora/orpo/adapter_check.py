@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from orpo_qlora.models.hardware import is_out_of_memory
+from orpo_qlora.models.devices.hardware import is_out_of_memory
 from orpo_qlora.models.sharding import has_shards
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from orpo_qlora.errors import OutOfMemory
-from orpo_qlora.models.hardware import is_out_of_memory
+from orpo_qlora.models.devices.hardware import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, float32, float64
 
-from orpo_qlora.models.hardware import (
+from orpo_qlora.models.devices.hardware import (
     forget_peak_memory,
     peak_memory_bytes,
     peak_reserved_bytes,

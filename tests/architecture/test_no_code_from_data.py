@@ -1,6 +1,7 @@
 """No call in the package turns data into code: its syntax trees are read for those that could."""
 
 import ast
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -80,10 +81,11 @@ def test_the_look_finds_what_it_looks_for(text):
 
 
 def test_base_models_are_loaded_from_safetensors_without_their_code():
-    tree = ast.parse((PACKAGE / "models" / "loading.py").read_text(encoding="utf-8"))
+    files = [PACKAGE / "models" / name for name in ("loading.py", "templates/tokenizers.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
     named = {
         getattr(node.func.value, "id", ""): {keyword.arg for keyword in node.keywords}
-        for node in ast.walk(tree)
+        for node in chain.from_iterable(map(ast.walk, trees))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "from_pretrained"

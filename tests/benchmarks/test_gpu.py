@@ -12,8 +12,8 @@ from benchmarks.gpu import __main__ as table
 from benchmarks.gpu import kernels, trainer
 from benchmarks.gpu.shapes import CELLS, SHAPES, pairs_of, random_policy
 from benchmarks.gpu.trainer import Task
-from orpo_qlora.models.hardware import choose_arithmetic
-from orpo_qlora.models.memory import shape_of
+from orpo_qlora.models.devices.hardware import choose_arithmetic
+from orpo_qlora.models.devices.memory import shape_of
 
 
 @pytest.mark.filterwarnings("ignore")  # TRL's and accelerate's own

@@ -8,7 +8,7 @@ from pages import chromium, open_page, served_page, watch_errors
 from playwright.sync_api import expect
 
 from orpo_qlora import presets
-from orpo_qlora.models.machine import this_machine
+from orpo_qlora.models.devices.machine import this_machine
 from orpo_qlora.runs import store
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

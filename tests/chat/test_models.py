@@ -10,7 +10,7 @@ import pytest
 from orpo_qlora.chat import models as chat_models
 from orpo_qlora.chat import server
 from orpo_qlora.errors import Busy, OutOfMemory
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 
 GIB = chat_models.GIB
 

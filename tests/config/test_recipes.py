@@ -6,9 +6,9 @@ from orpo_qlora import presets, shipped_presets
 from orpo_qlora.config import build_config
 from orpo_qlora.data.files.hub import request_of
 from orpo_qlora.errors import ConfigError, InputError, ResourceError
-from orpo_qlora.models import needs as models_needs
-from orpo_qlora.models.machine import GIGABYTE, Gpu, Machine
-from orpo_qlora.models.needs import needs_of
+from orpo_qlora.models.devices import needs as models_needs
+from orpo_qlora.models.devices.machine import GIGABYTE, Gpu, Machine
+from orpo_qlora.models.devices.needs import needs_of
 from orpo_qlora.shipped_presets import read_preset
 
 LAMBDAS = {

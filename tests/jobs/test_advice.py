@@ -6,7 +6,7 @@ import pytest
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.jobs.advice import Question, changes_for_disk, changes_for_memory
-from orpo_qlora.models.memory import Room, shape_of
+from orpo_qlora.models.devices.memory import Room, shape_of
 
 LLAMA_8B = {
     "hidden_size": 4096,

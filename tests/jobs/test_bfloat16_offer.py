@@ -10,8 +10,9 @@ from orpo_qlora.data.pairs import load_preferences
 from orpo_qlora.jobs import bfloat16_offer, estimation, interactive
 from orpo_qlora.jobs.bfloat16_offer import InFloat32, Offer, compare, is_offered, response_logps
 from orpo_qlora.jobs.estimate_steps import EstimateProgram
-from orpo_qlora.models import loading, machine
-from orpo_qlora.models.hardware import Arithmetic, choose_arithmetic
+from orpo_qlora.models import loading
+from orpo_qlora.models.devices import machine
+from orpo_qlora.models.devices.hardware import Arithmetic, choose_arithmetic
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.runs.process import training_setup
 

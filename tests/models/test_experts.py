@@ -10,10 +10,10 @@ from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import UnsupportedModel
 from orpo_qlora.models import experts, loading
+from orpo_qlora.models.devices.memory import read_shape
 from orpo_qlora.models.experts import can_mix_adapters, describe_experts, lora_targets
 from orpo_qlora.models.generation import generate
 from orpo_qlora.models.generation.sampling import BASE, Conversation, Sampling
-from orpo_qlora.models.memory import read_shape
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.rows.packing import Needs
 from orpo_qlora.orpo.rows.tokens import TokenizedPair

@@ -8,8 +8,9 @@ from tiny import strip_template
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import ModelNotFound, NoChatTemplate, OutOfMemory, UnsupportedModel
-from orpo_qlora.models import demo, hardware, loading
+from orpo_qlora.models import demo, loading
 from orpo_qlora.models.catalogue import CATALOGUE, DEMO, find_model
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.templates import tokenizers
 from orpo_qlora.models.weights import convert, find
 

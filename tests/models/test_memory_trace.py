@@ -18,8 +18,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from orpo_qlora.config import build_config
+from orpo_qlora.models.devices.memory import Room, choose_memory, footprint, shape_of
 from orpo_qlora.models.loading import recompute_activations
-from orpo_qlora.models.memory import Room, choose_memory, footprint, shape_of
 from orpo_qlora.orpo import engine
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.kernels import attention, gated_mlp, rms_norm

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from benchmarks.gpu.shapes import CELLS, RANK, SHAPES, pairs_of, random_policy
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
+from orpo_qlora.models.devices.memory import footprint, shape_of
 from orpo_qlora.models.generation import generate
 from orpo_qlora.models.generation.sampling import Sampling
-from orpo_qlora.models.memory import footprint, shape_of
 from orpo_qlora.orpo import logps
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.rows.packing import Needs

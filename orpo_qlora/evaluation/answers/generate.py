@@ -15,7 +15,7 @@ from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import OutOfMemory
 from orpo_qlora.evaluation.answers.kept import Answer, AnswerSampling, KeptAnswers
 from orpo_qlora.evaluation.answers.prompts import Prompt
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.generation.generate import Policy, stream
 from orpo_qlora.models.generation.sampling import Conversation, Sampling
 from orpo_qlora.orpo.processes.ranks import ALONE, Ranks

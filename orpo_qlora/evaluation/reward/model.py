@@ -20,7 +20,7 @@ from transformers import (
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.messages import Message
 from orpo_qlora.errors import UnsupportedModel
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.load_errors import loading_errors
 from orpo_qlora.models.templates import tokenizers
 from orpo_qlora.models.weights import find

@@ -48,7 +48,7 @@ from orpo_qlora.evaluation.suite.systems import Group, Loaded, groups_of, load_g
 from orpo_qlora.jobs import interactive
 from orpo_qlora.jobs.job import JobPaths, JobProgram, run_job
 from orpo_qlora.jobs.memory import memory_named
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 
 LOCAL_PARTS = tuple(part for part in PARTS if part != "judge")

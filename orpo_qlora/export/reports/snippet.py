@@ -10,7 +10,7 @@ from orpo_qlora.models.templates.chat_templates import IM_END
 
 QUESTION = "Why do cats purr?"
 _DTYPES = {name: f"torch.{name}" for name in ("float32", "bfloat16", "float16")}
-# As `models.hardware.choose_arithmetic` chooses.
+# As `models.devices.hardware.choose_arithmetic` chooses.
 _AUTO_DTYPE = """\
 has_bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 dtype = torch.bfloat16 if has_bfloat16 else torch.float32"""

@@ -23,9 +23,9 @@ from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from orpo_qlora.models.devices.hardware import free_host_bytes
 from orpo_qlora.models.experts import can_mix_adapters, one_adapter
 from orpo_qlora.models.generation.sampling import BASE
-from orpo_qlora.models.hardware import free_host_bytes
 from orpo_qlora.models.sharding import is_sharded
 
 FEW_ROWS = 8

@@ -13,7 +13,7 @@ from importlib import metadata
 import torch
 from torch.nn.attention import SDPBackend
 
-from orpo_qlora.models.hardware import Arithmetic
+from orpo_qlora.models.devices.hardware import Arithmetic
 
 PACKAGES = (
     *("orpo-qlora", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "trl"),

@@ -25,11 +25,11 @@ from rich.console import Console
 from orpo_qlora import storage
 from orpo_qlora.data.wording import in_bytes
 from orpo_qlora.errors import OrpoQloraError
-from orpo_qlora.models.machine import this_machine
+from orpo_qlora.models.devices.machine import this_machine
 from orpo_qlora.program import without_paths, without_secrets
 
 if TYPE_CHECKING:
-    from orpo_qlora.models.hardware import Arithmetic
+    from orpo_qlora.models.devices.hardware import Arithmetic
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ def _no_cuda_hint(build: str, driver: str) -> str:
 def _device(examination: Examination) -> str:
     import torch
 
-    from orpo_qlora.models import hardware
+    from orpo_qlora.models.devices import hardware
     from orpo_qlora.orpo.doctor import facts
 
     threads = hardware.use_all_cores()
@@ -224,7 +224,7 @@ def _bitsandbytes(examination: Examination) -> str:
 def _engine_checks(examination: Examination, work: Path) -> None:
     import torch
 
-    from orpo_qlora.models.hardware import Arithmetic
+    from orpo_qlora.models.devices.hardware import Arithmetic
     from orpo_qlora.orpo.doctor import self_check, tiny
 
     torch.set_num_threads(1)  # on busy cores, threads of such small products wait for each other

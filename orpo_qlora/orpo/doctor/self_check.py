@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.models.hardware import Arithmetic
+from orpo_qlora.models.devices.hardware import Arithmetic
 from orpo_qlora.orpo import resume
 from orpo_qlora.orpo.doctor.tiny import Lengths, load_policy, random_pairs
 from orpo_qlora.orpo.engine import Engine, build_engine, plain_sums, restore_modules

@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.models.hardware import Arithmetic
+from orpo_qlora.models.devices.hardware import Arithmetic
 from orpo_qlora.models.loading import Base, attach_new_adapter, load_weights
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 from orpo_qlora.orpo.verify.parity import fill_adapter

@@ -15,7 +15,7 @@ from typing import Literal, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from orpo_qlora.models.hardware import is_out_of_memory
+from orpo_qlora.models.devices.hardware import is_out_of_memory
 from orpo_qlora.orpo.kernels import activations, rms_norm
 from orpo_qlora.orpo.kernels.activations import Activation, Activations
 from orpo_qlora.orpo.kernels.rms_norm import NormKernel

@@ -24,7 +24,7 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from orpo_qlora.errors import ConfigError, OrpoQloraError, OutOfMemory, WorkerLost, class_of
-from orpo_qlora.models.hardware import is_out_of_memory
+from orpo_qlora.models.devices.hardware import is_out_of_memory
 from orpo_qlora.models.sharding import is_lost_connection
 from orpo_qlora.orpo.processes.ranks import Ranks, assign
 

@@ -18,9 +18,15 @@ from peft import PeftModel
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OutOfMemory
-from orpo_qlora.models.hardware import free_memory_bytes, is_out_of_memory
+from orpo_qlora.models.devices.hardware import free_memory_bytes, is_out_of_memory
+from orpo_qlora.models.devices.memory import (
+    FEWEST_TOKENS,
+    MemoryChoice,
+    Room,
+    choose_memory,
+    shape_of,
+)
 from orpo_qlora.models.loading import recompute_activations
-from orpo_qlora.models.memory import FEWEST_TOKENS, MemoryChoice, Room, choose_memory, shape_of
 from orpo_qlora.models.sharding import gathered_bytes
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.processes.ranks import ALONE, Ranks

@@ -23,7 +23,7 @@ from orpo_qlora import methods, storage
 from orpo_qlora.config import TrainConfig, setting_fields
 from orpo_qlora.data.pairs import PreferencePair, read_pairs
 from orpo_qlora.errors import InputError, OrpoQloraError, OutOfMemory
-from orpo_qlora.models.hardware import memory_errors, use_all_cores
+from orpo_qlora.models.devices.hardware import memory_errors, use_all_cores
 from orpo_qlora.models.loading import attach_new_adapter, load_base
 from orpo_qlora.orpo.engine import Engine
 from orpo_qlora.orpo.loss import loss_for

@@ -17,7 +17,8 @@ from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.messages import Message
 from orpo_qlora.data.pairs import PreferencePair
-from orpo_qlora.models import hardware, loading, sharding
+from orpo_qlora.models import loading, sharding
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.generation.generate import answer_all
 from orpo_qlora.models.generation.sampling import BASE, Conversation, Sampling
 from orpo_qlora.models.grouped_keys import repeat_keys_where_needed

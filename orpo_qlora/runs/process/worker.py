@@ -28,7 +28,8 @@ from transformers import PreTrainedTokenizerBase
 from orpo_qlora import storage
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OrpoQloraError, OutOfMemory
-from orpo_qlora.models import hardware, loading
+from orpo_qlora.models import loading
+from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.experts import describe_experts
 from orpo_qlora.models.generation.sampling import BASE
 from orpo_qlora.models.sharding import same_logits

@@ -17,7 +17,7 @@ import gradio as gr
 from orpo_qlora import presets
 from orpo_qlora.config import TrainConfig, build_config, setting_fields
 from orpo_qlora.errors import ConfigError, InputError
-from orpo_qlora.models.machine import Machine
+from orpo_qlora.models.devices.machine import Machine
 from orpo_qlora.runs import present
 from orpo_qlora.shipped_presets import preset_names
 from orpo_qlora.ui.parts import cards, downloads, form, theme

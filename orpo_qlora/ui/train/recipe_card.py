@@ -11,8 +11,8 @@ from typing import Any
 
 import gradio as gr
 
-from orpo_qlora.models.machine import Machine, this_machine
-from orpo_qlora.models.needs import Needs, needs_of
+from orpo_qlora.models.devices.machine import Machine, this_machine
+from orpo_qlora.models.devices.needs import Needs, needs_of
 from orpo_qlora.presets import Recipe, check_known, read_preset, read_recipe
 from orpo_qlora.ui.data import hub_panel
 from orpo_qlora.ui.data.hub_panel import HubPanel

@@ -15,7 +15,7 @@ from orpo_qlora.data.doctor.examine import too_many_passes
 from orpo_qlora.data.summary import DataSummary
 from orpo_qlora.errors import ConfigError, InputError, ModelError, OrpoQloraError
 from orpo_qlora.models.catalogue import find_model
-from orpo_qlora.models.machine import Machine, this_machine
+from orpo_qlora.models.devices.machine import Machine, this_machine
 from orpo_qlora.models.templates import chat_templates, tokenizer_files
 from orpo_qlora.runs import present, store
 from orpo_qlora.runs.process import launch

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from orpo_qlora.models.gpus import GIGABYTE, Gpu
-from orpo_qlora.models.hardware import Arithmetic
-from orpo_qlora.models.machine import Machine
+from orpo_qlora.models.devices.gpus import GIGABYTE, Gpu
+from orpo_qlora.models.devices.hardware import Arithmetic
+from orpo_qlora.models.devices.machine import Machine
 from orpo_qlora.orpo.doctor import program, self_check, tiny
 from orpo_qlora.orpo.kernels.lora_linear import LoraProduct
 

@@ -8,7 +8,7 @@ from policies import make_policy, random_pairs
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import OutOfMemory
-from orpo_qlora.models.memory import MemoryChoice
+from orpo_qlora.models.devices.memory import MemoryChoice
 from orpo_qlora.orpo import engine as engine_module
 from orpo_qlora.orpo import step
 from orpo_qlora.orpo.engine import Engine, build_engine

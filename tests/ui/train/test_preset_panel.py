@@ -6,7 +6,7 @@ from form_values import values_of
 from orpo_qlora import presets
 from orpo_qlora.config import TrainConfig, build_config, setting_fields
 from orpo_qlora.errors import ConfigError, InputError
-from orpo_qlora.models.machine import Gpu, Machine
+from orpo_qlora.models.devices.machine import Gpu, Machine
 from orpo_qlora.ui.parts import form
 from orpo_qlora.ui.parts.form import Form
 from orpo_qlora.ui.train import preset_panel

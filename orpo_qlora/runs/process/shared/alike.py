@@ -10,7 +10,7 @@ import torch
 
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.errors import ConfigError
-from orpo_qlora.models.hardware import choose_arithmetic
+from orpo_qlora.models.devices.hardware import choose_arithmetic
 from orpo_qlora.orpo.processes.ranks import Ranks
 from orpo_qlora.orpo.rows.tokens import TokenizedPair
 

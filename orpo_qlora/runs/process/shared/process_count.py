@@ -7,7 +7,7 @@ import psutil
 from orpo_qlora.config import TrainConfig
 from orpo_qlora.data.wording import plural
 from orpo_qlora.errors import ConfigError
-from orpo_qlora.models.machine import usable_cores, visible_gpus
+from orpo_qlora.models.devices.machine import usable_cores, visible_gpus
 
 
 def process_count(config: TrainConfig) -> int:

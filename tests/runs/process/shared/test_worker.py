@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from orpo_qlora import storage
 from orpo_qlora.config import build_config
 from orpo_qlora.errors import ConfigError, InputError, OutOfMemory
-from orpo_qlora.models import machine
+from orpo_qlora.models.devices import machine
 from orpo_qlora.orpo.processes.ranks import Ranks
 from orpo_qlora.runs import store
 from orpo_qlora.runs.process import ending, launch, worker

@@ -7,7 +7,7 @@ import torch
 from policies import CONFIGS, make_policy, random_pairs
 
 from orpo_qlora.config import TrainConfig
-from orpo_qlora.models.memory import Room, choose_memory, footprint, read_shape, shape_of
+from orpo_qlora.models.devices.memory import Room, choose_memory, footprint, read_shape, shape_of
 from orpo_qlora.orpo.engine import build_engine
 from orpo_qlora.orpo.rows.packing import Needs
 

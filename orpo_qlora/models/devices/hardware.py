@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from orpo_qlora.errors import OutOfMemory, UnsupportedModel
-from orpo_qlora.models.machine import usable_cores
+from orpo_qlora.models.devices.machine import usable_cores
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 THREADS_AT_START = torch.get_num_threads()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orpo_qlora.models.gpus import GIGABYTE
-from orpo_qlora.models.machine import Machine, visible_gpus
+from orpo_qlora.models.devices.gpus import GIGABYTE
+from orpo_qlora.models.devices.machine import Machine, visible_gpus
 
 DOWNLOAD_GB = 2.0
 """Per billion parameters: 16-bit weights."""

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
-from orpo_qlora.models import gpus, machine
-from orpo_qlora.models.gpus import GIGABYTE, Gpu
-from orpo_qlora.models.machine import Machine
+from orpo_qlora.models.devices import gpus, machine
+from orpo_qlora.models.devices.gpus import GIGABYTE, Gpu
+from orpo_qlora.models.devices.machine import Machine
 from orpo_qlora.shipped_presets import preset_names
 
 TWO = "0, GPU-a, NVIDIA L4, 23034, 580.65\n1, GPU-b, NVIDIA H100, 81559, 580.65\n"
@@ -74,7 +74,7 @@ def test_driver_is_asked_and_may_fail(tmp_path, monkeypatch, script, seconds, pr
 
 def test_it_is_asked_without_torch():
     code = (
-        "import sys; from orpo_qlora.models import machine; machine.this_machine(); "
+        "import sys; from orpo_qlora.models.devices import machine; machine.this_machine(); "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

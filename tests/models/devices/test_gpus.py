@@ -2,8 +2,8 @@
 
 import pytest
 
-from orpo_qlora.models import gpus
-from orpo_qlora.models.gpus import GIGABYTE
+from orpo_qlora.models.devices import gpus
+from orpo_qlora.models.devices.gpus import GIGABYTE
 
 L4 = "0, GPU-aaaa-1, NVIDIA L4, 23034, 580.65"
 H100 = "1, GPU-bbbb-2, NVIDIA H100 80GB HBM3, 81559, 580.65"

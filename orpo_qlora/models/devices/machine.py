@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from orpo_qlora.models import gpus
-from orpo_qlora.models.gpus import GIGABYTE, Gpu
+from orpo_qlora.models.devices import gpus
+from orpo_qlora.models.devices.gpus import GIGABYTE, Gpu
 from orpo_qlora.shipped_presets import preset_names
 
 CPU_DESCRIPTION = Path("/proc/cpuinfo")

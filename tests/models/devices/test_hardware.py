@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from orpo_qlora.errors import OutOfMemory, UnsupportedModel
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 
 GIB = 2**30
 
@@ -49,7 +49,7 @@ def test_all_cores_are_used_again_after_one(asked):
     program = """
 import torch
 from orpo_qlora.errors import OutOfMemory
-from orpo_qlora.models import hardware
+from orpo_qlora.models.devices import hardware
 
 first = hardware.use_all_cores()
 torch.set_num_threads(1)
