@@ -8,8 +8,9 @@ its own and real; libraries and modules of orpo_qlora are there already. `sitecu
 PYTHONPATH given by a test is imported in the new process.
 
 Started cold all the same: other programs, and those with another environment than the server's,
-because libraries read it as they are imported. A test that needs a cold start sets `COLD`; what
-the program starts is then cold too.
+because libraries read it as they are imported. Programs of the Hub import its libraries in the new
+process instead, so theirs may differ in what those read. A test that needs a cold start sets
+`COLD`; what the program starts is then cold too.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ SUPERVISOR = "orpo_qlora.runs.process.supervisor"
 COMMAND_LINE = "orpo_qlora.cli.main"
 TORCHRUN = "orpo_qlora.runs.process.shared.torchrun"
 TORCHRUN_OF_JOBS = "orpo_qlora.jobs.shared.torchrun"
-STARTERS = {PAGE, SUPERVISOR, COMMAND_LINE, TORCHRUN, TORCHRUN_OF_JOBS}
+FETCH = "orpo_qlora.jobs.hub.fetch"
+FETCHES = str(ROOT / "tests" / "hub_fetches.py")
+TEMPLATE_CHECK = "orpo_qlora.models.templates.check"
+CHAT_API = "orpo_qlora.chat.openai_api"
+STARTERS = {PAGE, SUPERVISOR, COMMAND_LINE, TORCHRUN, TORCHRUN_OF_JOBS, CHAT_API}
 """Programs that start others."""
 PROGRAMS = (
     SUPERVISOR,
@@ -52,10 +57,22 @@ PROGRAMS = (
     "orpo_qlora.evaluation.suite.program",
     "orpo_qlora.export.make",
     "orpo_qlora.chat.server",
+    CHAT_API,
     "orpo_qlora.models.weights.pickled",
+    TEMPLATE_CHECK,
+    FETCH,
 )
 VERIFY = "orpo_qlora.orpo.verify.program"
 """Forked too, but TRL is imported in the new process: nothing else needs it."""
+CONVERTERS = ("convert_hf_to_gguf.py", "convert_lora_to_gguf.py")
+SCRIPTS = (*CONVERTERS, "code_of_the_card.py", "serve_model.py", "half_conversion.py")
+"""Names of files that run as programs, besides the page and the fetches."""
+HUB = ("HF_", "USE_TORCH", "USE_TF", "USE_JAX")
+OTHERS_READ_LATE = {COMMAND_LINE: HUB, FETCH: HUB, FETCHES: HUB, TEMPLATE_CHECK: ("USE_TORCH",)}
+"""Beginnings of variables that some programs may have changed: of none of their libraries, or of
+HUB_LIBRARIES, which the new process then imports again. None of them uses a model."""
+HUB_LIBRARIES = {"huggingface_hub", "datasets", "orpo_qlora"}
+"""The last one because it holds parts of the others."""
 LIBRARIES = (
     "transformers.models.llama.modeling_llama",
     "peft.tuners.lora.bnb",
@@ -64,8 +81,8 @@ LIBRARIES = (
 TORCHRUN_POPEN = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler"
 """Torch's module with a `Popen` of its own."""
 READ_LATE = (
-    *("ORPO_QLORA_", "HF_TOKEN", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"),
-    *("PYTHONPATH", "FAULT", "FAKE_WORKER", "FREE_BYTES"),
+    *("ORPO_QLORA_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PYTEST_CURRENT_TEST"),
+    *("TORCHINDUCTOR_CACHE_DIR", "PYTHONPATH", "FAULT", "FAKE_WORKER", "FREE_BYTES", "OUTGOING"),
     # Of a page.
     *("GRADIO_TEMP_DIR", "no_proxy", "NO_PROXY"),
     # Of torchrun.
@@ -83,6 +100,8 @@ OF_PROGRAMS = {
 """Variables that `orpo_qlora.program` sets for what it starts, but not a page or a command."""
 NO_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """A clone has one thread, so the server must have no other: pyarrow's allocator would start one."""
+IMPORTED_WITH: dict[str, str] = {}
+"""The environment in which a server imported the libraries."""
 COMMAND_BYTES = 4096
 MESSAGE_BYTES = 150_000
 CLONE, CLONE_PARENT = {"x86_64": 56, "aarch64": 220}.get(os.uname().machine), 0x8000
@@ -101,10 +120,12 @@ class Server:
 
     def can_run(self, arguments: list[str], environment: dict[str, str]) -> bool:
         """Whether a cold start would differ in nothing but its imports."""
+        name = name_of(arguments)
+        late = OTHERS_READ_LATE.get(name, ())
         return (
             arguments[0] == sys.executable
-            and name_of(arguments) in {*PROGRAMS, PAGE, VERIFY}
-            and fixed(environment) == fixed(self.environment)
+            and (name in {*PROGRAMS, VERIFY, PAGE, FETCHES} or Path(name).name in SCRIPTS)
+            and fixed(environment, late) == fixed(self.environment, late)
         )
 
     def run(self, request: dict, descriptors: list[int]) -> int:
@@ -132,18 +153,18 @@ class Server:
             self._process.wait()
 
 
-def fixed(environment: dict[str, str]) -> dict[str, str]:
+def fixed(environment: dict[str, str], late: tuple[str, ...]) -> dict[str, str]:
     """Return the variables that a program and its server must have in common."""
     return {
         name: value
         for name, value in environment.items()
-        if not name.startswith(READ_LATE) and name not in OF_PROGRAMS
+        if not name.startswith(READ_LATE + late) and name not in OF_PROGRAMS
     }
 
 
 def name_of(arguments: list[str]) -> str:
     """Return the module or script that a Python command runs."""
-    return arguments[2 if arguments[1] == "-m" else 1]
+    return next((part for part in arguments[1:] if part not in {"-m", "-s", "-B"}), "")
 
 
 def popen_of(server: Server) -> type[subprocess.Popen]:
@@ -199,6 +220,27 @@ def preload() -> None:
     gc.freeze()  # collections in the forks then leave these pages shared
 
 
+def forget(packages: set[str]) -> None:
+    """Let these packages be imported again."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[name]
+
+
+def forget_hub_libraries() -> None:
+    """Let the libraries of the Hub be imported again, with what they register."""
+    if "datasets" in sys.modules:
+        for dimensions in range(2, 6):
+            name = f"datasets.features.features.Array{dimensions}DExtensionType"
+            sys.modules["pyarrow"].unregister_extension_type(name)
+    forget(HUB_LIBRARIES)
+
+
+def hub_part(environment: dict[str, str]) -> dict[str, str]:
+    """Return what the libraries of the Hub read."""
+    token = "HF_TOKEN"  # read when it is needed
+    return {n: v for n, v in environment.items() if n.startswith(HUB) and n != token}
+
+
 def serve(channel: socket.socket) -> tuple[dict, list[int]]:
     """Clone on every request; return, in a clone alone, what it was asked for."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the callers
@@ -240,7 +282,7 @@ def become(request: dict, descriptors: list[int]) -> None:
     name = name_of(arguments)
     if name in STARTERS:
         # What it starts must be its own child, so it needs a server of its own.
-        server = Server(environment, fork_server())
+        server = Server(IMPORTED_WITH, fork_server())
     if request["new_session"]:
         os.setsid()
     place(descriptors, request["descriptors"], server)
@@ -255,11 +297,17 @@ def become(request: dict, descriptors: list[int]) -> None:
     sys.modules["numpy"].random.seed()
     name_process(arguments)
     sys.orig_argv = arguments
-    sys.path[0] = str(ROOT) if name == PAGE else request["folder"]
+    sys.dont_write_bytecode = "-B" in arguments[: arguments.index(name)]
+    is_script = name.endswith(".py")
+    sys.path[0] = str(Path(name).parent) if is_script else request["folder"]
     add_paths(environment.get("PYTHONPATH", ""))
+    if name in {FETCH, FETCHES} or hub_part(environment) != hub_part(IMPORTED_WITH):
+        forget_hub_libraries()
+    if name.endswith(CONVERTERS):
+        forget({"gguf"})  # they have one of their own
     sys.argv = arguments[arguments.index(name) :]
-    if name == PAGE:
-        runpy.run_path(PAGE, run_name="__main__")
+    if is_script:
+        runpy.run_path(name, run_name="__main__")
     else:
         sys.modules.pop(name, None)  # it is to run, not to be found
         runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -327,6 +375,7 @@ def name_process(arguments: list[str]) -> None:
 
 def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
+    IMPORTED_WITH.update({n: v for n, v in os.environ.items() if n not in NO_THREAD})
     preload()
     become(*serve(channel))
 

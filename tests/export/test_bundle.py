@@ -53,8 +53,10 @@ def test_the_code_of_the_card_loads_the_adapter_with_the_run_s_log_probs(
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.DOTALL)
     # The base is a local folder, which the card calls by its name alone.
     (tmp_path / tiny_model.name).symlink_to(tiny_model)
+    program = tmp_path / "code_of_the_card.py"
+    program.write_text(code[1] + MEASURE, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", code[1] + MEASURE, str(ended_run.paths.held_out)],
+        [sys.executable, str(program), str(ended_run.paths.held_out)],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -66,7 +66,6 @@ def whole_job(tiny_model, served):
         pages = [page.get(path).text for path in ("/", "/config", "/gradio_api/info")]
         files = {"files": (source.name, source.read_bytes())}
         pages.append(page.post("/gradio_api/upload", files=files).text)
-    # Every program of this test starts cold: its environment is not that of the forks' server.
     settings = ["max_steps=4", "checkpoint_every=2", "held_out=0"]
     options = [part for setting in settings for part in ("--set", setting)]
     program = [sys.executable, "-m", "orpo_qlora.cli.main", "train", str(source), "--model"]

@@ -1,6 +1,5 @@
-"""A real OpenAI-compatible endpoint as judge: `transformers serve` with the demo model."""
+"""A real OpenAI-compatible endpoint as judge: `transformers serve` with a tiny model."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -9,11 +8,11 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from tiny import make_endless_model
 
 from orpo_qlora.evaluation.judge import endpoint, questions
 from orpo_qlora.evaluation.judge.kept import ask_all
 from orpo_qlora.evaluation.judge.settings import JudgeSettings
-from orpo_qlora.models import demo
 
 WAIT_SECONDS = 240
 QUESTIONS = [
@@ -28,10 +27,10 @@ def served(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    program = "from transformers.cli.transformers import app; app()"
     arguments = ["serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
-    limits = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    process = subprocess.Popen([sys.executable, "-c", program, *arguments], env=os.environ | limits)
+    program = folder / "serve_model.py"
+    program.write_text("from transformers.cli.transformers import app; app()\n", encoding="utf-8")
+    process = subprocess.Popen([sys.executable, str(program), *arguments])
     try:
         _wait_until_ready(process, f"http://127.0.0.1:{port}/health")
         yield f"http://127.0.0.1:{port}/v1"
@@ -53,9 +52,9 @@ def _wait_until_ready(process, address):
     pytest.fail("transformers serve did not answer")
 
 
-def test_transformers_serve_answers_as_a_judge(demo_home, monkeypatch):
+def test_transformers_serve_answers_as_a_judge(tmp_path, monkeypatch):
     monkeypatch.setattr(endpoint, "MOST_REPLY_TOKENS", 16)
-    folder = demo.demo_folder()
+    folder = make_endless_model(tmp_path / "tiny")
     with served(folder) as address:
         settings = JudgeSettings(base_url=address, model=str(folder), timeout_seconds=WAIT_SECONDS)
         replies = ask_all(QUESTIONS, settings, lambda *_: None)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -205,8 +206,13 @@ def test_a_killed_conversion_continues(tiny_model, tmp_path, own_home):
         "        time.sleep(600)\n"
         "pickled.convert_weights(sys.argv[1], on_progress=wait)\n"
     )
+    script = tmp_path / "half_conversion.py"
+    script.write_text(code)
     program = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(script), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
     )
     assert program.stdout.readline() == "half\n"
     program.send_signal(signal.SIGKILL)
