@@ -376,8 +376,9 @@ class Worker:
         for (phase, start), (_, end) in pairwise(moments):
             name = phase.partition(":")[0]  # without its progress
             spent[name] = spent.get(name, 0.0) + end - start
-        parts = ", ".join(f"{name} {took:.0f} s" for name, took in spent.items() if took >= 0.5)
-        self.on_note(f"First step after {moments[-1][1] - moments[0][1]:.0f} s: {parts}.")
+        parts = [f"{name} {took:.0f} s" for name, took in spent.items() if took >= 0.5]
+        text = f"First step after {moments[-1][1] - moments[0][1]:.0f} s"
+        self.on_note(f"{text}: {', '.join(parts)}." if parts else f"{text}.")
 
     def on_phase(self, phase: str) -> None:
         """Show what is being measured (see `orpo.trainer.RunCallback`)."""
