@@ -297,7 +297,8 @@ def become(request: dict, descriptors: list[int]) -> None:
     sys.modules["numpy"].random.seed()
     name_process(arguments)
     sys.orig_argv = arguments
-    sys.dont_write_bytecode = "-B" in arguments[: arguments.index(name)]
+    is_read_only = "PYTHONDONTWRITEBYTECODE" in environment
+    sys.dont_write_bytecode = is_read_only or "-B" in arguments[: arguments.index(name)]
     is_script = name.endswith(".py")
     sys.path[0] = str(Path(name).parent) if is_script else request["folder"]
     add_paths(environment.get("PYTHONPATH", ""))
