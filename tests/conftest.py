@@ -98,6 +98,16 @@ def quick_programs():
     server.close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def usual_priority():
+    """Keep the priority of this process: a job that a test runs in it would lower it for good."""
+    from orpo_qlora.jobs import interactive
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interactive, "_give_way_at_first_answer", lambda: None)
+        yield
+
+
 @pytest.fixture
 def cold(monkeypatch):
     """Start the programs of this test, and those that they start, as a user's machine does."""
