@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from orpo_qlora.orpo.processes.process_group import ProcessGroup
@@ -44,7 +45,10 @@ def _fork(rank: int, size: int, folder: Path, work: Callable[[ProcessGroup], Any
         return child
     code = 1
     try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends it in native code too
         signal.alarm(WAIT_SECONDS)
+        # An earlier test may have used several: threads that a fork lacks, and OpenMP waits for.
+        torch.set_num_threads(1)
         store = dist.FileStore(str(folder / "store"), size)
         store.set_timeout(timedelta(seconds=WAIT_SECONDS))
         (folder / f"{rank}.pickle").write_bytes(pickle.dumps(_result(rank, size, store, work)))
