@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -35,6 +36,16 @@ def run_ranks(size: int, folder: Path, work: Callable[[ProcessGroup], Any]) -> l
         kept = (folder / f"{rank}.pickle").read_bytes() if code == 0 else b""
         results.append(pickle.loads(kept) if kept else code)  # noqa: S301 - written below
     return results
+
+
+def processes_of(module: str, folder: Path) -> list[psutil.Process]:
+    """Return the processes that run a module for a folder, in the order of their start."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if module in command and str(folder) in command:
+            found.append(process)
+    return sorted(found, key=lambda process: process.pid)
 
 
 def _fork(rank: int, size: int, folder: Path, work: Callable[[ProcessGroup], Any]) -> int:

@@ -4,9 +4,8 @@ import os
 import signal
 import time
 
-import psutil
 import pytest
-from gloo import run_ranks
+from gloo import processes_of, run_ranks
 
 from orpo_qlora import storage
 from orpo_qlora.data.messages import Message
@@ -106,16 +105,6 @@ def wait_for(condition, paths):
         time.sleep(0.05)
 
 
-def ranks_of(paths):
-    """Return the processes of a job, in the order of their start."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if torchrun.RANK in command and str(paths.folder) in command:
-            found.append(process)
-    return sorted(found, key=lambda process: process.pid)
-
-
 def test_a_killed_process_ends_the_evaluation_which_continues_with_what_is_kept(
     copied_run, own_home
 ):
@@ -125,7 +114,7 @@ def test_a_killed_process_ends_the_evaluation_which_continues_with_what_is_kept(
     job.ask(request)
     paths = job.paths(request)
     wait_for(lambda: any((own_home / "answers").glob("*.jsonl")), paths)
-    first, second = ranks_of(paths)
+    first, second = processes_of(torchrun.RANK, paths.folder)
     os.kill(second.pid, signal.SIGKILL)
     killed_at = time.monotonic()
     wait_for(lambda: not job.read(request).state.is_busy, paths)

@@ -9,8 +9,8 @@ import sys
 import time
 from importlib.metadata import version
 
-import psutil
 import pytest
+from gloo import processes_of
 from lesson import lesson
 from safetensors.torch import load_file
 
@@ -48,16 +48,6 @@ def logged(paths):
     }
 
 
-def processes_of(paths):
-    """Return the processes that share a run, in the order of their start."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if launch.RANK in command and str(paths.folder) in command:
-            found.append(process)
-    return sorted(found, key=lambda process: process.pid)
-
-
 def join(count, paths):
     """Take part in a run as a launcher of several machines would start it; return exit codes."""
     with socket.socket() as probe:
@@ -92,7 +82,7 @@ def wait_until(condition, paths):
 def kill_one_process(paths):
     """Kill the second process of a run after some steps, and check how all end."""
     wait_until(lambda: store.read_run(paths).state.step >= 2, paths)
-    first, second = processes_of(paths)
+    first, second = processes_of(launch.RANK, paths.folder)
     second.send_signal(signal.SIGKILL)
     killed_at = time.monotonic()
     wait_until(lambda: store.read_run(paths).state.error is not None, paths)
