@@ -5,7 +5,11 @@ import torch
 from policies import CONFIGS, make_policy
 from torch import nn
 
-from orpo_qlora.orpo.kernels.gated_mlp import fuse_gated_mlps, restore_gated_mlps
+from orpo_qlora.orpo.kernels.gated_mlp import (
+    fuse_gated_mlps,
+    restore_gated_mlps,
+    suspended_gated_mlps,
+)
 from orpo_qlora.orpo.kernels.lora_linear import fuse_lora_linears
 from orpo_qlora.orpo.kernels.rms_norm import fuse_rms_norms, restore_rms_norms
 from orpo_qlora.orpo.verify.parity import relative_l2, take_gradients
@@ -102,3 +106,17 @@ def test_restoring_gives_the_models_own_modules_back():
     layer = policy.get_base_model().model.layers[0]
     assert "forward" not in layer.mlp.__dict__
     assert "forward" not in layer.input_layernorm.__dict__
+
+
+def test_suspended_feed_forwards_are_the_models_own_until_the_end_of_the_block():
+    policy = make_policy("llama-tied").eval()
+    layers = policy.get_base_model().model.layers
+    fuse_gated_mlps(policy, fuse_lora_linears(policy))
+    fused = [layer.mlp.forward for layer in layers]
+    with policy.disable_adapter():
+        expected = policy(input_ids=IDS).logits
+    with suspended_gated_mlps(policy):
+        assert all("forward" not in vars(layer.mlp) for layer in layers)
+        bare = policy(input_ids=IDS, adapter_names=["__base__"] * 2).logits
+        assert torch.allclose(bare, expected, rtol=1e-12)
+    assert [layer.mlp.forward for layer in layers] == fused

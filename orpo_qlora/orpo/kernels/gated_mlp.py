@@ -10,6 +10,7 @@ of x is added up in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,18 @@ def restore_gated_mlps(policy: PeftModel) -> None:
     """Restore the model's own forward of every feed-forward."""
     for module in _candidates(policy):
         module.__dict__.pop("forward", None)
+
+
+@contextmanager
+def suspended_gated_mlps(policy: PeftModel) -> Iterator[None]:
+    """Restore the model's own forward of every feed-forward until the end of the block."""
+    fused = [module for module in _candidates(policy) if "forward" in vars(module)]
+    forwards = [module.__dict__.pop("forward") for module in fused]
+    try:
+        yield
+    finally:
+        for module, forward in zip(fused, forwards, strict=True):
+            module.forward = forward
 
 
 def _candidates(policy: PeftModel) -> Iterator[nn.Module]:

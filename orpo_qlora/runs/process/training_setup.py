@@ -20,9 +20,10 @@ from orpo_qlora.data.pairs import PreferencePair
 from orpo_qlora.models import loading, sharding
 from orpo_qlora.models.devices import hardware
 from orpo_qlora.models.generation.generate import answer_all
-from orpo_qlora.models.generation.sampling import BASE, Conversation, Sampling
+from orpo_qlora.models.generation.sampling import Conversation, Sampling
 from orpo_qlora.models.grouped_keys import repeat_keys_where_needed
 from orpo_qlora.orpo.engine import Engine, build_engine
+from orpo_qlora.orpo.kernels.gated_mlp import suspended_gated_mlps
 from orpo_qlora.orpo.loss import needs_of
 from orpo_qlora.orpo.processes.ranks import ALONE, Ranks
 from orpo_qlora.orpo.reference import ReferenceFile, digest_of
@@ -175,15 +176,13 @@ def answer_samples(
     adapter: str = loading.ADAPTER,
     tools: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Return the likeliest answers with the adapter, or with `BASE`, in the prompts' order."""
+    """Return the likeliest answers with the adapter (`sampling.BASE`: none), in this order."""
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
     known = tools or {}
     conversations = [
         Conversation((Message("user", text),), adapter, tools=known.get(text, ""))
         for text in prompts
     ]
-    if adapter == BASE:
-        # The engine's fused feed-forwards compute with the adapter unless it is disabled.
-        with policy.disable_adapter():
-            return answer_all(policy.get_base_model(), tokenizer, conversations, sampling)
-    return answer_all(policy, tokenizer, conversations, sampling)
+    # Fused feed-forwards unpack 4-bit weights for each token, and always use the adapter.
+    with suspended_gated_mlps(policy):
+        return answer_all(policy, tokenizer, conversations, sampling)
