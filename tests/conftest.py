@@ -66,6 +66,20 @@ def whole_float64(monkeypatch):
     monkeypatch.setattr(torch, "float32", torch.float64)
 
 
+def pytest_configure(config):
+    """Start programs, and the processes of xdist, as forks of one that has imported libraries."""
+    from forkserver import Server, popen_of
+
+    from orpo_qlora.program import PROGRAM_ENVIRONMENT
+
+    if not hasattr(subprocess.Popen, "server"):
+        server = Server({**PROGRAM_ENVIRONMENT, **os.environ})
+        config.add_cleanup(server.close)
+        patch = pytest.MonkeyPatch()
+        patch.setattr(subprocess, "Popen", popen_of(server))
+        config.add_cleanup(patch.undo)
+
+
 def pytest_collection_modifyitems(items):
     """Let a failed browser test run once more; order the files."""
     for item in items:
@@ -93,20 +107,6 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("DEFECTS: browser tests that ran twice", sep="!", red=True)
         for node in repeated:
             terminalreporter.line(node)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_programs():
-    """Start programs as forks of one that has imported their libraries; see `forkserver`."""
-    from forkserver import Server, popen_of
-
-    from orpo_qlora.program import PROGRAM_ENVIRONMENT
-
-    server = Server({**PROGRAM_ENVIRONMENT, **os.environ})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess, "Popen", popen_of(server))
-        yield server
-    server.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,9 @@ Started cold all the same: other programs, and those with another environment th
 because libraries read it as they are imported. Programs of the Hub import its libraries in the new
 process instead, so theirs may differ in what those read. A test that needs a cold start sets
 `COLD`; what the program starts is then cold too.
+
+The processes of pytest-xdist that run the tests are such forks as well: libraries are imported once
+for all of them.
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ import threading
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+
+from execnet.gateway_io import popen_bootstrapline as TEST_PROCESS  # `python -c` of pytest-xdist
 
 ROOT = Path(__file__).parents[1]
 PAGE = str(ROOT / "app.py")
@@ -41,7 +47,7 @@ FETCH = "orpo_qlora.jobs.hub.fetch"
 FETCHES = str(ROOT / "tests" / "hub_fetches.py")
 TEMPLATE_CHECK = "orpo_qlora.models.templates.check"
 CHAT_API = "orpo_qlora.chat.openai_api"
-STARTERS = {PAGE, SUPERVISOR, COMMAND_LINE, TORCHRUN, TORCHRUN_OF_JOBS, CHAT_API}
+STARTERS = {PAGE, SUPERVISOR, COMMAND_LINE, TORCHRUN, TORCHRUN_OF_JOBS, CHAT_API, TEST_PROCESS}
 """Programs that start others."""
 PROGRAMS = (
     SUPERVISOR,
@@ -64,6 +70,7 @@ PROGRAMS = (
 )
 VERIFY = "orpo_qlora.orpo.verify.program"
 """Forked too, but TRL is imported in the new process: nothing else needs it."""
+OTHERS = {VERIFY, PAGE, FETCHES, TEST_PROCESS}
 CONVERTERS = ("convert_hf_to_gguf.py", "convert_lora_to_gguf.py")
 SCRIPTS = (*CONVERTERS, "code_of_the_card.py", "serve_model.py", "half_conversion.py")
 """Names of files that run as programs, besides the page and the fetches."""
@@ -81,7 +88,7 @@ LIBRARIES = (
 TORCHRUN_POPEN = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler"
 """Torch's module with a `Popen` of its own."""
 READ_LATE = (
-    *("ORPO_QLORA_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PYTEST_CURRENT_TEST"),
+    *("ORPO_QLORA_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PYTEST_"),
     *("TORCHINDUCTOR_CACHE_DIR", "PYTHONPATH", "FAULT", "FAKE_WORKER", "FREE_BYTES", "OUTGOING"),
     # Of a page.
     *("GRADIO_TEMP_DIR", "no_proxy", "NO_PROXY"),
@@ -111,9 +118,15 @@ SET_MM, SET_MM_ARG_END = 35, 9
 class Server:
     """The caller's side: a child of this process that clones itself on request."""
 
-    def __init__(self, environment: dict[str, str], channel: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        environment: dict[str, str],
+        channel: socket.socket | None = None,
+        *,
+        is_in_session: bool = True,
+    ) -> None:
         self.environment, self.channel = environment, channel
-        self.is_in_session = channel is None
+        self.is_in_session = is_in_session
         """Whether the server, and so its clones, are in the session of the caller."""
         self._process: subprocess.Popen | None = None
         self._busy = threading.Lock()
@@ -124,7 +137,7 @@ class Server:
         late = OTHERS_READ_LATE.get(name, ())
         return (
             arguments[0] == sys.executable
-            and (name in {*PROGRAMS, VERIFY, PAGE, FETCHES} or Path(name).name in SCRIPTS)
+            and (name in {*PROGRAMS, *OTHERS} or Path(name).name in SCRIPTS)
             and fixed(environment, late) == fixed(self.environment, late)
         )
 
@@ -163,25 +176,27 @@ def fixed(environment: dict[str, str], late: tuple[str, ...]) -> dict[str, str]:
 
 
 def name_of(arguments: list[str]) -> str:
-    """Return the module or script that a Python command runs."""
-    return next((part for part in arguments[1:] if part not in {"-m", "-s", "-B"}), "")
+    """Return the module, script or code that a Python command runs."""
+    return next((part for part in arguments[1:] if part not in {"-m", "-s", "-B", "-u", "-c"}), "")
 
 
-def popen_of(server: Server) -> type[subprocess.Popen]:
+def popen_of(the_server: Server) -> type[subprocess.Popen]:
     """Return a `Popen` that starts programs through the server where it can."""
 
     class Popen(subprocess.Popen):
+        server = the_server
+
         def _execute_child(
             self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *more
         ):
             streams, new_session = list(more[3:9]), more[14]
             env = dict(os.environ if env is None else env)
             can_fork = not (isinstance(args, (str, bytes)) or len(args) < 3 or preexec_fn)
-            is_session_known = new_session or server.is_in_session
+            is_session_known = new_session or self.server.is_in_session
             forks = (
                 can_fork
                 and is_session_known
-                and server.can_run([os.fspath(part) for part in args], env)
+                and self.server.can_run([os.fspath(part) for part in args], env)
             )
             if not forks:
                 super()._execute_child(
@@ -200,7 +215,7 @@ def popen_of(server: Server) -> type[subprocess.Popen]:
                 "descriptors": [0, 1, 2, *pass_fds],
                 "umask": umask(),
             }
-            self.pid = server.run(request, [*sources, *pass_fds])
+            self.pid = self.server.run(request, [*sources, *pass_fds])
             self._child_created = True
             self._close_pipe_fds(*streams)
 
@@ -282,7 +297,9 @@ def become(request: dict, descriptors: list[int]) -> None:
     name = name_of(arguments)
     if name in STARTERS:
         # What it starts must be its own child, so it needs a server of its own.
-        server = Server(IMPORTED_WITH, fork_server())
+        is_in_session = name == TEST_PROCESS
+        channel = fork_server(is_in_session)
+        server = Server(IMPORTED_WITH, channel, is_in_session=is_in_session)
     if request["new_session"]:
         os.setsid()
     place(descriptors, request["descriptors"], server)
@@ -307,7 +324,10 @@ def become(request: dict, descriptors: list[int]) -> None:
     if name.endswith(CONVERTERS):
         forget({"gguf"})  # they have one of their own
     sys.argv = arguments[arguments.index(name) :]
-    if is_script:
+    if name == TEST_PROCESS:
+        sys.modules["__main__"] = ModuleType("__main__")
+        exec(name, vars(sys.modules["__main__"]))  # noqa: S102 - as `python -c` does
+    elif is_script:
         runpy.run_path(name, run_name="__main__")
     else:
         sys.modules.pop(name, None)  # it is to run, not to be found
@@ -323,11 +343,12 @@ def add_paths(python_path: str) -> None:
         import_module("sitecustomize")
 
 
-def fork_server() -> socket.socket:
+def fork_server(is_in_session: bool) -> socket.socket:
     """Fork a server for the children of this process; return the channel to it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork() == 0:
-        os.setsid()
+        if not is_in_session:
+            os.setsid()
         ours.close()
         close_others({theirs.fileno()})
         null = os.open(os.devnull, os.O_RDWR)

@@ -77,10 +77,11 @@ def serve(host: str, port: int, allowed: AllowedHosts) -> None:
         security.enter_private_folder(private)
         with _garbage_collection_off():
             page = open_page(host, port, _guards(allowed, password, private))
+        closed = _closed_by_signal()
         if password:
             _print(_login_text(allowed, "" if chosen else password))
         _print(f"orpo-qlora is open at http://{host}:{port} (Ctrl-C closes it)")
-        _wait_for_end()
+        closed.wait()
         page.close(verbose=False)
     _print("The page is closed. Runs in progress continue; open the page again to watch them.")
 
@@ -194,11 +195,12 @@ def _usable_port(host: str, port: int) -> int:
         return int(listener.getsockname()[1])
 
 
-def _wait_for_end() -> None:
-    ended = threading.Event()
+def _closed_by_signal() -> threading.Event:
+    """Return an event that Ctrl-C or SIGTERM sets, from now on."""
+    closed = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    ended.wait()
+        signal.signal(number, lambda *_: closed.set())
+    return closed
 
 
 def _print(text: str) -> None:
