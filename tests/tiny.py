@@ -108,6 +108,15 @@ def make_endless_model(folder: Path) -> Path:
     return folder
 
 
+def make_brief_model(folder: Path, ends: int = 120) -> Path:
+    """Write a tiny model whose answers end soon: so many of its 400 tokens end one."""
+    make_tiny_model(folder)
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(settings | {"eos_token_id": [2, *range(400 - ends, 400)]}))
+    return folder
+
+
 def claim_layers(model: Path, folder: Path, layers: int = 60_000) -> Path:
     """Copy a model whose config then claims so many layers: light in weights, heavy in training."""
     shutil.copytree(model, folder)

@@ -1,12 +1,11 @@
 """The Chat tab in the real browser, with a real chat process and tiny real models."""
 
-import json
 import re
 
 import pytest
 from pages import chromium, open_page, served_page, watch_errors
 from playwright.sync_api import expect
-from tiny import make_tiny_model
+from tiny import make_brief_model
 
 from orpo_qlora.chat import client, votes
 
@@ -14,17 +13,11 @@ pytestmark = pytest.mark.browser
 
 MINUTE = 60_000
 MARKUP = "<b>Why</b> ${1+1} {{value}} <img src=x onerror=alert(1)>?"
-ENDS = 120
-"""Number of the 400 tokens that end an answer, so that a random model's answers end."""
 
 
 @pytest.fixture(scope="module")
 def brief_model(tmp_path_factory):
-    folder = make_tiny_model(tmp_path_factory.mktemp("brief") / "model")
-    path = folder / "generation_config.json"
-    settings = json.loads(path.read_text())
-    path.write_text(json.dumps(settings | {"eos_token_id": [2, *range(400 - ENDS, 400)]}))
-    return folder
+    return make_brief_model(tmp_path_factory.mktemp("brief") / "model")
 
 
 @pytest.fixture(scope="module")

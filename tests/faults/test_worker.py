@@ -9,6 +9,7 @@ import psutil
 import pytest
 from lesson import lesson
 from safetensors.torch import load_file
+from tiny import make_brief_model
 
 from orpo_qlora import storage
 from orpo_qlora.config import build_config
@@ -19,7 +20,10 @@ from orpo_qlora.runs.process.watch import stalled
 
 UNEQUAL = {"seconds", "eval/seconds", "peak_memory_bytes", "eval/peak_memory_bytes"}
 WAIT_SECONDS = 240.0
-LEARNING = {"max_steps": 6, "checkpoint_every": 2, "eval_every": 3, "lora_dropout": 0.2}
+LEARNING = {
+    **{"max_steps": 6, "checkpoint_every": 2, "eval_every": 3, "lora_dropout": 0.2},
+    "sample_prompts": ["What is gravity?", "Why do people say hello?"],
+}
 
 
 def logged(paths):
@@ -36,6 +40,12 @@ def adapter(paths):
 
 def is_same(left, right):
     return left.keys() == right.keys() and all(left[n].equal(right[n]) for n in left)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    """A tiny model with short sample answers: a long one takes as long as all steps."""
+    return make_brief_model(tmp_path_factory.mktemp("brief") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +163,6 @@ def test_a_native_crash_is_named_and_the_next_run_starts_by_itself(
     assert store.read_run(waiting).state.error.slug == "model-not-found"
 
 
-@pytest.mark.usefixtures("cold")
 def test_a_worker_that_hangs_is_noticed_and_can_be_ended_by_force(
     tiny_model, start, inject, wait_for, monkeypatch
 ):
