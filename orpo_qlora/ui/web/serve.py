@@ -131,6 +131,7 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
     from orpo_qlora.ui.studio import build_studio
 
     page = build_studio()
+    theme.insert_first_script()
     page.queue(max_size=32, default_concurrency_limit=2, api_open=False)
     page._queue.sleep_when_free = QUEUE_POLL_SECONDS
     page._queue.progress_update_sleep_when_free = QUEUE_POLL_SECONDS
