@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 
 import gradio as gr
+from gradio import routes
+from jinja2 import ChoiceLoader, DictLoader
 
 HERE = Path(__file__).parent
 SCRIPTS = [HERE / "theme.js", HERE / "charts.js", HERE / "polling.js"]
+FIRST_SCRIPT = HERE / "frames.js"
+PAGE_TEMPLATE = "frontend/index.html"
 
 FAVICON = str(HERE / "favicon.png")
 
@@ -79,6 +83,15 @@ SHAPES = {
 def head() -> str:
     """Return the HTML head of the page: its scripts, inlined."""
     return "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in SCRIPTS)
+
+
+def insert_first_script() -> None:
+    """Let each page run `FIRST_SCRIPT` before Gradio's own; those in `head` run after it."""
+    environment = routes.templates.env
+    source = environment.loader.get_source(environment, PAGE_TEMPLATE)[0]
+    script = f"<script>{FIRST_SCRIPT.read_text(encoding='utf-8')}</script>"
+    pages = {PAGE_TEMPLATE: source.replace("<head>", f"<head>{script}", 1)}
+    environment.loader = ChoiceLoader([DictLoader(pages), environment.loader])
 
 
 def remember(name: str) -> str:

@@ -134,6 +134,7 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
     with _no_application():
         page = build_studio()
         page.queue(max_size=32, default_concurrency_limit=2, api_open=False)
+    theme.insert_first_script()
     page._queue.sleep_when_free = QUEUE_POLL_SECONDS
     page._queue.progress_update_sleep_when_free = QUEUE_POLL_SECONDS
     page.launch(
