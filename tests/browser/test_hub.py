@@ -42,7 +42,8 @@ REPOS = {
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def opened(tmp_path_factory):
+    """A tab of a page with a loopback Hub; whatever goes wrong in it fails the last test."""
     home = tmp_path_factory.mktemp("hub-page")
     with pytest.MonkeyPatch.context() as patch, loopback_hub(REPOS) as server:
         for name in [name for name in os.environ if name.startswith("HF_")]:
@@ -50,16 +51,20 @@ def served(tmp_path_factory):
         for name, value in hub_environment(server.address, home / "caches").items():
             patch.setenv(name, value)
         patch.setenv(storage.HOME_VARIABLE, str(home / "home"))
-        with served_page() as address:
-            yield address
+        with (
+            served_page() as address,
+            chromium() as browser,
+            watched_page(browser, address=address) as page,
+        ):
+            yield page
 
 
 @pytest.fixture
-def page(served):
-    with chromium() as browser, watched_page(browser, address=served) as page:
-        open_page(page, "/")
-        page.get_by_role("button", name="From the Hugging Face Hub").click()
-        yield page
+def page(opened):
+    """The page as it opens, in the tab that all tests share: scripts come from its cache."""
+    open_page(opened, "/")
+    opened.get_by_role("button", name="From the Hugging Face Hub").click()
+    return opened
 
 
 def type_id(page, name):
@@ -67,9 +72,11 @@ def type_id(page, name):
     page.locator("#hub-fetch").click()
 
 
-def test_an_id_becomes_pairs(page):
-    type_id(page, "acme/pairs")
+def test_an_id_becomes_pairs_and_what_cannot_be_one_starts_nothing(page):
     view = page.locator("#hub-view")
+    type_id(page, "../../etc/passwd")
+    expect(view).to_contain_text("is not the id of a data set on the Hub")
+    type_id(page, "acme/pairs")
     expect(view).to_contain_text("2 splits, none of them “train”")
     page.locator("#hub-split input").click()
     page.locator("#hub-split [role=option]", has_text="train_prefs").click()
@@ -94,11 +101,6 @@ def test_a_slow_fetch_survives_a_reload_and_is_cancelled(page):
     expect(view).to_contain_text("The download was cancelled; nothing was kept.")
     expect(page.locator("#hub-cancel")).to_be_hidden()
     expect(page.locator("#data-continue")).to_be_hidden()
-
-
-def test_what_cannot_be_an_id_starts_nothing(page):
-    type_id(page, "../../etc/passwd")
-    expect(page.locator("#hub-view")).to_contain_text("is not the id of a data set on the Hub")
 
 
 def test_a_recipe_fills_in_its_settings_and_says_what_it_needs_before_it_fetches(page):

@@ -27,18 +27,26 @@ VERDICTS = [
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
+def opened(tmp_path_factory):
+    """The home of all these tests, and its page; whatever goes wrong in it fails the last."""
+    home = tmp_path_factory.mktemp("shapes") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(storage.HOME_VARIABLE, str(home))
+        with (
+            served_page() as address,
+            chromium() as browser,
+            watched_page(browser, address=address) as page,
+        ):
+            yield home, page
 
 
 @pytest.fixture
-def page(browser, own_home, tiny_model):
-    """A page of a home of its own; whatever goes wrong in it fails the test."""
-    assert storage.home() == own_home
-    with served_page() as address, watched_page(browser, address=address) as page:
-        open_page(page, "/")
-        yield page
+def page(opened, own_home, monkeypatch):
+    """The page as it opens, in its home."""
+    home, page = opened
+    monkeypatch.setenv(storage.HOME_VARIABLE, str(home))
+    open_page(page, "/")
+    return page
 
 
 def upload(page, tmp_path, rows):
@@ -49,6 +57,7 @@ def upload(page, tmp_path, rows):
 
 def start(page, model):
     """Start a run of one step with the model in a folder and return it when the step is done."""
+    before = {run.id for run in store.list_runs()}
     page.locator("#data-continue").click()
     box = page.locator("#setting-model input")
     box.fill(str(model))
@@ -63,7 +72,7 @@ def start(page, model):
     expect(page.locator("#run-status")).to_contain_text(
         re.compile("finished|stopped"), timeout=5 * MINUTE
     )
-    [run] = store.list_runs()
+    [run] = [run for run in store.list_runs() if run.id not in before]
     assert run.state.step == 1
     return run
 
