@@ -72,7 +72,7 @@ def test_file_has_no_name_and_is_closed_with_its_spool(monkeypatch):
     assert descriptors() == before
 
 
-ROWS = 20_000
+ROWS = 6_000
 PROGRAM = """
 import resource, sys
 from pathlib import Path

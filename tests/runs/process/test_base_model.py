@@ -228,6 +228,7 @@ def test_a_real_base_model_learns_the_format_and_stops_at_the_end_of_turn(real_b
         **{"model": str(real_base), "chat_template": "zephyr", "lora_r": 8, "max_steps": 6},
         **{"learning_rate": 1e-3, "scheduler": "constant", "warmup_ratio": 0, "held_out": 0},
         **{"pairs_per_step": 4, "max_length": 256, "sample_prompts": [question]},
+        "quantization": "none",
     }
     run = launch.wait_for(launch.start_run(build_config(values), OPINIONS), WAIT_SECONDS)
     assert run.state.status == "finished", store.log_tail(run.paths)

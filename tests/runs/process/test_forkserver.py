@@ -48,18 +48,18 @@ def wait_for(value, patience_seconds=SECONDS):
     return value()
 
 
-def test_a_forked_worker_measures_what_one_started_cold_measures(tiny_model, request):
+def test_a_forked_worker_measures_what_one_started_cold_measures(brief_model, request):
     """The one cold start here proves that the imports work outside the tests too."""
-    forked = measured(start(tiny_model, max_steps=3))
+    forked = measured(start(brief_model, max_steps=3))
     request.getfixturevalue("cold")
-    paths = start(tiny_model, max_steps=3)
+    paths = start(brief_model, max_steps=3)
     assert not has_torch(wait_for(lambda: program(paths, launch.SUPERVISOR)))
     assert measured(paths) == forked
     assert len(forked) >= 3
 
 
-def test_a_forked_worker_is_a_process_of_its_own_and_dies_as_one(tiny_model):
-    paths = start(tiny_model, max_steps=5000)
+def test_a_forked_worker_is_a_process_of_its_own_and_dies_as_one(brief_model):
+    paths = start(brief_model, max_steps=5000)
     supervisor = wait_for(lambda: program(paths, launch.SUPERVISOR))
     worker = wait_for(lambda: program(paths, launch.WORKER))
     assert has_torch(supervisor), "it was started cold"

@@ -51,10 +51,10 @@ def trained(dataset, **values):
 
 
 @pytest.fixture(scope="module")
-def parent_of_all(tiny_model, tmp_path_factory):
+def parent_of_all(brief_model, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORPO_QLORA_HOME", str(tmp_path_factory.mktemp("home-of-a-parent")))
-        return trained(lesson(16), model=str(tiny_model), name="first", lora_r=4, lora_alpha=8)
+        return trained(lesson(16), model=str(brief_model), name="first", lora_r=4, lora_alpha=8)
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def parent(parent_of_all, own_home):
     return copy_run(parent_of_all, own_home)
 
 
-def adapter_of(tiny_model, folder, **options):
+def adapter_of(brief_model, folder, **options):
     """Write an adapter that changes answers, as PEFT alone does."""
     torch.manual_seed(5)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(brief_model, dtype=torch.float32)
     defaults = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
     policy = get_peft_model(model, LoraConfig(**defaults | options, task_type="CAUSAL_LM"))
     make_adapters_tell(policy)
@@ -73,9 +73,9 @@ def adapter_of(tiny_model, folder, **options):
     return folder
 
 
-def naive_training(tiny_model, adapter, pairs):
+def naive_training(brief_model, adapter, pairs):
     """Return the losses and weights of the same steps in a plain loop of float64."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64)
+    model = AutoModelForCausalLM.from_pretrained(brief_model, dtype=torch.float64)
     policy = PeftModel.from_pretrained(
         model, str(adapter), is_trainable=True, autocast_adapter_dtype=False
     ).double()
@@ -114,11 +114,11 @@ def naive_loss(policy, batch):
     return nll / tokens + 0.5 * torch.stack(odds).mean()
 
 
-def assert_is_naive(run, tiny_model, adapter):
+def assert_is_naive(run, brief_model, adapter):
     """Compare every step's loss and the final adapter with the naive loop."""
-    tokenizer = tokenizers.load_tokenizer(tiny_model)
+    tokenizer = tokenizers.load_tokenizer(brief_model)
     pairs = tokenize_pairs(tokenizer, store.training_pairs(run.paths), 1024, "drop").pairs
-    losses, weights = naive_training(tiny_model, adapter, pairs)
+    losses, weights = naive_training(brief_model, adapter, pairs)
     found = [value for _, value in store.metrics_of(run.paths).series("loss")]
     assert found == pytest.approx(losses, rel=1e-5)
     saved = load_file(run.paths.adapter / "adapter_model.safetensors")
@@ -130,11 +130,11 @@ def assert_is_naive(run, tiny_model, adapter):
     assert apart < 1e-2 * moved
 
 
-def test_a_second_training_is_a_plain_loop_from_the_first_ones_adapter(parent, tiny_model):
-    run = trained(new_pairs(), start_from="first", model=str(tiny_model))
+def test_a_second_training_is_a_plain_loop_from_the_first_ones_adapter(parent, brief_model):
+    run = trained(new_pairs(), start_from="first", model=str(brief_model))
     config = run.config
     assert (config.start_from, config.lora_r, config.lora_alpha) == (parent.id, 4, 8.0)
-    assert_is_naive(run, tiny_model, parent.paths.adapter)
+    assert_is_naive(run, brief_model, parent.paths.adapter)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +142,10 @@ def test_a_second_training_is_a_plain_loop_from_the_first_ones_adapter(parent, t
     [{"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {"q_proj": 2}}],
     ids=["rslora", "dora", "ranks-by-module"],
 )
-def test_other_kinds_of_lora_are_trained_further_exactly(tiny_model, tmp_path, options):
-    folder = adapter_of(tiny_model, tmp_path / "theirs", **options)
-    run = trained(new_pairs(), start_from=str(folder), model=str(tiny_model))
-    assert_is_naive(run, tiny_model, folder)
+def test_other_kinds_of_lora_are_trained_further_exactly(brief_model, tmp_path, options):
+    folder = adapter_of(brief_model, tmp_path / "theirs", **options)
+    run = trained(new_pairs(), start_from=str(folder), model=str(brief_model))
+    assert_is_naive(run, brief_model, folder)
 
 
 def test_curves_begin_with_the_base_and_the_starting_adapter(parent):
@@ -160,7 +160,7 @@ def test_curves_begin_with_the_base_and_the_starting_adapter(parent):
         assert second[1][1] == pytest.approx(first[-1][1], rel=1e-6)
 
 
-def test_the_chain_is_in_passport_and_export_and_outlives_its_runs(parent, tiny_model, tmp_path):
+def test_the_chain_is_in_passport_and_export_and_outlives_its_runs(parent, brief_model, tmp_path):
     second = trained(new_pairs(), start_from=parent.id, name="second")
     third = trained(lesson(8), start_from="second", max_steps=1)
     chain = list(read_lineage(third.paths.start).chain())
@@ -177,12 +177,12 @@ def test_the_chain_is_in_passport_and_export_and_outlives_its_runs(parent, tiny_
     export_adapter(third, tmp_path / "third.zip")
     shutil.unpack_archive(tmp_path / "third.zip", tmp_path / "unpacked")
     (folder,) = (tmp_path / "unpacked").iterdir()
-    fourth = trained(lesson(8), start_from=str(folder), model=str(tiny_model), max_steps=1)
+    fourth = trained(lesson(8), start_from=str(folder), model=str(brief_model), max_steps=1)
     chain = [one.run for one in read_lineage(fourth.paths.start).chain()]
     assert chain == [third.id, second.id, parent.id]
 
 
-def test_a_stopped_run_resumes_after_its_parent_is_gone(parent, tiny_model):
+def test_a_stopped_run_resumes_after_its_parent_is_gone(parent, brief_model):
     run = trained(new_pairs(), start_from=parent.id, max_steps=4, checkpoint_every=2)
     wanted = load_file(run.paths.adapter / "adapter_model.safetensors")
     # As if it had been killed in step 3.
@@ -218,25 +218,25 @@ def test_a_setting_that_contradicts_the_adapter_is_refused(parent, values, messa
     assert caught.value.hint.startswith(f"Remove {next(iter(values))}: the adapter decides.")
 
 
-def test_settings_that_agree_are_accepted_in_any_order(tiny_model, tmp_path):
-    folder = adapter_of(tiny_model, tmp_path / "theirs", target_modules=["v_proj", "q_proj"])
-    values = {"start_from": str(folder), "lora_r": 4, "lora_alpha": 8, "model": str(tiny_model)}
+def test_settings_that_agree_are_accepted_in_any_order(brief_model, tmp_path):
+    folder = adapter_of(brief_model, tmp_path / "theirs", target_modules=["v_proj", "q_proj"])
+    values = {"start_from": str(folder), "lora_r": 4, "lora_alpha": 8, "model": str(brief_model)}
     config = with_start(build_config({"lora_targets": "v_proj, q_proj"} | values))
     assert config.lora_targets == "q_proj,v_proj"
 
 
-def test_a_changed_base_is_refused(parent, tiny_model, tmp_path):
+def test_a_changed_base_is_refused(parent, brief_model, tmp_path):
     """The folder has the same name, and other weights."""
-    weights = load_file(tiny_model / "model.safetensors")
+    weights = load_file(brief_model / "model.safetensors")
     weights = {name: weight * 1.01 for name, weight in weights.items()}
-    copy = shutil.copytree(tiny_model, tmp_path / tiny_model.name)
+    copy = shutil.copytree(brief_model, tmp_path / brief_model.name)
     from safetensors.torch import save_file
 
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     config = build_config(SETTINGS | {"start_from": parent.id})
     paths = launch.start_run(config, lesson(8))
     launch.end_run(paths, 0)
-    text = paths.config.read_text().replace(str(tiny_model), str(copy))
+    text = paths.config.read_text().replace(str(brief_model), str(copy))
     paths.config.write_text(text)
     launch.resume_run(paths, from_start=True)
     run = launch.wait_for(paths, WAIT_SECONDS)
@@ -257,8 +257,8 @@ def test_a_changed_base_is_refused(parent, tiny_model, tmp_path):
         ({"something_new": {"of": 2027}}, "something_new"),
     ],
 )
-def test_kinds_that_change_the_base_are_refused_by_name(tiny_model, tmp_path, settings, named):
-    folder = adapter_of(tiny_model, tmp_path / "theirs")
+def test_kinds_that_change_the_base_are_refused_by_name(brief_model, tmp_path, settings, named):
+    folder = adapter_of(brief_model, tmp_path / "theirs")
     config = json.loads((folder / "adapter_config.json").read_text()) | settings
     (folder / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedModel) as caught:
@@ -266,10 +266,10 @@ def test_kinds_that_change_the_base_are_refused_by_name(tiny_model, tmp_path, se
     assert f"uses {named}, with which" in caught.value.message
 
 
-def test_runs_and_folders_without_an_adapter_are_refused(tiny_model, own_home, tmp_path):
+def test_runs_and_folders_without_an_adapter_are_refused(brief_model, own_home, tmp_path):
     own_home.mkdir(mode=0o700)
     (own_home / "runs").mkdir()
-    make_finished_run(tiny_model, has_adapter=False, name="bare")
+    make_finished_run(brief_model, has_adapter=False, name="bare")
     with pytest.raises(InputError, match="no final adapter to start from"):
         with_start(build_config({"start_from": "bare"}))
     with pytest.raises(UnknownRun):

@@ -19,8 +19,8 @@ from orpo_qlora.runs.process import launch
 WAIT_SECONDS = 240.0
 
 
-def start(tiny_model, **settings):
-    base = {"model": str(tiny_model), "pairs_per_step": 4, "held_out": 0.25, "max_steps": 6}
+def start(brief_model, **settings):
+    base = {"model": str(brief_model), "pairs_per_step": 4, "held_out": 0.25, "max_steps": 6}
     return launch.start_run(build_config(base | settings), lesson(24))
 
 
@@ -36,12 +36,12 @@ def records(paths):
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_model, tmp_path_factory):
+def finished(brief_model, tmp_path_factory):
     """One whole run that several tests look at."""
     home = tmp_path_factory.mktemp("home-of-a-finished-run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORPO_QLORA_HOME", str(home))
-        paths = start(tiny_model, lambda_=0.5, eval_every=3, name="whole")
+        paths = start(brief_model, lambda_=0.5, eval_every=3, name="whole")
         run = launch.wait_for(paths, WAIT_SECONDS)
     assert run.state.status == "finished", store.log_tail(paths)
     return run
@@ -75,8 +75,8 @@ def test_a_run_says_how_it_went(finished):
     assert settings["lambda"] == 0.5
 
 
-def test_stop_keeps_a_usable_adapter(tiny_model):
-    paths = start(tiny_model, max_steps=5000)
+def test_stop_keeps_a_usable_adapter(brief_model):
+    paths = start(brief_model, max_steps=5000)
     wait_until(lambda: store.read_run(paths).state.step >= 2)
     # Frozen, or it might have stopped before anybody could see that it is about to.
     os.kill(worker_pid(paths), signal.SIGSTOP)
@@ -99,8 +99,8 @@ def worker_pid(paths):
     raise AssertionError("no worker")
 
 
-def test_a_killed_worker_reads_as_interrupted_and_loses_no_line(tiny_model):
-    paths = start(tiny_model, max_steps=5000)
+def test_a_killed_worker_reads_as_interrupted_and_loses_no_line(brief_model):
+    paths = start(brief_model, max_steps=5000)
     wait_until(lambda: store.read_run(paths).state.step >= 3)
     os.kill(worker_pid(paths), signal.SIGKILL)
     wait_until(lambda: store.read_run(paths).state.status == "interrupted")
@@ -116,8 +116,8 @@ def test_a_killed_worker_reads_as_interrupted_and_loses_no_line(tiny_model):
         ({"lora_targets": "nonsense"}, "unsupported-model", "LoRA cannot be put"),
     ],
 )
-def test_a_failure_is_a_card_with_a_way_out(tiny_model, settings, slug, words):
-    paths = start(tiny_model, **settings)
+def test_a_failure_is_a_card_with_a_way_out(brief_model, settings, slug, words):
+    paths = start(brief_model, **settings)
     run = launch.wait_for(paths, WAIT_SECONDS)
     assert run.state.status == "failed"
     assert run.state.error.slug == slug
@@ -125,8 +125,8 @@ def test_a_failure_is_a_card_with_a_way_out(tiny_model, settings, slug, words):
     assert run.state.error.hint
 
 
-def test_lambda_zero_without_tracking_measures_chosen_only(tiny_model):
-    paths = start(tiny_model, max_steps=2, **{"lambda": 0, "track_rejected": False})
+def test_lambda_zero_without_tracking_measures_chosen_only(brief_model):
+    paths = start(brief_model, max_steps=2, **{"lambda": 0, "track_rejected": False})
     run = launch.wait_for(paths, WAIT_SECONDS)
     assert run.state.status == "finished", store.log_tail(paths)
     record = records(paths)[-1]
@@ -135,10 +135,10 @@ def test_lambda_zero_without_tracking_measures_chosen_only(tiny_model):
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_a_method_with_a_reference_measures_it_once(tiny_model, method):
+def test_a_method_with_a_reference_measures_it_once(brief_model, method):
     ends = []
     for _ in range(2):
-        paths = start(tiny_model, max_steps=2, method=method, learning_rate=1e-5)
+        paths = start(brief_model, max_steps=2, method=method, learning_rate=1e-5)
         run = launch.wait_for(paths, WAIT_SECONDS)
         assert run.state.status == "finished", store.log_tail(paths)
         ends.append([value for _, value in store.metrics_of(paths).series("loss")])
@@ -150,8 +150,8 @@ def test_a_method_with_a_reference_measures_it_once(tiny_model, method):
     assert "measuring the reference" not in paths.log.read_text()  # taken from the cache
 
 
-def test_a_run_killed_while_it_measures_the_reference_is_resumed(tiny_model):
-    paths = start(tiny_model, max_steps=2, method="dpo", max_tokens_per_forward=16)
+def test_a_run_killed_while_it_measures_the_reference_is_resumed(brief_model):
+    paths = start(brief_model, max_steps=2, method="dpo", max_tokens_per_forward=16)
     cache = storage.home() / "cache" / "reference"
     wait_until(lambda: any(cache.glob("*.jsonl")))
     os.kill(worker_pid(paths), signal.SIGKILL)
@@ -161,10 +161,10 @@ def test_a_run_killed_while_it_measures_the_reference_is_resumed(tiny_model):
     assert run.state.status == "finished", store.log_tail(paths)
 
 
-def test_recomputed_activations_change_nothing_but_memory(tiny_model):
+def test_recomputed_activations_change_nothing_but_memory(brief_model):
     losses = []
     for recompute in ("off", "on"):
-        paths = start(tiny_model, max_steps=3, activation_checkpointing=recompute)
+        paths = start(brief_model, max_steps=3, activation_checkpointing=recompute)
         run = launch.wait_for(paths, WAIT_SECONDS)
         assert run.state.status == "finished", store.log_tail(paths)
         losses.append([value for _, value in store.metrics_of(paths).series("loss")])

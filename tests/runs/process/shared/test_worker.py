@@ -113,11 +113,11 @@ def ended_alike(paths, alone):
     return " ".join(run.state.notes)
 
 
-def test_a_killed_process_interrupts_the_run_which_any_launcher_resumes(tiny_model):
-    alone = launch.start_run(config_of(tiny_model), lesson())
+def test_a_killed_process_interrupts_the_run_which_any_launcher_resumes(brief_model):
+    alone = launch.start_run(config_of(brief_model), lesson())
     assert launch.wait_for(alone, WAIT_SECONDS).state.status == "finished", store.log_tail(alone)
 
-    paths = launch.start_run(config_of(tiny_model, processes=2), lesson())
+    paths = launch.start_run(config_of(brief_model, processes=2), lesson())
     kill_one_process(paths)
     assert join(3, paths) == [0, 0, 0], store.log_tail(paths)
     notes = ended_alike(paths, alone)
@@ -125,7 +125,7 @@ def test_a_killed_process_interrupts_the_run_which_any_launcher_resumes(tiny_mod
     assert "of 2 processes, the run continues with 3 processes" in notes
 
     # The same with a base whose layers are split over the processes, resumed with a whole one.
-    config = config_of(tiny_model, processes=2, shard_base=True)
+    config = config_of(brief_model, processes=2, shard_base=True)
     paths = launch.start_run(config, lesson())
     kill_one_process(paths)
     launch.resume_run(paths, processes=1)
