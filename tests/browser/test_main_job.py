@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 MINUTE = 60_000
 RUN_MINUTES = 10
-PAIRS = 20
+PAIRS = 12
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_from_a_csv_to_a_chat_with_base_and_tuned(demo_home, ugly_csv, looks_out
 
         page.locator("#run-chat").click()
         page.locator("#chat-settings-fold button").first.click()
-        page.locator("#chat-max-tokens input[type=number]").fill("24")
+        page.locator("#chat-max-tokens input[type=number]").fill("10")
         page.locator("#chat-message textarea").fill("Why do cats purr?")
         page.locator("#chat-send").click()
         expect(page.locator("#chat-again")).to_be_enabled(timeout=3 * MINUTE)
