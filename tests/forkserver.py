@@ -86,6 +86,10 @@ LIBRARIES = (
     "transformers.models.llama.modeling_llama",
     "peft.tuners.lora.bnb",
     "orpo_qlora.ui.studio",
+    # Of a page that is served.
+    *("orpo_qlora.ui.runs.watch", "gradio.http_server", "pandas.io.formats.style"),
+    *("uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto", "uvicorn.loops.auto"),
+    *("uvicorn.lifespan.on", "anyio._backends._asyncio", "pydantic.v1", "encodings.idna"),
 )
 TORCHRUN_POPEN = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler"
 """Torch's module with a `Popen` of its own."""

@@ -119,24 +119,27 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_another_model_is_refused(
     assert "data/train.jsonl has changed" in caught.value.message
 
 
-@pytest.mark.parametrize(
-    ("fault", "phase", "step"),
-    [
+def test_memory_that_runs_out_where_nothing_smaller_can_be_tried_is_a_card(
+    tiny_model, whole, start, inject, wait_for
+):
+    """Three times in one run, which then ends as if nothing had happened."""
+    faults = [
         ({"op": "rename", "path": ".npz"}, "tokenizing the pairs", 0),
         ({"op": "write", "path": "metrics.jsonl", "n": 2}, "training", 1),
         ({"op": "mkdir", "path": "checkpoints/.draft-", "n": 2}, "saving a checkpoint", 4),
-    ],
-)
-def test_memory_that_runs_out_where_nothing_smaller_can_be_tried_is_a_card(
-    tiny_model, whole, start, inject, wait_for, fault, phase, step
-):
-    inject(act="memory", **fault)
-    paths = start(model=str(tiny_model), **LEARNING)
-    wait_for(paths, "failed")
-    card = store.read_run(paths).state.error
-    shown = (card.slug, card.message, card.where)
-    assert shown == ("out-of-memory", f"Memory ran out while {phase}.", f"step {step}")
-    assert "smaller model" in card.hint
+    ]
+    paths = None
+    for fault, phase, step in faults:
+        inject(act="memory", **fault)
+        if paths is None:
+            paths = start(model=str(tiny_model), **LEARNING)
+        else:
+            launch.resume_run(paths)
+        wait_for(paths, "failed")
+        card = store.read_run(paths).state.error
+        shown = (card.slug, card.message, card.where)
+        assert shown == ("out-of-memory", f"Memory ran out while {phase}.", f"step {step}")
+        assert "smaller model" in card.hint
 
     inject()
     launch.resume_run(paths)

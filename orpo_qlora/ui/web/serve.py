@@ -137,6 +137,8 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
     theme.insert_first_script()
     page._queue.sleep_when_free = QUEUE_POLL_SECONDS
     page._queue.progress_update_sleep_when_free = QUEUE_POLL_SECONDS
+    # Statistics of all events after each one, for the monitoring that is off.
+    page._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
     page.launch(
         server_name=host,
         server_port=port,
