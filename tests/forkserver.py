@@ -99,7 +99,8 @@ READ_LATE = (
     # Of a page.
     *("GRADIO_TEMP_DIR", "no_proxy", "NO_PROXY"),
     # Of torchrun.
-    *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_"),
+    *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_"),
+    *("TORCHELASTIC_", "TORCH_ELASTIC_", "TORCH_NCCL_"),
     "GLOO_",
 )
 """Beginnings of variables that no library reads while it is imported.

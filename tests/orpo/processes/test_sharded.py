@@ -148,9 +148,9 @@ def quantised(ranks, model, max_steps):
 
 
 def test_a_training_on_a_sharded_quantised_base_ends_at_the_same_weights(tmp_path, tiny_model):
-    wanted, wanted_adapter, answers, _, whole_bytes, none = quantised(ALONE, tiny_model, 20)
+    wanted, wanted_adapter, answers, _, whole_bytes, none = quantised(ALONE, tiny_model, 8)
     assert none == 0
-    results = run_ranks(2, tmp_path / "r", lambda ranks: quantised(ranks, tiny_model, 20))
+    results = run_ranks(2, tmp_path / "r", lambda ranks: quantised(ranks, tiny_model, 8))
     for kept, found, said, sharded, held, gathered in results:
         for record, expected in zip(kept.everything, wanted.everything, strict=True):
             agree(record, expected, 1e-5)
