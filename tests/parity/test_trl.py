@@ -146,10 +146,6 @@ def test_the_demo_model_equals_trl(shallow_demo, method):
 
 
 @pytest.mark.slow
-def test_all_layers_of_the_demo_model_equal_trl(demo_home):
-    assert_demo_step_equals_trl(TrainConfig(quantization="none"), layers=30)
-
-
-@pytest.mark.slow
-def test_nf4_step_equals_trl(shallow_demo):
-    assert_demo_step_equals_trl(TrainConfig(model=str(shallow_demo), quantization="nf4"), layers=4)
+def test_nf4_step_equals_trl(demo_home):
+    """All thirty layers in 4 bits."""
+    assert_demo_step_equals_trl(TrainConfig(quantization="nf4"), layers=30)
