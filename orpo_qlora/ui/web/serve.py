@@ -175,7 +175,7 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
 
 @contextmanager
 def _no_application() -> Iterator[None]:
-    """Speed up start by a third: `launch` makes the web application that is served.
+    """Speed up start by 0.3 s: `launch` makes the web application that is served.
 
     Gradio would make three before it, for each to be replaced by the next.
     """
