@@ -95,7 +95,8 @@ TORCHRUN_POPEN = "torch.distributed.elastic.multiprocessing.subprocess_handler.s
 """Torch's module with a `Popen` of its own."""
 READ_LATE = (
     *("ORPO_QLORA_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PYTEST_"),
-    *("TORCHINDUCTOR_CACHE_DIR", "PYTHONPATH", "FAULT", "FAKE_WORKER", "FREE_BYTES", "OUTGOING"),
+    *("TORCHINDUCTOR_CACHE_DIR", "CRC32C_SW_MODE"),
+    *("PYTHONPATH", "FAULT", "FAKE_WORKER", "FREE_BYTES", "OUTGOING"),
     # Of a page.
     *("GRADIO_TEMP_DIR", "no_proxy", "NO_PROXY"),
     # Of torchrun.
@@ -105,8 +106,8 @@ READ_LATE = (
 )
 """Beginnings of variables that no library reads while it is imported.
 
-Torch sets TORCHINDUCTOR_CACHE_DIR, to its default. Our own modules read none; those of PYTHONPATH
-are imported in the new process.
+Torch sets TORCHINDUCTOR_CACHE_DIR, and google_crc32c CRC32C_SW_MODE, to their defaults. Our own
+modules read none; those of PYTHONPATH are imported in the new process.
 """
 OF_PROGRAMS = {
     *("PYTHONUNBUFFERED", "TOKENIZERS_PARALLELISM", "GOMP_SPINCOUNT", "THP_MEM_ALLOC_ENABLE"),
