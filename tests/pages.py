@@ -14,7 +14,15 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, Request, Response, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Request,
+    Response,
+    expect,
+    sync_playwright,
+)
 
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 120
@@ -151,19 +159,30 @@ def watched_page(
     """
     context = browser.new_context(viewport={"width": width, "height": height}, base_url=address)
     try:
-        page = context.new_page()
+        with watched_tab(context) as page:
+            yield page
+    finally:
+        context.close()
+
+
+@contextmanager
+def watched_tab(context: BrowserContext) -> Iterator[Page]:
+    """A page in a context that others may share, which has the scripts in its cache."""
+    page = context.new_page()
+    try:
         errors = watch_errors(page)
         page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
         yield page
         page.evaluate("0")  # events are handed over during calls: one more, so that none is missed
         assert errors == [], errors
     finally:
-        context.close()
+        page.close()
 
 
 def _note_error(errors: list[str], text: str) -> None:
-    # A page that is left gives up its open stream, and may have the time to say so.
-    if not text.startswith("AbortError: "):
+    # A page that is left gives up its open stream or its last request, and may have the time to say
+    # so. A server that fails shows as a failed request too.
+    if not text.startswith(("AbortError: ", "Unexpected error Connection errored out.")):
         errors.append(text)
 
 

@@ -19,7 +19,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from types import FrameType
 
 import torch
@@ -151,7 +151,12 @@ class Chat:
                 should_stop,
                 self.loaded.prefixes,
             )
-            with hardware.memory_errors(self._memory_is_used_up), self._pausing_jobs():
+            # Closed where the client has gone too: until then the model is not as it was.
+            with (
+                closing(steps),
+                hardware.memory_errors(self._memory_is_used_up),
+                self._pausing_jobs(),
+            ):
                 relay(steps, reply, len(conversations), self._note)
 
     def _prompt_tokens(self, conversation: Conversation) -> int:

@@ -6,7 +6,7 @@ import os
 import pytest
 from hub_fetches import hub_environment
 from loopback_hub import Repo, loopback_hub
-from pages import chromium, open_page, served_page, watched_page
+from pages import chromium, open_page, served_page, watched_tab
 from playwright.sync_api import expect
 
 from orpo_qlora import storage
@@ -22,6 +22,7 @@ CARD = (
     "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train_prefs\n"
     "    path: a.jsonl\n  - split: test_prefs\n    path: b.jsonl\n---\n"
 )
+SIZE = {"width": 1280, "height": 900}
 
 
 def lines(rows):
@@ -42,8 +43,8 @@ REPOS = {
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    """A tab of a page with a loopback Hub; whatever goes wrong in it fails the last test."""
+def context(tmp_path_factory):
+    """A browser's context for a page with a loopback Hub."""
     home = tmp_path_factory.mktemp("hub-page")
     with pytest.MonkeyPatch.context() as patch, loopback_hub(REPOS) as server:
         for name in [name for name in os.environ if name.startswith("HF_")]:
@@ -51,20 +52,17 @@ def opened(tmp_path_factory):
         for name, value in hub_environment(server.address, home / "caches").items():
             patch.setenv(name, value)
         patch.setenv(storage.HOME_VARIABLE, str(home / "home"))
-        with (
-            served_page() as address,
-            chromium() as browser,
-            watched_page(browser, address=address) as page,
-        ):
-            yield page
+        with served_page() as address, chromium() as browser:
+            yield browser.new_context(viewport=SIZE, base_url=address)
 
 
 @pytest.fixture
-def page(opened):
-    """The page as it opens, in the tab that all tests share: scripts come from its cache."""
-    open_page(opened, "/")
-    opened.get_by_role("button", name="From the Hugging Face Hub").click()
-    return opened
+def page(context):
+    """The page as it opens; whatever goes wrong in it fails the test."""
+    with watched_tab(context) as page:
+        open_page(page, "/")
+        page.get_by_role("button", name="From the Hugging Face Hub").click()
+        yield page
 
 
 def type_id(page, name):

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from pages import chromium, open_page, served_page, watched_page
+from pages import chromium, open_page, served_page, watched_tab
 from playwright.sync_api import expect
 
 from orpo_qlora import storage
@@ -26,27 +26,27 @@ VERDICTS = [
 ]  # fmt: skip
 
 
+SIZE = {"width": 1280, "height": 900}
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """The home of all these tests, and its page; whatever goes wrong in it fails the last."""
+    """The home of all these tests, and a browser's context for its page."""
     home = tmp_path_factory.mktemp("shapes") / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(storage.HOME_VARIABLE, str(home))
-        with (
-            served_page() as address,
-            chromium() as browser,
-            watched_page(browser, address=address) as page,
-        ):
-            yield home, page
+        with served_page() as address, chromium() as browser:
+            yield home, browser.new_context(viewport=SIZE, base_url=address)
 
 
 @pytest.fixture
 def page(opened, own_home, monkeypatch):
-    """The page as it opens, in its home."""
-    home, page = opened
+    """The page as it opens, in its home; whatever goes wrong in it fails the test."""
+    home, context = opened
     monkeypatch.setenv(storage.HOME_VARIABLE, str(home))
-    open_page(page, "/")
-    return page
+    with watched_tab(context) as page:
+        open_page(page, "/")
+        yield page
 
 
 def upload(page, tmp_path, rows):

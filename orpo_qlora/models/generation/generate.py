@@ -9,7 +9,7 @@ model, base and tuned in one batch, one thread, busy machine), and ended rows ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -142,7 +142,7 @@ def stream(
     sampling: Sampling,
     should_stop: Callable[[], bool] = lambda: False,
     prefixes: Prefixes | None = None,
-) -> Iterator[tuple[Delta, ...]]:
+) -> Generator[tuple[Delta, ...], None, None]:
     """Answer the conversations together; each step yields one delta per row still at work.
 
     Where adapters cannot share a batch (`experts.can_mix_adapters`), the rows of one adapter are
