@@ -131,9 +131,8 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
     from orpo_qlora.ui.runs.watch import Watch
     from orpo_qlora.ui.studio import build_studio
 
-    with _no_application():
-        page = build_studio()
-        page.queue(max_size=32, default_concurrency_limit=2, api_open=False)
+    page = build_studio()
+    page.queue(max_size=32, default_concurrency_limit=2, api_open=False)
     theme.insert_first_script()
     page._queue.sleep_when_free = QUEUE_POLL_SECONDS
     page._queue.progress_update_sleep_when_free = QUEUE_POLL_SECONDS
@@ -152,7 +151,6 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
         enable_monitoring=False,
         run_history=False,
         mcp_server=False,
-        ssl_verify=False,  # of its own http address: otherwise Gradio loads certificates at start
         ssr_mode=False,
         strict_cors=True,
         pwa=False,
@@ -171,22 +169,6 @@ def open_page(host: str, port: int, guards: list[Middleware]) -> gr.Blocks:
         },
     )
     return page
-
-
-@contextmanager
-def _no_application() -> Iterator[None]:
-    """Speed up start by 0.3 s: `launch` makes the web application that is served.
-
-    Gradio would make three before it, for each to be replaced by the next.
-    """
-    from gradio.routes import App
-
-    create = App.create_app
-    App.create_app = staticmethod(lambda *_, **__: None)
-    try:
-        yield
-    finally:
-        App.create_app = staticmethod(create)
 
 
 def _usable_port(host: str, port: int) -> int:
